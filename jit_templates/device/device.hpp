@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// The device primitives: everything a kernel may use. One contract, two implementations.
+//
+// cuda.cuh implements it with PTX (the only place where PTX lives), sim.hpp on the simulated GPU cluster. Kernels
+// include this file alone. Every function below exists in both files under the same name with the same meaning,
+// in namespace nccl_ep::dev; the litmus programs in tests/litmus hold the two implementations together.
+//
+// Identity      thread_idx() lane_idx() warp_idx() block_idx() num_threads() num_warps() num_blocks()
+//               All uint32_t; blocks and grids are one-dimensional.
+//
+// Weak access   ld(p) ld_nc(p) st(p, v)               T of 1, 2, 4, 8 or 16 bytes, naturally aligned.
+//               Plain loads and stores through raw pointers are allowed as well, except for stores to another
+//               rank's memory, which must be st. ld_nc reads data that nobody writes while the kernel runs.
+//
+// Sync access   ld_relaxed<scope>(p) ld_acquire<scope>(p) st_relaxed<scope>(p, v) st_release<scope>(p, v)
+//               atomic_add<order, scope>(p, v) atomic_or<order, scope>(p, v) atomic_exchange<order, scope>(p, v)
+//               atomic_cas<order, scope>(p, expected, v)      each returns the old value
+//               T is uint32_t or uint64_t. Flags, counters and whatever is polled use these and nothing else.
+//               fence<scope>() is an acquire-release fence.
+//               scope: Scope::block, Scope::gpu, Scope::system. order: Order::relaxed, acquire, release, acq_rel.
+//
+// Units         ld_unit(p) st_unit(p, u)              16 bytes that travel as one: a reader sees all of a unit or
+//               nothing of it, so a tag inside the unit says that the other words have arrived. Relaxed, system
+//               scope; no other data is published by it.
+//
+// Warp          sync_warp() ballot(pred) shfl(v, lane) shfl_xor(v, mask) all(pred) any(pred) sum_warp(uint32_t)
+//               All 32 lanes take part. Shuffles and ballots order no memory; sync_warp does.
+//               popc(uint32_t) find_first(uint32_t): number of set bits; index of the lowest set bit, or -1.
+//
+// Block         sync_block(); bar_sync(id, num_threads); bar_arrive(id, num_threads): named barriers 1 to 15.
+//
+// mbarrier      Mbarrier lives in shared memory, 8-byte aligned.
+//               mbar_init(bar, arrivals) mbar_arrive(bar) mbar_arrive_expect_tx(bar, bytes)
+//               mbar_test(bar, parity) -> bool      acquire at block scope when true
+//               mbar_wait(bar, parity)              spins on mbar_test; only for the engine's own completions, which
+//                                                   depend on no other rank
+//               mbar_inval(bar) fence_mbar_init()
+//
+// Bulk copy     bulk_load(shared_dst, global_src, bytes, bar)   completes as `bytes` of transactions on bar
+//               bulk_store(global_dst, shared_src, bytes)       joins the calling thread's open group
+//               bulk_commit()  bulk_wait<N>()  bulk_wait_read<N>()
+//               Addresses and sizes are multiples of 16. At most N of the thread's groups are unfinished after
+//               bulk_wait<N> (bulk_wait_read: may still be read from shared memory). A kernel may not exit with
+//               unread groups. fence_proxy_async() orders the thread's ordinary accesses before later bulk copies,
+//               its acquired knowledge included.
+//
+// Shared memory EP_SHARED(T, name, [N])  static array;  EP_DYNAMIC_SHARED(name)  unsigned char*, 1024-byte aligned.
+//
+// Time          clock_ns(): nanoseconds of a clock that all blocks of a device share. pause(): be polite in a spin.
+//
+// Numbers       fma(a, b, c) add(a, b) mul(a, b): single IEEE operations, never contracted or reassociated.
+//               Pack of 16 bytes of DType as floats: see numeric.hpp, which uses
+//               float_from_bf16(uint16_t) bf16_from_float(float) float_from_fp16(uint16_t) fp16_from_float(float),
+//               round to nearest even, NaN stays NaN.
+#pragma once
+
+#if defined(__CUDACC__) || defined(__CUDACC_RTC__)
+#include "device/cuda.cuh"
+#else
+#include "device/sim.hpp"
+#endif

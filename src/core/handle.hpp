@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// A handle: one routing (top-k table) of a group, with what dispatch remembers for combine.
+#pragma once
+
+#include <memory>
+
+#include "core/group.hpp"
+
+namespace nccl_ep::core {
+
+class Handle {
+ public:
+  // Not collective. `handle_mem` is the caller's memory, or nullptr to allocate with the group's allocator.
+  static std::unique_ptr<Handle> create(Group& group, ncclEpLayout_t layout, const ncclEpHandleConfig_t& config,
+                                        int num_topk, const ncclEpTensor_t* handle_mem);
+
+  Group& group() { return group_; }
+
+  void update(const ncclEpTensor_t* topk_idx, const ncclEpLayoutInfo_t* layout_info, cudaStream_t stream);
+  void dispatch(const DispatchRequest& request, cudaStream_t stream);
+  void combine(const CombineRequest& request, cudaStream_t stream);
+  // Receives what a send_only call left pending; nothing pending is fine.
+  void complete(cudaStream_t stream);
+
+ private:
+  explicit Handle(Group& group) : group_(group) {}
+
+  Group& group_;
+  ncclEpLayout_t layout_ = NCCL_EP_LAYOUT_UNSET;
+  uint32_t num_topk_ = 0;
+  DeviceMemory memory_;
+  LlRouting routing_{};
+  bool has_routing_ = false;
+  bool has_dispatched_ = false;
+  enum class Pending { none, dispatch, combine } pending_ = Pending::none;
+  LlDispatchArgs pending_dispatch_{};
+  LlCombineArgs pending_combine_{};
+};
+
+}  // namespace nccl_ep::core

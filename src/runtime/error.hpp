@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+// How a failure travels inside the library; src/api turns it into a result code and a stored message.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+#include "runtime/nccl_types.hpp"
+
+namespace nccl_ep {
+
+class Error : public std::runtime_error {
+ public:
+  Error(ncclResult_t code, const std::string& message) : std::runtime_error(message), code_(code) {}
+  ncclResult_t code() const { return code_; }
+
+ private:
+  ncclResult_t code_;
+};
+
+}  // namespace nccl_ep
