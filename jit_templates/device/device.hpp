@@ -51,7 +51,9 @@
 // Numbers       fma(a, b, c) add(a, b) mul(a, b): single IEEE operations, never contracted or reassociated.
 //               Pack of 16 bytes of DType as floats: see numeric.hpp, which uses
 //               float_from_bf16(uint16_t) bf16_from_float(float) float_from_fp16(uint16_t) fp16_from_float(float),
-//               round to nearest even, NaN stays NaN.
+//               round to nearest even, NaN stays NaN; float_from_bits(uint32_t) bits_from_float(float).
+//
+// Functions are declared with EP_DEVICE, which inlines them.
 #pragma once
 
 #if defined(__CUDACC__) || defined(__CUDACC_RTC__)

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+// The arguments of the Low-Latency kernels: plain data, filled in one place each (src/core/ll_*.cpp).
+#pragma once
+
+#include "shared/ll_layout.hpp"
+#include "shared/types.hpp"
+#include "shared/waits.hpp"
+
+namespace nccl_ep {
+
+enum class Layout : uint32_t { expert_major = 1, rank_major = 2 };
+enum class DType : uint32_t { bf16, fp16, fp32 };
+
+// An operation is sending, then receiving; send_only and Complete run the halves in two launches.
+enum LlPhase : uint32_t { kLlSend = 1, kLlReceive = 2 };
+
+// Advanced by the kernels themselves, so that a captured graph replays with fresh epochs.
+struct LlProgress {
+  uint32_t epoch;        // of the last operation started on this rank; the first operation has epoch 1
+  uint32_t consumed;     // all operations up to this epoch have been received
+  uint32_t blocks_done;  // of the running kernel
+  uint32_t failed;       // a wait of this rank timed out: the others give up at once
+};
+
+// What all operations of a group share.
+struct LlGroupState {
+  PeerWindow window;
+  LlLayout layout;
+  LlProgress* progress;
+  FaultRecord* fault;  // pinned host memory
+  uint64_t timeout_ns;
+  uint32_t rank;
+  uint32_t num_ranks;
+  uint32_t num_local_experts;
+};
+
+// This rank's routing, and what the handle remembers of the dispatch.
+struct LlRouting {
+  const void* topk_idx;  // [num_tokens, num_topk], int32 or int64
+  uint32_t idx_is_64bit;
+  uint32_t num_tokens;
+  uint32_t num_topk;
+  LlHandleLayout handle_layout;
+  unsigned char* handle_memory;
+};
+
+// How rows are cut and shared out among warps.
+struct LlRowPlan {
+  uint32_t packs_per_row;    // 16-byte packs
+  uint32_t packs_per_chunk;
+  uint32_t num_chunks;
+  uint32_t num_send_workers;  // warps that send rows; all warps receive
+};
+
+struct LlDispatchArgs {
+  LlGroupState group;
+  LlRouting routing;
+  LlRowPlan rows;
+  uint32_t phases;
+  uint32_t experts_per_pass;  // expert-major: how many experts' token bitmaps fit in shared memory at a time
+  uint32_t global_expert_ids;
+  uint32_t zero_copy;             // rank-major: rows go straight to out_window
+  const unsigned char* tokens;    // [num_tokens, row]
+  const float* topk_weights;      // rank-major: [num_tokens, num_topk], else null
+  unsigned char* out_tokens;      // [local experts, ranks * max tokens, row] or [ranks, max tokens, row]
+  PeerWindow out_window;          // rank-major with zero_copy: out_tokens as every rank sees it
+  float* out_topk_weights;        // rank-major: [ranks, max tokens, num_topk]
+  int32_t* out_topk_idx;          // rank-major: [ranks, max tokens, num_topk]
+  int32_t* expert_counters;       // expert-major: [local experts]
+  int32_t* src_rank_counters;     // rank-major: [ranks], or null
+};
+
+struct LlCombineArgs {
+  LlGroupState group;
+  LlRouting routing;
+  LlRowPlan rows;
+  uint32_t phases;
+  const unsigned char* tokens;  // as dispatch's out_tokens
+  const float* topk_weights;    // expert-major: [num_tokens, num_topk]
+  unsigned char* out_tokens;    // [num_tokens, row]
+};
+
+}  // namespace nccl_ep

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where everything lies in the Low-Latency window of a rank. Host and device use these functions alone, for sizes and
+// for addresses; the size is the end of the last region.
+//
+//   hello   [source rank]                       one word: the operation the source has started, and what it has consumed
+//   bank 0, bank 1: operations alternate between the banks by the parity of their epoch
+//     counts  [source rank][unit]               dispatch: unit 0 = {tokens, rows for this rank}, then 3 experts a unit
+//     routes  [source rank][token][hit]         dispatch: one unit a hit; combine: the hits' weights, 3 a unit
+//     flags   [source rank][token][chunk]       epoch of the last row chunk that arrived in the slot
+//     rows    [source rank][token]              a slot for every token that any rank may send or get back
+//
+// "Hit" is one local expert of the receiving rank that a token is routed to.
+#pragma once
+
+#include "shared/types.hpp"
+
+namespace nccl_ep {
+
+struct LlLayout {
+  static constexpr uint32_t kNumBanks = 2;
+  static constexpr uint32_t kMaxChunks = 8;  // a row arrives in at most this many pieces, each with its flag
+  static constexpr uint64_t kAlign = 128;
+
+  uint32_t num_ranks;
+  uint32_t max_tokens;
+  uint32_t max_hits;
+  uint32_t count_units;
+  uint64_t row_bytes;
+  uint64_t routes, flags, rows, bank_bytes;  // offsets inside a bank, and its size
+
+  EP_HOST_DEVICE static LlLayout make(uint32_t num_ranks, uint32_t max_tokens, uint32_t num_local_experts,
+                                      uint32_t max_hits, uint64_t row_bytes) {
+    LlLayout x{};
+    x.num_ranks = num_ranks;
+    x.max_tokens = max_tokens;
+    x.max_hits = max_hits;
+    x.count_units = 1 + static_cast<uint32_t>(div_up(num_local_experts, 3));
+    x.row_bytes = row_bytes;
+    const uint64_t slots = uint64_t{num_ranks} * max_tokens;
+    x.routes = align_up(sizeof(Unit) * num_ranks * x.count_units, kAlign);
+    x.flags = align_up(x.routes + sizeof(Unit) * slots * max_hits, kAlign);
+    x.rows = align_up(x.flags + sizeof(uint32_t) * slots * kMaxChunks, kAlign);
+    x.bank_bytes = align_up(x.rows + slots * row_bytes, kAlign);
+    return x;
+  }
+
+  EP_HOST_DEVICE uint64_t hello_at(uint32_t source) const { return sizeof(uint64_t) * source; }
+  EP_HOST_DEVICE uint64_t bank_at(uint32_t bank) const {
+    return align_up(hello_at(num_ranks), kAlign) + bank * bank_bytes;
+  }
+  EP_HOST_DEVICE uint64_t counts_at(uint32_t bank, uint32_t source, uint32_t unit) const {
+    return bank_at(bank) + sizeof(Unit) * (uint64_t{source} * count_units + unit);
+  }
+  EP_HOST_DEVICE uint64_t route_at(uint32_t bank, uint32_t source, uint32_t token, uint32_t hit) const {
+    return bank_at(bank) + routes + sizeof(Unit) * (slot(source, token) * max_hits + hit);
+  }
+  EP_HOST_DEVICE uint64_t flag_at(uint32_t bank, uint32_t source, uint32_t token, uint32_t chunk) const {
+    return bank_at(bank) + flags + sizeof(uint32_t) * (slot(source, token) * kMaxChunks + chunk);
+  }
+  EP_HOST_DEVICE uint64_t row_at(uint32_t bank, uint32_t source, uint32_t token) const {
+    return bank_at(bank) + rows + slot(source, token) * row_bytes;
+  }
+  EP_HOST_DEVICE uint64_t slot(uint32_t source, uint32_t token) const {
+    return uint64_t{source} * max_tokens + token;
+  }
+  EP_HOST_DEVICE uint64_t size() const { return bank_at(kNumBanks); }
+};
+
+// What a handle remembers of a dispatch, in the handle's own memory: how each received row was routed.
+struct LlRouteHeader {
+  uint32_t num_hits;
+  uint32_t row;  // rank-major: index of the row among the source's rows
+};
+struct LlRouteEntry {
+  uint32_t expert;  // local
+  uint32_t row;     // index in the expert's zone
+};
+
+struct LlHandleLayout {
+  uint64_t num_slots;  // source ranks x tokens
+  uint32_t max_hits;
+
+  EP_HOST_DEVICE uint64_t pending_epoch_at() const { return 0; }
+  EP_HOST_DEVICE uint64_t header_at(uint64_t slot) const {
+    return LlLayout::kAlign + sizeof(LlRouteHeader) * slot;
+  }
+  EP_HOST_DEVICE uint64_t entry_at(uint64_t slot, uint32_t hit) const {
+    return align_up(header_at(num_slots), LlLayout::kAlign) + sizeof(LlRouteEntry) * (slot * max_hits + hit);
+  }
+  EP_HOST_DEVICE uint64_t size() const { return entry_at(num_slots, 0); }
+};
+
+}  // namespace nccl_ep

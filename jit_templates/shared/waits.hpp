@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every wait of every kernel, once: its code on the device, its name, and how a message describes what was awaited.
+#pragma once
+
+#include "shared/types.hpp"
+
+//                 name           what was awaited
+#define NCCL_EP_WAITS(X)                                                          \
+  X(bank_free, "the receive bank to be free")                                     \
+  X(window_ready, "the start of this operation, which frees its output window")   \
+  X(token_counts, "the token counts")                                             \
+  X(expert_counts, "the expert counts")                                           \
+  X(token_routes, "the routes of a token")                                        \
+  X(route_weights, "the weights of a token")                                      \
+  X(dispatch_row, "a dispatched row")                                             \
+  X(combine_row, "a combined row")
+
+namespace nccl_ep {
+
+enum class Wait : uint32_t {
+  none,
+#define NCCL_EP_WAIT_CODE(name, sentence) name,
+  NCCL_EP_WAITS(NCCL_EP_WAIT_CODE)
+#undef NCCL_EP_WAIT_CODE
+};
+
+// What a kernel leaves in pinned host memory when it gives up. `code` is written last.
+struct FaultRecord {
+  enum Code : uint32_t { kNone = 0, kTimeout = 1, kBadExpert = 2 };
+  uint32_t code;
+  Wait wait;
+  uint32_t rank;   // who waited
+  uint32_t peer;   // for whom
+  uint32_t token;  // of the peer, or of this rank for kBadExpert
+  uint32_t epoch;
+  int64_t expert;  // kBadExpert: the id found in topk_idx
+};
+
+}  // namespace nccl_ep
