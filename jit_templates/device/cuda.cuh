@@ -1,0 +1,488 @@
+// SPDX-License-Identifier: Apache-2.0
+// The device primitives on a GPU (sm_90 and later). PTX lives here and nowhere else; device.hpp has the
+// contract.
+//
+// Compiled by NVRTC with -default-device and no headers but ours. Every asm that touches memory is volatile
+// and clobbers "memory", so the compiler moves no access across it; the exception is ld_nc, whose data nobody
+// writes. Addresses are generic where the contract allows shared memory, and .global or .shared::cta where it
+// does not.
+#pragma once
+
+#include "shared/types.hpp"
+
+#define EP_DEVICE __device__ __forceinline__
+#define EP_SHARED(T, name, ...) __shared__ T name __VA_ARGS__
+#define EP_DYNAMIC_SHARED(name)                                        \
+  extern __shared__ __align__(1024) unsigned char ep_dynamic_shared[]; \
+  unsigned char* const name = ep_dynamic_shared
+
+namespace nccl_ep::dev {
+
+enum class Scope { block, gpu, system };
+enum class Order { relaxed, acquire, release, acq_rel };
+
+struct alignas(8) Mbarrier {
+  uint64_t state;
+};
+
+namespace detail {
+
+constexpr uint32_t kWarp = 0xffffffffu;
+
+template <class T>
+struct Same {
+  using Type = T;
+};
+// Keeps an argument out of template deduction, so that a literal converts to the type of what is pointed at.
+template <class T>
+using SameAs = typename Same<T>::Type;
+
+template <class T>
+constexpr bool kIsWord = false;
+template <>
+inline constexpr bool kIsWord<uint32_t> = true;
+template <>
+inline constexpr bool kIsWord<uint64_t> = true;
+
+template <class To, class From>
+EP_DEVICE To bits(const From& from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  memcpy(&to, &from, sizeof(To));
+  return to;
+}
+
+EP_DEVICE uint32_t shared_address(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+EP_DEVICE uint64_t global_address(const void* p) { return __cvta_generic_to_global(p); }
+template <Scope kScope>
+EP_DEVICE uint64_t address(const void* p) {
+  return kScope == Scope::block ? reinterpret_cast<uint64_t>(p) : global_address(p);
+}
+
+}  // namespace detail
+
+// ----------------------------------------------------------------------------------------------------
+// identity
+
+EP_DEVICE uint32_t thread_idx() { return threadIdx.x; }
+EP_DEVICE uint32_t lane_idx() { return threadIdx.x % 32; }
+EP_DEVICE uint32_t warp_idx() { return threadIdx.x / 32; }
+EP_DEVICE uint32_t block_idx() { return blockIdx.x; }
+EP_DEVICE uint32_t num_threads() { return blockDim.x; }
+EP_DEVICE uint32_t num_warps() { return blockDim.x / 32; }
+EP_DEVICE uint32_t num_blocks() { return gridDim.x; }
+
+// ---- weak
+// accesses
+
+template <class T>
+EP_DEVICE T ld(const T* p) {
+  if constexpr (sizeof(T) == 1) {
+    uint32_t v;
+    asm volatile("ld.u8 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+    return detail::bits<T>(static_cast<uint8_t>(v));
+  } else if constexpr (sizeof(T) == 2) {
+    uint16_t v;
+    asm volatile("ld.b16 %0, [%1];" : "=h"(v) : "l"(p) : "memory");
+    return detail::bits<T>(v);
+  } else if constexpr (sizeof(T) == 4) {
+    uint32_t v;
+    asm volatile("ld.b32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+    return detail::bits<T>(v);
+  } else if constexpr (sizeof(T) == 8) {
+    uint64_t v;
+    asm volatile("ld.b64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");
+    return detail::bits<T>(v);
+  } else {
+    static_assert(sizeof(T) == 16);
+    uint4 v;
+    asm volatile("ld.v4.b32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(p)
+                 : "memory");
+    return detail::bits<T>(v);
+  }
+}
+
+template <class T>
+EP_DEVICE T ld_nc(const T* p) {
+  const uint64_t a = detail::global_address(p);
+  if constexpr (sizeof(T) == 1) {
+    uint32_t v;
+    asm("ld.global.nc.u8 %0, [%1];" : "=r"(v) : "l"(a));
+    return detail::bits<T>(static_cast<uint8_t>(v));
+  } else if constexpr (sizeof(T) == 2) {
+    uint16_t v;
+    asm("ld.global.nc.b16 %0, [%1];" : "=h"(v) : "l"(a));
+    return detail::bits<T>(v);
+  } else if constexpr (sizeof(T) == 4) {
+    uint32_t v;
+    asm("ld.global.nc.b32 %0, [%1];" : "=r"(v) : "l"(a));
+    return detail::bits<T>(v);
+  } else if constexpr (sizeof(T) == 8) {
+    uint64_t v;
+    asm("ld.global.nc.b64 %0, [%1];" : "=l"(v) : "l"(a));
+    return detail::bits<T>(v);
+  } else {
+    static_assert(sizeof(T) == 16);
+    uint4 v;
+    asm("ld.global.nc.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(a));
+    return detail::bits<T>(v);
+  }
+}
+
+template <class T>
+EP_DEVICE void st(T* p, const detail::SameAs<T>& value) {
+  if constexpr (sizeof(T) == 1) {
+    asm volatile("st.u8 [%0], %1;" ::"l"(p), "r"(uint32_t{detail::bits<uint8_t>(value)}) : "memory");
+  } else if constexpr (sizeof(T) == 2) {
+    asm volatile("st.b16 [%0], %1;" ::"l"(p), "h"(detail::bits<uint16_t>(value)) : "memory");
+  } else if constexpr (sizeof(T) == 4) {
+    asm volatile("st.b32 [%0], %1;" ::"l"(p), "r"(detail::bits<uint32_t>(value)) : "memory");
+  } else if constexpr (sizeof(T) == 8) {
+    asm volatile("st.b64 [%0], %1;" ::"l"(p), "l"(detail::bits<uint64_t>(value)) : "memory");
+  } else {
+    static_assert(sizeof(T) == 16);
+    const uint4 v = detail::bits<uint4>(value);
+    asm volatile("st.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+                 : "memory");
+  }
+}
+
+// ---- sync accesses
+
+// The PTX text of an instruction must be a literal, so its qualifiers are chosen by these macros.
+#define EP_WITH_SCOPE(scope, order, INSTRUCTION) \
+  if constexpr (scope == Scope::block) {         \
+    INSTRUCTION(order ".cta")                    \
+  } else if constexpr (scope == Scope::gpu) {    \
+    INSTRUCTION(order ".gpu.global")             \
+  } else {                                       \
+    INSTRUCTION(order ".sys.global")             \
+  }
+#define EP_WITH_ORDER(order, scope, INSTRUCTION)  \
+  if constexpr (order == Order::relaxed) {        \
+    EP_WITH_SCOPE(scope, ".relaxed", INSTRUCTION) \
+  } else if constexpr (order == Order::acquire) { \
+    EP_WITH_SCOPE(scope, ".acquire", INSTRUCTION) \
+  } else if constexpr (order == Order::release) { \
+    EP_WITH_SCOPE(scope, ".release", INSTRUCTION) \
+  } else {                                        \
+    EP_WITH_SCOPE(scope, ".acq_rel", INSTRUCTION) \
+  }
+
+#define EP_LOAD(semantics)                         \
+  if constexpr (sizeof(T) == 4) {                  \
+    asm volatile("ld" semantics ".b32 %0, [%1];"   \
+                 : "=r"(value)                     \
+                 : "l"(detail::address<kScope>(p)) \
+                 : "memory");                      \
+  } else {                                         \
+    asm volatile("ld" semantics ".b64 %0, [%1];"   \
+                 : "=l"(value)                     \
+                 : "l"(detail::address<kScope>(p)) \
+                 : "memory");                      \
+  }
+
+template <Scope kScope, class T>
+EP_DEVICE T ld_relaxed(const T* p) {
+  static_assert(detail::kIsWord<T>);
+  T value;
+  EP_WITH_SCOPE(kScope, ".relaxed", EP_LOAD)
+  return value;
+}
+
+template <Scope kScope, class T>
+EP_DEVICE T ld_acquire(const T* p) {
+  static_assert(detail::kIsWord<T>);
+  T value;
+  EP_WITH_SCOPE(kScope, ".acquire", EP_LOAD)
+  return value;
+}
+
+#define EP_STORE(semantics)                                                                                 \
+  if constexpr (sizeof(T) == 4) {                                                                           \
+    asm volatile("st" semantics ".b32 [%0], %1;" ::"l"(detail::address<kScope>(p)), "r"(value) : "memory"); \
+  } else {                                                                                                  \
+    asm volatile("st" semantics ".b64 [%0], %1;" ::"l"(detail::address<kScope>(p)), "l"(value) : "memory"); \
+  }
+
+template <Scope kScope, class T>
+EP_DEVICE void st_relaxed(T* p, detail::SameAs<T> value) {
+  static_assert(detail::kIsWord<T>);
+  EP_WITH_SCOPE(kScope, ".relaxed", EP_STORE)
+}
+
+template <Scope kScope, class T>
+EP_DEVICE void st_release(T* p, detail::SameAs<T> value) {
+  static_assert(detail::kIsWord<T>);
+  EP_WITH_SCOPE(kScope, ".release", EP_STORE)
+}
+
+#define EP_ATOMIC(operation)                                   \
+  if constexpr (sizeof(T) == 4) {                              \
+    asm volatile("atom" operation "32 %0, [%1], %2;"           \
+                 : "=r"(old)                                   \
+                 : "l"(detail::address<kScope>(p)), "r"(value) \
+                 : "memory");                                  \
+  } else {                                                     \
+    asm volatile("atom" operation "64 %0, [%1], %2;"           \
+                 : "=l"(old)                                   \
+                 : "l"(detail::address<kScope>(p)), "l"(value) \
+                 : "memory");                                  \
+  }
+#define EP_ATOMIC_ADD(semantics) EP_ATOMIC(semantics ".add.u")
+#define EP_ATOMIC_OR(semantics) EP_ATOMIC(semantics ".or.b")
+#define EP_ATOMIC_EXCHANGE(semantics) EP_ATOMIC(semantics ".exch.b")
+#define EP_ATOMIC_CAS(semantics)                                              \
+  if constexpr (sizeof(T) == 4) {                                             \
+    asm volatile("atom" semantics ".cas.b32 %0, [%1], %2, %3;"                \
+                 : "=r"(old)                                                  \
+                 : "l"(detail::address<kScope>(p)), "r"(expected), "r"(value) \
+                 : "memory");                                                 \
+  } else {                                                                    \
+    asm volatile("atom" semantics ".cas.b64 %0, [%1], %2, %3;"                \
+                 : "=l"(old)                                                  \
+                 : "l"(detail::address<kScope>(p)), "l"(expected), "l"(value) \
+                 : "memory");                                                 \
+  }
+
+template <Order kOrder, Scope kScope, class T>
+EP_DEVICE T atomic_add(T* p, detail::SameAs<T> value) {
+  static_assert(detail::kIsWord<T>);
+  T old;
+  EP_WITH_ORDER(kOrder, kScope, EP_ATOMIC_ADD)
+  return old;
+}
+
+template <Order kOrder, Scope kScope, class T>
+EP_DEVICE T atomic_or(T* p, detail::SameAs<T> value) {
+  static_assert(detail::kIsWord<T>);
+  T old;
+  EP_WITH_ORDER(kOrder, kScope, EP_ATOMIC_OR)
+  return old;
+}
+
+template <Order kOrder, Scope kScope, class T>
+EP_DEVICE T atomic_exchange(T* p, detail::SameAs<T> value) {
+  static_assert(detail::kIsWord<T>);
+  T old;
+  EP_WITH_ORDER(kOrder, kScope, EP_ATOMIC_EXCHANGE)
+  return old;
+}
+
+template <Order kOrder, Scope kScope, class T>
+EP_DEVICE T atomic_cas(T* p, detail::SameAs<T> expected, detail::SameAs<T> value) {
+  static_assert(detail::kIsWord<T>);
+  T old;
+  EP_WITH_ORDER(kOrder, kScope, EP_ATOMIC_CAS)
+  return old;
+}
+
+template <Scope kScope>
+EP_DEVICE void fence() {
+  if constexpr (kScope == Scope::block) {
+    asm volatile("fence.acq_rel.cta;" ::: "memory");
+  } else if constexpr (kScope == Scope::gpu) {
+    asm volatile("fence.acq_rel.gpu;" ::: "memory");
+  } else {
+    asm volatile("fence.acq_rel.sys;" ::: "memory");
+  }
+}
+
+#undef EP_ATOMIC_CAS
+#undef EP_ATOMIC_EXCHANGE
+#undef EP_ATOMIC_OR
+#undef EP_ATOMIC_ADD
+#undef EP_ATOMIC
+#undef EP_STORE
+#undef EP_LOAD
+#undef EP_WITH_ORDER
+#undef EP_WITH_SCOPE
+
+// -------------------------------------------------------------------------------------------------------
+// units
+
+// A scalar .b128 access is single-copy atomic; a vector of four words is four accesses in the memory model.
+EP_DEVICE Unit ld_unit(const Unit* p) {
+  uint64_t low, high;
+  asm volatile(
+      "{\n"
+      ".reg .b128 unit;\n"
+      "ld.relaxed.sys.global.b128 unit, [%2];\n"
+      "mov.b128 {%0, %1}, unit;\n"
+      "}"
+      : "=l"(low), "=l"(high)
+      : "l"(detail::global_address(p))
+      : "memory");
+  return Unit{{static_cast<uint32_t>(low), static_cast<uint32_t>(low >> 32), static_cast<uint32_t>(high)},
+              static_cast<uint32_t>(high >> 32)};
+}
+
+EP_DEVICE void st_unit(Unit* p, const Unit& unit) {
+  const uint64_t low = uint64_t{unit.word[1]} << 32 | unit.word[0];
+  const uint64_t high = uint64_t{unit.epoch} << 32 | unit.word[2];
+  asm volatile(
+      "{\n"
+      ".reg .b128 unit;\n"
+      "mov.b128 unit, {%1, %2};\n"
+      "st.relaxed.sys.global.b128 [%0], unit;\n"
+      "}" ::"l"(detail::global_address(p)),
+      "l"(low), "l"(high)
+      : "memory");
+}
+
+// ---- warp and
+// block
+
+EP_DEVICE void sync_warp() { __syncwarp(); }
+EP_DEVICE uint32_t ballot(bool predicate) { return __ballot_sync(detail::kWarp, predicate); }
+EP_DEVICE bool all(bool predicate) { return __all_sync(detail::kWarp, predicate); }
+EP_DEVICE bool any(bool predicate) { return __any_sync(detail::kWarp, predicate); }
+template <class T>
+EP_DEVICE T shfl(T value, uint32_t lane) {
+  return __shfl_sync(detail::kWarp, value, static_cast<int>(lane));
+}
+template <class T>
+EP_DEVICE T shfl_xor(T value, uint32_t mask) {
+  return __shfl_xor_sync(detail::kWarp, value, static_cast<int>(mask));
+}
+EP_DEVICE uint32_t sum_warp(uint32_t value) { return __reduce_add_sync(detail::kWarp, value); }
+EP_DEVICE uint32_t or_warp(uint32_t value) { return __reduce_or_sync(detail::kWarp, value); }
+
+EP_DEVICE uint32_t popc(uint32_t bits) { return static_cast<uint32_t>(__popc(bits)); }
+EP_DEVICE int32_t find_first(uint32_t bits) { return __ffs(static_cast<int>(bits)) - 1; }
+
+EP_DEVICE void sync_block() { __syncthreads(); }
+EP_DEVICE void bar_sync(uint32_t id, uint32_t num_threads) {
+  asm volatile("barrier.sync %0, %1;" ::"r"(id), "r"(num_threads) : "memory");
+}
+EP_DEVICE void bar_arrive(uint32_t id, uint32_t num_threads) {
+  asm volatile("barrier.arrive %0, %1;" ::"r"(id), "r"(num_threads) : "memory");
+}
+
+// ---- mbarrier and bulk
+// copy
+
+EP_DEVICE void mbar_init(Mbarrier* bar, uint32_t arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(detail::shared_address(bar)), "r"(arrivals)
+               : "memory");
+}
+
+EP_DEVICE void mbar_inval(Mbarrier* bar) {
+  asm volatile("mbarrier.inval.shared::cta.b64 [%0];" ::"r"(detail::shared_address(bar)) : "memory");
+}
+
+// The copy engine works through the async proxy, so initialisation needs that fence too.
+EP_DEVICE void fence_mbar_init() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  asm volatile("fence.proxy.async;" ::: "memory");
+}
+
+EP_DEVICE void mbar_arrive(Mbarrier* bar) {
+  asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" ::"r"(detail::shared_address(bar))
+               : "memory");
+}
+
+EP_DEVICE void mbar_arrive_expect_tx(Mbarrier* bar, uint32_t bytes) {
+  asm volatile(
+      "mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;" ::"r"(detail::shared_address(bar)),
+      "r"(bytes)
+      : "memory");
+}
+
+EP_DEVICE bool mbar_test(Mbarrier* bar, uint32_t parity) {
+  uint32_t done;
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "mbarrier.test_wait.parity.acquire.cta.shared::cta.b64 done, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, done;\n"
+      "}"
+      : "=r"(done)
+      : "r"(detail::shared_address(bar)), "r"(parity)
+      : "memory");
+  return done != 0;
+}
+
+// try_wait is test_wait that the hardware may suspend for a while.
+EP_DEVICE void mbar_wait(Mbarrier* bar, uint32_t parity) {
+  uint32_t done;
+  do {
+    asm volatile(
+        "{\n"
+        ".reg .pred done;\n"
+        "mbarrier.try_wait.parity.acquire.cta.shared::cta.b64 done, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, done;\n"
+        "}"
+        : "=r"(done)
+        : "r"(detail::shared_address(bar)), "r"(parity)
+        : "memory");
+  } while (done == 0);
+}
+
+EP_DEVICE void bulk_load(void* shared_dst, const void* global_src, uint32_t bytes, Mbarrier* bar) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+          detail::shared_address(shared_dst)),
+      "l"(detail::global_address(global_src)), "r"(bytes), "r"(detail::shared_address(bar))
+      : "memory");
+}
+
+EP_DEVICE void bulk_store(void* global_dst, const void* shared_src, uint32_t bytes) {
+  asm volatile(
+      "cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(detail::global_address(global_dst)),
+      "r"(detail::shared_address(shared_src)), "r"(bytes)
+      : "memory");
+}
+
+EP_DEVICE void bulk_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+template <int kUnfinished>
+EP_DEVICE void bulk_wait() {
+  asm volatile("cp.async.bulk.wait_group %0;" ::"n"(kUnfinished) : "memory");
+}
+template <int kUnread>
+EP_DEVICE void bulk_wait_read() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kUnread) : "memory");
+}
+
+EP_DEVICE void fence_proxy_async() { asm volatile("fence.proxy.async;" ::: "memory"); }
+
+// ---- time and
+// numbers
+
+EP_DEVICE uint64_t clock_ns() {
+  uint64_t now;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now)::"memory");
+  return now;
+}
+
+EP_DEVICE void pause() { __nanosleep(20); }
+
+EP_DEVICE float fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+EP_DEVICE float add(float a, float b) { return __fadd_rn(a, b); }
+EP_DEVICE float mul(float a, float b) { return __fmul_rn(a, b); }
+
+EP_DEVICE float float_from_bits(uint32_t bits) { return __uint_as_float(bits); }
+EP_DEVICE uint32_t bits_from_float(float value) { return __float_as_uint(value); }
+
+EP_DEVICE float float_from_bf16(uint16_t bits) { return __uint_as_float(uint32_t{bits} << 16); }
+EP_DEVICE uint16_t bf16_from_float(float value) {
+  uint16_t bits;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+  return bits;
+}
+EP_DEVICE float float_from_fp16(uint16_t bits) {
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+  return value;
+}
+EP_DEVICE uint16_t fp16_from_float(float value) {
+  uint16_t bits;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+  return bits;
+}
+
+}  // namespace nccl_ep::dev
