@@ -63,8 +63,7 @@ EP_DEVICE uint64_t address(const void* p) {
 
 }  // namespace detail
 
-// ----------------------------------------------------------------------------------------------------
-// identity
+// ---- identity
 
 EP_DEVICE uint32_t thread_idx() { return threadIdx.x; }
 EP_DEVICE uint32_t lane_idx() { return threadIdx.x % 32; }
@@ -74,8 +73,7 @@ EP_DEVICE uint32_t num_threads() { return blockDim.x; }
 EP_DEVICE uint32_t num_warps() { return blockDim.x / 32; }
 EP_DEVICE uint32_t num_blocks() { return gridDim.x; }
 
-// ---- weak
-// accesses
+// ---- weak accesses
 
 template <class T>
 EP_DEVICE T ld(const T* p) {
@@ -302,8 +300,7 @@ EP_DEVICE void fence() {
 #undef EP_WITH_ORDER
 #undef EP_WITH_SCOPE
 
-// -------------------------------------------------------------------------------------------------------
-// units
+// ---- units
 
 // A scalar .b128 access is single-copy atomic; a vector of four words is four accesses in the memory model.
 EP_DEVICE Unit ld_unit(const Unit* p) {
@@ -334,8 +331,7 @@ EP_DEVICE void st_unit(Unit* p, const Unit& unit) {
       : "memory");
 }
 
-// ---- warp and
-// block
+// ---- warp and block
 
 EP_DEVICE void sync_warp() { __syncwarp(); }
 EP_DEVICE uint32_t ballot(bool predicate) { return __ballot_sync(detail::kWarp, predicate); }
@@ -363,8 +359,7 @@ EP_DEVICE void bar_arrive(uint32_t id, uint32_t num_threads) {
   asm volatile("barrier.arrive %0, %1;" ::"r"(id), "r"(num_threads) : "memory");
 }
 
-// ---- mbarrier and bulk
-// copy
+// ---- mbarrier and bulk copy
 
 EP_DEVICE void mbar_init(Mbarrier* bar, uint32_t arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(detail::shared_address(bar)), "r"(arrivals)
@@ -378,7 +373,7 @@ EP_DEVICE void mbar_inval(Mbarrier* bar) {
 // The copy engine works through the async proxy, so initialisation needs that fence too.
 EP_DEVICE void fence_mbar_init() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-  asm volatile("fence.proxy.async;" ::: "memory");
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
 EP_DEVICE void mbar_arrive(Mbarrier* bar) {
@@ -448,10 +443,13 @@ EP_DEVICE void bulk_wait_read() {
   asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kUnread) : "memory");
 }
 
-EP_DEVICE void fence_proxy_async() { asm volatile("fence.proxy.async;" ::: "memory"); }
+// Without a state space the fence would include other blocks' shared memory, at the price of a GPU-wide barrier.
+EP_DEVICE void fence_proxy_async() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+  asm volatile("fence.proxy.async.global;" ::: "memory");
+}
 
-// ---- time and
-// numbers
+// ---- time and numbers
 
 EP_DEVICE uint64_t clock_ns() {
   uint64_t now;
