@@ -44,6 +44,17 @@ inline constexpr bool kIsWord<uint32_t> = true;
 template <>
 inline constexpr bool kIsWord<uint64_t> = true;
 
+template <bool kIsWide>
+struct WordBySize {
+  using Type = uint32_t;
+};
+template <>
+struct WordBySize<true> {
+  using Type = uint64_t;
+};
+template <class T>
+using WordOf = typename WordBySize<sizeof(T) == 8>::Type;
+
 template <class To, class From>
 EP_DEVICE To bits(const From& from) {
   static_assert(sizeof(To) == sizeof(From));
@@ -337,13 +348,16 @@ EP_DEVICE void sync_warp() { __syncwarp(); }
 EP_DEVICE uint32_t ballot(bool predicate) { return __ballot_sync(detail::kWarp, predicate); }
 EP_DEVICE bool all(bool predicate) { return __all_sync(detail::kWarp, predicate); }
 EP_DEVICE bool any(bool predicate) { return __any_sync(detail::kWarp, predicate); }
+// Values of 4 or 8 bytes, whatever their type.
 template <class T>
 EP_DEVICE T shfl(T value, uint32_t lane) {
-  return __shfl_sync(detail::kWarp, value, static_cast<int>(lane));
+  using Word = detail::WordOf<T>;
+  return detail::bits<T>(__shfl_sync(detail::kWarp, detail::bits<Word>(value), static_cast<int>(lane)));
 }
 template <class T>
 EP_DEVICE T shfl_xor(T value, uint32_t mask) {
-  return __shfl_xor_sync(detail::kWarp, value, static_cast<int>(mask));
+  using Word = detail::WordOf<T>;
+  return detail::bits<T>(__shfl_xor_sync(detail::kWarp, detail::bits<Word>(value), static_cast<int>(mask)));
 }
 EP_DEVICE uint32_t sum_warp(uint32_t value) { return __reduce_add_sync(detail::kWarp, value); }
 EP_DEVICE uint32_t or_warp(uint32_t value) { return __reduce_or_sync(detail::kWarp, value); }
@@ -443,7 +457,7 @@ EP_DEVICE void bulk_wait_read() {
   asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kUnread) : "memory");
 }
 
-// Without a state space the fence would include other blocks' shared memory, at the price of a GPU-wide barrier.
+// Without a state space the fence includes other blocks' shared memory, at the price of a GPU-wide barrier.
 EP_DEVICE void fence_proxy_async() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
   asm volatile("fence.proxy.async.global;" ::: "memory");
