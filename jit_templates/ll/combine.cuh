@@ -99,50 +99,72 @@ EP_DEVICE void reduce_chunk(const Chunk& chunk, const WeightedRow* rows, uint32_
   }
 }
 
-// Pushes one chunk of the result for (home rank, token) home, and flags it there. The whole warp calls it.
-template <Layout kLayout, DType kDType>
-EP_DEVICE void push_result(const Operation& op, const LlCombineArgs& args, uint32_t home, uint32_t token,
-                           uint32_t chunk, WeightedRow* rows) {
+EP_DEVICE LlRouteHeader remembered(const LlGroupState& group, const LlRouting& routing, uint32_t home,
+                                   uint32_t token) {
+  return *reinterpret_cast<const LlRouteHeader*>(routing.handle_memory +
+                                                 routing.handle_layout.header_at(group.layout.slot(home, token)));
+}
+
+// A row chunk of (home rank, token), for every rank's tokens in turn.
+struct ResultItem {
+  uint32_t home, token, chunk;
+
+  EP_DEVICE ResultItem(const LlGroupState& group, uint32_t num_chunks, uint32_t item)
+      : home((group.rank + 1 + item % group.num_ranks) % group.num_ranks),
+        token(item / group.num_ranks / num_chunks),
+        chunk(item / group.num_ranks % num_chunks) {}
+};
+
+// Expert-major: reduces the rows of each token and stores the results to their home ranks.
+template <DType kDType>
+EP_DEVICE void push_sums(const Operation& op, const LlCombineArgs& args, uint32_t num_items) {
+  EP_SHARED(WeightedRow, rows, [kMaxWarps][kMaxHits]);
   const LlGroupState& group = op.group;
-  const LlHandleLayout& layout = args.routing.handle_layout;
-  const LlRouteHeader header = *reinterpret_cast<const LlRouteHeader*>(
-      args.routing.handle_memory + layout.header_at(group.layout.slot(home, token)));
-  if (header.num_hits == 0) return;
-  unsigned char* destination = op.row(home, group.rank, token);
-  if constexpr (kLayout == Layout::expert_major) {
-    if (!collect_weighted_rows(op, args, home, token, header.num_hits, rows)) return;
-    reduce_chunk<kDType>(Chunk(args.rows, chunk), rows, header.num_hits, destination);
-  } else {
-    const uint64_t row = group.layout.slot(home, header.row);
-    copy_chunk(Chunk(args.rows, chunk), args.tokens + row * args.rows.packs_per_row * 16, 1,
-               [&](uint32_t) { return destination; });
-  }
-  dev::sync_warp();
-  if (dev::lane_idx() == 0) {
-    dev::st_release<dev::Scope::system>(op.flag(home, group.rank, token, chunk), op.epoch);
+  for (uint32_t i = worker_idx(); i < num_items; i += num_workers()) {
+    const ResultItem item(group, args.rows.num_chunks, i);
+    const LlRouteHeader header = remembered(group, args.routing, item.home, item.token);
+    if (header.num_hits == 0) continue;
+    WeightedRow* warp_rows = rows[dev::warp_idx()];
+    if (!collect_weighted_rows(op, args, item.home, item.token, header.num_hits, warp_rows)) return;
+    reduce_chunk<kDType>(Chunk(args.rows, item.chunk), warp_rows, header.num_hits,
+                         op.row(item.home, group.rank, item.token));
+    dev::sync_warp();
+    if (dev::lane_idx() == 0) {
+      dev::st_release<dev::Scope::system>(op.flag(item.home, group.rank, item.token, item.chunk), op.epoch);
+    }
   }
 }
 
-template <Layout kLayout, DType kDType>
-EP_DEVICE void send_results(const Operation& op, const LlCombineArgs& args) {
+// Rank-major: pushes the caller's rows to their home ranks as they are.
+EP_DEVICE void push_rows(const Operation& op, const LlCombineArgs& args, uint32_t num_items, unsigned char* shared) {
+  EP_SHARED(dev::Mbarrier, loaded, [kMaxWarps][PushStages::kCount]);
   const LlGroupState& group = op.group;
-  if (dev::block_idx() == 0) announce(op);
-  EP_SHARED(uint32_t, peers_ok, [1]);
-  if (dev::warp_idx() == 0) {
-    const bool ok = await_peers(op, false);
-    if (dev::lane_idx() == 0) peers_ok[0] = ok;
-  }
-  dev::sync_block();
-  if (!peers_ok[0]) return;
-  if constexpr (kLayout == Layout::expert_major) send_weights(op, args);
+  push_chunks(args.rows, op.epoch, num_items, shared, loaded[dev::warp_idx()], [&](uint32_t i) {
+    const ResultItem item(group, args.rows.num_chunks, i);
+    const LlRouteHeader header = remembered(group, args.routing, item.home, item.token);
+    Push push{};
+    if (header.num_hits == 0) return push;
+    const Chunk part(args.rows, item.chunk);
+    const uint64_t row = group.layout.slot(item.home, header.row);
+    push.source = args.tokens + (row * args.rows.packs_per_row + part.begin) * 16;
+    push.bytes = (part.end - part.begin) * 16;
+    if (dev::lane_idx() == 0) {
+      push.destination = op.row(item.home, group.rank, item.token) + part.begin * 16;
+      push.flag = op.flag(item.home, group.rank, item.token, item.chunk);
+    }
+    return push;
+  });
+}
 
-  EP_SHARED(WeightedRow, rows, [32][64]);
-  const uint32_t num_chunks = args.rows.num_chunks, num_ranks = group.num_ranks;
-  const uint32_t num_items = num_ranks * group.layout.max_tokens * num_chunks;
-  for (uint32_t item = worker_idx(); item < num_items; item += num_workers()) {
-    const uint32_t home = (group.rank + 1 + item % num_ranks) % num_ranks;
-    push_result<kLayout, kDType>(op, args, home, item / num_ranks / num_chunks, item / num_ranks % num_chunks,
-                                 rows[dev::warp_idx()]);
+template <Layout kLayout, DType kDType>
+EP_DEVICE void send_results(const Operation& op, const LlCombineArgs& args, unsigned char* shared) {
+  if (!greet(op, false)) return;
+  const uint32_t num_items = op.group.num_ranks * op.group.layout.max_tokens * args.rows.num_chunks;
+  if constexpr (kLayout == Layout::expert_major) {
+    send_weights(op, args);
+    push_sums<kDType>(op, args, num_items);
+  } else {
+    push_rows(op, args, num_items, shared);
   }
 }
 
@@ -199,8 +221,9 @@ EP_DEVICE void collect_chunk(const Operation& op, const LlCombineArgs& args, uin
 
 template <Layout kLayout, DType kDType>
 EP_DEVICE void combine(const LlCombineArgs& args) {
+  EP_DYNAMIC_SHARED(shared);
   const Operation op(args.group, operation_epoch(args.group, args.routing, args.phases));
-  if (args.phases & kLlSend) send_results<kLayout, kDType>(op, args);
+  if (args.phases & kLlSend) send_results<kLayout, kDType>(op, args, shared);
   if (args.phases & kLlReceive) {
     const uint32_t num_items = args.routing.num_tokens * args.rows.num_chunks;
     for (uint32_t item = worker_idx(); item < num_items; item += num_workers()) {

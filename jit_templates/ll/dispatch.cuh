@@ -11,21 +11,6 @@
 
 namespace nccl_ep::ll {
 
-constexpr uint32_t kMaxWarps = 32;
-constexpr uint32_t kMaxHits = 64;
-
-// Where the row of (this rank, token) goes on `peer`.
-template <Layout kLayout>
-EP_DEVICE unsigned char* pushed_row(const Operation& op, const LlDispatchArgs& args, const TokenBits* rank_sets,
-                                    uint32_t num_words, uint32_t peer, uint32_t token) {
-  if (kLayout == Layout::rank_major && args.zero_copy) {
-    const uint32_t row = TokenBits{rank_sets->word + peer * num_words}.count_before(token);
-    return args.out_window.at<unsigned char>(peer, op.group.layout.slot(op.group.rank, row) * 16 *
-                                                       args.rows.packs_per_row);
-  }
-  return op.row(peer, op.group.rank, token);
-}
-
 // Zero copy: every block numbers the rows for every rank, since whoever pushes a row must know its final place.
 EP_DEVICE void collect_rank_sets(const LlDispatchArgs& args, TokenBits sets, uint32_t num_words) {
   const LlGroupState& group = args.group;
@@ -42,55 +27,57 @@ EP_DEVICE void collect_rank_sets(const LlDispatchArgs& args, TokenBits sets, uin
   dev::sync_block();
 }
 
-// Pushes one chunk of one token to all ranks that need it, and flags it there. The whole warp calls it.
+// Where the row of (this rank, token) goes on `peer`.
 template <Layout kLayout>
-EP_DEVICE void push_chunk(const Operation& op, const LlDispatchArgs& args, TokenBits rank_sets, uint32_t num_words,
-                          uint32_t token, uint32_t chunk) {
-  const LlGroupState& group = op.group;
-  const unsigned char* row = args.tokens + uint64_t{token} * args.rows.packs_per_row * 16;
-  for (uint32_t base = 0; base < group.num_ranks; base += 32) {
-    uint32_t peers = rank_set(group, args.routing, token, base);
-    if (group.rank - base < 32) peers &= ~(1u << (group.rank - base));  // own rows are copied by the receiver
-    const uint32_t lane = dev::lane_idx();
-    const bool mine = peers >> lane & 1;
-    unsigned char* my_row = nullptr;
-    if (mine) my_row = pushed_row<kLayout>(op, args, &rank_sets, num_words, base + lane, token);
-    uint32_t rest = peers;
-    copy_chunk(Chunk(args.rows, chunk), row, dev::popc(peers), [&](uint32_t) {
-      if (rest == 0) rest = peers;
-      const int peer = dev::find_first(rest);
-      rest &= rest - 1;
-      return dev::shfl(my_row, peer);
-    });
-    dev::sync_warp();
-    if (mine) dev::st_release<dev::Scope::system>(op.flag(base + lane, group.rank, token, chunk), op.epoch);
+EP_DEVICE unsigned char* pushed_row(const Operation& op, const LlDispatchArgs& args, TokenBits rank_sets,
+                                    uint32_t num_words, uint32_t peer, uint32_t token) {
+  if (kLayout == Layout::rank_major && args.zero_copy) {
+    const uint32_t row = TokenBits{rank_sets.word + peer * num_words}.count_before(token);
+    const uint64_t row_bytes = uint64_t{args.rows.packs_per_row} * 16;
+    return args.out_window.at<unsigned char>(peer, op.group.layout.slot(op.group.rank, row) * row_bytes);
   }
+  return op.row(peer, op.group.rank, token);
+}
+
+// Rows go to a group of 32 ranks at a time, a lane for each rank. Own rows are copied by the receiver.
+template <Layout kLayout>
+EP_DEVICE void push_rows(const Operation& op, const LlDispatchArgs& args, unsigned char* shared, TokenBits rank_sets,
+                         uint32_t num_words) {
+  EP_SHARED(dev::Mbarrier, loaded, [kMaxWarps][PushStages::kCount]);
+  const LlGroupState& group = op.group;
+  const uint32_t num_chunks = args.rows.num_chunks, num_groups = (group.num_ranks + 31) / 32;
+  const uint32_t num_items = args.routing.num_tokens * num_chunks * num_groups;
+  push_chunks(args.rows, op.epoch, num_items, shared, loaded[dev::warp_idx()], [&](uint32_t item) {
+    const uint32_t base = item % num_groups * 32;
+    const uint32_t chunk = item / num_groups % num_chunks, token = item / num_groups / num_chunks;
+    uint32_t peers = rank_set(group, args.routing, token, base);
+    if (group.rank - base < 32) peers &= ~(1u << (group.rank - base));
+    Push push{};
+    if (peers == 0) return push;
+    const Chunk part(args.rows, chunk);
+    push.source = args.tokens + (uint64_t{token} * args.rows.packs_per_row + part.begin) * 16;
+    push.bytes = (part.end - part.begin) * 16;
+    if (peers >> dev::lane_idx() & 1) {
+      const uint32_t peer = base + dev::lane_idx();
+      push.destination = pushed_row<kLayout>(op, args, rank_sets, num_words, peer, token) + part.begin * 16;
+      push.flag = op.flag(peer, group.rank, token, chunk);
+    }
+    return push;
+  });
 }
 
 template <Layout kLayout>
 EP_DEVICE void send(const Operation& op, const LlDispatchArgs& args, unsigned char* shared) {
   const LlGroupState& group = op.group;
-  if (dev::block_idx() == 0) announce(op);
-  EP_SHARED(uint32_t, peers_ok, [1]);
-  if (dev::warp_idx() == 0) {
-    const bool ok = await_peers(op, kLayout == Layout::rank_major && args.zero_copy);
-    if (dev::lane_idx() == 0) peers_ok[0] = ok;
-  }
-  dev::sync_block();
-  if (!peers_ok[0]) return;
-
+  if (!greet(op, kLayout == Layout::rank_major && args.zero_copy)) return;
+  unsigned char* scratch = shared + args.rows.scratch_offset;
   for (uint32_t i = dev::block_idx(); i < group.num_ranks; i += dev::num_blocks()) {
-    send_routes<kLayout>(op, args, shared, (group.rank + 1 + i) % group.num_ranks);
+    send_routes<kLayout>(op, args, scratch, (group.rank + 1 + i) % group.num_ranks);
   }
   const uint32_t num_words = (args.routing.num_tokens + 31) / 32;
-  const TokenBits rank_sets{reinterpret_cast<uint32_t*>(shared)};
+  const TokenBits rank_sets{reinterpret_cast<uint32_t*>(scratch)};
   if (kLayout == Layout::rank_major && args.zero_copy) collect_rank_sets(args, rank_sets, num_words);
-
-  const uint32_t num_items = args.routing.num_tokens * args.rows.num_chunks;
-  for (uint32_t item = worker_idx(); worker_idx() < args.rows.num_send_workers && item < num_items;
-       item += args.rows.num_send_workers) {
-    push_chunk<kLayout>(op, args, rank_sets, num_words, item / args.rows.num_chunks, item % args.rows.num_chunks);
-  }
+  push_rows<kLayout>(op, args, shared, rank_sets, num_words);
 }
 
 // The row numbers of a token's hits in their experts: the sender's numbering plus what lower-ranked sources send.
@@ -151,9 +138,14 @@ EP_DEVICE void receive_into_experts(const Operation& op, const LlDispatchArgs& a
     return;
   }
   const uint64_t zone = uint64_t{op.group.num_ranks} * op.group.layout.max_tokens;
-  copy_chunk(Chunk(args.rows, chunk), row, num_hits, [&](uint32_t hit) {
-    return args.out_tokens + (entries[hit].expert * zone + entries[hit].row) * row_bytes;
-  });
+  const Chunk part(args.rows, chunk);
+  for (uint32_t first = part.begin; first < part.end; first += PackBatch::kSize) {
+    PackBatch batch(part, first);
+    batch.load(row);
+    for (uint32_t hit = 0; hit < num_hits; ++hit) {
+      batch.store(args.out_tokens + (entries[hit].expert * zone + entries[hit].row) * row_bytes);
+    }
+  }
   dev::sync_warp();  // entries are about to be reused
 }
 
@@ -162,7 +154,10 @@ EP_DEVICE void write_topk_row(const Operation& op, const LlDispatchArgs& args, u
                               const Route& first) {
   const uint32_t num_topk = args.routing.num_topk;
   const uint64_t row = op.group.layout.slot(source, first.row) * num_topk;
-  for (uint32_t k = dev::lane_idx(); k < num_topk; k += 32) args.out_topk_idx[row + k] = -1;
+  for (uint32_t k = dev::lane_idx(); k < num_topk; k += 32) {
+    args.out_topk_idx[row + k] = -1;
+    args.out_topk_weights[row + k] = 0.0f;
+  }
   dev::sync_warp();
   const uint32_t first_id = args.global_expert_ids ? op.group.rank * op.group.num_local_experts : 0;
   for (uint32_t hit = dev::lane_idx(); hit < first.num_hits; hit += 32) {
@@ -203,8 +198,8 @@ EP_DEVICE void receive_by_rank(const Operation& op, const LlDispatchArgs& args, 
   if (!own && !await_chunk(op, Wait::dispatch_row, source, token, chunk)) return;
   if (!own && args.zero_copy) return;
   const unsigned char* row = own ? args.tokens + token * row_bytes : op.row(group.rank, source, token);
-  copy_chunk(Chunk(args.rows, chunk), row, 1,
-             [&](uint32_t) { return args.out_tokens + group.layout.slot(source, received.route.row) * row_bytes; });
+  copy_chunk(Chunk(args.rows, chunk), row,
+             args.out_tokens + group.layout.slot(source, received.route.row) * row_bytes);
 }
 
 EP_DEVICE void count_experts(const Operation& op, const LlDispatchArgs& args) {

@@ -112,6 +112,18 @@ EP_DEVICE bool await_peers(const Operation& op, bool windows) {
   return dev::all(ok);
 }
 
+// How every sending half starts. All threads of all blocks call it; false: a peer is missing, send nothing.
+EP_DEVICE bool greet(const Operation& op, bool windows) {
+  if (dev::block_idx() == 0) announce(op);
+  EP_SHARED(uint32_t, peers_ok, [1]);
+  if (dev::warp_idx() == 0) {
+    const bool ok = await_peers(op, windows);
+    if (dev::lane_idx() == 0) peers_ok[0] = ok;
+  }
+  dev::sync_block();
+  return peers_ok[0] != 0;
+}
+
 // The last block to come here makes the operation count. All threads of all blocks call it, at the very end.
 EP_DEVICE void finish(const Operation& op, const LlRouting& routing, uint32_t phases) {
   dev::sync_block();

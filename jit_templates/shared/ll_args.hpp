@@ -49,7 +49,9 @@ struct LlRowPlan {
   uint32_t packs_per_row;    // 16-byte packs
   uint32_t packs_per_chunk;
   uint32_t num_chunks;
-  uint32_t num_send_workers;  // warps that send rows; all warps receive
+  uint32_t num_send_workers;  // warps that push rows; all warps receive
+  uint32_t stage_bytes;       // of shared memory for a chunk that is being pushed; each pushing warp has two
+  uint32_t scratch_offset;    // shared memory behind all stages
 };
 
 struct LlDispatchArgs {

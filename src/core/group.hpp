@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "core/fault.hpp"
 #include "core/memory.hpp"
 #include "core/requests.hpp"
 #include "jit/kernels.hpp"
@@ -32,24 +33,32 @@ class Group {
   const plan::LlShape& ll_shape() const { return ll_shape_; }
   const LlGroupState& ll_state() const { return ll_state_; }
   const jit::LlKernels& ll_kernels() const { return kernels_; }
+  const plan::Limits& ll_limits() const { return ll_limits_; }
+  const plan::LlTuning& ll_tuning() const { return ll_tuning_; }
 
   // Bytes of device memory that a handle of this layout and top-k needs.
   size_t handle_bytes(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const;
+  LlHandleLayout handle_layout(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const;
+
+  // The handle whose send_only operation waits for Complete, or nullptr: a group has at most one.
+  const void* pending = nullptr;
 
   // Throws the fault that a kernel of this group recorded, if any: the sticky error of every later call.
   void throw_if_faulted() const;
   // The recorded fault's code, ncclSuccess if none. Reads host memory only.
   ncclResult_t async_error() const noexcept;
 
-  // The message of the last failing call on this group from this thread is kept by src/api, not here.
-
  private:
   Group() = default;
+  void prepare();
+  void connect();
 
   std::unique_ptr<runtime::Communicator> comm_;
   ncclEpGroupConfig_t config_{};
   std::unique_ptr<Allocator> allocator_;
   plan::LlShape ll_shape_{};
+  plan::Limits ll_limits_{};
+  plan::LlTuning ll_tuning_{};
   LlGroupState ll_state_{};
   jit::LlKernels kernels_{};
   SymmetricMemory window_;

@@ -13,6 +13,9 @@ class Handle {
   // Not collective. `handle_mem` is the caller's memory, or nullptr to allocate with the group's allocator.
   static std::unique_ptr<Handle> create(Group& group, ncclEpLayout_t layout, const ncclEpHandleConfig_t& config,
                                         int num_topk, const ncclEpTensor_t* handle_mem);
+  ~Handle();
+  Handle(const Handle&) = delete;
+  Handle& operator=(const Handle&) = delete;
 
   Group& group() { return group_; }
 
@@ -25,16 +28,27 @@ class Handle {
  private:
   explicit Handle(Group& group) : group_(group) {}
 
+  void require_idle() const;
+  void require_routing() const;
+
+  // ll_dispatch.cpp, ll_combine.cpp
+  LlDispatchArgs ll_dispatch_args(const DispatchRequest& request);
+  LlCombineArgs ll_combine_args(const CombineRequest& request);
+  void launch(LlDispatchArgs args, uint32_t phases, cudaStream_t stream);
+  void launch(LlCombineArgs args, DType dtype, uint32_t phases, cudaStream_t stream);
+
   Group& group_;
   ncclEpLayout_t layout_ = NCCL_EP_LAYOUT_UNSET;
-  uint32_t num_topk_ = 0;
   DeviceMemory memory_;
   LlRouting routing_{};
   bool has_routing_ = false;
   bool has_dispatched_ = false;
+
+  // The operation whose second half Complete owes.
   enum class Pending { none, dispatch, combine } pending_ = Pending::none;
   LlDispatchArgs pending_dispatch_{};
   LlCombineArgs pending_combine_{};
+  DType pending_dtype_ = DType::bf16;
 };
 
 }  // namespace nccl_ep::core

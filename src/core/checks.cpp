@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/checks.hpp"
+
+#include <algorithm>
+
+namespace nccl_ep::core {
+
+void refuse(ncclResult_t code, const char* field, const std::string& problem) {
+  throw Error(code, std::string(field) + ": " + problem);
+}
+
+const char* dtype_name(ncclDataType_t dtype) {
+  switch (static_cast<int>(dtype)) {
+    case ncclInt8: return "int8";
+    case ncclUint8: return "uint8";
+    case ncclInt32: return "int32";
+    case ncclUint32: return "uint32";
+    case ncclInt64: return "int64";
+    case ncclUint64: return "uint64";
+    case ncclFloat16: return "float16";
+    case ncclFloat32: return "float32";
+    case ncclFloat64: return "float64";
+    case ncclBfloat16: return "bfloat16";
+    case ncclFloat8e4m3: return "float8e4m3";
+    case ncclFloat8e5m2: return "float8e5m2";
+    default: return "unknown";
+  }
+}
+
+size_t element_bytes(ncclDataType_t dtype) {
+  switch (static_cast<int>(dtype)) {
+    case ncclInt32:
+    case ncclUint32:
+    case ncclFloat32: return 4;
+    case ncclInt64:
+    case ncclUint64:
+    case ncclFloat64: return 8;
+    case ncclFloat16:
+    case ncclBfloat16: return 2;
+    default: return 1;
+  }
+}
+
+bool is_empty(const ncclEpTensor_t& tensor) {
+  return std::any_of(tensor.sizes, tensor.sizes + tensor.ndim, [](size_t extent) { return extent == 0; });
+}
+
+void check_tensor(const char* field, const ncclEpTensor_t* tensor, std::initializer_list<ncclDataType_t> dtypes,
+                  std::initializer_list<Extent> extents) {
+  if (!tensor) refuse(ncclInvalidArgument, field, "is NULL, expected a tensor");
+  if (std::find(dtypes.begin(), dtypes.end(), tensor->datatype) == dtypes.end()) {
+    std::string expected;
+    for (ncclDataType_t dtype : dtypes) expected += (expected.empty() ? "" : " or ") + std::string(dtype_name(dtype));
+    refuse(ncclInvalidArgument, field,
+           "datatype is " + std::string(dtype_name(tensor->datatype)) + " (" +
+               std::to_string(static_cast<int>(tensor->datatype)) + "), expected " + expected);
+  }
+  if (tensor->ndim != extents.size()) {
+    refuse(ncclInvalidArgument, field,
+           "has " + std::to_string(tensor->ndim) + " dimensions, expected " + std::to_string(extents.size()));
+  }
+  size_t dim = 0;
+  for (const Extent& extent : extents) {
+    const size_t found = tensor->sizes[dim];
+    if (extent.rule == Extent::exactly ? found != extent.value : found < extent.value) {
+      refuse(ncclInvalidArgument, field,
+             "extent " + std::to_string(dim) + " is " + std::to_string(found) + ", expected " +
+                 (extent.rule == Extent::at_least ? "at least " : "") + std::to_string(extent.value) + " = " +
+                 extent.meaning);
+    }
+    ++dim;
+  }
+}
+
+void check_absent(const char* field, const ncclEpTensor_t* tensor, const char* why) {
+  if (tensor) refuse(ncclInvalidArgument, field, std::string("is given, expected NULL: ") + why);
+}
+
+void* address_of(const char* field, const ncclEpTensor_t& tensor, runtime::Communicator& comm, size_t alignment) {
+  void* data = tensor.data;
+  if (!data && tensor.win_hdl) {
+    data = comm.peers(tensor.win_hdl, tensor.win_offset).at<void>(comm.lsa_rank(), 0);
+  }
+  if (!data && !is_empty(tensor)) refuse(ncclInvalidArgument, field, "has neither data nor a window");
+  if (reinterpret_cast<uintptr_t>(data) % alignment != 0) {
+    refuse(ncclInvalidArgument, field,
+           "data is at " + std::to_string(reinterpret_cast<uintptr_t>(data) % alignment) + " bytes past a multiple of " +
+               std::to_string(alignment) + ", expected an address that is one");
+  }
+  return data;
+}
+
+uint64_t row_bytes_of(const char* field, const ncclEpTensor_t& tensor, uint64_t max_token_bytes) {
+  const uint64_t hidden = tensor.sizes[tensor.ndim - 1];
+  const uint64_t bytes = hidden * element_bytes(tensor.datatype);
+  if (bytes == 0 || bytes % 16 != 0) {
+    refuse(ncclInvalidArgument, field,
+           "a row of " + std::to_string(hidden) + " " + dtype_name(tensor.datatype) + " has " + std::to_string(bytes) +
+               " bytes, expected a positive multiple of 16");
+  }
+  if (bytes > max_token_bytes) {
+    refuse(ncclInvalidArgument, field,
+           "a row of " + std::to_string(hidden) + " " + dtype_name(tensor.datatype) + " has " + std::to_string(bytes) +
+               " bytes, expected at most " + std::to_string(max_token_bytes) + " = max_token_bytes of the group");
+  }
+  return bytes;
+}
+
+}  // namespace nccl_ep::core

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// Checks of tensors against their contract. A failing check throws an Error that names the field, the value found and
+// what was expected; a passing one costs a few comparisons and builds no text.
+#pragma once
+
+#include <initializer_list>
+#include <string>
+
+#include "core/memory.hpp"
+#include "nccl_ep.h"
+
+namespace nccl_ep::core {
+
+// One expected extent and how a message explains it.
+struct Extent {
+  enum Rule { exactly, at_least };
+  size_t value;
+  const char* meaning;
+  Rule rule = exactly;
+};
+
+[[noreturn]] void refuse(ncclResult_t code, const char* field, const std::string& problem);
+
+// `tensor` must be given, of one of `dtypes`, and of exactly these extents.
+void check_tensor(const char* field, const ncclEpTensor_t* tensor, std::initializer_list<ncclDataType_t> dtypes,
+                  std::initializer_list<Extent> extents);
+void check_absent(const char* field, const ncclEpTensor_t* tensor, const char* why);
+
+bool is_empty(const ncclEpTensor_t& tensor);
+size_t element_bytes(ncclDataType_t dtype);
+const char* dtype_name(ncclDataType_t dtype);
+
+// The tensor's address on this rank, whether given as data or through a window; checked for alignment.
+void* address_of(const char* field, const ncclEpTensor_t& tensor, runtime::Communicator& comm, size_t alignment);
+
+// The rows of a token tensor: checked to be a multiple of 16 bytes and within the group's max_token_bytes.
+uint64_t row_bytes_of(const char* field, const ncclEpTensor_t& tensor, uint64_t max_token_bytes);
+
+}  // namespace nccl_ep::core

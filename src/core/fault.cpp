@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/fault.hpp"
+
+#include <cstdio>
+
+namespace nccl_ep::core {
+namespace {
+
+const char* sentence(Wait wait) {
+  switch (wait) {
+#define NCCL_EP_WAIT_SENTENCE(name, text) \
+  case Wait::name:                        \
+    return text;
+    NCCL_EP_WAITS(NCCL_EP_WAIT_SENTENCE)
+#undef NCCL_EP_WAIT_SENTENCE
+    default:
+      return "something unknown";
+  }
+}
+
+}  // namespace
+
+std::string describe(const FaultRecord& fault, uint64_t timeout_ns) {
+  char text[256];
+  if (fault.code == FaultRecord::kBadExpert) {
+    std::snprintf(text, sizeof(text),
+                  "topk_idx: rank %u routes token %u to expert %lld, expected -1 or an id below num_experts",
+                  fault.rank, fault.token, static_cast<long long>(fault.expert));
+  } else {
+    std::snprintf(text, sizeof(text), "rank %u waited %.3g s for %s from rank %u (token %u, epoch %u)", fault.rank,
+                  static_cast<double>(timeout_ns) * 1e-9, sentence(fault.wait), fault.peer, fault.token, fault.epoch);
+  }
+  return text;
+}
+
+}  // namespace nccl_ep::core

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+// Low-Latency dispatch on the host: check, plan, fill the arguments, launch.
+#include "core/checks.hpp"
+#include "core/handle.hpp"
+
+namespace nccl_ep::core {
+namespace {
+
+constexpr const char* kRanksTimesTokens = "ranks x max_dispatch_tokens_per_rank";
+
+struct Sizes {
+  size_t tokens, hidden, topk, ranks, max_tokens, local_experts;
+};
+
+void check_common(const DispatchRequest& request) {
+  if (request.pass_direction != NCCL_EP_FWD_PASS) {
+    refuse(ncclInvalidUsage, "config.pass_direction", "is NCCL_EP_BWD_PASS, expected NCCL_EP_FWD_PASS: Low Latency has no backward pass");
+  }
+  if (request.recipe != NCCL_EP_DISP_QUANT_NONE) {
+    refuse(ncclInvalidUsage, "config.quant_recipe",
+           "is " + std::to_string(static_cast<int>(request.recipe)) +
+               ", expected NCCL_EP_DISP_QUANT_NONE (0): recipes are not available in this version");
+  }
+  if (request.round_scales) {
+    refuse(ncclInvalidArgument, "config.round_scales", "is set, expected 0 with NCCL_EP_DISP_QUANT_NONE");
+  }
+  const char* no_scales = "NCCL_EP_DISP_QUANT_NONE has no scales";
+  check_absent("inputs.scales", request.scales, no_scales);
+  check_absent("outputs.scales", request.out_scales, no_scales);
+  check_absent("layout_info.expert_offsets", request.expert_offsets, "Low Latency does not fill it");
+  check_absent("layout_info.recv_total_counter", request.recv_total_counter, "Low Latency does not fill it");
+}
+
+void check_expert_major(const DispatchRequest& request, const Sizes& sizes) {
+  const char* why = "the expert-major layout delivers rows only";
+  check_absent("inputs.topk_weights", request.topk_weights, "in the expert-major layout combine takes the weights");
+  check_absent("outputs.topk_weights", request.out_topk_weights, why);
+  check_absent("outputs.topk_idx", request.out_topk_idx, why);
+  check_absent("layout_info.src_rank_counters", request.src_rank_counters, "rows are counted by expert");
+  check_tensor("outputs.tokens", request.out_tokens, {request.tokens->datatype},
+               {{sizes.local_experts, "local experts"},
+                {sizes.ranks * sizes.max_tokens, kRanksTimesTokens},
+                {sizes.hidden, "hidden of inputs.tokens"}});
+  check_tensor("layout_info.expert_counters", request.expert_counters, {ncclInt32},
+               {{sizes.local_experts, "local experts", Extent::at_least}});
+}
+
+void check_rank_major(const DispatchRequest& request, const Sizes& sizes) {
+  check_absent("layout_info.expert_counters", request.expert_counters, "rows are counted by source rank");
+  check_tensor("inputs.topk_weights", request.topk_weights, {ncclFloat32},
+               {{sizes.tokens, "tokens of topk_idx"}, {sizes.topk, "num_topk of the handle"}});
+  check_tensor("outputs.tokens", request.out_tokens, {request.tokens->datatype},
+               {{sizes.ranks, "ranks"},
+                {sizes.max_tokens, "max_dispatch_tokens_per_rank"},
+                {sizes.hidden, "hidden of inputs.tokens"}});
+  const std::initializer_list<Extent> table = {
+      {sizes.ranks, "ranks"}, {sizes.max_tokens, "max_dispatch_tokens_per_rank"}, {sizes.topk, "num_topk of the handle"}};
+  check_tensor("outputs.topk_weights", request.out_topk_weights, {ncclFloat32}, table);
+  check_tensor("outputs.topk_idx", request.out_topk_idx, {ncclInt32}, table);
+  if (request.src_rank_counters) {
+    check_tensor("layout_info.src_rank_counters", request.src_rank_counters, {ncclInt32},
+                 {{sizes.ranks, "ranks", Extent::at_least}});
+  }
+}
+
+// Whether rows go straight to the receivers' output windows.
+bool use_windows(ncclEpZeroCopyMode_t mode, Layout layout, const ncclEpTensor_t& out_tokens) {
+  const bool possible = layout == Layout::rank_major && out_tokens.win_hdl != nullptr;
+  if (mode == NCCL_EP_ZERO_COPY_ON && !possible) {
+    refuse(ncclInvalidArgument, "outputs.tokens",
+           layout == Layout::rank_major ? "has no window, expected one with config.zero_copy ON"
+                                        : "is expert-major, which has no zero copy; expected config.zero_copy AUTO or OFF");
+  }
+  return possible;
+}
+
+}  // namespace
+
+LlDispatchArgs Handle::ll_dispatch_args(const DispatchRequest& request) {
+  const plan::LlShape& shape = group_.ll_shape();
+  const Layout layout = static_cast<Layout>(layout_);
+  check_common(request);
+  const size_t hidden = request.tokens && request.tokens->ndim > 1 ? request.tokens->sizes[1] : 0;
+  check_tensor("inputs.tokens", request.tokens, {ncclBfloat16, ncclFloat16, ncclFloat32},
+               {{routing_.num_tokens, "tokens of topk_idx"}, {hidden, "hidden"}});
+  const uint64_t row_bytes = row_bytes_of("inputs.tokens", *request.tokens, group_.config().max_token_bytes);
+  const Sizes sizes{routing_.num_tokens, hidden,           routing_.num_topk,
+                    shape.num_ranks,     shape.max_tokens, shape.num_local_experts()};
+  layout == Layout::expert_major ? check_expert_major(request, sizes) : check_rank_major(request, sizes);
+
+  runtime::Communicator& comm = group_.comm();
+  LlDispatchArgs args{};
+  args.group = group_.ll_state();
+  args.routing = routing_;
+  args.rows.packs_per_row = static_cast<uint32_t>(row_bytes / 16);
+  args.zero_copy = use_windows(group_.config().zero_copy, layout, *request.out_tokens);
+  args.global_expert_ids = request.global_expert_ids;
+  args.tokens = static_cast<const unsigned char*>(address_of("inputs.tokens", *request.tokens, comm, 16));
+  if (args.zero_copy) {
+    args.out_window = comm.peers(request.out_tokens->win_hdl, request.out_tokens->win_offset);
+    args.out_tokens = args.out_window.at<unsigned char>(comm.lsa_rank(), 0);
+    if (args.out_window.base % 16 != 0) {
+      refuse(ncclInvalidArgument, "outputs.tokens.win_offset",
+             "is " + std::to_string(request.out_tokens->win_offset) + ", expected a multiple of 16");
+    }
+  } else {
+    args.out_tokens = static_cast<unsigned char*>(address_of("outputs.tokens", *request.out_tokens, comm, 16));
+  }
+  const auto address = [&](const char* field, const ncclEpTensor_t* tensor) {
+    return tensor ? address_of(field, *tensor, comm, 4) : nullptr;
+  };
+  args.topk_weights = static_cast<const float*>(address("inputs.topk_weights", request.topk_weights));
+  args.out_topk_weights = static_cast<float*>(address("outputs.topk_weights", request.out_topk_weights));
+  args.out_topk_idx = static_cast<int32_t*>(address("outputs.topk_idx", request.out_topk_idx));
+  args.expert_counters = static_cast<int32_t*>(address("layout_info.expert_counters", request.expert_counters));
+  args.src_rank_counters = static_cast<int32_t*>(address("layout_info.src_rank_counters", request.src_rank_counters));
+  return args;
+}
+
+void Handle::launch(LlDispatchArgs args, uint32_t phases, cudaStream_t stream) {
+  const Layout layout = static_cast<Layout>(layout_);
+  const plan::LlPlan plan =
+      plan::plan_ll_dispatch(group_.ll_shape(), layout, uint64_t{args.rows.packs_per_row} * 16, args.routing.num_tokens,
+                             args.zero_copy, group_.ll_limits(), group_.ll_tuning());
+  args.rows = plan.rows;
+  args.experts_per_pass = plan.experts_per_pass;
+  args.phases = phases;
+  runtime::Kernel* kernel = group_.ll_kernels().dispatch[layout == Layout::rank_major];
+  group_.device().launch(kernel, plan.launch, &args, sizeof(args), stream);
+}
+
+void Handle::dispatch(const DispatchRequest& request, cudaStream_t stream) {
+  group_.throw_if_faulted();
+  require_idle();
+  require_routing();
+  const LlDispatchArgs args = ll_dispatch_args(request);
+  launch(args, request.send_only ? kLlSend : kLlSend | kLlReceive, stream);
+  has_dispatched_ = true;
+  if (request.send_only) {
+    pending_ = Pending::dispatch;
+    pending_dispatch_ = args;
+    group_.pending = this;
+  }
+}
+
+}  // namespace nccl_ep::core

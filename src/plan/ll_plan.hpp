@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// Plans of the Low-Latency operations: pure functions from sizes and limits to launch shapes and row cuts.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "runtime/runtime.hpp"
+#include "shared/ll_args.hpp"
+
+namespace nccl_ep::plan {
+
+// The sizes that a group fixes.
+struct LlShape {
+  uint32_t num_ranks = 0;
+  uint32_t num_experts = 0;
+  uint32_t max_tokens = 0;  // per rank
+  uint32_t max_topk = 0;
+  uint64_t max_row_bytes = 0;
+
+  uint32_t num_local_experts() const { return num_experts / num_ranks; }
+  LlLayout layout() const {
+    return LlLayout::make(num_ranks, max_tokens, num_local_experts(), max_topk, max_row_bytes);
+  }
+};
+
+struct Limits {
+  uint32_t num_sms = 0;  // the device's, or the group's budget
+  uint32_t max_threads_per_block = 0;
+  size_t max_shared_bytes = 0;
+};
+
+// Choices that a user may pin (NCCL_EP_LL_TUNING); zero leaves a choice to the plan.
+struct LlTuning {
+  uint32_t num_threads = 0;
+  uint32_t dispatch_chunks = 0;
+  uint32_t dispatch_senders = 0;
+  uint32_t combine_chunks = 0;
+  uint32_t combine_senders = 0;
+};
+LlTuning parse_ll_tuning(const char* text);  // "threads=512,dispatch_chunks=4,..."; nullptr is the default
+
+struct LlPlan {
+  runtime::LaunchShape launch;
+  LlRowPlan rows{};
+  uint32_t experts_per_pass = 0;  // dispatch only
+};
+
+LlPlan plan_ll_dispatch(const LlShape& shape, Layout layout, uint64_t row_bytes, uint32_t num_tokens,
+                        bool zero_copy, const Limits& limits, const LlTuning& tuning);
+LlPlan plan_ll_combine(const LlShape& shape, Layout layout, uint64_t row_bytes, const Limits& limits,
+                       const LlTuning& tuning);
+
+// One line for people and golden tests.
+std::string to_string(const LlPlan& plan);
+
+}  // namespace nccl_ep::plan
