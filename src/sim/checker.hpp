@@ -52,8 +52,7 @@ class Thread;
 class Operation;
 
 struct Report {
-  std::string text;        // several lines, ready to print
-  uint64_t num_repeats;    // further pairs at the same two lines
+  std::string text;  // several lines, ready to print
 };
 
 // Says what an address is to a reader: "rank 2 window + 0x40", "rank 0 block 3 shared + 0x100".
@@ -128,9 +127,11 @@ class Checker {
   // An engine changes a word in memory that threads poll with load(): it carries `knowledge` to whoever acquires it.
   void deliver(Operation& operation, const void* address, size_t bytes, const Knowledge& knowledge);
 
-  // --- Results.
-  const std::vector<Report>& reports() const;
-  void clear_reports();
+  // --- Results. Cheap to ask after every step of the simulation.
+  bool has_findings() const;
+  // All findings so far as text, apart from those at lines that say "race-ok:". Needs a normal stack and takes time; when
+  // there turns out to be nothing to report, has_findings() is false again.
+  const std::vector<Report>& reports();
 
  private:
   struct State;

@@ -6,6 +6,7 @@
 // clocks belong to one cluster and are used under its lock.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <utility>
 
@@ -39,7 +40,7 @@ class Clock {
 
   // Identity, not equality: two clocks of the same tree know the same.
   friend bool operator==(const Clock& a, const Clock& b) { return a.root_ == b.root_; }
-  const void* identity() const { return root_; }
+  uintptr_t identity() const { return reinterpret_cast<uintptr_t>(root_); }
 
  private:
   struct Leaf;
@@ -51,6 +52,19 @@ class Clock {
   static void release(Root* root);
 
   Root* root_ = nullptr;
+};
+
+// Joins, remembering the last ones: the lanes of a warp mostly ask for the same join one after the other, and then go
+// on sharing one tree.
+class ClockJoiner {
+ public:
+  Clock join(const Clock& a, const Clock& b);
+
+ private:
+  struct Entry {
+    Clock a, b, joined;
+  };
+  std::array<Entry, 256> memory_;
 };
 
 }  // namespace nccl_ep::sim::check

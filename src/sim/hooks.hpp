@@ -10,12 +10,15 @@ namespace nccl_ep::sim::check {
 class Checker;
 class Thread;
 
-// Set by the executor whenever it switches fibers; of the OS thread that runs the fibers.
+// Of the OS thread that runs the fibers; the executor sets it whenever it switches fibers. Outside kernels
+// `memory_bytes` is zero, which turns the hooks off.
 struct HookState {
+  // The range that device and shared memory lie in. Accesses elsewhere, to stacks above all, are ignored.
+  uintptr_t memory_begin = 0;
+  uintptr_t memory_bytes = 0;
   Checker* checker = nullptr;  // null: accesses are not checked
   Thread* thread = nullptr;
-  // Called after every kAccessesPerYield raw accesses, so that spinning on a plain load cannot hang the cluster. Null
-  // outside kernels, and while the executor itself runs on a fiber's stack.
+  // Called after every kAccessesPerYield accesses, so that spinning on a plain load cannot hang the cluster.
   void (*yield)() = nullptr;
   uint32_t accesses_until_yield = 0;
 };
