@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The CUDA and NCCL types that nccl_ep.h mentions, for programs built without either toolkit (NCCL_EP_OWN_TYPES).
-// Sizes and values are those of the real headers; tests/abi compares them.
+// The CUDA and NCCL types that nccl_ep.h mentions, for programs built without either toolkit
+// (NCCL_EP_OWN_TYPES). Sizes and values are those of the real headers; tests/abi compares them.
 #ifndef NCCL_EP_OWN_TYPES_H_
 #define NCCL_EP_OWN_TYPES_H_
 
@@ -9,7 +9,11 @@
 
 typedef struct CUstream_st* cudaStream_t;
 
-typedef enum cudaError { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2 } cudaError_t;
+typedef enum cudaError {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorMemoryAllocation = 2
+} cudaError_t;
 
 typedef struct ncclComm* ncclComm_t;
 typedef struct ncclWindow_vidmem* ncclWindow_t;

@@ -1,0 +1,625 @@
+// SPDX-License-Identifier: Apache-2.0
+// Expert-parallel dispatch and combine on NCCL (libnccl_ep).
+//
+// An MoE layer routes every token to `K` (top-k) of `E` experts that are spread over the ranks of a
+// communicator. Dispatch sends each token's row to the ranks of its experts; combine brings the experts' rows
+// back to the token's home and adds them up.
+//
+//   ncclEpCreateGroup     once per communicator: buffers, kernels
+//   ncclEpCreateHandle    once per routing table (or ncclEpUpdateHandle: the same handle, a new table)
+//   ncclEpDispatch, ncclEpCombine
+//
+// Conventions:
+//  1. Results. Every function but one returns an ncclResult_t and never aborts, throws or exits.
+//     ncclEpGetLastError has the message, with the offending field, its value and what was expected. A
+//     failing call leaves its out-parameters NULL or unchanged and starts no work. ncclInvalidArgument: the
+//     call is wrong in itself. ncclInvalidUsage: it is wrong here and now, for this group, handle, device or
+//     version. ncclRemoteError: a kernel gave up waiting for another rank; every later call on that group
+//     answers the same.
+//  2. Structs. Initialise each with its NCCL_EP_<NAME>_INIT macro and then set fields; zero means the
+//     default. `size` lets libraries and programs of different ages work together: fields the caller's struct
+//     lacks are defaults, fields the library does not know are ignored. Structs are read during the call and
+//     not kept. Pointers to configs and to ncclEpLayoutInfo_t may be NULL: all defaults.
+//  3. Tensors. A descriptor does not own its data or its `sizes`; both belong to the caller, and data must
+//     stay valid and untouched until the work of the calls that use it has finished (for `topk_idx` of LL:
+//     until the last combine on that routing has). Rows are contiguous. A tensor with a zero extent is empty
+//     and may have no data.
+//  4. Streams. Calls that take a stream enqueue work on it and return; results are there when the stream has
+//     passed. Calls on one group are ordered by the caller: one after the other in the same order on all
+//     ranks, on one stream or on streams ordered by events.
+//  5. Collective calls must be made by every rank of the group. All ranks pass the same configuration.
+//  6. Capturable calls may be recorded into a CUDA graph and replayed; memory keeps its address, contents may
+//     change.
+//  7. Threads. One process may hold several ranks, one per thread. Calls on one group must not overlap.
+//
+// Letters in shapes: R ranks, E experts, L = E / R local experts, B = max_dispatch_tokens_per_rank, b <= B
+// tokens of this rank in this call, K top-k, H elements in a row, M received rows. Shapes are row-major.
+#ifndef NCCL_EP_H_
+#define NCCL_EP_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef NCCL_EP_OWN_TYPES  // for programs that are built without the CUDA and NCCL headers
+#include "nccl_ep/own_types.h"
+#else
+#include <cuda.h>
+#include <nccl.h>
+#endif
+
+#include "nccl_ep/ep_enums.h"
+
+// ---- Versions ---------------------------------------------------------------------------------------------
+
+#define NCCL_EP_MAJOR 0
+#define NCCL_EP_MINOR 2
+#define NCCL_EP_PATCH 0
+#define NCCL_EP_VERSION_CODE (NCCL_EP_MAJOR * 10000 + NCCL_EP_MINOR * 100 + NCCL_EP_PATCH)
+// Version of the structs below.
+#define NCCL_EP_API_VERSION 2
+
+#define NCCL_EP_MAGIC 0xC00FFFEEu         // every struct but tensors
+#define NCCL_EP_TENSOR_MAGIC 0xCAFECAFEu  // tensor descriptors made by the caller
+#define NCCL_EP_AUTO 0
+
+// Two FP4 (E2M1) values in a byte: extents count bytes.
+#ifndef ncclFloat4x2
+#define ncclFloat4x2 ((ncclDataType_t)12)
+#endif
+
+// ---- Tools for structs ------------------------------------------------------------------------------------
+
+// Offset of the first byte after a field.
+#define NCCL_EP_FIELD_END(type, field) (offsetof(type, field) + sizeof(((type*)0)->field))
+// Whether the struct that `ptr` points to is large enough to have the field.
+#define NCCL_EP_HAS_FIELD(ptr, type, field) ((ptr)->size >= NCCL_EP_FIELD_END(type, field))
+
+#ifdef __cplusplus
+#define NCCL_EP_STATIC_ASSERT(condition, message) static_assert(condition, message)
+
+template <class T>
+constexpr T ncclEpStructInit(unsigned int magic) {
+  T result{};
+  result.size = static_cast<unsigned int>(sizeof(T));
+  result.magic = magic;
+  return result;
+}
+#define NCCL_EP_STRUCT_INIT(type, magic_value) (ncclEpStructInit<type>(magic_value))
+#else
+#define NCCL_EP_STATIC_ASSERT(condition, message) _Static_assert(condition, message)
+#define NCCL_EP_STRUCT_INIT(type, magic_value) \
+  ((type){.size = (unsigned int)sizeof(type), .magic = (magic_value)})
+#endif
+
+// The struct has this size today, and its header is where the library looks for it.
+#define NCCL_EP_STATIC_ASSERT_STRUCT_ABI(type, bytes)                                  \
+  NCCL_EP_STATIC_ASSERT(sizeof(type) == (bytes), #type " has changed its size");       \
+  NCCL_EP_STATIC_ASSERT(offsetof(type, size) == 0, #type " must begin with its size"); \
+  NCCL_EP_STATIC_ASSERT(offsetof(type, magic) == 4, #type " must have its magic at byte 4")
+// A version of the struct ends where it always has.
+#define NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(type, last_field, bytes) \
+  NCCL_EP_STATIC_ASSERT(NCCL_EP_FIELD_END(type, last_field) == (bytes),    \
+                        #type " has moved the end of a version")
+#define NCCL_EP_STATIC_ASSERT_OFFSET(type, field, bytes) \
+  NCCL_EP_STATIC_ASSERT(offsetof(type, field) == (bytes), #type "." #field " has moved")
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct ncclEpGroup* ncclEpGroup_t;
+typedef struct ncclEpHandle* ncclEpHandle_t;
+
+// ---- Tensors ----------------------------------------------------------------------------------------------
+
+// Where some elements are: at `data`, or `win_offset` bytes into this rank's part of the window `win_hdl`.
+// When both are given, they mean the same memory.
+typedef struct {
+  unsigned int size;
+  unsigned int magic;
+  unsigned int ndim;
+  ncclDataType_t datatype;
+  void* data;
+  ncclWindow_t win_hdl;
+  uint64_t win_offset;
+  size_t* sizes;  // `ndim` extents, outermost first; the caller's array
+} ncclEpTensor_t;
+
+#define NCCL_EP_TENSOR_SIZE sizeof(ncclEpTensor_t)
+#define NCCL_EP_TENSOR_V1_LAST_FIELD sizes
+#define NCCL_EP_TENSOR_V1_SIZE 48
+#define NCCL_EP_TENSOR_CURRENT_VERSION 1
+// As first designators: ncclEpTensor_t t = {NCCL_EP_TENSOR_INIT_INLINE, .ndim = 2,
+// ...};
+#define NCCL_EP_TENSOR_INIT_INLINE .size = (unsigned int)sizeof(ncclEpTensor_t), .magic = NCCL_EP_TENSOR_MAGIC
+#define NCCL_EP_TENSOR_INIT NCCL_EP_STRUCT_INIT(ncclEpTensor_t, NCCL_EP_TENSOR_MAGIC)
+
+typedef struct {
+  unsigned int size;
+  unsigned int magic;
+} ncclEpTensorAllocConfig_t;
+
+#define NCCL_EP_TENSOR_ALLOC_CONFIG_SIZE sizeof(ncclEpTensorAllocConfig_t)
+#define NCCL_EP_TENSOR_ALLOC_CONFIG_V1_LAST_FIELD magic
+#define NCCL_EP_TENSOR_ALLOC_CONFIG_V1_SIZE 8
+#define NCCL_EP_TENSOR_ALLOC_CONFIG_CURRENT_VERSION 1
+#define NCCL_EP_TENSOR_ALLOC_CONFIG_INIT NCCL_EP_STRUCT_INIT(ncclEpTensorAllocConfig_t, NCCL_EP_MAGIC)
+
+// ---- Groups -----------------------------------------------------------------------------------------------
+
+// The caller's device memory allocator: both functions or neither. `context` is passed through. It serves
+// memory that NCCL need not know; what other ranks reach is allocated by NCCL.
+typedef struct {
+  cudaError_t (*alloc_fn)(void** ptr, size_t size, void* context);
+  cudaError_t (*free_fn)(void* ptr, void* context);
+  void* context;
+} ncclEpAllocConfig_t;
+
+typedef struct {
+  unsigned int size;
+  unsigned int magic;
+  unsigned int version;  // NCCL_EP_API_VERSION of the caller
+  ncclEpAlgorithm_t algorithm;
+  unsigned int num_experts;                   // E, a multiple of R; required
+  unsigned int max_dispatch_tokens_per_rank;  // B; required
+  unsigned int max_recv_tokens_per_rank;      // M of HT, at least B; 0: as many as arrive, read by the host
+  unsigned int max_token_bytes;               // bound on a token's row with its scales; required
+  unsigned long rdma_buffer_size;             // bytes of the LL buffer; 0: what the other fields need
+  unsigned int num_qp_per_rank;               // network queues to each rank; 0: chosen
+  unsigned int num_channels;                  // has no effect
+  unsigned int max_num_sms;                   // SMs that kernels may occupy; 0: chosen
+  ncclEpAllocConfig_t alloc;
+  unsigned int enable_mask;  // nonzero: a rank that does not answer is masked instead of failing the group
+  uint64_t timeout_ns;       // how long a kernel waits for another rank; 0: 100 s
+  ncclEpZeroCopyMode_t zero_copy;
+  ncclEpOverflowPolicy_t overflow_policy;
+  unsigned int num_topk;  // bound on K, at most E; 0: none
+  unsigned char padding_v2[4];
+} ncclEpGroupConfig_t;
+
+#define NCCL_EP_GROUP_CONFIG_SIZE sizeof(ncclEpGroupConfig_t)
+#define NCCL_EP_GROUP_CONFIG_V1_LAST_FIELD timeout_ns
+#define NCCL_EP_GROUP_CONFIG_V1_SIZE 96
+#define NCCL_EP_GROUP_CONFIG_V2_LAST_FIELD padding_v2
+#define NCCL_EP_GROUP_CONFIG_V2_SIZE 112
+#define NCCL_EP_GROUP_CONFIG_CURRENT_VERSION 2
+#ifdef __cplusplus
+}
+constexpr ncclEpGroupConfig_t ncclEpGroupConfigInit() {
+  ncclEpGroupConfig_t result = ncclEpStructInit<ncclEpGroupConfig_t>(NCCL_EP_MAGIC);
+  result.version = NCCL_EP_API_VERSION;
+  return result;
+}
+extern "C" {
+#define NCCL_EP_GROUP_CONFIG_INIT (ncclEpGroupConfigInit())
+#else
+#define NCCL_EP_GROUP_CONFIG_INIT                                           \
+  ((ncclEpGroupConfig_t){.size = (unsigned int)sizeof(ncclEpGroupConfig_t), \
+                         .magic = NCCL_EP_MAGIC,                            \
+                         .version = NCCL_EP_API_VERSION})
+#endif
+
+// ---- Handles ----------------------------------------------------------------------------------------------
+
+typedef struct {
+  unsigned int size;
+  unsigned int magic;
+  size_t dispatch_output_per_expert_alignment;  // HT EM: zones are padded to multiples of this power of two
+} ncclEpHandleConfig_t;
+
+#define NCCL_EP_HANDLE_CONFIG_SIZE sizeof(ncclEpHandleConfig_t)
+#define NCCL_EP_HANDLE_CONFIG_V1_LAST_FIELD dispatch_output_per_expert_alignment
+#define NCCL_EP_HANDLE_CONFIG_V1_SIZE 16
+#define NCCL_EP_HANDLE_CONFIG_CURRENT_VERSION 1
+#define NCCL_EP_HANDLE_CONFIG_INIT NCCL_EP_STRUCT_INIT(ncclEpHandleConfig_t, NCCL_EP_MAGIC)
+
+// Device tensors that say what was received. Which are wanted, and where, stands with each function.
+typedef struct {
+  unsigned int size;
+  unsigned int magic;
+  ncclEpTensor_t* expert_counters;     // rows of each local expert
+  ncclEpTensor_t* src_rank_counters;   // rows of each source rank
+  ncclEpTensor_t* expert_offsets;      // first row of each local expert
+  ncclEpTensor_t* recv_total_counter;  // rows in all
+  ncclEpExpertIdKind_t recv_topk_idx_kind;
+  unsigned char padding_v2[4];
+} ncclEpLayoutInfo_t;
+
+#define NCCL_EP_LAYOUT_INFO_SIZE sizeof(ncclEpLayoutInfo_t)
+#define NCCL_EP_LAYOUT_INFO_V1_LAST_FIELD recv_total_counter
+#define NCCL_EP_LAYOUT_INFO_V1_SIZE 40
+#define NCCL_EP_LAYOUT_INFO_V2_LAST_FIELD padding_v2
+#define NCCL_EP_LAYOUT_INFO_V2_SIZE 48
+#define NCCL_EP_LAYOUT_INFO_CURRENT_VERSION 2
+#define NCCL_EP_LAYOUT_INFO_INIT NCCL_EP_STRUCT_INIT(ncclEpLayoutInfo_t, NCCL_EP_MAGIC)
+
+// ---- Dispatch and combine ---------------------------------------------------------------------------------
+
+typedef enum {
+  NCCL_EP_DISP_QUANT_NONE = 0,        // bf16, fp16 or fp32 rows arrive as they are
+  NCCL_EP_DISP_QUANT_FWD = 1,         // the caller has quantized: rows and scales travel as bytes
+  NCCL_EP_DISP_QUANT_DS_FP8E3M4 = 2,  // bf16 rows arrive as fp8 E4M3 with an fp32 scale for each 128 elements
+} ncclEpDispQuant_t;
+
+typedef enum {
+  NCCL_EP_COMB_QUANT_NONE = 0,   // bf16, fp16 or fp32 rows travel as they are
+  NCCL_EP_COMB_QUANT_NVFP4 = 1,  // bf16 rows travel as NVFP4
+} ncclEpCombQuant_t;
+
+typedef struct {
+  unsigned int size;
+  unsigned int magic;
+  ncclEpTensor_t* tokens;  // required
+  ncclEpTensor_t* topk_weights;
+  ncclEpTensor_t* scales;
+} ncclEpDispatchInputs_t;
+
+#define NCCL_EP_DISPATCH_INPUTS_SIZE sizeof(ncclEpDispatchInputs_t)
+#define NCCL_EP_DISPATCH_INPUTS_V1_LAST_FIELD scales
+#define NCCL_EP_DISPATCH_INPUTS_V1_SIZE 32
+#define NCCL_EP_DISPATCH_INPUTS_CURRENT_VERSION 1
+#define NCCL_EP_DISPATCH_INPUTS_INIT NCCL_EP_STRUCT_INIT(ncclEpDispatchInputs_t, NCCL_EP_MAGIC)
+
+typedef struct {
+  unsigned int size;
+  unsigned int magic;
+  ncclEpTensor_t* tokens;  // required
+  ncclEpTensor_t* topk_weights;
+  ncclEpTensor_t* scales;
+  ncclEpTensor_t* topk_idx;
+} ncclEpDispatchOutputs_t;
+
+#define NCCL_EP_DISPATCH_OUTPUTS_SIZE sizeof(ncclEpDispatchOutputs_t)
+#define NCCL_EP_DISPATCH_OUTPUTS_V1_LAST_FIELD topk_idx
+#define NCCL_EP_DISPATCH_OUTPUTS_V1_SIZE 40
+#define NCCL_EP_DISPATCH_OUTPUTS_CURRENT_VERSION 1
+#define NCCL_EP_DISPATCH_OUTPUTS_INIT NCCL_EP_STRUCT_INIT(ncclEpDispatchOutputs_t, NCCL_EP_MAGIC)
+
+typedef struct {
+  unsigned int size;
+  unsigned int magic;
+  unsigned int send_only;     // LL, nonzero: only send; ncclEpComplete receives
+  unsigned int round_scales;  // DS_FP8E3M4, nonzero: scales are powers of two
+  ncclEpPassDir_t pass_direction;
+  ncclEpDispQuant_t quant_recipe;
+} ncclEpDispatchConfig_t;
+
+#define NCCL_EP_DISPATCH_CONFIG_SIZE sizeof(ncclEpDispatchConfig_t)
+#define NCCL_EP_DISPATCH_CONFIG_V1_LAST_FIELD pass_direction
+#define NCCL_EP_DISPATCH_CONFIG_V1_SIZE 20
+#define NCCL_EP_DISPATCH_CONFIG_V2_LAST_FIELD quant_recipe
+#define NCCL_EP_DISPATCH_CONFIG_V2_SIZE 24
+#define NCCL_EP_DISPATCH_CONFIG_CURRENT_VERSION 2
+#define NCCL_EP_DISPATCH_CONFIG_INIT NCCL_EP_STRUCT_INIT(ncclEpDispatchConfig_t, NCCL_EP_MAGIC)
+
+typedef struct {
+  unsigned int size;
+  unsigned int magic;
+  ncclEpTensor_t* tokens;  // required
+  ncclEpTensor_t* topk_weights;
+  ncclEpTensor_t* scales;
+} ncclEpCombineInputs_t;
+
+#define NCCL_EP_COMBINE_INPUTS_SIZE sizeof(ncclEpCombineInputs_t)
+#define NCCL_EP_COMBINE_INPUTS_V1_LAST_FIELD topk_weights
+#define NCCL_EP_COMBINE_INPUTS_V1_SIZE 24
+#define NCCL_EP_COMBINE_INPUTS_V2_LAST_FIELD scales
+#define NCCL_EP_COMBINE_INPUTS_V2_SIZE 32
+#define NCCL_EP_COMBINE_INPUTS_CURRENT_VERSION 2
+#define NCCL_EP_COMBINE_INPUTS_INIT NCCL_EP_STRUCT_INIT(ncclEpCombineInputs_t, NCCL_EP_MAGIC)
+
+typedef struct {
+  unsigned int size;
+  unsigned int magic;
+  ncclEpTensor_t* tokens;        // required
+  ncclEpTensor_t* topk_weights;  // LL EM reads it; HT BWD writes it
+} ncclEpCombineOutputs_t;
+
+#define NCCL_EP_COMBINE_OUTPUTS_SIZE sizeof(ncclEpCombineOutputs_t)
+#define NCCL_EP_COMBINE_OUTPUTS_V1_LAST_FIELD topk_weights
+#define NCCL_EP_COMBINE_OUTPUTS_V1_SIZE 24
+#define NCCL_EP_COMBINE_OUTPUTS_CURRENT_VERSION 1
+#define NCCL_EP_COMBINE_OUTPUTS_INIT NCCL_EP_STRUCT_INIT(ncclEpCombineOutputs_t, NCCL_EP_MAGIC)
+
+typedef struct {
+  unsigned int size;
+  unsigned int magic;
+  unsigned int send_only;  // LL, nonzero: only send; ncclEpComplete receives
+  ncclEpPassDir_t pass_direction;
+  ncclEpCombQuant_t quant_recipe;
+} ncclEpCombineConfig_t;
+
+#define NCCL_EP_COMBINE_CONFIG_SIZE sizeof(ncclEpCombineConfig_t)
+#define NCCL_EP_COMBINE_CONFIG_V1_LAST_FIELD pass_direction
+#define NCCL_EP_COMBINE_CONFIG_V1_SIZE 16
+#define NCCL_EP_COMBINE_CONFIG_V2_LAST_FIELD quant_recipe
+#define NCCL_EP_COMBINE_CONFIG_V2_SIZE 20
+#define NCCL_EP_COMBINE_CONFIG_CURRENT_VERSION 2
+#define NCCL_EP_COMBINE_CONFIG_INIT NCCL_EP_STRUCT_INIT(ncclEpCombineConfig_t, NCCL_EP_MAGIC)
+
+typedef struct {
+  unsigned int size;
+  unsigned int magic;
+} ncclEpCompleteConfig_t;
+
+#define NCCL_EP_COMPLETE_CONFIG_SIZE sizeof(ncclEpCompleteConfig_t)
+#define NCCL_EP_COMPLETE_CONFIG_V1_LAST_FIELD magic
+#define NCCL_EP_COMPLETE_CONFIG_V1_SIZE 8
+#define NCCL_EP_COMPLETE_CONFIG_CURRENT_VERSION 1
+#define NCCL_EP_COMPLETE_CONFIG_INIT NCCL_EP_STRUCT_INIT(ncclEpCompleteConfig_t, NCCL_EP_MAGIC)
+
+// ---- Version and errors -----------------------------------------------------------------------------------
+
+// The library's NCCL_EP_VERSION_CODE. NULL: ncclInvalidArgument.
+ncclResult_t ncclEpGetVersion(int* version);
+
+// The message of the calling thread's last failing call. With a group: of that call only if it was about this
+// group or a handle of it. "" if there is none. The pointer is valid until the calling thread's next call.
+// The group is only compared, so it may have been destroyed.
+const char* ncclEpGetLastError(ncclEpGroup_t ep_group);
+
+// Writes what kernels of this group have reported to *error_out: 0, or the ncclResult_t that the next calls
+// will return. Does not wait for the device; not collective; capturable. A NULL argument:
+// ncclInvalidArgument.
+ncclResult_t ncclEpGetAsyncError(ncclEpGroup_t ep_group, int* error_out);
+
+// ---- The simple way: a group, a handle, dispatch and combine ----------------------------------------------
+
+// Creates a group on `comm`, which must outlive it. Collective; allocates; waits for the device; not
+// capturable. Compiles kernels that are not in the cache yet, before it waits for other ranks.
+// Errors: ncclInvalidArgument: NULL arguments; a config without size or magic; algorithm, num_experts,
+// max_token_bytes, max_dispatch_tokens_per_rank or num_topk missing or out of bounds, or not the same on all
+// ranks. ncclInvalidUsage: one of alloc_fn and free_fn without the other; more SMs than the device has;
+// rdma_buffer_size too small; what NCCL, the device or this version of the library cannot do.
+// ncclSystemError, ncclUnhandledCudaError: CUDA or NCCL failed.
+ncclResult_t ncclEpCreateGroup(ncclEpGroup_t* ep_group, ncclComm_t comm, const ncclEpGroupConfig_t* config);
+
+// Destroys a group. Its work must have finished and its handles must be gone (else ncclInvalidUsage, and the
+// group lives on). Collective; waits for the device; not capturable. NULL is fine.
+ncclResult_t ncclEpGroupDestroy(ncclEpGroup_t ep_group);
+
+// Creates a handle for the routing `topk_idx`: ncclEpInitHandle with K = its second extent and memory of the
+// library's, then ncclEpUpdateHandle. Parameters, stream order and errors are theirs. Allocates; not
+// capturable.
+ncclResult_t ncclEpCreateHandle(ncclEpHandle_t* handle, ncclEpGroup_t ep_group, ncclEpLayout_t layout,
+                                const ncclEpTensor_t* topk_idx, const ncclEpLayoutInfo_t* layout_info,
+                                const ncclEpHandleConfig_t* config, cudaStream_t stream);
+
+// Gives the handle a new routing: `topk_idx` [b, K] int32 or int64, expert ids in [0, E), -1 for no expert.
+//   LL  keeps a reference to the data: it must stay valid until the combine of this routing has finished, and
+//       dispatch and combine read it on their streams. layout_info must be NULL. Not collective, enqueues
+//       nothing.
+//   HT  reads it on `stream` and keeps a copy. Collective. Fills what layout_info asks for: expert_counters
+//       [L] int32; expert_offsets [L] (EM); recv_total_counter [1] int32 or int64. EM: all of one type,
+//       counting padded rows.
+// Capturable. Allocates nothing.
+// Errors: ncclInvalidArgument: NULL or malformed arguments, a shape or type that is not listed, b > B,
+// another K than the handle's. ncclInvalidUsage: a send_only operation of the group awaits ncclEpComplete.
+ncclResult_t ncclEpUpdateHandle(ncclEpHandle_t handle, const ncclEpTensor_t* topk_idx,
+                                const ncclEpLayoutInfo_t* layout_info, cudaStream_t stream);
+
+// Destroys a handle; work that uses it must have finished. Not collective, not capturable. NULL is fine.
+ncclResult_t ncclEpHandleDestroy(ncclEpHandle_t handle);
+
+// Sends this rank's b rows to the ranks of their experts and receives theirs.
+//
+//           inputs                                       outputs
+//           tokens  topk_weights  scales      tokens       topk_weights  topk_idx         scales
+//   LL EM   [b,H]   -             per recipe  [L,R*B,H]    -             -                per recipe, 3D
+//   LL RM   [b,H]   [b,K] fp32    per recipe  [R,B,H]      [R,B,K] fp32  [R,B,K] int32    per recipe, 3D
+//   HT FLAT [b,H]   [b,K] fp32    per recipe  [M,H]        [M,K] fp32    [M,K] int64      per recipe, 2D
+//   HT EM   [b,H]   [b,K] fp32    per recipe  [M,H]        [M] fp32      -                per recipe, 2D
+//   (HT BWD: no weights and no topk_idx, on either side.)
+//
+// A dash: must be NULL. Recipe NONE: tokens are bf16, fp16 or fp32, the same on both sides; no scales. H is
+// any number whose row is a multiple of 16 bytes. Rows arrive ordered by (source rank, token), on every run
+// alike:
+//   LL EM   rows 0 to counter[e] - 1 of expert e's zone. layout_info.expert_counters [L] int32 is required.
+//   LL RM   rows 0 to counter[r] - 1 of rank r's zone, one for each token routed here; src_rank_counters [R]
+//           int32 is optional. topk_idx has the token's ids, -1 for experts of other ranks and in all unused
+//           rows.
+//   HT FLAT one row for each token routed here; topk_idx as in LL RM.
+//   HT EM   the zones that ncclEpUpdateHandle counted, padding zeroed.
+// Rows beyond the counters are left untouched. layout_info.recv_topk_idx_kind numbers topk_idx.
+// A window-backed output of LL RM and HT FLAT is written directly by the senders; all ranks use the same
+// offset.
+//
+// Collective. Stream-ordered; inputs may be reused and outputs read once `stream` has passed (send_only: the
+// stream of ncclEpComplete). Allocates nothing. Capturable, but for HT with max_recv_tokens_per_rank 0.
+// Errors: ncclInvalidArgument: NULL or malformed arguments; tensors missing, forbidden or of another shape or
+// type than above; rows longer than max_token_bytes; zero_copy ON without a window. ncclInvalidUsage: BWD
+// with LL, no routing yet, a send_only operation of the group awaiting ncclEpComplete.
+ncclResult_t ncclEpDispatch(ncclEpHandle_t handle, const ncclEpDispatchInputs_t* inputs,
+                            const ncclEpDispatchOutputs_t* outputs, const ncclEpLayoutInfo_t* layout_info,
+                            const ncclEpDispatchConfig_t* config, cudaStream_t stream);
+
+// Brings the experts' rows home and adds them up, in fp32 and in a fixed order.
+//
+//           inputs                                   outputs
+//           tokens      topk_weights  scales         tokens  topk_weights
+//   LL EM   [L,R*B,H]   ignored       per recipe     [b,H]   [b,K] fp32: an input, the weights
+//   LL RM   [R,B,H]     ignored       per recipe     [b,H]   ignored
+//   HT FWD  [M,H]       -             -              [b,H]   ignored
+//   HT BWD  [M,H]       [M,K] FLAT,   -              [b,H]   [b,K] fp32
+//                       [M] EM, fp32
+//
+// Rows stand where dispatch put them. Recipe NONE: bf16, fp16 or fp32, the same on both sides; no scales.
+//   LL EM   out[t] = sum over k of weights[t, k] * the row of token t at its k-th expert
+//   others  out[t] = sum over ranks (EM: slots) of token t's rows, which the caller has weighted and, if
+//           there is one row a token, added over its rank's experts
+// A token without experts gets a row of zeros. The routing is that of the dispatch.
+//
+// Collective. Stream-ordered, as ncclEpDispatch. Allocates nothing. Capturable. Errors: as ncclEpDispatch.
+ncclResult_t ncclEpCombine(ncclEpHandle_t handle, const ncclEpCombineInputs_t* inputs,
+                           const ncclEpCombineOutputs_t* outputs, const ncclEpCombineConfig_t* config,
+                           cudaStream_t stream);
+
+// ---- More control -----------------------------------------------------------------------------------------
+
+// Receives what a send_only dispatch or combine of this handle has left pending; does nothing if there is
+// none. The tensors given to that call must still be valid. `stream` may be another one if it is ordered
+// after that call's. Collective when something is pending. Stream-ordered. Allocates nothing. Capturable in
+// the graph that has the sending call. Errors: ncclInvalidArgument: NULL handle, malformed config.
+ncclResult_t ncclEpComplete(ncclEpHandle_t handle, const ncclEpCompleteConfig_t* config, cudaStream_t stream);
+
+// Writes to *size_out how many bytes of device memory a handle of this layout and K needs. Not collective;
+// capturable.
+// Errors: as ncclEpInitHandle; *size_out is then untouched.
+ncclResult_t ncclEpHandleMemSize(ncclEpGroup_t ep_group, ncclEpLayout_t layout,
+                                 const ncclEpHandleConfig_t* config, size_t* size_out, int num_topk);
+
+// Creates a handle without a routing. `handle_mem`: a uint8 tensor [n] in device memory, n >=
+// ncclEpHandleMemSize, that stays the caller's and must outlive the handle; or NULL to allocate it as
+// config.alloc of the group says. Not collective, not capturable.
+// Errors: ncclInvalidArgument: NULL or malformed arguments; a layout the algorithm does not have (LL: EM, RM;
+// HT: EM, FLAT); num_topk below 1 or above the group's bound; an alignment that is no power of two;
+// handle_mem too small.
+ncclResult_t ncclEpInitHandle(ncclEpHandle_t* handle, ncclEpGroup_t ep_group, ncclEpLayout_t layout,
+                              const ncclEpHandleConfig_t* config, int num_topk,
+                              const ncclEpTensor_t* handle_mem);
+
+// Makes a descriptor with its own copy of `sizes`, in host memory; data and window are to be set by the
+// caller. `config` may be NULL. Errors: ncclInvalidArgument: NULL tensor or sizes, ndim 0, malformed config.
+ncclResult_t ncclEpTensorAlloc(ncclEpTensor_t** tensor, unsigned int ndim, ncclDataType_t datatype,
+                               const size_t* sizes, const ncclEpTensorAllocConfig_t* config);
+
+// Frees a descriptor of ncclEpTensorAlloc. NULL is fine. Errors: ncclInvalidArgument: any other descriptor,
+// or one whose `sizes` pointer was changed.
+ncclResult_t ncclEpTensorDestroy(ncclEpTensor_t* tensor);
+
+// ---- Ranks that do not answer (enable_mask) ---------------------------------------------------------------
+
+// All of these answer ncclInvalidArgument to NULL, and ncclInvalidUsage to a group without enable_mask.
+
+// Copies the mask to `mask_status`, R ints in device memory: 1 active, 0 masked. Stream-ordered; capturable.
+ncclResult_t ncclEpMaskQuery(ncclEpGroup_t ep_group, int* mask_status, cudaStream_t stream);
+
+// Replaces the mask by `mask`, R ints in host memory, read before the call returns. Stream-ordered.
+ncclResult_t ncclEpMaskUpdate(ncclEpGroup_t ep_group, const int* mask, cudaStream_t stream);
+
+// Makes all ranks active again. Collective among the unmasked ranks; waits for the stream; not capturable.
+ncclResult_t ncclEpMaskClean(ncclEpGroup_t ep_group, cudaStream_t stream);
+
+// Forgets what ncclEpGetAsyncError reports.
+ncclResult_t ncclEpErrorClear(ncclEpGroup_t ep_group);
+
+// ---- The binary interface, checked wherever this header is compiled ---------------------------------------
+
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI(ncclEpTensor_t, NCCL_EP_TENSOR_V1_SIZE);
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpTensor_t, NCCL_EP_TENSOR_V1_LAST_FIELD,
+                                          NCCL_EP_TENSOR_V1_SIZE);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpTensor_t, ndim, 8);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpTensor_t, datatype, 12);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpTensor_t, data, 16);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpTensor_t, win_hdl, 24);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpTensor_t, win_offset, 32);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpTensor_t, sizes, 40);
+
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI(ncclEpTensorAllocConfig_t, NCCL_EP_TENSOR_ALLOC_CONFIG_V1_SIZE);
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpTensorAllocConfig_t,
+                                          NCCL_EP_TENSOR_ALLOC_CONFIG_V1_LAST_FIELD,
+                                          NCCL_EP_TENSOR_ALLOC_CONFIG_V1_SIZE);
+
+NCCL_EP_STATIC_ASSERT(sizeof(ncclEpAllocConfig_t) == 24, "ncclEpAllocConfig_t has changed its size");
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpAllocConfig_t, alloc_fn, 0);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpAllocConfig_t, free_fn, 8);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpAllocConfig_t, context, 16);
+
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI(ncclEpGroupConfig_t, NCCL_EP_GROUP_CONFIG_V2_SIZE);
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpGroupConfig_t, NCCL_EP_GROUP_CONFIG_V1_LAST_FIELD,
+                                          NCCL_EP_GROUP_CONFIG_V1_SIZE);
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpGroupConfig_t, NCCL_EP_GROUP_CONFIG_V2_LAST_FIELD,
+                                          NCCL_EP_GROUP_CONFIG_V2_SIZE);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpGroupConfig_t, version, 8);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpGroupConfig_t, algorithm, 12);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpGroupConfig_t, num_experts, 16);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpGroupConfig_t, max_dispatch_tokens_per_rank, 20);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpGroupConfig_t, max_recv_tokens_per_rank, 24);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpGroupConfig_t, max_token_bytes, 28);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpGroupConfig_t, rdma_buffer_size, 32);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpGroupConfig_t, num_qp_per_rank, 40);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpGroupConfig_t, num_channels, 44);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpGroupConfig_t, max_num_sms, 48);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpGroupConfig_t, alloc, 56);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpGroupConfig_t, enable_mask, 80);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpGroupConfig_t, timeout_ns, 88);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpGroupConfig_t, zero_copy, 96);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpGroupConfig_t, overflow_policy, 100);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpGroupConfig_t, num_topk, 104);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpGroupConfig_t, padding_v2, 108);
+
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI(ncclEpHandleConfig_t, NCCL_EP_HANDLE_CONFIG_V1_SIZE);
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpHandleConfig_t, NCCL_EP_HANDLE_CONFIG_V1_LAST_FIELD,
+                                          NCCL_EP_HANDLE_CONFIG_V1_SIZE);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpHandleConfig_t, dispatch_output_per_expert_alignment, 8);
+
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI(ncclEpLayoutInfo_t, NCCL_EP_LAYOUT_INFO_V2_SIZE);
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpLayoutInfo_t, NCCL_EP_LAYOUT_INFO_V1_LAST_FIELD,
+                                          NCCL_EP_LAYOUT_INFO_V1_SIZE);
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpLayoutInfo_t, NCCL_EP_LAYOUT_INFO_V2_LAST_FIELD,
+                                          NCCL_EP_LAYOUT_INFO_V2_SIZE);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpLayoutInfo_t, expert_counters, 8);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpLayoutInfo_t, src_rank_counters, 16);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpLayoutInfo_t, expert_offsets, 24);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpLayoutInfo_t, recv_total_counter, 32);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpLayoutInfo_t, recv_topk_idx_kind, 40);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpLayoutInfo_t, padding_v2, 44);
+
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI(ncclEpDispatchInputs_t, NCCL_EP_DISPATCH_INPUTS_V1_SIZE);
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpDispatchInputs_t, NCCL_EP_DISPATCH_INPUTS_V1_LAST_FIELD,
+                                          NCCL_EP_DISPATCH_INPUTS_V1_SIZE);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpDispatchInputs_t, tokens, 8);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpDispatchInputs_t, topk_weights, 16);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpDispatchInputs_t, scales, 24);
+
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI(ncclEpDispatchOutputs_t, NCCL_EP_DISPATCH_OUTPUTS_V1_SIZE);
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpDispatchOutputs_t, NCCL_EP_DISPATCH_OUTPUTS_V1_LAST_FIELD,
+                                          NCCL_EP_DISPATCH_OUTPUTS_V1_SIZE);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpDispatchOutputs_t, tokens, 8);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpDispatchOutputs_t, topk_weights, 16);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpDispatchOutputs_t, scales, 24);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpDispatchOutputs_t, topk_idx, 32);
+
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI(ncclEpDispatchConfig_t, NCCL_EP_DISPATCH_CONFIG_V2_SIZE);
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpDispatchConfig_t, NCCL_EP_DISPATCH_CONFIG_V1_LAST_FIELD,
+                                          NCCL_EP_DISPATCH_CONFIG_V1_SIZE);
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpDispatchConfig_t, NCCL_EP_DISPATCH_CONFIG_V2_LAST_FIELD,
+                                          NCCL_EP_DISPATCH_CONFIG_V2_SIZE);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpDispatchConfig_t, send_only, 8);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpDispatchConfig_t, round_scales, 12);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpDispatchConfig_t, pass_direction, 16);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpDispatchConfig_t, quant_recipe, 20);
+
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI(ncclEpCombineInputs_t, NCCL_EP_COMBINE_INPUTS_V2_SIZE);
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpCombineInputs_t, NCCL_EP_COMBINE_INPUTS_V1_LAST_FIELD,
+                                          NCCL_EP_COMBINE_INPUTS_V1_SIZE);
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpCombineInputs_t, NCCL_EP_COMBINE_INPUTS_V2_LAST_FIELD,
+                                          NCCL_EP_COMBINE_INPUTS_V2_SIZE);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpCombineInputs_t, tokens, 8);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpCombineInputs_t, topk_weights, 16);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpCombineInputs_t, scales, 24);
+
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI(ncclEpCombineOutputs_t, NCCL_EP_COMBINE_OUTPUTS_V1_SIZE);
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpCombineOutputs_t, NCCL_EP_COMBINE_OUTPUTS_V1_LAST_FIELD,
+                                          NCCL_EP_COMBINE_OUTPUTS_V1_SIZE);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpCombineOutputs_t, tokens, 8);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpCombineOutputs_t, topk_weights, 16);
+
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI(ncclEpCombineConfig_t, NCCL_EP_COMBINE_CONFIG_V2_SIZE);
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpCombineConfig_t, NCCL_EP_COMBINE_CONFIG_V1_LAST_FIELD,
+                                          NCCL_EP_COMBINE_CONFIG_V1_SIZE);
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpCombineConfig_t, NCCL_EP_COMBINE_CONFIG_V2_LAST_FIELD,
+                                          NCCL_EP_COMBINE_CONFIG_V2_SIZE);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpCombineConfig_t, send_only, 8);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpCombineConfig_t, pass_direction, 12);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpCombineConfig_t, quant_recipe, 16);
+
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI(ncclEpCompleteConfig_t, NCCL_EP_COMPLETE_CONFIG_V1_SIZE);
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpCompleteConfig_t, NCCL_EP_COMPLETE_CONFIG_V1_LAST_FIELD,
+                                          NCCL_EP_COMPLETE_CONFIG_V1_SIZE);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif
+
+#endif
