@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/cuda/communicator.hpp"
+
+#include <algorithm>
+#include <string>
+#include <thread>
+
+#include "runtime/cuda/device.hpp"
+#include "runtime/cuda/nccl_api.hpp"
+
+namespace nccl_ep::runtime::cuda {
+namespace {
+
+constexpr const char* kNoSymmetricMemory =
+    "NCCL has no symmetric memory on this communicator. It needs GPUs that can all reach one another over "
+    "NVLink or "
+    "PCIe peer access, and neither NCCL_CUMEM_ENABLE=0 nor NCCL_WIN_ENABLE=0; NCCL_DEBUG=INFO says more";
+
+ncclCommProperties query(ncclComm_t comm) {
+  ncclCommProperties properties{};
+  properties.size = sizeof(properties);
+  properties.magic = NCCL_API_MAGIC;
+  // The version whose layout this is; asking as 2.29 would hide device support from several LSA teams.
+  properties.version = static_cast<unsigned int>(std::min(nccl().version, kMinNcclTeams));
+  check(nccl().ncclCommQueryProperties(comm, &properties), "ncclCommQueryProperties", comm);
+  return properties;
+}
+
+void check_teams(const ncclCommProperties& properties) {
+  if (properties.nLsaTeams > 1) {
+    const std::string teams = "the communicator's " + std::to_string(properties.nRanks) + " ranks form " +
+                              std::to_string(properties.nLsaTeams) + " groups connected by NVLink";
+    if (nccl().version < kMinNcclTeams) {
+      throw Error(ncclInvalidUsage, teams + ", which needs NCCL " + version_text(kMinNcclTeams) +
+                                        " or later; this is " + version_text(nccl().version) + " (" +
+                                        nccl().path + ")");
+    }
+    throw Error(ncclInvalidUsage, teams + "; this version supports one group, with every rank in it");
+  }
+  if (!properties.deviceApiSupport) throw Error(ncclInvalidUsage, kNoSymmetricMemory);
+}
+
+class CudaCommunicator final : public Communicator {
+ public:
+  CudaCommunicator(ncclComm_t comm, const ncclCommProperties& properties)
+      : comm_(comm),
+        rank_(static_cast<uint32_t>(properties.rank)),
+        num_ranks_(static_cast<uint32_t>(properties.nRanks)),
+        lsa_size_(num_ranks_ / static_cast<uint32_t>(properties.nLsaTeams)),
+        device_(properties.cudaDev) {}
+
+  Device& device() override { return device_; }
+  uint32_t rank() const override { return rank_; }
+  uint32_t num_ranks() const override { return num_ranks_; }
+  uint32_t lsa_rank() const override { return rank_ % lsa_size_; }
+  uint32_t lsa_size() const override { return lsa_size_; }
+
+  void* allocate_symmetric(size_t bytes) override {
+    const ContextScope scope(device_.context());
+    const RelaxedCaptureScope relaxed;
+    void* memory = nullptr;
+    check(nccl().ncclMemAlloc(&memory, bytes), "ncclMemAlloc", nullptr);
+    return memory;
+  }
+
+  void release_symmetric(void* memory) noexcept override {
+    if (memory == nullptr) return;
+    quietly([&] { nccl().ncclMemFree(memory); });
+  }
+
+  ncclWindow_t register_window(void* memory, size_t bytes) override {
+    const ContextScope scope(device_.context());
+    const RelaxedCaptureScope relaxed;
+    ncclWindow_t window = nullptr;
+    finish(nccl().ncclCommWindowRegister(comm_, memory, bytes, &window, NCCL_WIN_COLL_SYMMETRIC),
+           "ncclCommWindowRegister");
+    if (window == nullptr) throw Error(ncclInvalidUsage, kNoSymmetricMemory);
+    try {
+      check_stride(window);
+    } catch (...) {
+      deregister_window(window);
+      throw;
+    }
+    return window;
+  }
+
+  void deregister_window(ncclWindow_t window) noexcept override {
+    if (window == nullptr) return;
+    quietly([&] { nccl().ncclCommWindowDeregister(comm_, window); });
+  }
+
+  // Called for the caller's windows in every operation: two addresses tell base and stride.
+  PeerWindow peers(ncclWindow_t window, size_t offset) override {
+    const uint64_t first = peer_address(window, offset, 0);
+    if (lsa_size_ == 1) return {first, 0};
+    return {first, (peer_address(window, offset, lsa_size_ - 1) - first) / (lsa_size_ - 1)};
+  }
+
+  void all_gather(const void* in, void* out, size_t bytes) override {
+    const cudaStream_t stream = device_.own_stream();
+    const DeviceBuffer buffer(device_, bytes * (num_ranks_ + 1));
+    unsigned char* mine = buffer.at(bytes * num_ranks_);
+    device_.copy(mine, in, bytes, stream);
+    {
+      const ContextScope scope(device_.context());
+      finish(nccl().ncclAllGather(mine, buffer.at(0), bytes, ncclUint8, comm_, stream), "ncclAllGather");
+    }
+    device_.copy(out, buffer.at(0), bytes * num_ranks_, stream);
+    device_.synchronize(stream);
+  }
+
+ private:
+  struct DeviceBuffer {
+    DeviceBuffer(CudaDevice& device, size_t bytes)
+        : device(device), memory(static_cast<unsigned char*>(device.allocate(bytes))) {}
+    ~DeviceBuffer() { device.release(memory); }
+    DeviceBuffer(const DeviceBuffer&) = delete;
+    DeviceBuffer& operator=(const DeviceBuffer&) = delete;
+    unsigned char* at(size_t offset) const { return memory + offset; }
+
+    CudaDevice& device;
+    unsigned char* memory;
+  };
+
+  uint64_t peer_address(ncclWindow_t window, size_t offset, uint32_t lsa_rank) const {
+    void* address = nullptr;
+    const ncclResult_t result =
+        nccl().ncclGetLsaDevicePointer(window, offset, static_cast<int>(lsa_rank), &address);
+    if (result != ncclSuccess || address == nullptr) {
+      check(result, "ncclGetLsaDevicePointer", comm_);
+      throw Error(ncclInternalError,
+                  "ncclGetLsaDevicePointer: NULL for LSA rank " + std::to_string(lsa_rank));
+    }
+    return reinterpret_cast<uint64_t>(address);
+  }
+
+  // NCCL maps its team at equal distances. peers() relies on that, so it is checked once a window.
+  void check_stride(ncclWindow_t window) {
+    const PeerWindow all = peers(window, 0);
+    for (uint32_t r = 0; r < lsa_size_; ++r) {
+      const uint64_t address = peer_address(window, 0, r);
+      if (address == reinterpret_cast<uint64_t>(all.at<void>(r, 0))) continue;
+      throw Error(ncclInternalError, "NCCL " + version_text(nccl().version) +
+                                         " maps the LSA team's memory at unequal distances (rank " +
+                                         std::to_string(r) + "), which this library does not expect");
+    }
+  }
+
+  // Waits for a call on a non-blocking communicator to be done.
+  void finish(ncclResult_t result, const char* what) {
+    while (result == ncclInProgress) {
+      std::this_thread::yield();
+      check(nccl().ncclCommGetAsyncError(comm_, &result), "ncclCommGetAsyncError", comm_);
+    }
+    check(result, what, comm_);
+  }
+
+  template <class Function>
+  void quietly(Function function) noexcept {
+    CUcontext popped = nullptr;
+    if (driver().cuCtxPushCurrent(device_.context()) != CUDA_SUCCESS) return;
+    {
+      const RelaxedCaptureScope relaxed;
+      function();
+    }
+    driver().cuCtxPopCurrent(&popped);
+  }
+
+  ncclComm_t comm_;
+  uint32_t rank_;
+  uint32_t num_ranks_;
+  uint32_t lsa_size_;
+  CudaDevice device_;
+};
+
+}  // namespace
+
+std::unique_ptr<Communicator> open_communicator(ncclComm_t comm) {
+  driver();  // says so when there is none, before NCCL does
+  const ncclCommProperties properties = query(comm);
+  check_teams(properties);
+  return std::make_unique<CudaCommunicator>(comm, properties);
+}
+
+}  // namespace nccl_ep::runtime::cuda
