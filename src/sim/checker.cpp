@@ -172,8 +172,8 @@ void Checker::forget(const void* begin, size_t bytes) {
 
 // --- Grids
 
-std::unique_ptr<Grid> Checker::begin_grid(const GridName& name, const Knowledge& stream) {
-  auto grid = std::make_unique<Grid>();
+Grid* Checker::begin_grid(const GridName& name, const Knowledge& stream) {
+  auto* grid = new Grid;
   grid->name = name;
   grid->slots_per_block = round_to_warps(name.num_threads);
   grid->slots = state_->slots.take(name.rank, name.num_blocks * grid->slots_per_block, stream.ordered);
@@ -196,7 +196,7 @@ Thread& Checker::thread(Grid& grid, uint32_t block, uint32_t thread_in_block) {
   return grid.threads[size_t{block} * grid.name.num_threads + thread_in_block];
 }
 
-void Checker::end_grid(std::unique_ptr<Grid> grid, Knowledge& stream) {
+void Checker::end_grid(Grid* grid, Knowledge& stream) {
   Epoch last = grid->slots.last_epoch;
   for (const Thread& thread : grid->threads) {
     last = std::max(last, thread.epoch);
@@ -211,6 +211,7 @@ void Checker::end_grid(std::unique_ptr<Grid> grid, Knowledge& stream) {
   stream.async_ready = stream.ordered;
   grid->slots.last_epoch = last;
   state_->slots.give_back(grid->name.rank, grid->slots);
+  delete grid;
 }
 
 // --- Accesses

@@ -72,9 +72,9 @@ class Checker {
   void forget(const void* begin, size_t bytes);
 
   // --- Grids. Threads begin knowing what the stream knows; the stream learns what all of them know when they end.
-  std::unique_ptr<Grid> begin_grid(const GridName& name, const Knowledge& stream);
+  Grid* begin_grid(const GridName& name, const Knowledge& stream);
   Thread& thread(Grid& grid, uint32_t block, uint32_t thread_in_block);
-  void end_grid(std::unique_ptr<Grid> grid, Knowledge& stream);
+  void end_grid(Grid* grid, Knowledge& stream);  // frees it
 
   // --- Accesses of a thread.
   void read(Thread& thread, const void* address, size_t bytes, Pc pc);
