@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The enumerations of the C API. Names and values are compared with the header at import."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from nccl_ep._ffi import ffi
+
+
+class Algorithm(IntEnum):
+    """How tokens travel."""
+
+    LOW_LATENCY = 0
+    HIGH_THROUGHPUT = 1
+
+
+class Layout(IntEnum):
+    """How received rows are arranged. Low latency: expert-major, rank-major; high throughput: flat, expert-major."""
+
+    UNSET = 0
+    EXPERT_MAJOR = 1
+    RANK_MAJOR = 2
+    FLAT = 3
+
+
+class PassDir(IntEnum):
+    """Forward or backward pass (high throughput only)."""
+
+    FWD = 0
+    BWD = 1
+
+
+class OverflowPolicy(IntEnum):
+    """What happens when more rows arrive than the receive budget holds. AUTO means TRAP."""
+
+    AUTO = 0
+    TRAP = 1
+    DROP = 2
+
+
+class ZeroCopyMode(IntEnum):
+    """Whether rows are delivered straight into the caller's windows: when possible, never, or always."""
+
+    AUTO = 0
+    OFF = 1
+    ON = 2
+
+
+class ExpertIdKind(IntEnum):
+    """Numbering of the expert ids that dispatch returns: from the rank's first expert, or global. AUTO means LOCAL."""
+
+    AUTO = 0
+    LOCAL = 1
+    GLOBAL = 2
+
+
+class DispatchQuantizationRecipe(IntEnum):
+    """How dispatch treats the tokens' numbers on the way."""
+
+    NONE = 0
+    FWD = 1
+    DS_FP8E3M4 = 2
+
+
+class CombineQuantizationRecipe(IntEnum):
+    """How combine treats the tokens' numbers on the way."""
+
+    NONE = 0
+    NVFP4 = 1
+
+
+def _check_against_header(python: type[IntEnum], c_name: str, prefix: str, suffix: str = "") -> None:
+    in_c = {name: value for name, value in ffi.typeof(c_name).relements.items()}
+    in_python = {f"{prefix}{member.name}{suffix}": member.value for member in python}
+    if in_c != in_python:
+        raise ImportError(f"nccl_ep.{python.__name__} is {in_python}, but nccl_ep.h says {in_c}")
+
+
+for _python, _c_name, _prefix, _suffix in (
+    (Algorithm, "ncclEpAlgorithm_t", "NCCL_EP_ALGO_", ""),
+    (Layout, "ncclEpLayout_t", "NCCL_EP_LAYOUT_", ""),
+    (PassDir, "ncclEpPassDir_t", "NCCL_EP_", "_PASS"),
+    (OverflowPolicy, "ncclEpOverflowPolicy_t", "NCCL_EP_OVERFLOW_", ""),
+    (ZeroCopyMode, "ncclEpZeroCopyMode_t", "NCCL_EP_ZERO_COPY_", ""),
+    (ExpertIdKind, "ncclEpExpertIdKind_t", "NCCL_EP_EXPERT_ID_", ""),
+    (DispatchQuantizationRecipe, "ncclEpDispQuant_t", "NCCL_EP_DISP_QUANT_", ""),
+    (CombineQuantizationRecipe, "ncclEpCombQuant_t", "NCCL_EP_COMB_QUANT_", ""),
+):
+    _check_against_header(_python, _c_name, _prefix, _suffix)

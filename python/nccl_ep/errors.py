@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the C library's failures become in Python."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class Error(Exception):
+    """A call into the library failed.
+
+    Attributes:
+        code: the ``ncclResult_t``.
+        message: what the library said: the offending field, its value, and what was expected.
+    """
+
+    name: ClassVar[str] = "ncclResult_t"
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.message or 'no message'} ({self.name}, {self.code})"
+
+
+class CudaError(Error):
+    """A CUDA call failed."""
+
+    name = "ncclUnhandledCudaError"
+
+
+class SystemFailure(Error):
+    """The system refused something: a library could not be loaded, a file not be written, memory not be had."""
+
+    name = "ncclSystemError"
+
+
+class InternalError(Error):
+    """The library contradicts itself, or a kernel did not compile. Worth a bug report."""
+
+    name = "ncclInternalError"
+
+
+class InvalidArgument(Error):
+    """A field or tensor has a value it may not have."""
+
+    name = "ncclInvalidArgument"
+
+
+class InvalidUsage(Error):
+    """The call is not possible in this state, on this device or in this combination."""
+
+    name = "ncclInvalidUsage"
+
+
+class RemoteError(Error):
+    """A kernel waited longer than ``GroupConfig.timeout_ns`` for another rank. The group cannot be used any more."""
+
+    name = "ncclRemoteError"
+
+
+class InProgress(Error):
+    """The communicator is not ready yet."""
+
+    name = "ncclInProgress"
+
+
+class Timeout(Error):
+    """NCCL took too long."""
+
+    name = "ncclTimeout"
+
+
+_BY_CODE: dict[int, type[Error]] = {
+    1: CudaError,
+    2: SystemFailure,
+    3: InternalError,
+    4: InvalidArgument,
+    5: InvalidUsage,
+    6: RemoteError,
+    7: InProgress,
+    8: Timeout,
+}
+
+
+def error_of(code: int, message: str) -> Error:
+    """The exception for a result code."""
+    return _BY_CODE.get(code, Error)(code, message)

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Group: the ranks of one communicator, ready to exchange tokens."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from nccl_ep._ffi import NULL, Library, default_library, ffi
+from nccl_ep.config import GroupConfig, HandleConfig
+from nccl_ep.enums import Layout
+from nccl_ep.errors import InvalidUsage
+from nccl_ep.foreign import communicator_address, stream_address
+from nccl_ep.tensor import Tensor
+
+if TYPE_CHECKING:
+    from nccl_ep.handle import Handle
+    from nccl_ep.io import LayoutInfo
+
+
+class Group:
+    """The ranks of one communicator with the symmetric memory and the kernels that any number of handles share.
+
+    Making and closing a group is collective: every rank of the communicator does it. Neither is allowed while a
+    stream of the calling thread captures a graph. Leaving the ``with`` block closes the group.
+
+    Args:
+        comm: an ``nccl.core.Communicator``, a simulated rank, a PyTorch process group, or an ``ncclComm_t``'s address.
+            It must outlive the group.
+        config: see :class:`GroupConfig`; equal on all ranks.
+        stream: default stream of this group's handles; None is the device's default stream.
+        library: which ``libnccl_ep.so.0``; default: the one in this package.
+
+    Raises:
+        InvalidArgument: a field of ``config`` has an impossible value, or ranks disagree about one.
+        InvalidUsage: the device or communicator cannot do what ``config`` asks for.
+
+    Example:
+        >>> def main(rank):
+        ...     config = GroupConfig(num_experts=8, max_dispatch_tokens_per_rank=16, max_token_bytes=256)
+        ...     with Group(rank, config) as group:
+        ...         return group.handle_mem_size(Layout.EXPERT_MAJOR, num_topk=2) > 0
+        >>> from nccl_ep.sim import Cluster
+        >>> with Cluster(gpus_per_node=2) as cluster:
+        ...     cluster.run(main)
+        [True, True]
+    """
+
+    def __init__(
+        self, comm: Any, config: GroupConfig, *, stream: Any = None, library: Library | None = None
+    ) -> None:
+        self._ptr = NULL
+        self.config = config
+        self.stream = stream
+        self.library = library or default_library()
+        self._handles: weakref.WeakSet[Handle] = weakref.WeakSet()
+        address, self.comm = communicator_address(comm)
+        out = ffi.new("ncclEpGroup_t*")
+        self.library.check(self.library.c.ncclEpCreateGroup(out, ffi.cast("ncclComm_t", address), config.c))
+        self._ptr = out[0]
+
+    @classmethod
+    def create(cls, comm: Any, config: GroupConfig) -> Group:
+        """The same as ``Group(comm, config)``."""
+        return cls(comm, config)
+
+    @property
+    def ptr(self) -> int:
+        """The ``ncclEpGroup_t`` as an address; 0 once closed."""
+        return int(ffi.cast("uintptr_t", self._ptr))
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` has been called."""
+        return bool(self._ptr == NULL)
+
+    def create_handle(
+        self,
+        layout: Layout | int,
+        topk_idx: Any,
+        *,
+        layout_info: LayoutInfo | None = None,
+        config: HandleConfig | None = None,
+        stream: Any = None,
+    ) -> Handle:
+        """Makes a handle with its first routing; see :meth:`Handle.create`."""
+        from nccl_ep.handle import Handle
+
+        return Handle.create(self, layout, topk_idx, layout_info=layout_info, config=config, stream=stream)
+
+    def init_handle(
+        self,
+        layout: Layout | int,
+        num_topk: int,
+        *,
+        config: HandleConfig | None = None,
+        handle_mem: Any = None,
+    ) -> Handle:
+        """Makes a handle without routing; see :meth:`Handle.init`."""
+        from nccl_ep.handle import Handle
+
+        return Handle.init(self, layout, num_topk, config=config, handle_mem=handle_mem)
+
+    def handle_mem_size(
+        self, layout: Layout | int, num_topk: int, *, config: HandleConfig | None = None
+    ) -> int:
+        """Bytes of device memory that a handle of this layout and top-k needs, for ``Handle.init(handle_mem=...)``."""
+        size = ffi.new("size_t*")
+        c_config = config.c if config else NULL
+        self.check(
+            self.library.c.ncclEpHandleMemSize(self._open_ptr(), int(layout), c_config, size, num_topk)
+        )
+        return int(size[0])
+
+    def query_mask(self, mask: Any, *, stream: Any = None) -> None:
+        """Writes which ranks take part, in stream order.
+
+        Args:
+            mask: int32 ``[ranks]`` in device memory: 1 for a rank that takes part, 0 for one that is masked.
+            stream: default: the group's.
+
+        Raises:
+            InvalidUsage: the group was made without ``enable_mask``.
+        """
+        tensor = Tensor.of(mask)
+        c_mask = ffi.cast("int*", tensor.ptr)
+        self.check(self.library.c.ncclEpMaskQuery(self._open_ptr(), c_mask, self.c_stream(stream)))
+
+    def update_mask(self, mask: list[int], *, stream: Any = None) -> None:
+        """Sets which ranks take part: 1 for each that does, 0 for each that is to be left out."""
+        c_mask = ffi.new("int[]", [int(active) for active in mask])
+        self.check(self.library.c.ncclEpMaskUpdate(self._open_ptr(), c_mask, self.c_stream(stream)))
+
+    def clean_mask(self, *, stream: Any = None) -> None:
+        """Lets all ranks take part again. Collective among the ranks that are not masked; waits for the device."""
+        self.check(self.library.c.ncclEpMaskClean(self._open_ptr(), self.c_stream(stream)))
+
+    def async_error(self) -> int:
+        """The ``ncclResult_t`` that a kernel of this group ended with, 0 if all is well. Does not wait."""
+        code = ffi.new("int*")
+        self.check(self.library.c.ncclEpGetAsyncError(self._open_ptr(), code))
+        return int(code[0])
+
+    def clear_error(self) -> None:
+        """Forgets the error that :meth:`async_error` reports."""
+        self.check(self.library.c.ncclEpErrorClear(self._open_ptr()))
+
+    def close(self) -> None:
+        """Closes the group's handles and then the group. Collective. Closing twice is harmless."""
+        for handle in list(self._handles):
+            handle.close()
+        if not self.closed:
+            ptr, self._ptr = self._ptr, NULL
+            self.library.check(self.library.c.ncclEpGroupDestroy(ptr))
+
+    destroy = close
+
+    def check(self, result: int) -> None:
+        """Raises the exception for a result code, with this group's message."""
+        if result:
+            self.library.check(result, self._ptr)
+
+    def c_stream(self, stream: Any) -> Any:
+        """The C stream of a call: the given one, else the group's default."""
+        return ffi.cast("cudaStream_t", stream_address(self.stream if stream is None else stream))
+
+    def _open_ptr(self) -> Any:
+        if self.closed:
+            raise InvalidUsage(5, "the group is closed")
+        return self._ptr
+
+    def __enter__(self) -> Group:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # Closing is collective, and the collector runs on each rank when it likes: say so and leave it.
+        if getattr(self, "_ptr", NULL) != NULL:
+            warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return "<nccl_ep.Group closed>"
+        return f"<nccl_ep.Group {self.config.num_experts} experts at {self.ptr:#x}>"

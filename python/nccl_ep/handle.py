@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Handle: one routing of tokens to experts, and the calls that use it."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+from nccl_ep._ffi import NULL, ffi
+from nccl_ep.config import CombineConfig, CompleteConfig, DispatchConfig, HandleConfig
+from nccl_ep.enums import Layout
+from nccl_ep.errors import Error, InvalidUsage
+from nccl_ep.group import Group
+from nccl_ep.io import CombineInputs, CombineOutputs, DispatchInputs, DispatchOutputs, LayoutInfo
+from nccl_ep.tensor import Tensor
+
+
+class Handle:
+    """One routing of a group's tokens: which experts each token goes to.
+
+    Made by :meth:`Group.create_handle` or :meth:`Handle.init`. A handle keeps its group open, and its group closes
+    it. Handles of one group may be used in turn, in the same order on every rank.
+
+    Shapes below: R ranks, L experts of a rank, B ``max_dispatch_tokens_per_rank``, b tokens of this rank (0 to B), K
+    top-k, H hidden. Floats are bfloat16, float16 or float32, the same type on the way in and out.
+
+    Streams: every call is put on ``stream`` (default: the group's) and returns at once. Inputs and outputs must stay
+    valid until the stream has passed the call.
+    """
+
+    _ptr = NULL
+
+    def __init__(self, group: Group, layout: Layout | int, num_topk: int, ptr: Any, *keep_alive: Any) -> None:
+        self.group = group
+        self.layout = layout
+        self.num_topk = num_topk
+        self._ptr = ptr
+        self._keep_alive = keep_alive
+        self._topk_idx: Tensor | None = None
+        self._c = group.library.c
+        group._handles.add(self)
+
+    @classmethod
+    def init(
+        cls,
+        group: Group,
+        layout: Layout | int,
+        num_topk: int,
+        *,
+        config: HandleConfig | None = None,
+        handle_mem: Any = None,
+    ) -> Handle:
+        """Makes a handle without routing; :meth:`update` gives it one. Not collective, not capturable.
+
+        Args:
+            group: the group.
+            layout: how dispatch arranges the rows it receives.
+            num_topk: K of every routing this handle gets.
+            config: options.
+            handle_mem: uint8 ``[n]`` of your own device memory, n at least :meth:`Group.handle_mem_size`. Yours again
+                once the handle is closed and its last call has run. Default: allocated with the group's allocator.
+
+        Raises:
+            InvalidArgument: ``num_topk`` or ``handle_mem`` does not fit.
+            InvalidUsage: the algorithm does not have this layout.
+        """
+        memory = None if handle_mem is None else Tensor.of(handle_mem)
+        out = ffi.new("ncclEpHandle_t*")
+        c_config, c_memory = config.c if config else NULL, memory.c if memory else NULL
+        group.check(
+            group.library.c.ncclEpInitHandle(
+                out, group._open_ptr(), int(layout), c_config, num_topk, c_memory
+            )
+        )
+        return cls(group, layout, num_topk, out[0], memory)
+
+    @classmethod
+    def create(
+        cls,
+        group: Group,
+        layout: Layout | int,
+        topk_idx: Any,
+        *,
+        layout_info: LayoutInfo | None = None,
+        config: HandleConfig | None = None,
+        stream: Any = None,
+    ) -> Handle:
+        """Makes a handle with its first routing: :meth:`init` and :meth:`update` in one. Not capturable."""
+        table = Tensor.of(topk_idx)
+        out = ffi.new("ncclEpHandle_t*")
+        c_info, c_config = layout_info.c if layout_info else NULL, config.c if config else NULL
+        c_stream = group.c_stream(stream)
+        group.check(
+            group.library.c.ncclEpCreateHandle(
+                out, group._open_ptr(), int(layout), table.c, c_info, c_config, c_stream
+            )
+        )
+        handle = cls(group, layout, table.sizes[-1], out[0])
+        handle._topk_idx = table
+        return handle
+
+    @property
+    def ptr(self) -> int:
+        """The ``ncclEpHandle_t`` as an address; 0 once closed."""
+        return int(ffi.cast("uintptr_t", self._ptr))
+
+    @property
+    def closed(self) -> bool:
+        """Whether the handle, or its group, has been closed."""
+        return bool(self._ptr == NULL)
+
+    def update(self, topk_idx: Any, *, layout_info: LayoutInfo | None = None, stream: Any = None) -> None:
+        """Gives the handle a new routing. Capturable.
+
+        Args:
+            topk_idx: int32 or int64 ``[b, K]``: each token's experts, 0 to experts - 1, or -1 for none. An expert that
+                a token names twice gets it once, with the sum of the weights. Low latency reads this memory during
+                dispatch and combine, so that a graph can be replayed with new contents: leave it in place, and
+                unchanged from a dispatch to the end of its combine. The handle keeps the buffer alive.
+            layout_info: must be None in low latency.
+            stream: default: the group's.
+
+        Raises:
+            InvalidArgument: shape or type of ``topk_idx`` does not fit.
+        """
+        table = Tensor.of(topk_idx)
+        c_info = layout_info.c if layout_info else NULL
+        self._check(
+            self._c.ncclEpUpdateHandle(self._open_ptr(), table.c, c_info, self.group.c_stream(stream))
+        )
+        self._topk_idx = table
+
+    def dispatch(
+        self,
+        inputs: DispatchInputs,
+        outputs: DispatchOutputs,
+        *,
+        layout_info: LayoutInfo | None = None,
+        config: DispatchConfig | None = None,
+        stream: Any = None,
+    ) -> None:
+        """Sends each token to the ranks of its experts. Collective; capturable in low latency.
+
+        Rows arrive in the order of (source rank, token). Rows of the outputs that nothing fills stay as they were.
+
+        ============  =================================================  =====================================
+        low latency   expert-major                                       rank-major
+        ============  =================================================  =====================================
+        inputs        tokens ``[b, H]``                                  tokens ``[b, H]``,
+                                                                         topk_weights ``[b, K]`` float32
+        outputs       tokens ``[L, R*B, H]``                             tokens ``[R, B, H]``,
+                                                                         topk_weights ``[R, B, K]`` float32,
+                                                                         topk_idx ``[R, B, K]`` int32
+        layout_info   expert_counters ``[L]`` int32, required            src_rank_counters ``[R]`` int32,
+                                                                         optional; recv_topk_idx_kind
+        ============  =================================================  =====================================
+
+        Rank-major ``topk_idx`` names an expert of this rank where the token's top-k does, and is -1 elsewhere,
+        unused rows included. Rank-major output tokens in a window are written by the senders themselves.
+
+        Args:
+            inputs: what this rank sends.
+            outputs: what it receives.
+            layout_info: where counts go.
+            config: options; ``send_only`` leaves the receiving to :meth:`complete`.
+            stream: default: the group's.
+
+        Raises:
+            InvalidArgument: a tensor is missing, too many, or of the wrong shape or type.
+            InvalidUsage: there is no routing yet, or a ``send_only`` call is still to be completed.
+            RemoteError: an earlier call on this group waited too long for another rank.
+        """
+        c_info, c_config = layout_info.c if layout_info else NULL, config.c if config else NULL
+        c_stream = self.group.c_stream(stream)
+        self._check(self._c.ncclEpDispatch(self._open_ptr(), inputs.c, outputs.c, c_info, c_config, c_stream))
+
+    def combine(
+        self,
+        inputs: CombineInputs,
+        outputs: CombineOutputs,
+        *,
+        config: CombineConfig | None = None,
+        stream: Any = None,
+    ) -> None:
+        """Sends the experts' rows back and sums them for each token. Collective; capturable.
+
+        ============  =================================================  =====================================
+        low latency   expert-major                                       rank-major
+        ============  =================================================  =====================================
+        inputs        tokens ``[L, R*B, H]``                             tokens ``[R, B, H]``, weighted and
+                                                                         summed over the rank's experts
+        outputs       tokens ``[b, H]``; topk_weights ``[b, K]``         tokens ``[b, H]``
+                      float32, which is read
+        ============  =================================================  =====================================
+
+        Sums are made in float32: over a rank's experts in the order of the top-k, rounded once to the tokens' type,
+        then over ranks in their order. The result has the same bits every time. A token without experts gets zeros.
+
+        Args:
+            inputs: the experts' rows, in the places where dispatch put their tokens.
+            outputs: this rank's tokens.
+            config: options; ``send_only`` leaves the receiving to :meth:`complete`.
+            stream: default: the group's.
+
+        Raises:
+            InvalidArgument: a tensor is missing, or of the wrong shape or type.
+            InvalidUsage: there was no dispatch, or a ``send_only`` call is still to be completed.
+            RemoteError: an earlier call on this group waited too long for another rank.
+        """
+        c_config = config.c if config else NULL
+        c_stream = self.group.c_stream(stream)
+        self._check(self._c.ncclEpCombine(self._open_ptr(), inputs.c, outputs.c, c_config, c_stream))
+
+    def complete(self, *, config: CompleteConfig | None = None, stream: Any = None) -> None:
+        """Receives what a ``send_only`` call left pending; nothing pending is fine. Collective; capturable."""
+        c_config = config.c if config else NULL
+        self._check(self._c.ncclEpComplete(self._open_ptr(), c_config, self.group.c_stream(stream)))
+
+    def close(self) -> None:
+        """Frees the handle. Not collective; its calls must have run. Closing twice is harmless."""
+        if not self.closed:
+            ptr, self._ptr = self._ptr, NULL
+            self._check(self._c.ncclEpHandleDestroy(ptr))
+            self._keep_alive = ()
+            self._topk_idx = None
+
+    destroy = close
+
+    def _check(self, result: int) -> None:
+        if result:
+            self.group.check(result)
+
+    def _open_ptr(self) -> Any:
+        if self.closed:
+            raise InvalidUsage(5, "the handle is closed")
+        return self._ptr
+
+    def __enter__(self) -> Handle:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        try:
+            self.close()
+        except Error:
+            pass  # the group is faulted; whoever uses it next is told
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return "<nccl_ep.Handle closed>"
+        name = Layout(self.layout).name.lower().replace("_", "-")
+        return f"<nccl_ep.Handle {name}, top-{self.num_topk} at {self.ptr:#x}>"

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tensors of one call. Shapes by algorithm and layout are with :meth:`Handle.dispatch` and `Handle.combine`.
+
+Every tensor field takes a :class:`Tensor` or whatever :class:`Tensor` takes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from nccl_ep._pairing import CStruct, paired_with
+from nccl_ep.enums import ExpertIdKind
+from nccl_ep.tensor import Tensor
+
+
+class _Tensors(CStruct):
+    """Turns whatever fields hold into tensors, before the C struct is built."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if value is not None and field.name != "recv_topk_idx_kind":
+                object.__setattr__(self, field.name, Tensor.of(value))
+        super().__post_init__()
+
+
+@paired_with("ncclEpLayoutInfo_t")
+@dataclass(frozen=True)
+class LayoutInfo(_Tensors):
+    """Where the counts of received rows go.
+
+    Attributes:
+        expert_counters: rows of each local expert.
+        src_rank_counters: rows from each source rank.
+        expert_offsets: first row of each local expert.
+        recv_total_counter: rows in total.
+        recv_topk_idx_kind: numbering of the received expert ids; read by dispatch.
+    """
+
+    expert_counters: Any = None
+    src_rank_counters: Any = None
+    expert_offsets: Any = None
+    recv_total_counter: Any = None
+    recv_topk_idx_kind: ExpertIdKind | int = ExpertIdKind.AUTO
+
+
+@paired_with("ncclEpDispatchInputs_t")
+@dataclass(frozen=True)
+class DispatchInputs(_Tensors):
+    """What a rank sends: its tokens, with their top-k weights or scales where the layout or recipe needs them."""
+
+    tokens: Any
+    topk_weights: Any = None
+    scales: Any = None
+
+
+@paired_with("ncclEpDispatchOutputs_t")
+@dataclass(frozen=True)
+class DispatchOutputs(_Tensors):
+    """What a rank receives. Rows that no token fills keep what they had."""
+
+    tokens: Any
+    topk_weights: Any = None
+    scales: Any = None
+    topk_idx: Any = None
+
+
+@paired_with("ncclEpCombineInputs_t")
+@dataclass(frozen=True)
+class CombineInputs(_Tensors):
+    """What a rank gives back: its experts' rows, where dispatch had put them."""
+
+    tokens: Any
+    topk_weights: Any = None
+    scales: Any = None
+
+
+@paired_with("ncclEpCombineOutputs_t")
+@dataclass(frozen=True)
+class CombineOutputs(_Tensors):
+    """What a rank gets back for its tokens.
+
+    Attributes:
+        tokens: one row a token.
+        topk_weights: low latency, expert-major: an *input*, the weights of the sum, in spite of its place.
+    """
+
+    tokens: Any
+    topk_weights: Any = None

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cluster: simulated GPUs in this process, and threads that act as their ranks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from enum import IntEnum
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from nccl_ep.sim._ffi import check, constants, ffi, library, numbers_of
+from nccl_ep.sim.rank import Rank
+
+Result = TypeVar("Result")
+
+
+class Stores(IntEnum):
+    """When stores to other ranks' memory become visible there."""
+
+    AUTO = 0
+    DIRECT = 1
+    RANDOM = 2
+    LATE = 3
+
+
+class Schedule(IntEnum):
+    """Which of the runnable device threads runs next."""
+
+    AUTO = 0
+    WARPS = 1
+    BURSTS = 2
+    UNIFORM = 3
+    STARVE = 4
+
+
+class Failure(IntEnum):
+    """How a simulation ended early."""
+
+    NONE = 0
+    RACE = 1
+    DEADLOCK = 2
+    HOST_DEADLOCK = 3
+    FAULT = 4
+    STEP_LIMIT = 5
+
+
+class Cluster:
+    """Simulated GPUs that run the library's own kernels on the CPU, and check them while they run.
+
+    The same seed gives the same run, bit for bit. Time is not simulated. Leaving the ``with`` block closes the
+    cluster; arrays of simulated memory stay readable as long as somebody holds them.
+
+    Args:
+        nodes: hosts.
+        gpus_per_node: GPUs of a host, which reach each other's memory.
+        seed: of everything random; default: the environment variable ``NCCL_EP_SIM_SEED``, else 1.
+        sms: SMs of a GPU. Small numbers keep the simulation fast.
+        lsa_team_size: GPUs that reach each other's memory, if fewer than a host has.
+        threads_per_block: most threads of a block.
+        shared_bytes: most dynamic shared memory of a block.
+        memory_bytes: memory of a GPU; only what is touched is really used.
+        step_limit: scheduling steps until the run is declared hung.
+        checker: whether to look for races; it takes most of the time.
+        stores: when stores to other ranks become visible.
+        schedule: how device threads are interleaved.
+
+    Example:
+        >>> def main(rank):
+        ...     return rank.all_gather(np.int32(rank.rank * 10)).tolist()
+        >>> with Cluster(gpus_per_node=3, seed=7) as cluster:
+        ...     cluster.run(main)
+        [[0, 10, 20], [0, 10, 20], [0, 10, 20]]
+    """
+
+    def __init__(
+        self,
+        nodes: int = 1,
+        gpus_per_node: int = 4,
+        *,
+        seed: int | None = None,
+        sms: int = 4,
+        lsa_team_size: int = 0,
+        threads_per_block: int = 0,
+        shared_bytes: int = 0,
+        memory_bytes: int = 0,
+        step_limit: int = 0,
+        checker: bool | None = None,
+        stores: Stores = Stores.AUTO,
+        schedule: Schedule = Schedule.AUTO,
+    ) -> None:
+        wanted = ffi.new("ncclEpSimConfig_t*")
+        wanted.size, wanted.magic = ffi.sizeof("ncclEpSimConfig_t"), constants["NCCL_EP_SIM_MAGIC"]
+        wanted.num_nodes, wanted.gpus_per_node, wanted.lsa_team_size = nodes, gpus_per_node, lsa_team_size
+        wanted.seed, wanted.sms_per_gpu = seed or 0, sms
+        wanted.max_threads_per_block, wanted.max_shared_bytes = threads_per_block, shared_bytes
+        wanted.memory_bytes, wanted.step_limit = memory_bytes, step_limit
+        wanted.checker = 0 if checker is None else 2 if checker else 1
+        wanted.stores, wanted.schedule = int(stores), int(schedule)
+        self._owner: _Owner | None = _Owner(wanted)
+        in_force = ffi.new("ncclEpSimConfig_t*")
+        check(library().ncclEpSimGetConfig(self.c, in_force))
+        self.config = {
+            name: value for name, value in numbers_of(in_force[0]).items() if name not in ("size", "magic")
+        }
+        self.seed = self.config["seed"]
+        self.num_ranks = nodes * gpus_per_node
+
+    def run(self, main: Callable[..., Result], *args: Any) -> list[Result]:
+        """Runs ``main(rank, *args)`` for every rank, each in a thread of its own, and returns their results.
+
+        If a rank raises, the others go on without it until they have finished or wait for it in vain; then the first
+        exception is raised again, with the rank and the simulator's report added to it.
+        """
+        results: list[Any] = [None] * self.num_ranks
+        failures: list[tuple[int, BaseException]] = []
+
+        def act(index: int) -> None:
+            try:
+                with self.enter(index) as rank:
+                    try:
+                        results[index] = main(rank, *args)
+                    except BaseException as failure:
+                        failures.append((index, failure))  # before leaving, which may make others fail
+            except BaseException as failure:
+                failures.append((index, failure))
+
+        threads = [
+            threading.Thread(target=act, args=(r,), name=f"rank {r}", daemon=True)
+            for r in range(self.num_ranks)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if failures:
+            index, failure = failures[0]
+            _add_note(failure, f"on simulated rank {index} of {self.num_ranks}, seed {self.seed}")
+            if self.report:
+                _add_note(failure, self.report)
+            raise failure
+        return results
+
+    def enter(self, rank: int) -> Rank:
+        """The rank, to be used in a ``with`` block by the thread that acts for it. Most programs call :meth:`run`.
+
+        GPUs move only while every rank has been entered, or left again.
+        """
+        return Rank(self._open_owner(), rank, self.num_ranks)
+
+    @property
+    def c(self) -> Any:
+        """The C cluster (cdata pointer)."""
+        return self._open_owner().c
+
+    @property
+    def failure(self) -> Failure:
+        """How the simulation failed, if it did."""
+        return self._failure()[0]
+
+    @property
+    def report(self) -> str:
+        """What went wrong, with seed, place and source line; empty if nothing did."""
+        return self._failure()[1]
+
+    @property
+    def schedule_hash(self) -> int:
+        """A digest of all scheduling decisions: equal digests, same run."""
+        digest = ffi.new("uint64_t*")
+        check(library().ncclEpSimGetScheduleHash(self.c, digest))
+        return int(digest[0])
+
+    def traffic(self) -> npt.NDArray[np.void]:
+        """What went from GPU to GPU since the last :meth:`reset_traffic`.
+
+        Returns:
+            A structured array ``[source, destination]`` with the fields of ``ncclEpSimLinkCounters_t``, for instance
+            ``traffic()["bytes"][0, 1]``: bytes that rank 0 wrote to rank 1.
+        """
+        ranks = self.num_ranks
+        links = ffi.new("ncclEpSimLinkCounters_t[]", ranks * ranks)
+        for source in range(ranks):
+            for destination in range(ranks):
+                check(
+                    library().ncclEpSimGetLinkCounters(
+                        self.c, source, destination, links + source * ranks + destination
+                    )
+                )
+        fields = [(name, np.uint64) for name, _ in ffi.typeof("ncclEpSimLinkCounters_t").fields]
+        return np.frombuffer(bytes(ffi.buffer(links)), fields).reshape(ranks, ranks)
+
+    def reset_traffic(self) -> None:
+        """Starts counting traffic anew."""
+        check(library().ncclEpSimResetCounters(self.c))
+
+    def usage(self, rank: int) -> dict[str, int]:
+        """What is allocated on a rank now: the fields of ``ncclEpSimUsage_t``."""
+        usage = ffi.new("ncclEpSimUsage_t*")
+        check(library().ncclEpSimGetUsage(self.c, rank, usage))
+        return numbers_of(usage[0])
+
+    def silence(self, rank: int) -> None:
+        """Fault: the rank's GPU stops, as if it had died."""
+        check(library().ncclEpSimSilenceRank(self.c, rank))
+
+    def wake(self, rank: int) -> None:
+        """Ends :meth:`silence`: the GPU goes on where it stopped."""
+        check(library().ncclEpSimWakeRank(self.c, rank))
+
+    def delay(self, rank: int, steps: int) -> None:
+        """Fault: work queued from now on starts up to ``steps`` scheduling steps later; 0 is as usual."""
+        check(library().ncclEpSimDelayRank(self.c, rank, steps))
+
+    def lose_node(self, node: int) -> None:
+        """Fault: all GPUs of a host stop, and what is in flight to and from it is lost."""
+        check(library().ncclEpSimLoseNode(self.c, node))
+
+    def close(self) -> None:
+        """Ends the cluster; all ranks must have left. Closing twice is harmless."""
+        self._owner = None
+
+    def _failure(self) -> tuple[Failure, str]:
+        kind, report = ffi.new("ncclEpSimFailure_t*"), ffi.new("const char**")
+        check(library().ncclEpSimGetFailure(self.c, kind, report))
+        return Failure(int(kind[0])), ffi.string(report[0]).decode(errors="replace")
+
+    def _open_owner(self) -> _Owner:
+        if self._owner is None:
+            raise RuntimeError("the simulated cluster is closed")
+        return self._owner
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = " closed" if self._owner is None else ""
+        return f"<nccl_ep.sim.Cluster of {self.num_ranks} ranks, seed {self.seed}{state}>"
+
+
+class _Owner:
+    """Owns the C cluster. Cluster, ranks and arrays of simulated memory share it; the last one out destroys it."""
+
+    def __init__(self, config: Any) -> None:
+        out = ffi.new("ncclEpSimCluster_t*")
+        check(library().ncclEpSimClusterCreate(out, config))
+        self.c = out[0]
+        self._destroy = library().ncclEpSimClusterDestroy
+
+    def __del__(self) -> None:
+        if hasattr(self, "_destroy"):
+            self._destroy(self.c)
+
+
+def _add_note(error: BaseException, note: str) -> None:
+    if hasattr(error, "add_note"):
+        error.add_note(note)
+    else:  # Python 3.10; pytest shows the notes there too
+        error.__notes__ = [*getattr(error, "__notes__", []), note]

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real GPUs behind the tests' common face: one process, one thread per GPU, libcuda and libnccl through ctypes.
+
+Neither PyTorch nor CuPy is needed. libnccl is the one already loaded, the wheel's, or the system's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nccl_ep import DataType
+
+Array = npt.NDArray[Any]
+Pointer = ctypes.c_void_p
+
+CAPTURE_THREAD_LOCAL = 1
+WINDOW_SYMMETRIC = 1
+
+
+@cache
+def cuda() -> ctypes.CDLL:
+    """The CUDA driver, initialised."""
+    library = ctypes.CDLL("libcuda.so.1")
+    _check("cuInit", library.cuInit(0))
+    return library
+
+
+@cache
+def nccl() -> ctypes.CDLL:
+    """libnccl."""
+    for path in (*_wheel_paths(), "libnccl.so.2"):
+        try:
+            return ctypes.CDLL(path, ctypes.RTLD_GLOBAL)
+        except OSError:
+            continue
+    raise RuntimeError("libnccl.so.2 was found neither in a wheel nor on the system")
+
+
+def _wheel_paths() -> list[str]:
+    paths = []
+    for wheel in ("nvidia-nccl-cu13", "nvidia-nccl-cu12"):
+        try:
+            files = metadata.files(wheel) or []
+        except metadata.PackageNotFoundError:
+            continue
+        paths += [str(file.locate()) for file in files if file.name == "libnccl.so.2"]
+    return paths
+
+
+def _check(what: str, result: int) -> None:
+    if result:
+        raise RuntimeError(f"{what} failed with {result}")
+
+
+def _call(library: ctypes.CDLL, name: str, *args: Any) -> None:
+    _check(name, getattr(library, name)(*args))
+
+
+def num_gpus() -> int:
+    """How many GPUs there are."""
+    count = ctypes.c_int()
+    _call(cuda(), "cuDeviceGetCount", ctypes.byref(count))
+    return count.value
+
+
+class CudaCluster:
+    """The first GPUs of this host."""
+
+    def __init__(self, num_ranks: int) -> None:
+        self.num_ranks = num_ranks
+        self._contexts = [_primary_context(device) for device in range(num_ranks)]
+        self._id = (ctypes.c_char * 128)()
+        _call(nccl(), "ncclGetUniqueId", self._id)
+        self._comms = self._in_threads(self._make_comm)
+
+    def run(self, main: Callable[..., Any], *args: Any) -> list[Any]:
+        barrier = threading.Barrier(self.num_ranks)
+
+        def act(rank: int) -> Any:
+            face = CudaRank(rank, self.num_ranks, self._comms[rank], barrier)
+            try:
+                return main(face, *args)
+            except BaseException:
+                barrier.abort()
+                raise
+            finally:
+                face.close()
+
+        return self._in_threads(act)
+
+    def close(self) -> None:
+        self._in_threads(lambda rank: _call(nccl(), "ncclCommDestroy", Pointer(self._comms[rank])))
+
+    def _make_comm(self, rank: int) -> int:
+        class UniqueId(ctypes.Structure):
+            _fields_ = [("bytes", ctypes.c_char * 128)]
+
+        comm = Pointer()
+        unique_id = UniqueId.from_buffer_copy(self._id)
+        _call(nccl(), "ncclCommInitRank", ctypes.byref(comm), self.num_ranks, unique_id, rank)
+        return comm.value or 0
+
+    def _in_threads(self, act: Callable[[int], Any]) -> list[Any]:
+        results: list[Any] = [None] * self.num_ranks
+        failures: list[BaseException] = []
+
+        def run(rank: int) -> None:
+            _call(cuda(), "cuCtxSetCurrent", self._contexts[rank])
+            try:
+                results[rank] = act(rank)
+            except BaseException as failure:
+                failures.append(failure)
+
+        threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in range(self.num_ranks)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if failures:
+            raise failures[0]
+        return results
+
+
+def _primary_context(index: int) -> Pointer:
+    device, context = ctypes.c_int(), Pointer()
+    _call(cuda(), "cuDeviceGet", ctypes.byref(device), index)
+    _call(cuda(), "cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
+    return context
+
+
+class DeviceArray:
+    """Device memory that says what it is through the CUDA array interface."""
+
+    def __init__(self, ptr: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.ptr, self.shape, self.dtype = ptr, shape, dtype
+        self.nbytes = int(np.prod(shape)) * dtype.itemsize
+        DataType.of(dtype)  # so that a test never sends what it does not mean
+        self.__cuda_array_interface__ = {
+            "data": (ptr, False),
+            "shape": shape,
+            "typestr": f"|V{dtype.itemsize}",
+            "version": 3,
+        }
+
+
+class CudaRank:
+    """One GPU, current in this thread."""
+
+    def __init__(self, rank: int, num_ranks: int, comm: int, barrier: threading.Barrier) -> None:
+        self.rank, self.num_ranks, self.comm = rank, num_ranks, comm
+        self._barrier = barrier
+        self._undo: list[Callable[[], None]] = []
+
+    def array(self, values: Array) -> DeviceArray:
+        values = np.asarray(values)
+        memory = Pointer()
+        _call(cuda(), "cuMemAlloc_v2", ctypes.byref(memory), ctypes.c_size_t(max(values.nbytes, 16)))
+        self._undo.append(lambda: _call(cuda(), "cuMemFree_v2", memory))
+        array = DeviceArray(memory.value or 0, values.shape, values.dtype)
+        self.write(array, values)
+        return array
+
+    def symmetric(self, values: Array) -> tuple[DeviceArray, int]:
+        memory, window = Pointer(), Pointer()
+        num_bytes = ctypes.c_size_t(values.nbytes)
+        _call(nccl(), "ncclMemAlloc", ctypes.byref(memory), num_bytes)
+        self._undo.append(lambda: _call(nccl(), "ncclMemFree", memory))
+        comm = Pointer(self.comm)
+        _call(
+            nccl(), "ncclCommWindowRegister", comm, memory, num_bytes, ctypes.byref(window), WINDOW_SYMMETRIC
+        )
+        self._undo.append(lambda: _call(nccl(), "ncclCommWindowDeregister", comm, window))
+        array = DeviceArray(memory.value or 0, values.shape, values.dtype)
+        self.write(array, values)
+        return array, window.value or 0
+
+    def write(self, target: DeviceArray, values: Array) -> None:
+        values = np.ascontiguousarray(values)
+        source = Pointer(values.ctypes.data)
+        _call(cuda(), "cuMemcpyHtoD_v2", Pointer(target.ptr), source, ctypes.c_size_t(values.nbytes))
+
+    def read(self, source: DeviceArray) -> Array:
+        self.synchronize()
+        values = np.empty(source.shape, source.dtype)
+        target = Pointer(values.ctypes.data)
+        _call(cuda(), "cuMemcpyDtoH_v2", target, Pointer(source.ptr), ctypes.c_size_t(values.nbytes))
+        return values
+
+    def stream(self) -> CudaStream:
+        stream = Pointer()
+        _call(cuda(), "cuStreamCreate", ctypes.byref(stream), 1)
+        self._undo.append(lambda: _call(cuda(), "cuStreamDestroy_v2", stream))
+        return CudaStream(stream)
+
+    @contextmanager
+    def capture(self) -> Iterator[CudaGraph]:
+        graph = CudaGraph(self.stream())
+        _call(cuda(), "cuStreamBeginCapture_v2", graph.stream.ptr_, CAPTURE_THREAD_LOCAL)
+        yield graph
+        captured = Pointer()
+        _call(cuda(), "cuStreamEndCapture", graph.stream.ptr_, ctypes.byref(captured))
+        _call(
+            cuda(), "cuGraphInstantiateWithFlags", ctypes.byref(graph.exec), captured, ctypes.c_ulonglong(0)
+        )
+        self._undo.append(lambda: _call(cuda(), "cuGraphExecDestroy", graph.exec))
+
+    def synchronize(self) -> None:
+        _call(cuda(), "cuCtxSynchronize")
+
+    def barrier(self) -> None:
+        self._barrier.wait()
+
+    def close(self) -> None:
+        for undo in reversed(self._undo):
+            undo()
+
+
+class CudaStream:
+    """A stream that does not wait for the default stream."""
+
+    def __init__(self, ptr: Pointer) -> None:
+        self.ptr_ = ptr
+        self.ptr = ptr.value or 0
+
+    def synchronize(self) -> None:
+        _call(cuda(), "cuStreamSynchronize", self.ptr_)
+
+
+class CudaGraph:
+    """Captured work."""
+
+    def __init__(self, stream: CudaStream) -> None:
+        self.stream = stream
+        self.exec = Pointer()
+
+    def launch(self) -> None:
+        _call(cuda(), "cuGraphLaunch", self.exec, self.stream.ptr_)

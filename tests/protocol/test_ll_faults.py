@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A rank that is late changes nothing; a rank that is silent ends in an error that names it, never in a hang."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from ll import EM, RM, Exchange, Shape, check, group_config, make_problem
+
+import nccl_ep as ep
+
+pytestmark = pytest.mark.sim_only
+LAYOUTS = pytest.mark.parametrize("layout", [EM, RM], ids=["expert-major", "rank-major"])
+SILENT = 1
+
+
+@LAYOUTS
+def test_a_late_rank_changes_nothing(make_cluster: Any, layout: ep.Layout, seed: int) -> None:
+    problem = make_problem(Shape(num_ranks=4), seed)
+
+    def main(rank: Any) -> Any:
+        with ep.Group(rank.comm, group_config(problem)) as group:
+            mine = Exchange(rank, problem, layout)
+            handle = mine.make_handle(group)
+            for _ in range(3):
+                mine.run(handle)
+            return mine.results()
+
+    cluster = make_cluster(4, seed)
+    cluster.sim.delay(seed % 4, 20_000)
+    check(problem, layout, cluster.run(main))
+
+
+@LAYOUTS
+def test_a_silent_rank_is_a_timeout_that_names_it(make_cluster: Any, layout: ep.Layout, seed: int) -> None:
+    problem = make_problem(Shape(num_ranks=4, tokens=(4, 4, 4, 4), no_route=0), seed)
+
+    def main(rank: Any) -> ep.Error | None:
+        group = ep.Group(rank.comm, group_config(problem, timeout_ns=1_000_000))
+        mine = Exchange(rank, problem, layout)
+        handle = mine.make_handle(group)
+        rank.barrier()
+        if rank.rank == SILENT:
+            cluster.sim.silence(SILENT)
+            return None
+        mine.run(handle)
+        rank.synchronize()
+        assert group.async_error() != 0
+        with pytest.raises(ep.Error) as failure:
+            mine.dispatch(handle)
+        return failure.value
+
+    cluster = make_cluster(4, seed)
+    failures = cluster.run(main)
+    assert any(isinstance(failure, ep.Timeout) for failure in failures)
+    for rank, failure in enumerate(failures):
+        if rank != SILENT:
+            assert f"rank {rank} waited" in str(failure)
+            assert f"from rank {SILENT}" in str(failure)
+
+
+def test_an_expert_that_does_not_exist_is_named(make_cluster: Any) -> None:
+    problem = make_problem(Shape(tokens=(2, 2), no_route=0), seed=1)
+
+    def main(rank: Any) -> str:
+        with ep.Group(rank.comm, group_config(problem, timeout_ns=1_000_000)) as group:
+            mine = Exchange(rank, problem, RM)
+            if rank.rank == 0:
+                routes = problem.topk_idx[0].copy()
+                routes[1, 0] = 99
+                rank.write(mine.topk_idx, routes)
+            handle = mine.make_handle(group)
+            mine.dispatch(handle)
+            rank.synchronize()
+            if rank.rank != 0:
+                return ""
+            with pytest.raises(ep.Error) as failure:
+                mine.combine(handle)
+            return str(failure.value)
+
+    message = make_cluster(2).run(main)[0]
+    assert "topk_idx" in message and "token 1" in message and "99" in message
+
+
+def test_the_silent_ranks_host_can_still_leave(make_cluster: Any) -> None:
+    def main(rank: Any) -> bool:
+        rank.barrier()
+        if rank.rank == SILENT:
+            cluster.sim.silence(SILENT)
+            with pytest.raises(ep.Error):
+                rank.sim.default_stream.fill(rank.sim.empty(16, np.uint8), 0)
+                rank.synchronize()
+        return True
+
+    cluster = make_cluster(2)
+    assert cluster.run(main) == [True, True]
