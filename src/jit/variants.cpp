@@ -4,13 +4,11 @@
 namespace nccl_ep::jit {
 namespace {
 
-// The widest block a plan may launch, one block an SM.
-constexpr int kMaxThreads = 512;
-constexpr int kMinBlocksPerSm = 1;
-
 std::string op_name(LlOp op) { return op == LlOp::dispatch ? "dispatch" : "combine"; }
 
-std::string layout_name(Layout layout) { return layout == Layout::expert_major ? "expert_major" : "rank_major"; }
+std::string layout_name(Layout layout) {
+  return layout == Layout::expert_major ? "expert_major" : "rank_major";
+}
 
 std::string dtype_name(DType dtype) {
   switch (dtype) {
@@ -35,13 +33,16 @@ std::string source(const LlVariant& variant) {
   const bool is_dispatch = variant.op == LlOp::dispatch;
   const std::string op = op_name(variant.op);
   const std::string args = is_dispatch ? "LlDispatchArgs" : "LlCombineArgs";
+  const std::string args_bytes = std::to_string(is_dispatch ? sizeof(LlDispatchArgs) : sizeof(LlCombineArgs));
+  const std::string bounds = std::to_string(kMaxThreads) + ", " + std::to_string(kMinBlocksPerSm);
   const std::string layout = "Layout::" + layout_name(variant.layout);
   const std::string parameters = is_dispatch ? layout : layout + ", DType::" + dtype_name(variant.dtype);
-  return "#include \"ll/" + op + ".cuh\"\n" +
-         "using namespace nccl_ep;\n"
-         "extern \"C\" __global__ void __launch_bounds__(" +
-         std::to_string(kMaxThreads) + ", " + std::to_string(kMinBlocksPerSm) + ")\n" + name(variant) +
-         "(const __grid_constant__ " + args + " args) { ll::" + op + "<" + parameters + ">(args); }\n";
+  return "#include \"ll/" + op + ".cuh\"\n" +  //
+         "using namespace nccl_ep;\n" + "static_assert(sizeof(" + args + ") == " + args_bytes +
+         ", \"host and device disagree\");\n" + "extern \"C\" __global__ void __launch_bounds__(" + bounds +
+         ")\n" +  //
+         name(variant) + "(const __grid_constant__ " + args + " args) { ll::" + op + "<" + parameters +
+         ">(args); }\n";
 }
 
 std::vector<LlVariant> all_ll_variants() {

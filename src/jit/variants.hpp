@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which kernels exist. A variant is a few integers; its name finds it in the cache, on the device, and among the
-// simulator's built-in kernels; its source is what NVRTC compiles.
+// Which kernels exist. A variant is a few integers; its name finds it in the cache, on the device, and among
+// the simulator's built-in kernels; its source is what NVRTC compiles.
 #pragma once
 
 #include <string>
@@ -9,6 +9,10 @@
 #include "shared/ll_args.hpp"
 
 namespace nccl_ep::jit {
+
+// The launch bounds that every kernel is compiled for: the widest block a plan may launch, one block an SM.
+inline constexpr uint32_t kMaxThreads = 512;
+inline constexpr uint32_t kMinBlocksPerSm = 1;
 
 enum class LlOp { dispatch, combine };
 

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// A variant's binary: from the cache, or compiled and put there.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "jit/cache.hpp"
+#include "jit/compiler.hpp"
+#include "jit/settings.hpp"
+#include "jit/variants.hpp"
+
+namespace nccl_ep::jit {
+
+struct Build {
+  std::string binary;
+  bool was_cached;
+  std::string store_error;  // why a binary that works could not be kept; empty when it was
+};
+
+// A failed compile leaves nothing behind, so the next call tries again.
+Build build(const LlVariant& variant, const std::string& arch, const Settings& settings);
+
+// The same with any cache and compiler; what the unit tests drive.
+Build find_or_compile(const Cache& cache, const CacheKey& key,
+                      const std::function<std::string()>& compile_binary);
+
+// SHA-256 over the source, all templates, the architecture and the compiler.
+CacheKey cache_key(const CompileJob& job, const std::string& compiler);
+
+}  // namespace nccl_ep::jit

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+// NVRTC: CUDA C++ in, a binary for one GPU architecture out.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+namespace nccl_ep::jit {
+
+struct CompileJob {
+  std::string name;    // of the kernel
+  std::string source;  // its few lines; they include templates
+  std::string arch;    // "sm_90a"
+  std::filesystem::path template_dir;
+};
+
+struct Compiled {
+  std::string binary;
+  std::string ptx;
+  std::string log;  // warnings, and ptxas's account of registers and spills
+};
+
+// What binaries depend on besides the job: the compiler's version and its options.
+std::string compiler_identity();
+
+// Throws Error: ncclSystemError when there is no NVRTC, ncclInternalError with the log when the source is
+// refused.
+Compiled compile(const CompileJob& job);
+
+}  // namespace nccl_ep::jit

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "jit/settings.hpp"
+
+#include <cstdlib>
+
+#include "runtime/library.hpp"
+
+namespace nccl_ep::jit {
+namespace {
+
+std::optional<std::filesystem::path> variable(const char* name) {
+  const char* value = std::getenv(name);
+  if (value == nullptr || *value == '\0') return std::nullopt;
+  return value;
+}
+
+}  // namespace
+
+Settings read_settings() {
+  Settings settings;
+  settings.cache_dir = variable("NCCL_EP_CACHE_DIR");
+  settings.cache_was_asked_for = settings.cache_dir.has_value();
+  if (!settings.cache_dir) {
+    if (const auto xdg = variable("XDG_CACHE_HOME")) {
+      settings.cache_dir = *xdg / "nccl_ep";
+    } else if (const auto home = variable("HOME")) {
+      settings.cache_dir = *home / ".cache" / "nccl_ep";
+    }
+  }
+  const auto templates = variable("NCCL_EP_TEMPLATE_DIR");
+  settings.template_dir =
+      templates ? *templates : std::filesystem::path(runtime::own_folder()).parent_path() / "jit_templates";
+  settings.dump_dir = variable("NCCL_EP_JIT_DUMP");
+  return settings;
+}
+
+}  // namespace nccl_ep::jit
