@@ -56,10 +56,9 @@ void dump(const fs::path& folder, const CompileJob& job, const Compiled& compile
 
 // None when the user named no folder and the default one cannot be used: then kernels are compiled every
 // time.
-std::optional<Cache> open_cache(const Settings& settings) {
-  if (!settings.cache_dir) return std::nullopt;
+std::optional<Cache> usable_cache(const Settings& settings) {
   try {
-    return Cache(*settings.cache_dir);
+    return user_cache(settings);
   } catch (const Error&) {
     if (settings.cache_was_asked_for) throw;
     return std::nullopt;
@@ -77,17 +76,21 @@ CacheKey cache_key(const CompileJob& job, const std::string& compiler) {
     append(inputs, fs::relative(file, job.template_dir).string());
     append(inputs, read_file(file));
   }
-  return {job.name + "." + job.arch, sha256(inputs)};
+  return {job.name, job.arch, sha256(inputs)};
 }
 
 Build find_or_compile(const Cache& cache, const CacheKey& key,
                       const std::function<std::string()>& compile_binary) {
-  if (auto binary = cache.find(key)) return {std::move(*binary), true, {}};
+  const auto from_cache = [&](std::string& binary) {
+    return Build{std::move(binary), true, cache.file(key), {}};
+  };
+  if (auto binary = cache.find(key)) return from_cache(*binary);
   const Cache::Lock lock(cache, key);
-  if (auto binary = cache.find(key)) return {std::move(*binary), true, {}};
-  Build built{compile_binary(), false, {}};
+  if (auto binary = cache.find(key)) return from_cache(*binary);
+  Build built{compile_binary(), false, {}, {}};
   try {
     cache.store(key, built.binary);
+    built.file = cache.file(key);
   } catch (const Error& error) {
     built.store_error = error.what();
   }
@@ -99,11 +102,17 @@ Build build(const LlVariant& variant, const std::string& arch, const Settings& s
   if (settings.dump_dir) {
     const Compiled compiled = compile(job);
     dump(*settings.dump_dir, job, compiled);
-    return {compiled.binary, false, {}};
+    return {compiled.binary, false, {}, {}};
   }
-  const std::optional<Cache> cache = open_cache(settings);
-  if (!cache) return {compile(job).binary, false, {}};
+  const std::optional<Cache> cache = usable_cache(settings);
+  if (!cache) return {compile(job).binary, false, {}, {}};
   return find_or_compile(*cache, cache_key(job, compiler_identity()), [&] { return compile(job).binary; });
+}
+
+Cache user_cache(const Settings& settings) {
+  if (settings.cache_dir) return Cache(*settings.cache_dir);
+  throw Error(ncclSystemError,
+              "kernel cache: neither NCCL_EP_CACHE_DIR, XDG_CACHE_HOME nor HOME names a folder");
 }
 
 }  // namespace nccl_ep::jit

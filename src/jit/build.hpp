@@ -15,7 +15,8 @@ namespace nccl_ep::jit {
 struct Build {
   std::string binary;
   bool was_cached;
-  std::string store_error;  // why a binary that works could not be kept; empty when it was
+  std::string file;         // where it is kept; empty when it is not
+  std::string store_error;  // why a binary that works could not be kept, if so
 };
 
 // A failed compile leaves nothing behind, so the next call tries again.
@@ -27,5 +28,8 @@ Build find_or_compile(const Cache& cache, const CacheKey& key,
 
 // SHA-256 over the source, all templates, the architecture and the compiler.
 CacheKey cache_key(const CompileJob& job, const std::string& compiler);
+
+// The user's cache, for looking after it. Throws Error(ncclSystemError) when there can be none.
+Cache user_cache(const Settings& settings);
 
 }  // namespace nccl_ep::jit

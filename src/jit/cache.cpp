@@ -12,6 +12,7 @@
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <sstream>
 
 #include "jit/sha256.hpp"
 #include "runtime/error.hpp"
@@ -21,7 +22,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kExtension = ".cubin";
+constexpr const char* kExtension = "cubin";
 constexpr size_t kDigestBytes =
     64;  // an entry is the binary, then the hash of the binary, which loaders ignore
 
@@ -86,9 +87,15 @@ class NewFile {
   int descriptor_;
 };
 
-bool is_entry(const fs::directory_entry& item) {
-  std::error_code ignored;
-  return item.path().extension() == kExtension && item.is_regular_file(ignored);
+// The key that a file's name spells, if it is an entry's.
+std::optional<CacheKey> key_of(const fs::path& file) {
+  std::istringstream parts(file.filename().string());
+  CacheKey key;
+  std::string extension;
+  std::getline(std::getline(std::getline(std::getline(parts, key.name, '.'), key.arch, '.'), key.hash, '.'),
+               extension);
+  if (!parts || extension != kExtension) return std::nullopt;
+  return key;
 }
 
 }  // namespace
@@ -99,7 +106,9 @@ Cache::Cache(fs::path folder) : folder_(std::move(folder)) {
   check_private(folder_);
 }
 
-fs::path Cache::file(const CacheKey& key) const { return folder_ / (key.name + "." + key.hash + kExtension); }
+fs::path Cache::file(const CacheKey& key) const {
+  return folder_ / (key.name + "." + key.arch + "." + key.hash + "." + kExtension);
+}
 
 std::optional<std::string> Cache::find(const CacheKey& key) const {
   std::ifstream stream(file(key), std::ios::binary);
@@ -122,16 +131,16 @@ void Cache::store(const CacheKey& key, std::string_view binary) const {
 std::vector<CacheEntry> Cache::entries() const {
   std::vector<CacheEntry> found;
   for (const fs::directory_entry& item : fs::directory_iterator(folder_)) {
-    if (is_entry(item)) found.push_back({item.path().filename().string(), item.file_size()});
+    if (auto key = key_of(item.path())) found.push_back({*key, item.file_size() - kDigestBytes});
   }
   std::sort(found.begin(), found.end(),
-            [](const CacheEntry& a, const CacheEntry& b) { return a.file < b.file; });
+            [&](const CacheEntry& a, const CacheEntry& b) { return file(a.key) < file(b.key); });
   return found;
 }
 
 size_t Cache::clear() const {
   size_t removed = 0;
-  for (const CacheEntry& entry : entries()) removed += fs::remove(folder_ / entry.file);
+  for (const CacheEntry& entry : entries()) removed += fs::remove(file(entry.key));
   return removed;
 }
 

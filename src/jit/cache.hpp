@@ -11,14 +11,16 @@
 
 namespace nccl_ep::jit {
 
+// An entry's file is <name>.<arch>.<hash>.cubin.
 struct CacheKey {
-  std::string name;  // for people: "ll_dispatch_rank_major.sm_90a"
+  std::string name;  // "ll_dispatch_rank_major"
+  std::string arch;  // "sm_90a"
   std::string hash;  // SHA-256 of all inputs
 };
 
 struct CacheEntry {
-  std::string file;  // its name in the folder: <name>.<hash>.cubin
-  size_t bytes;
+  CacheKey key;
+  size_t bytes;  // of the binary
 };
 
 class Cache {
@@ -27,7 +29,7 @@ class Cache {
   // write there: what the cache holds runs with this user's rights.
   explicit Cache(std::filesystem::path folder);
 
-  const std::filesystem::path& folder() const { return folder_; }
+  std::filesystem::path file(const CacheKey& key) const;
 
   // Nothing when the key is unknown or its entry is damaged.
   std::optional<std::string> find(const CacheKey& key) const;
@@ -54,8 +56,6 @@ class Cache {
   };
 
  private:
-  std::filesystem::path file(const CacheKey& key) const;
-
   std::filesystem::path folder_;
 };
 

@@ -40,10 +40,17 @@ std::string arch_name(int major, int minor) {
   return "sm_" + std::to_string(major) + std::to_string(minor) + "a";
 }
 
-std::string device_arch(int ordinal) {
-  CUdevice device = 0;
-  check(driver().cuDeviceGet(&device, ordinal), "cuDeviceGet");
-  return arch_of(device);
+std::vector<std::string> visible_archs() {
+  int count = 0;
+  check(driver().cuDeviceGetCount(&count), "cuDeviceGetCount");
+  std::vector<std::string> archs;
+  for (int ordinal = 0; ordinal < count; ++ordinal) {
+    CUdevice device = 0;
+    check(driver().cuDeviceGet(&device, ordinal), "cuDeviceGet");
+    const std::string arch = arch_of(device);
+    if (std::find(archs.begin(), archs.end(), arch) == archs.end()) archs.push_back(arch);
+  }
+  return archs;
 }
 
 CudaDevice::CudaDevice(int ordinal) {

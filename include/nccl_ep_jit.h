@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// Compiling kernels ahead of time, and looking after the folder of compiled kernels (libnccl_ep).
+//
+// Programs need none of this: ncclEpCreateGroup compiles what is missing. `python -m nccl_ep.jit` is made of
+// it, so that images and shared file systems can be prepared on a machine without GPUs. Conventions are those
+// of nccl_ep.h; the message of a failure is in ncclEpGetLastError(NULL).
+#ifndef NCCL_EP_JIT_H_
+#define NCCL_EP_JIT_H_
+
+#include "nccl_ep.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct {
+  const char* name;    // "ll_dispatch_rank_major"
+  const char* arch;    // "sm_90a"
+  const char* file;    // where it is kept; "" when it is not
+  size_t bytes;        // of the binary
+  int was_cached;      // nothing had to be compiled
+  unsigned int index;  // of this kernel among `count`
+  unsigned int count;
+} ncclEpJitKernel_t;
+
+// Called in the thread of the call that it was given to. The kernel's texts are valid until it returns.
+typedef void (*ncclEpJitVisitor_t)(const ncclEpJitKernel_t* kernel, void* context);
+
+// Compiles every kernel that is not in the cache yet, for each architecture of a comma-separated list such as
+// "sm_90a,sm_100a"; NULL: those of the visible GPUs. Needs NVRTC, and GPUs only for NULL. `visit` may be
+// NULL; it is called for every kernel once it is ready. Stops at the first kernel that does not compile
+// (ncclInternalError, the message has the compiler's log) or cannot be kept (ncclSystemError).
+ncclResult_t ncclEpJitWarmup(const char* archs, ncclEpJitVisitor_t visit, void* context);
+
+// Visits what is in the cache, by name.
+ncclResult_t ncclEpJitList(ncclEpJitVisitor_t visit, void* context);
+
+// Empties the cache; `removed` (may be NULL) is how many kernels there were. Running programs keep theirs.
+ncclResult_t ncclEpJitClear(size_t* removed);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

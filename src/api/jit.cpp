@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <string>
+#include <vector>
+
+#include "api/error.hpp"
+#include "jit/warmup.hpp"
+#include "nccl_ep_jit.h"
+#include "runtime/cuda/device.hpp"
+
+using namespace nccl_ep;
+using namespace nccl_ep::api;
+
+extern "C" ncclResult_t ncclEpJitWarmup(const char* archs, ncclEpJitVisitor_t visit, void* context) {
+  return guarded("ncclEpJitWarmup", nullptr, [&] {
+    jit::warm_up(archs ? jit::parse_archs(archs) : runtime::cuda::visible_archs(),
+                 [&](const jit::WarmKernel& kernel) {
+                   const ncclEpJitKernel_t seen{kernel.name.c_str(),
+                                                kernel.arch.c_str(),
+                                                kernel.file.c_str(),
+                                                kernel.bytes,
+                                                kernel.was_cached,
+                                                static_cast<unsigned int>(kernel.index),
+                                                static_cast<unsigned int>(kernel.count)};
+                   if (visit) visit(&seen, context);
+                 });
+  });
+}
+
+extern "C" ncclResult_t ncclEpJitList(ncclEpJitVisitor_t visit, void* context) {
+  return guarded("ncclEpJitList", nullptr, [&] {
+    require("visit", reinterpret_cast<const void*>(visit), "a function");
+    const jit::Cache cache = jit::user_cache(jit::read_settings());
+    const std::vector<jit::CacheEntry> entries = cache.entries();
+    unsigned int index = 0;
+    for (const jit::CacheEntry& entry : entries) {
+      const std::string file = cache.file(entry.key).string();
+      const ncclEpJitKernel_t seen{entry.key.name.c_str(),
+                                   entry.key.arch.c_str(),
+                                   file.c_str(),
+                                   entry.bytes,
+                                   1,
+                                   index++,
+                                   static_cast<unsigned int>(entries.size())};
+      visit(&seen, context);
+    }
+  });
+}
+
+extern "C" ncclResult_t ncclEpJitClear(size_t* removed) {
+  return guarded("ncclEpJitClear", nullptr, [&] {
+    const size_t count = jit::user_cache(jit::read_settings()).clear();
+    if (removed) *removed = count;
+  });
+}
