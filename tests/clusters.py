@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One face for simulated and real GPUs, so that a test body runs on both.
 
-``Cluster.run(main)`` calls ``main(rank)`` in a thread for every rank. A rank has ``comm``, makes device arrays from
-NumPy ones and reads them back, and has streams and graphs. Everything else is the library's own API.
+``Cluster.run(main)`` calls ``main(rank)`` in a thread for every rank. A rank has ``comm``, makes device
+arrays from NumPy ones and reads them back, and has streams and graphs. Everything else is the library's own
+API.
 """
 
 from __future__ import annotations

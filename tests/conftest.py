@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options and fixtures of all Python tests.
 
-``--device sim`` (the default) runs test bodies on simulated GPUs, ``--device cuda`` on real ones. Every test that takes
-``seed`` runs with ``--seeds`` seeds; ``--seed S`` repeats a single one, which on the simulator is the same run again.
+``--device sim`` (the default) runs test bodies on simulated GPUs, ``--device cuda`` on real ones. Every test
+that takes ``seed`` runs with ``--seeds`` seeds; ``--seed S`` repeats a single one, which on the simulator is
+the same run again.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real GPUs behind the tests' common face: one process, one thread per GPU, libcuda and libnccl through ctypes.
+"""Real GPUs behind the tests' common face: one process, one thread per GPU, libcuda and libnccl through
+ctypes.
 
 Neither PyTorch nor CuPy is needed. libnccl is the one already loaded, the wheel's, or the system's.
 """

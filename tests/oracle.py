@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What Low-Latency dispatch and combine mean, in NumPy.
 
-A ``Problem`` holds the inputs of all ranks; the functions say what each rank must find in its outputs afterwards, to
-the bit: where rows go, which places stay untouched, and in which order and precision sums are made.
+A ``Problem`` holds the inputs of all ranks; the functions say what each rank must find in its outputs
+afterwards, to the bit: where rows go, which places stay untouched, and in which order and precision sums are
+made.
 """
 
 from __future__ import annotations
@@ -156,8 +157,8 @@ def combine_rank_major(problem: Problem, home: int, reduced_rows: list[Array]) -
 def fma(a: Any, b: Array, c: Array) -> Array:
     """float32 a * b + c with a single rounding.
 
-    The product is exact in float64. Their sum is rounded to odd there, after which rounding to float32 is as if there
-    had been no rounding before.
+    The product is exact in float64. Their sum is rounded to odd there, after which rounding to float32 is as
+    if there had been no rounding before.
     """
     product, addend = np.asarray(a, np.float64) * b.astype(np.float64), c.astype(np.float64)
     total = product + addend

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads C declarations for cffi out of the installed headers, so that Python cannot drift from the C API.
 
-This is the small part of a C preprocessor that a header of plain declarations needs: quoted includes, conditionals
-over macros, object-like macros. Function-like macros only ever build initialisers and static assertions in our
-headers; their uses between declarations are dropped.
+This is the small part of a C preprocessor that a header of plain declarations needs: quoted includes,
+conditionals over macros, object-like macros. Function-like macros only ever build initialisers and static
+assertions in our headers; their uses between declarations are dropped.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def read_declarations(headers: list[Path], include_dir: Path, macros: dict[str, 
 
     Args:
         headers: files to read; each is read once, however often it is included.
-        include_dir: where ``#include`` finds our headers; headers found nowhere are the system's and are skipped.
+        include_dir: where ``#include`` finds our headers; headers found nowhere are the system's and are
+            skipped.
         macros: object-like macros that are defined before the first line.
     """
     reader = _Reader(include_dir, dict(macros))

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The C API through cffi, with declarations read from the installed ``nccl_ep.h``. Nothing here is compiled.
 
-cffi releases the GIL in every call, so ranks can be threads of one process and one rank's wait stops no other.
+cffi releases the GIL in every call, so ranks can be threads of one process and one rank's wait stops no
+other.
 """
 
 from __future__ import annotations

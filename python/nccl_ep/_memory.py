@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds address, shape and data type of whatever holds memory: PyTorch, CuPy, NumPy, DLPack, plain pointers."""
+"""Finds address, shape and data type of what holds memory: PyTorch, CuPy, NumPy, DLPack, plain pointers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nccl_ep.dtypes import DataType
 
 @dataclass(frozen=True)
 class Memory:
-    """What a buffer says about itself. ``owner`` keeps the memory alive; None marks what the buffer cannot say."""
+    """What a buffer says about itself, None for what it cannot say. ``owner`` keeps the memory alive."""
 
     ptr: int
     shape: tuple[int, ...] | None
@@ -25,7 +25,7 @@ class Memory:
 
 
 def memory_of(buffer: Any) -> Memory:
-    """Describes a buffer; raises TypeError if it speaks no known protocol, ValueError if it is not contiguous."""
+    """Describes a buffer; TypeError if it speaks no known protocol, ValueError if it is not contiguous."""
     if isinstance(buffer, (int, np.integer)) and not isinstance(buffer, bool):
         return Memory(int(buffer), None, None, None, None)
     for known, describe in (
@@ -38,8 +38,8 @@ def memory_of(buffer: Any) -> Memory:
         if known(buffer):
             return describe(buffer)
     raise TypeError(
-        f"{type(buffer).__name__} is no memory: expected a PyTorch tensor, a CuPy or NumPy array, a cuda.core.Buffer, "
-        f"anything with __cuda_array_interface__ or __dlpack__, or an address"
+        f"{type(buffer).__name__} is no memory: expected a PyTorch tensor, a CuPy or NumPy array, a "
+        f"cuda.core.Buffer, anything with __cuda_array_interface__ or __dlpack__, or an address"
     )
 
 
@@ -120,8 +120,8 @@ def _contiguous(owner: Any, ptr: int, shape: tuple[int, ...], strides: Any, data
     for extent, stride in zip(reversed(shape), reversed(strides or ()), strict=False):
         if extent > 1 and stride != expected and prod(shape):
             raise ValueError(
-                f"memory of shape {shape} has byte strides {tuple(strides)}: expected row-major without gaps; "
-                f"make it contiguous first"
+                f"memory of shape {shape} has byte strides {tuple(strides)}: expected row-major without "
+                f"gaps; make it contiguous first"
             )
         expected *= extent
     return Memory(ptr, shape, datatype, prod(shape) * datatype.itemsize, owner)

@@ -14,7 +14,7 @@ _Class = TypeVar("_Class", bound="type[CStruct]")
 
 
 class CStruct:
-    """Base of the dataclasses that mirror a C struct. Each instance builds its C struct once, when it is made."""
+    """Base of the dataclasses that mirror a C struct. An instance builds its C struct when it is made."""
 
     _c_type: ClassVar[str]
     _c_names: ClassVar[dict[str, str]]
@@ -48,13 +48,13 @@ def paired_with(c_type: str, **renamed: str) -> Callable[[_Class], _Class]:
     """Class decorator: this dataclass is that C struct, up to renamed fields (Python name = C name)."""
 
     def pair(python: _Class) -> _Class:
-        names = {field.name: renamed.get(field.name, field.name) for field in fields(python)}  # type: ignore[arg-type]
+        own_names = [field.name for field in fields(python)]  # type: ignore[arg-type]
+        names = {name: renamed.get(name, name) for name in own_names}
         in_c = [name for name, _ in ffi.typeof(c_type).fields]
         ours = {name for name in in_c if name not in _BOOKKEEPING and not name.startswith("padding")}
         if ours != set(names.values()):
-            raise ImportError(
-                f"nccl_ep.{python.__name__} and {c_type} of nccl_ep.h differ in {sorted(ours ^ set(names.values()))}"
-            )
+            differences = sorted(ours ^ set(names.values()))
+            raise ImportError(f"nccl_ep.{python.__name__} and {c_type} of nccl_ep.h differ in {differences}")
         python._c_type, python._c_names = c_type, names
         return python
 

@@ -29,8 +29,8 @@ FreeFn = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
 class AllocConfig(CStruct):
     """Your own device allocator, for everything but symmetric memory. Give both functions or neither.
 
-    Functions are addresses, or :data:`AllocFn` and :data:`FreeFn` objects, which are kept alive. They are called
-    while a group or handle is made or destroyed, from the thread that does it.
+    Functions are addresses, or :data:`AllocFn` and :data:`FreeFn` objects, which are kept alive. They are
+    called while a group or handle is made or destroyed, from the thread that does it.
     """
 
     alloc_fn: Any = 0
@@ -53,7 +53,8 @@ class GroupConfig(CStruct):
         algorithm: LOW_LATENCY for decoding, HIGH_THROUGHPUT for prefill and training.
         num_experts: experts of all ranks together; a multiple of the number of ranks.
         max_dispatch_tokens_per_rank: most tokens that one rank dispatches in one call.
-        max_recv_tokens_per_rank: high throughput: receive budget in rows; 0 sizes outputs by the actual count.
+        max_recv_tokens_per_rank: high throughput: receive budget in rows; 0 sizes outputs by the actual
+            count.
         max_token_bytes: most bytes of one token's row, scales included.
         rdma_buffer_size: bytes of symmetric memory; 0: as much as is needed.
         num_qp_per_rank: network queue pairs per rank; 0 chooses.
@@ -90,8 +91,8 @@ class HandleConfig(CStruct):
     """Options of a handle.
 
     Attributes:
-        dispatch_output_per_expert_alignment: high throughput, expert-major: each expert's rows start at a multiple of
-            this power of two; 0 and 1 mean no alignment.
+        dispatch_output_per_expert_alignment: high throughput, expert-major: each expert's rows start at a
+            multiple of this power of two; 0 and 1 mean no alignment.
     """
 
     dispatch_output_per_expert_alignment: int = 0

@@ -77,7 +77,8 @@ _BY_NAME = {
     "float4_e2m1fn_x2": DataType.FLOAT4X2,
 }
 
-# Codes of DLPack: 0 signed, 1 unsigned, 2 float, 4 bfloat, 10 float8_e4m3fn, 12 float8_e5m2, 17 float4_e2m1fn.
+# Codes of DLPack: 0 signed, 1 unsigned, 2 float, 4 bfloat, 10 float8_e4m3fn, 12 float8_e5m2, 17
+# float4_e2m1fn.
 _BY_DLPACK = {
     (0, 8): DataType.INT8,
     (1, 8): DataType.UINT8,

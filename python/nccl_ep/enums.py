@@ -16,7 +16,7 @@ class Algorithm(IntEnum):
 
 
 class Layout(IntEnum):
-    """How received rows are arranged. Low latency: expert-major, rank-major; high throughput: flat, expert-major."""
+    """How received rows are arranged. Low latency: EXPERT_MAJOR, RANK_MAJOR; else EXPERT_MAJOR, FLAT."""
 
     UNSET = 0
     EXPERT_MAJOR = 1
@@ -48,7 +48,7 @@ class ZeroCopyMode(IntEnum):
 
 
 class ExpertIdKind(IntEnum):
-    """Numbering of the expert ids that dispatch returns: from the rank's first expert, or global. AUTO means LOCAL."""
+    """Numbering of the expert ids that dispatch returns: within the rank (also AUTO), or within the world."""
 
     AUTO = 0
     LOCAL = 1

@@ -32,7 +32,7 @@ class CudaError(Error):
 
 
 class SystemFailure(Error):
-    """The system refused something: a library could not be loaded, a file not be written, memory not be had."""
+    """The system refused something: to load a library, to write a file, to give memory."""
 
     name = "ncclSystemError"
 
@@ -56,7 +56,7 @@ class InvalidUsage(Error):
 
 
 class RemoteError(Error):
-    """A kernel waited longer than ``GroupConfig.timeout_ns`` for another rank. The group cannot be used any more."""
+    """A kernel waited too long (``GroupConfig.timeout_ns``) for another rank. The group is of no more use."""
 
     name = "ncclRemoteError"
 

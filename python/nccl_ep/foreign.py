@@ -10,8 +10,8 @@ def stream_address(stream: Any) -> int:
     """The ``cudaStream_t`` behind a stream.
 
     Args:
-        stream: None (the default stream), an address, or a stream of PyTorch (``.cuda_stream``), CuPy (``.ptr``),
-            cuda.core (``.handle``), the simulator, or anything with ``__cuda_stream__``.
+        stream: None (the default stream), an address, or a stream of PyTorch (``.cuda_stream``), CuPy
+            (``.ptr``), cuda.core (``.handle``), the simulator, or anything with ``__cuda_stream__``.
     """
     if stream is None:
         return 0
@@ -23,8 +23,8 @@ def stream_address(stream: Any) -> int:
         if hasattr(stream, attribute):
             return int(getattr(stream, attribute))
     raise TypeError(
-        f"{type(stream).__name__} is no stream: expected None, an address, or an object with __cuda_stream__, "
-        f"cuda_stream, ptr or handle"
+        f"{type(stream).__name__} is no stream: expected None, an address, or an object with "
+        f"__cuda_stream__, cuda_stream, ptr or handle"
     )
 
 
@@ -32,8 +32,8 @@ def communicator_address(comm: Any) -> tuple[int, Any]:
     """The ``ncclComm_t`` behind a communicator, and the object that owns it.
 
     Args:
-        comm: an ``nccl.core.Communicator``, a simulated rank or its communicator, a PyTorch process group (a new
-            communicator of the same ranks is made for it), or an address.
+        comm: an ``nccl.core.Communicator``, a simulated rank or its communicator, a PyTorch process group (a
+            new communicator of the same ranks is made for it), or an address.
     """
     if hasattr(comm, "_get_backend"):
         from nccl_ep.interop.torch import get_nccl_comm_from_group

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 class Group:
-    """The ranks of one communicator with the symmetric memory and the kernels that any number of handles share.
+    """The ranks of one communicator with the symmetric memory and the kernels that their handles share.
 
-    Making and closing a group is collective: every rank of the communicator does it. Neither is allowed while a
-    stream of the calling thread captures a graph. Leaving the ``with`` block closes the group.
+    Making and closing a group is collective: every rank of the communicator does it. Neither is allowed while
+    a stream of the calling thread captures a graph. Leaving the ``with`` block closes the group.
 
     Args:
-        comm: an ``nccl.core.Communicator``, a simulated rank, a PyTorch process group, or an ``ncclComm_t``'s address.
-            It must outlive the group.
+        comm: an ``nccl.core.Communicator``, a simulated rank, a PyTorch process group, or an ``ncclComm_t``'s
+            address. It must outlive the group.
         config: see :class:`GroupConfig`; equal on all ranks.
         stream: default stream of this group's handles; None is the device's default stream.
         library: which ``libnccl_ep.so.0``; default: the one in this package.
@@ -106,7 +106,7 @@ class Group:
     def handle_mem_size(
         self, layout: Layout | int, num_topk: int, *, config: HandleConfig | None = None
     ) -> int:
-        """Bytes of device memory that a handle of this layout and top-k needs, for ``Handle.init(handle_mem=...)``."""
+        """Bytes of device memory that a handle needs, for ``Handle.init(handle_mem=...)``."""
         size = ffi.new("size_t*")
         c_config = config.c if config else NULL
         self.check(
@@ -134,7 +134,7 @@ class Group:
         self.check(self.library.c.ncclEpMaskUpdate(self._open_ptr(), c_mask, self.c_stream(stream)))
 
     def clean_mask(self, *, stream: Any = None) -> None:
-        """Lets all ranks take part again. Collective among the ranks that are not masked; waits for the device."""
+        """Lets all ranks take part again. Collective among the unmasked ranks; waits for the device."""
         self.check(self.library.c.ncclEpMaskClean(self._open_ptr(), self.c_stream(stream)))
 
     def async_error(self) -> int:

@@ -18,14 +18,14 @@ from nccl_ep.tensor import Tensor
 class Handle:
     """One routing of a group's tokens: which experts each token goes to.
 
-    Made by :meth:`Group.create_handle` or :meth:`Handle.init`. A handle keeps its group open, and its group closes
-    it. Handles of one group may be used in turn, in the same order on every rank.
+    Made by :meth:`Group.create_handle` or :meth:`Handle.init`. A handle keeps its group open, and its group
+    closes it. Handles of one group may be used in turn, in the same order on every rank.
 
-    Shapes below: R ranks, L experts of a rank, B ``max_dispatch_tokens_per_rank``, b tokens of this rank (0 to B), K
-    top-k, H hidden. Floats are bfloat16, float16 or float32, the same type on the way in and out.
+    Shapes below: R ranks, L experts of a rank, B ``max_dispatch_tokens_per_rank``, b tokens of this rank (0
+    to B), K top-k, H hidden. Floats are bfloat16, float16 or float32, the same type on the way in and out.
 
-    Streams: every call is put on ``stream`` (default: the group's) and returns at once. Inputs and outputs must stay
-    valid until the stream has passed the call.
+    Streams: every call is put on ``stream`` (default: the group's) and returns at once. Inputs and outputs
+    must stay valid until the stream has passed the call.
     """
 
     _ptr = NULL
@@ -57,8 +57,9 @@ class Handle:
             layout: how dispatch arranges the rows it receives.
             num_topk: K of every routing this handle gets.
             config: options.
-            handle_mem: uint8 ``[n]`` of your own device memory, n at least :meth:`Group.handle_mem_size`. Yours again
-                once the handle is closed and its last call has run. Default: allocated with the group's allocator.
+            handle_mem: uint8 ``[n]`` of your own device memory, n at least :meth:`Group.handle_mem_size`.
+                Yours again once the handle is closed and its last call has run. Default: allocated with the
+                group's allocator.
 
         Raises:
             InvalidArgument: ``num_topk`` or ``handle_mem`` does not fit.
@@ -113,10 +114,11 @@ class Handle:
         """Gives the handle a new routing. Capturable.
 
         Args:
-            topk_idx: int32 or int64 ``[b, K]``: each token's experts, 0 to experts - 1, or -1 for none. An expert that
-                a token names twice gets it once, with the sum of the weights. Low latency reads this memory during
-                dispatch and combine, so that a graph can be replayed with new contents: leave it in place, and
-                unchanged from a dispatch to the end of its combine. The handle keeps the buffer alive.
+            topk_idx: int32 or int64 ``[b, K]``: each token's experts, 0 to experts - 1, or -1 for none. An
+                expert that a token names twice gets it once, with the sum of the weights. Low latency reads
+                this memory during dispatch and combine, so that a graph can be replayed with new contents:
+                leave it in place, and unchanged from a dispatch to the end of its combine. The handle keeps
+                the buffer alive.
             layout_info: must be None in low latency.
             stream: default: the group's.
 
@@ -141,7 +143,8 @@ class Handle:
     ) -> None:
         """Sends each token to the ranks of its experts. Collective; capturable in low latency.
 
-        Rows arrive in the order of (source rank, token). Rows of the outputs that nothing fills stay as they were.
+        Rows arrive in the order of (source rank, token). Rows of the outputs that nothing fills stay as they
+        were.
 
         ============  =================================================  =====================================
         low latency   expert-major                                       rank-major
@@ -155,8 +158,9 @@ class Handle:
                                                                          optional; recv_topk_idx_kind
         ============  =================================================  =====================================
 
-        Rank-major ``topk_idx`` names an expert of this rank where the token's top-k does, and is -1 elsewhere,
-        unused rows included. Rank-major output tokens in a window are written by the senders themselves.
+        Rank-major ``topk_idx`` names an expert of this rank where the token's top-k does, and is -1
+        elsewhere, unused rows included. Rank-major output tokens in a window are written by the senders
+        themselves.
 
         Args:
             inputs: what this rank sends.
@@ -193,8 +197,9 @@ class Handle:
                       float32, which is read
         ============  =================================================  =====================================
 
-        Sums are made in float32: over a rank's experts in the order of the top-k, rounded once to the tokens' type,
-        then over ranks in their order. The result has the same bits every time. A token without experts gets zeros.
+        Sums are made in float32: over a rank's experts in the order of the top-k, rounded once to the tokens'
+        type, then over ranks in their order. The result has the same bits every time. A token without experts
+        gets zeros.
 
         Args:
             inputs: the experts' rows, in the places where dispatch put their tokens.
@@ -212,7 +217,7 @@ class Handle:
         self._check(self._c.ncclEpCombine(self._open_ptr(), inputs.c, outputs.c, c_config, c_stream))
 
     def complete(self, *, config: CompleteConfig | None = None, stream: Any = None) -> None:
-        """Receives what a ``send_only`` call left pending; nothing pending is fine. Collective; capturable."""
+        """Receives what a ``send_only`` call left pending, if anything. Collective; capturable."""
         c_config = config.c if config else NULL
         self._check(self._c.ncclEpComplete(self._open_ptr(), c_config, self.group.c_stream(stream)))
 

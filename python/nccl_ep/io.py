@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tensors of one call. Shapes by algorithm and layout are with :meth:`Handle.dispatch` and `Handle.combine`.
+"""The tensors of one call. Shapes by algorithm and layout are with :meth:`Handle.dispatch` and
+`Handle.combine`.
 
 Every tensor field takes a :class:`Tensor` or whatever :class:`Tensor` takes.
 """
@@ -48,7 +49,7 @@ class LayoutInfo(_Tensors):
 @paired_with("ncclEpDispatchInputs_t")
 @dataclass(frozen=True)
 class DispatchInputs(_Tensors):
-    """What a rank sends: its tokens, with their top-k weights or scales where the layout or recipe needs them."""
+    """What a rank sends: its tokens, with weights or scales where the layout or recipe needs them."""
 
     tokens: Any
     topk_weights: Any = None

@@ -15,18 +15,20 @@ from nccl_ep.dtypes import DataType
 class Tensor:
     """A row-major view of memory that somebody else owns. Nothing is copied.
 
-    The view keeps ``buffer`` alive. The memory must stay valid, and its contents in place, until the streams that
-    use it have got past the calls it was given to.
+    The view keeps ``buffer`` alive. The memory must stay valid, and its contents in place, until the streams
+    that use it have got past the calls it was given to.
 
     Args:
-        buffer: a PyTorch tensor, a CuPy array, a ``cuda.core.Buffer``, anything with ``__cuda_array_interface__`` or
-            ``__dlpack__``, an address, or on the simulator a NumPy array of simulated device memory.
-        dtype: data type; needed for addresses and raw buffers. For an array it may name another type of the same
-            item size, so that ``uint16`` memory can hold ``bfloat16``.
+        buffer: a PyTorch tensor, a CuPy array, a ``cuda.core.Buffer``, anything with
+            ``__cuda_array_interface__`` or ``__dlpack__``, an address, or on the simulator a NumPy array of
+            simulated device memory.
+        dtype: data type; needed for addresses and raw buffers. For an array it may name another type of the
+            same item size, so that ``uint16`` memory can hold ``bfloat16``.
         shape: extents, at least one; needed for addresses and raw buffers, otherwise a reshape.
-        window: the window that holds the memory (``nccl.core``'s ``RegisteredWindowHandle``, a simulated window, or
-            an address of one), so that other ranks can write rows straight into it.
-        window_offset: where in the window the memory starts, in bytes; found by address if the window knows its own.
+        window: the window that holds the memory (``nccl.core``'s ``RegisteredWindowHandle``, a simulated
+            window, or an address of one), so that other ranks can write rows straight into it.
+        window_offset: where in the window the memory starts, in bytes; found by address if the window knows
+            its own.
 
     Raises:
         TypeError: ``buffer`` speaks none of these protocols, or the data type is unknown.

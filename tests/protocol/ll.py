@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the Low-Latency tests share: random problems, one rank's buffers for a problem, and the comparison.
 
-Combine does not use what dispatch received: its input rows are random, different for each expert, and NaN wherever no
-token is. So a rank can chain any number of calls without waiting for the host in between, and a row that is read from
-the wrong place shows.
+Combine does not use what dispatch received: its input rows are random, different for each expert, and NaN
+wherever no token is. So a rank can chain any number of calls without waiting for the host in between, and a
+row that is read from the wrong place shows.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A rank that is late changes nothing; a rank that is silent ends in an error that names it, never in a hang."""
+"""A rank that is late changes nothing; a rank that is silent ends in an error that names it, never in a
+hang.
+"""
 
 from __future__ import annotations
 

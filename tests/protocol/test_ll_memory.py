@@ -44,7 +44,9 @@ def test_handle_memory_grows_with_topk_only_as_needed(make_cluster: Any) -> None
 
 
 class CountingAllocator:
-    """The simulator's memory behind the C API's allocator functions. ``live`` maps addresses to their arrays."""
+    """The simulator's memory behind the C API's allocator functions. ``live`` maps addresses to their
+    arrays.
+    """
 
     def __init__(self, rank: Any) -> None:
         self.rank, self.live, self.calls = rank, {}, 0

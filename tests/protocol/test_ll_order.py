@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls in a row, from several handles, in halves, on several streams and from graphs: each delivers its own rows."""
+"""Calls in a row, from several handles, in halves, on several streams and from graphs: each delivers its own
+rows.
+"""
 
 from __future__ import annotations
 

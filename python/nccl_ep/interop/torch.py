@@ -9,8 +9,8 @@ from typing import Any
 def get_nccl_comm_from_group(group: Any = None) -> Any:
     """A new ``nccl.core.Communicator`` of the ranks of a PyTorch process group. Collective in that group.
 
-    A communicator of its own keeps the library out of the way of PyTorch's collectives. The current CUDA device must
-    be the rank's. Call ``destroy()`` on it after closing the groups that use it.
+    A communicator of its own keeps the library out of the way of PyTorch's collectives. The current CUDA
+    device must be the rank's. Call ``destroy()`` on it after closing the groups that use it.
 
     Args:
         group: a ``torch.distributed`` process group; default: the world.

@@ -51,8 +51,8 @@ class Failure(IntEnum):
 class Cluster:
     """Simulated GPUs that run the library's own kernels on the CPU, and check them while they run.
 
-    The same seed gives the same run, bit for bit. Time is not simulated. Leaving the ``with`` block closes the
-    cluster; arrays of simulated memory stay readable as long as somebody holds them.
+    The same seed gives the same run, bit for bit. Time is not simulated. Leaving the ``with`` block closes
+    the cluster; arrays of simulated memory stay readable as long as somebody holds them.
 
     Args:
         nodes: hosts.
@@ -112,8 +112,8 @@ class Cluster:
     def run(self, main: Callable[..., Result], *args: Any) -> list[Result]:
         """Runs ``main(rank, *args)`` for every rank, each in a thread of its own, and returns their results.
 
-        If a rank raises, the others go on without it until they have finished or wait for it in vain; then the first
-        exception is raised again, with the rank and the simulator's report added to it.
+        If a rank raises, the others go on without it until they have finished or wait for it in vain; then
+        the first exception is raised again, with the rank and the simulator's report added to it.
         """
         results: list[Any] = [None] * self.num_ranks
         failures: list[tuple[int, BaseException]] = []
@@ -145,7 +145,8 @@ class Cluster:
         return results
 
     def enter(self, rank: int) -> Rank:
-        """The rank, to be used in a ``with`` block by the thread that acts for it. Most programs call :meth:`run`.
+        """The rank, to be used in a ``with`` block by the thread that acts for it. Most programs call
+        :meth:`run`.
 
         GPUs move only while every rank has been entered, or left again.
         """
@@ -177,8 +178,8 @@ class Cluster:
         """What went from GPU to GPU since the last :meth:`reset_traffic`.
 
         Returns:
-            A structured array ``[source, destination]`` with the fields of ``ncclEpSimLinkCounters_t``, for instance
-            ``traffic()["bytes"][0, 1]``: bytes that rank 0 wrote to rank 1.
+            A structured array ``[source, destination]`` with the fields of ``ncclEpSimLinkCounters_t``, for
+            instance ``traffic()["bytes"][0, 1]``: bytes that rank 0 wrote to rank 1.
         """
         ranks = self.num_ranks
         links = ffi.new("ncclEpSimLinkCounters_t[]", ranks * ranks)
@@ -246,7 +247,7 @@ class Cluster:
 
 
 class _Owner:
-    """Owns the C cluster. Cluster, ranks and arrays of simulated memory share it; the last one out destroys it."""
+    """Owns the C cluster. Cluster, ranks and arrays of its memory share it; the last one out destroys it."""
 
     def __init__(self, config: Any) -> None:
         out = ffi.new("ncclEpSimCluster_t*")

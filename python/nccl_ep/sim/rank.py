@@ -23,8 +23,9 @@ Array = npt.NDArray[Any]
 class Rank:
     """One simulated GPU with its memory and streams. :meth:`Cluster.run` hands one to each thread.
 
-    Memory is NumPy arrays that kernels can use. They may be read and written by NumPy, but not while kernels or
-    copies that use them are pending: synchronize first. Memory lasts until it is freed or its cluster is gone.
+    Memory is NumPy arrays that kernels can use. They may be read and written by NumPy, but not while kernels
+    or copies that use them are pending: synchronize first. Memory lasts until it is freed or its cluster is
+    gone.
 
     Attributes:
         rank: number of this rank in the world.
@@ -70,7 +71,7 @@ class Rank:
         return self._allocate("ncclEpSimMemAlloc", shape, dtype)
 
     def free(self, array: Array) -> None:
-        """Frees memory of :meth:`empty` and its kind before the cluster ends. Does not wait for pending work."""
+        """Frees memory of :meth:`empty` and its kind before the cluster ends. Waits for nothing."""
         self._free("ncclEpSimFree", array)
 
     def free_symmetric(self, array: Array) -> None:
@@ -130,7 +131,7 @@ class Rank:
         check(library().ncclEpSimBarrier(self._c, self.rank))
 
     def all_gather(self, values: npt.ArrayLike) -> Array:
-        """The hosts' values of all ranks: ``[ranks, *shape]``. Collective; same shape and dtype everywhere."""
+        """The hosts' values of all ranks: ``[ranks, *shape]``. Collective; same shape and dtype."""
         mine = np.ascontiguousarray(values)
         everyone = np.empty((self.num_ranks, *np.shape(values)), mine.dtype)
         source, target = ffi.cast("void*", mine.ctypes.data), ffi.cast("void*", everyone.ctypes.data)
@@ -221,7 +222,8 @@ def numpy_dtype(dtype: Any) -> np.dtype[Any]:
     """The NumPy dtype for a dtype, a scalar type, a name or a :class:`nccl_ep.DataType`."""
     if not isinstance(dtype, DataType):
         try:
-            return np.dtype(dtype)
+            known: np.dtype[Any] = np.dtype(dtype)
+            return known
         except TypeError:
             dtype = DataType.of(dtype)
     return _SMALL[dtype] if dtype in _SMALL else np.dtype(dtype.name.lower())

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A group that cannot be: the code, and a message with the field, its value and what was expected."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+import nccl_ep as ep
+
+GOOD = ep.GroupConfig(num_experts=4, max_dispatch_tokens_per_rank=4, max_token_bytes=64)
+LONE_ALLOC = ep.AllocFn(lambda out, size, context: 2)
+LONE_FREE = ep.FreeFn(lambda ptr, context: 0)
+
+# changes to GOOD, exception, what the message says
+MISUSES = [
+    ({"algorithm": 7}, ep.InvalidArgument, r"config\.algorithm.*7.*expected"),
+    ({"algorithm": ep.Algorithm.HIGH_THROUGHPUT}, ep.InvalidUsage, r"config\.algorithm.*not available"),
+    ({"num_experts": 0}, ep.InvalidArgument, r"config\.num_experts.*\b0\b.*expected"),
+    ({"num_experts": 3}, ep.InvalidArgument, r"config\.num_experts.*\b3\b.*multiple.*2"),
+    ({"num_experts": 4_000_000_000}, ep.InvalidArgument, r"config\.num_experts.*4000000000.*expected"),
+    (
+        {"max_dispatch_tokens_per_rank": 0},
+        ep.InvalidArgument,
+        r"max_dispatch_tokens_per_rank.*\b0\b.*expected",
+    ),
+    ({"max_token_bytes": 0}, ep.InvalidArgument, r"config\.max_token_bytes.*\b0\b.*expected"),
+    ({"num_topk": 5}, ep.InvalidArgument, r"config\.num_topk.*\b5\b.*expected.*4"),
+    ({"max_num_sms": 1000}, ep.InvalidUsage, r"config\.max_num_sms.*1000.*expected at most"),
+    (
+        {"alloc": ep.AllocConfig(alloc_fn=LONE_ALLOC)},
+        ep.InvalidUsage,
+        r"config\.alloc.*alloc_fn.*expected both",
+    ),
+    ({"alloc": ep.AllocConfig(free_fn=LONE_FREE)}, ep.InvalidUsage, r"config\.alloc.*free_fn.*expected both"),
+    ({"enable_mask": True}, ep.InvalidUsage, r"config\.enable_mask.*not available"),
+    ({"zero_copy": 9}, ep.InvalidArgument, r"config\.zero_copy.*9.*expected"),
+    ({"overflow_policy": 9}, ep.InvalidArgument, r"config\.overflow_policy.*9.*expected"),
+    ({"rdma_buffer_size": 1}, ep.InvalidUsage, r"config\.rdma_buffer_size.*\b1\b.*expected.*at least"),
+]
+
+
+@pytest.mark.parametrize(
+    "changes, error, says", MISUSES, ids=[str(next(iter(row[0].items()))) for row in MISUSES]
+)
+def test_a_field_that_is_wrong(make_cluster: Any, changes: Any, error: type[ep.Error], says: str) -> None:
+    def main(rank: Any) -> Any:
+        before = usage(cluster, rank)
+        with pytest.raises(ep.Error) as failure:
+            ep.Group(rank.comm, replace(GOOD, **changes))
+        rank.barrier()
+        assert usage(cluster, rank) == before
+        return failure.value
+
+    cluster = make_cluster(2)
+    for failure in cluster.run(main):
+        assert type(failure) is error
+        assert re.search(says, failure.message), failure.message
+
+
+def test_ranks_that_disagree(make_cluster: Any) -> None:
+    def main(rank: Any) -> Any:
+        config = replace(GOOD, max_token_bytes=64 * (1 + rank.rank))
+        with pytest.raises(ep.InvalidArgument) as failure:
+            ep.Group(rank.comm, config)
+        return failure.value.message
+
+    first, second = make_cluster(2).run(main)
+    assert re.search(r"max_token_bytes.*64 here.*128 on rank 1", first)
+    assert re.search(r"max_token_bytes.*128 here.*64 on rank 0", second)
+
+
+def test_a_rank_that_refuses_stops_the_others(make_cluster: Any) -> None:
+    def main(rank: Any) -> Any:
+        config = replace(GOOD, max_num_sms=1000 if rank.rank == 1 else 0)
+        with pytest.raises(ep.InvalidUsage) as failure:
+            ep.Group(rank.comm, config)
+        return failure.value.message
+
+    messages = make_cluster(2).run(main)
+    assert "rank 1" in messages[0]
+    assert "max_num_sms" in messages[1]
+
+
+def test_a_good_group_after_a_bad_one(make_cluster: Any) -> None:
+    def main(rank: Any) -> int:
+        with pytest.raises(ep.InvalidArgument):
+            ep.Group(rank.comm, replace(GOOD, num_experts=3))
+        with ep.Group(rank.comm, GOOD) as group:
+            return group.async_error()
+
+    assert make_cluster(2).run(main) == [0, 0]
+
+
+def test_no_communicator() -> None:
+    with pytest.raises(ep.InvalidArgument, match="comm"):
+        ep.Group(0, GOOD)
+
+
+@pytest.mark.sim_only
+def test_more_than_one_lsa_team_is_not_available_yet(make_cluster: Any) -> None:
+    def main(rank: Any) -> str:
+        with pytest.raises(ep.InvalidUsage) as failure:
+            ep.Group(rank.comm, GOOD)
+        return failure.value.message
+
+    for message in make_cluster(2, lsa_team_size=1).run(main):
+        assert "LSA team" in message and "not available" in message
+
+
+def usage(cluster: Any, rank: Any) -> Any:
+    """What is allocated, where that can be known."""
+    return cluster.sim.usage(rank.rank) if hasattr(cluster, "sim") else None

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Python layer itself: declarations, configurations, streams, communicators, errors and lifetimes."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import nccl_ep as ep
+from nccl_ep import paths
+from nccl_ep._declarations import read_declarations
+from nccl_ep._pairing import CStruct, paired_with
+from nccl_ep.errors import error_of
+from nccl_ep.foreign import communicator_address, stream_address
+
+CONFIG = ep.GroupConfig(num_experts=4, max_dispatch_tokens_per_rank=4, max_token_bytes=64)
+
+
+# ---- Declarations ----
+
+
+def test_the_reader_obeys_the_preprocessor(tmp_path: Path) -> None:
+    (tmp_path / "inner.h").write_text("#pragma once\ntypedef int inner;\n")
+    (tmp_path / "outer.h").write_text(
+        """
+        #ifndef GUARD
+        #define GUARD
+        #include <nowhere.h>
+        #include "inner.h"
+        #include "inner.h"
+        #define SIZE 0x10u
+        #define LONG_ONE(a, b) \\
+          _Static_assert(sizeof(a) == (b), "no")
+        #if defined(__cplusplus) && !defined(SIZE)
+        extern "C" {
+        #elif SIZE >= 16
+        inner kept(void);  // a comment
+        #else
+        inner dropped(void);
+        #endif
+        LONG_ONE(inner, 4);
+        typedef struct { char bytes[SIZE]; } __attribute__((aligned(8))) sized;
+        #endif
+        """
+    )
+    read = read_declarations([tmp_path / "outer.h"], tmp_path, {})
+    assert " ".join(read.source.split()) == (
+        "typedef int inner; inner kept(void); typedef struct { char bytes[0x10u]; } sized;"
+    )
+    assert read.constants["SIZE"] == 16
+
+
+def test_all_functions_of_the_header_are_in_the_library() -> None:
+    library = ep._ffi.default_library()
+    header = (paths.include_dir() / "nccl_ep.h").read_text()
+    names = {
+        word for word in header.replace("(", " ").split() if word.startswith("ncclEp") and word.isalnum()
+    }
+    functions = {name for name in names if f"ncclResult_t {name}(" in header or f"char* {name}(" in header}
+    assert len(functions) == 19
+    for name in functions:
+        assert getattr(library.c, name)
+
+
+def test_version() -> None:
+    assert str(ep.get_lib_version()) == "0.2.0"
+    assert ep.get_lib_path().name == "libnccl_ep.so.0"
+    assert ep.get_lib_path().parent == paths.library_dir()
+
+
+def test_a_library_can_be_loaded_twice() -> None:
+    assert ep.Library(ep.get_lib_path()).version() == (0, 2, 0)
+    with pytest.raises(OSError, match="no_such"):
+        ep.Library("/no_such/libnccl_ep.so.0")
+
+
+# ---- Configurations ----
+
+
+def test_configurations_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        CONFIG.num_experts = 8  # type: ignore[misc]
+
+
+def test_a_configuration_fills_its_struct() -> None:
+    c = ep.GroupConfig(num_experts=6, timeout_ns=5, enable_mask=True, zero_copy=ep.ZeroCopyMode.ON).c
+    assert (c.size, c.magic, c.version) == (112, 0xC00FFFEE, 2)
+    assert (c.num_experts, c.timeout_ns, c.enable_mask, c.zero_copy) == (6, 5, 1, 2)
+
+
+def test_a_value_that_does_not_fit_is_named() -> None:
+    with pytest.raises(OverflowError, match=r"GroupConfig\.num_experts: -4"):
+        ep.GroupConfig(num_experts=-4)
+
+
+def test_a_dataclass_that_differs_from_its_struct_is_found_at_import() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Drifted(CStruct):
+        send_only: bool = False
+        round_scales: bool = False
+        passdirection: int = 0
+        quant_recipe: int = 0
+
+    with pytest.raises(ImportError, match="pass_direction"):
+        paired_with("ncclEpDispatchConfig_t")(Drifted)
+
+
+def test_allocator_functions_are_kept_alive() -> None:
+    config = ep.AllocConfig(ep.AllocFn(lambda *_: 2), ep.FreeFn(lambda *_: 0))
+    assert config.alloc_fn and config.free_fn and config.alloc_fn != config.free_fn
+    assert ep.GroupConfig(alloc=config).alloc is config
+
+
+# ---- Streams and communicators ----
+
+
+@pytest.mark.parametrize(
+    "stream, address",
+    [
+        (None, 0),
+        (4096, 4096),
+        (SimpleNamespace(cuda_stream=1), 1),
+        (SimpleNamespace(ptr=2), 2),
+        (SimpleNamespace(handle=3), 3),
+        (SimpleNamespace(__cuda_stream__=lambda: (0, 4), ptr=5), 4),
+    ],
+)
+def test_streams(stream: Any, address: int) -> None:
+    assert stream_address(stream) == address
+
+
+@pytest.mark.parametrize("thing", [True, "stream", object()])
+def test_what_is_no_stream(thing: Any) -> None:
+    with pytest.raises(TypeError, match="is no stream"):
+        stream_address(thing)
+
+
+@pytest.mark.parametrize(
+    "comm", [4096, SimpleNamespace(ptr=4096), SimpleNamespace(comm=SimpleNamespace(value=4096))]
+)
+def test_communicators(comm: Any) -> None:
+    address, owner = communicator_address(comm)
+    assert address == 4096
+    assert owner is comm
+
+
+@pytest.mark.parametrize("thing", [True, "comm", object(), None])
+def test_what_is_no_communicator(thing: Any) -> None:
+    with pytest.raises(TypeError, match="is no communicator"):
+        communicator_address(thing)
+
+
+# ---- Errors ----
+
+
+def test_errors_have_code_and_message() -> None:
+    error = error_of(4, "config.num_experts: is 0")
+    assert type(error) is ep.InvalidArgument
+    assert (error.code, error.message) == (4, "config.num_experts: is 0")
+    assert str(error) == "config.num_experts: is 0 (ncclInvalidArgument, 4)"
+    assert type(error_of(77, "")) is ep.Error
+
+
+def test_messages_of_threads_do_not_mix() -> None:
+    messages: dict[int, str] = {}
+    barrier = threading.Barrier(4)
+
+    def fail(thread: int) -> None:
+        barrier.wait()
+        for _ in range(50):
+            try:
+                ep.Group(0, dataclasses.replace(CONFIG, num_experts=thread))
+            except ep.InvalidArgument as failure:
+                messages[thread] = failure.message
+
+    threads = [threading.Thread(target=fail, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all("comm" in message for message in messages.values())
+
+
+# ---- Lifetimes ----
+
+
+def lone(make_cluster: Any, act: Any) -> Any:
+    """Runs ``act(rank, group)`` on a cluster of one rank; closes the group if it is still open."""
+
+    def main(rank: Any) -> Any:
+        with ep.Group(rank.comm, CONFIG) as group:
+            return act(rank, group)
+
+    return make_cluster(1).run(main)[0]
+
+
+def test_closing_twice_is_harmless(make_cluster: Any) -> None:
+    def act(rank: Any, group: ep.Group) -> None:
+        handle = group.init_handle(ep.Layout.EXPERT_MAJOR, 2)
+        handle.close()
+        handle.close()
+        group.close()
+        group.destroy()
+
+    lone(make_cluster, act)
+
+
+def test_a_closed_object_says_so(make_cluster: Any) -> None:
+    def act(rank: Any, group: ep.Group) -> None:
+        handle = group.init_handle(ep.Layout.RANK_MAJOR, 2)
+        assert "rank-major, top-2" in repr(handle)
+        assert "4 experts" in repr(group)
+        group.close()  # and its handles with it
+        assert repr(handle) == "<nccl_ep.Handle closed>" and handle.ptr == 0
+        assert repr(group) == "<nccl_ep.Group closed>" and group.ptr == 0
+        with pytest.raises(ep.InvalidUsage, match="the handle is closed"):
+            handle.complete()
+        with pytest.raises(ep.InvalidUsage, match="the group is closed"):
+            group.init_handle(ep.Layout.RANK_MAJOR, 2)
+
+    lone(make_cluster, act)
+
+
+def test_a_handle_holds_its_group_and_routing(make_cluster: Any) -> None:
+    def act(rank: Any, group: ep.Group) -> None:
+        handle = group.create_handle(ep.Layout.EXPERT_MAJOR, rank.array(np.zeros((3, 2), np.int32)))
+        assert handle.group is group
+        assert handle._topk_idx is not None and handle._topk_idx.sizes == (3, 2)
+        assert handle.num_topk == 2
+
+    lone(make_cluster, act)
+
+
+def test_a_dropped_handle_is_freed(make_cluster: Any) -> None:
+    def act(rank: Any, group: ep.Group) -> None:
+        handle = group.init_handle(ep.Layout.EXPERT_MAJOR, 2)
+        del handle
+        group.close()  # would be refused with a handle left
+
+    lone(make_cluster, act)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_group_never_closed_is_a_warning(make_cluster: Any) -> None:
+    def main(rank: Any) -> None:
+        group = ep.Group(rank.comm, CONFIG)
+        with pytest.warns(ResourceWarning, match="never closed"):
+            group.__del__()
+        group.close()
+
+    make_cluster(1).run(main)

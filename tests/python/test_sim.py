@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The simulated cluster's Python face: ranks and threads, memory, streams, graphs, failures, traffic."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import nccl_ep as ep
+from nccl_ep import sim
+
+pytestmark = pytest.mark.sim_only
+
+
+def test_run_returns_what_each_rank_returns() -> None:
+    with sim.Cluster(gpus_per_node=3) as cluster:
+        assert cluster.run(lambda rank, word: f"{word} {rank.rank} of {rank.num_ranks}", "rank") == [
+            "rank 0 of 3",
+            "rank 1 of 3",
+            "rank 2 of 3",
+        ]
+        assert cluster.run(lambda rank: rank.rank) == [0, 1, 2]  # and again
+
+
+def test_the_first_failure_is_raised_with_its_rank() -> None:
+    def main(rank: sim.Rank) -> None:
+        if rank.rank == 1:
+            raise ValueError("of my own")
+        rank.barrier()  # which rank 1 never comes to
+
+    with sim.Cluster(gpus_per_node=3, seed=5) as cluster:
+        with pytest.raises(ValueError, match="of my own") as failure:
+            cluster.run(main)
+        assert "on simulated rank 1 of 3, seed 5" in failure.value.__notes__[0]
+        assert cluster.failure in (sim.Failure.NONE, sim.Failure.HOST_DEADLOCK)
+
+
+def test_a_host_deadlock_is_reported() -> None:
+    def main(rank: sim.Rank) -> None:
+        if rank.rank == 0:
+            rank.barrier()
+
+    with sim.Cluster(gpus_per_node=2) as cluster:
+        with pytest.raises(ep.Error) as failure:
+            cluster.run(main)
+        assert cluster.failure == sim.Failure.HOST_DEADLOCK
+        assert cluster.report and cluster.report in failure.value.__notes__
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int64, np.uint8, "float16", ml_dtypes.bfloat16])
+def test_memory_is_numpy(dtype: Any) -> None:
+    def main(rank: sim.Rank) -> None:
+        array = rank.array(np.arange(6).reshape(2, 3), dtype)
+        assert array.dtype == np.dtype(dtype) and array.shape == (2, 3)
+        assert array.ctypes.data % 256 == 0
+        assert (array == np.arange(6).reshape(2, 3).astype(dtype)).all()
+        assert (rank.full(4, 7, dtype) == np.asarray(7, dtype)).all()
+        assert rank.empty((0, 5), dtype).size == 0
+        assert not rank.zeros((3,), dtype).any()
+
+    with sim.Cluster(gpus_per_node=1) as cluster:
+        cluster.run(main)
+
+
+def test_data_types_have_numpy_types() -> None:
+    def main(rank: sim.Rank) -> None:
+        for datatype in ep.DataType:
+            assert rank.empty(3, datatype).nbytes == 3 * datatype.itemsize
+
+    with sim.Cluster(gpus_per_node=1) as cluster:
+        cluster.run(main)
+
+
+def test_arrays_outlive_their_cluster() -> None:
+    with sim.Cluster(gpus_per_node=2) as cluster:
+        arrays = cluster.run(lambda rank: rank.full(1000, rank.rank, np.int32))
+    del cluster
+    gc.collect()
+    assert [array.sum() for array in arrays] == [0, 1000]
+
+
+def test_free_gives_memory_back() -> None:
+    def main(rank: sim.Rank) -> None:
+        before = cluster.usage(rank.rank)["device_bytes"]
+        array, window_memory = rank.empty(1 << 16, np.uint8), rank.symmetric(64)
+        assert cluster.usage(rank.rank)["device_bytes"] >= before + (1 << 16)
+        rank.free(array)
+        rank.free_symmetric(window_memory)
+        assert cluster.usage(rank.rank)["device_bytes"] == before
+        with pytest.raises(ep.Error):
+            rank.free(np.zeros(4))
+
+    with sim.Cluster(gpus_per_node=1) as cluster:
+        cluster.run(main)
+
+
+def test_streams_run_in_order_and_events_order_streams() -> None:
+    def main(rank: sim.Rank) -> None:
+        one, other = rank.stream(), rank.stream()
+        source, middle, target = (rank.full(64, i, np.int32) for i in range(3))
+        one.copy(middle, source)
+        other.wait(one.record())
+        other.copy(target, middle)
+        done = other.record()
+        done.synchronize()
+        assert done.query() and other.query()
+        assert not target.any()
+        one.fill(target, 1)
+        rank.synchronize()
+        assert (target == 0x01010101).all()
+        one.close()
+        one.close()
+
+    with sim.Cluster(gpus_per_node=2) as cluster:
+        cluster.run(main)
+
+
+def test_graphs_replay() -> None:
+    def main(rank: sim.Rank) -> None:
+        source, target = rank.zeros(8, np.int32), rank.zeros(8, np.int32)
+        with rank.capture() as graph:
+            graph.stream.copy(target, source)
+        assert not target.any()
+        for value in (3, 4):
+            source[...] = value
+            graph.launch()
+            graph.stream.synchronize()
+            assert (target == value).all()
+        graph.close()
+        graph.close()
+
+    with sim.Cluster(gpus_per_node=1) as cluster:
+        cluster.run(main)
+
+
+def test_copies_of_unequal_size_are_refused() -> None:
+    def main(rank: sim.Rank) -> None:
+        with pytest.raises(ValueError, match="target has 16 bytes, source 8"):
+            rank.default_stream.copy(rank.empty(16, np.uint8), rank.empty(8, np.uint8))
+
+    with sim.Cluster(gpus_per_node=1) as cluster:
+        cluster.run(main)
+
+
+def test_all_gather() -> None:
+    with sim.Cluster(gpus_per_node=3) as cluster:
+        gathered = cluster.run(lambda rank: rank.all_gather(np.array([rank.rank, 10], np.int16)))
+    assert all((found == [[0, 10], [1, 10], [2, 10]]).all() for found in gathered)
+
+
+def test_windows() -> None:
+    def main(rank: sim.Rank) -> None:
+        memory = rank.symmetric((4, 4))
+        window = rank.register_window(memory)
+        assert window.handle and window.user_ptr == memory.ctypes.data and window.size == memory.nbytes
+        rank.barrier()
+        window.close()
+        window.close()
+        rank.free_symmetric(memory)
+
+    with sim.Cluster(gpus_per_node=2) as cluster:
+        cluster.run(main)
+
+
+def test_traffic_has_a_cell_for_each_link() -> None:
+    with sim.Cluster(gpus_per_node=3) as cluster:
+        traffic = cluster.traffic()
+        assert traffic.shape == (3, 3)
+        assert {"bytes", "stores", "gin_puts"} <= set(traffic.dtype.names or ())
+        assert not traffic["bytes"].any()
+        cluster.reset_traffic()
+
+
+def test_config_and_repr() -> None:
+    with sim.Cluster(nodes=2, gpus_per_node=2, seed=9, sms=3) as cluster:
+        assert cluster.num_ranks == 4 and cluster.seed == 9
+        assert cluster.config["sms_per_gpu"] == 3 and cluster.config["memory_bytes"] > 0
+        assert repr(cluster) == "<nccl_ep.sim.Cluster of 4 ranks, seed 9>"
+    assert repr(cluster).endswith("closed>")
+    cluster.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        cluster.run(lambda rank: None)
+
+
+def test_the_seed_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NCCL_EP_SIM_SEED", "31")
+    with sim.Cluster(gpus_per_node=1) as cluster:
+        assert cluster.seed == 31
+
+
+def test_an_impossible_cluster_is_refused() -> None:
+    with pytest.raises(ep.Error, match="lsa_team_size"):
+        sim.Cluster(gpus_per_node=4, lsa_team_size=3)
+
+
+def test_a_silent_rank_can_wake() -> None:
+    def main(rank: sim.Rank) -> None:
+        memory = rank.zeros(4, np.uint8)
+        rank.barrier()
+        if rank.rank == 0:
+            cluster.silence(1)
+        rank.barrier()
+        if rank.rank == 1:
+            rank.default_stream.fill(memory, 1)
+            with pytest.raises(ep.SystemFailure):
+                rank.synchronize()
+            cluster.wake(1)
+            rank.synchronize()
+            assert memory.all()
+
+    with sim.Cluster(gpus_per_node=2) as cluster:
+        cluster.run(main)
