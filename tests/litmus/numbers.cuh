@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+// Conversions and single IEEE operations, against references in integers and doubles.
+#pragma once
+
+#include "litmus.cuh"
+
+namespace nccl_ep::litmus {
+
+EP_DEVICE uint32_t grid_thread() { return dev::block_idx() * dev::num_threads() + dev::thread_idx(); }
+EP_DEVICE uint32_t grid_threads() { return dev::num_blocks() * dev::num_threads(); }
+
+EP_DEVICE bool is_nan(uint32_t float_bits) { return (float_bits & 0x7fffffffu) > 0x7f800000u; }
+EP_DEVICE bool same_float(float a, float b) {
+  const uint32_t x = dev::bits_from_float(a), y = dev::bits_from_float(b);
+  return x == y || (is_nan(x) && is_nan(y));
+}
+
+// Floats worth converting: every exponent and sign, with random, tied, and nearly tied mantissas.
+EP_DEVICE uint32_t interesting_float(uint32_t i) {
+  const uint32_t sign_and_exponent = (i % 512) << 23;
+  const uint32_t low = (i / 512) % 5, high = scramble(i) & 0x7fffffu;
+  const uint32_t kinds[5] = {high, (high & ~0x1fffu) | 0x1000u, (high & ~0xffffu) | 0x8000u,
+                             (high & ~0xffffu) | 0x8001u, (high & ~0x1fffu) | 0x0fffu};
+  return sign_and_exponent | kinds[low];
+}
+
+// Rounds the magnitude `value`, a number of units 2^-shift, to the nearest integer, ties to even.
+EP_DEVICE uint64_t round_shift(uint64_t value, uint32_t shift) {
+  if (shift > 40) return 0;
+  const uint64_t half = uint64_t{1} << (shift - 1), rest = value & ((uint64_t{1} << shift) - 1);
+  const uint64_t whole = value >> shift;
+  return whole + (rest > half || (rest == half && (whole & 1) != 0));
+}
+
+EP_DEVICE uint32_t reference_bf16(uint32_t bits) {
+  const uint32_t sign = bits >> 16 & 0x8000u;
+  return sign | static_cast<uint32_t>(round_shift(bits & 0x7fffffffu, 16));
+}
+
+EP_DEVICE uint32_t reference_fp16(uint32_t bits) {
+  const uint32_t sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7fffffffu;
+  const int exponent = static_cast<int>(magnitude >> 23) - 127;
+  if (exponent > 15) return sign | 0x7c00u;
+  if (exponent >= -14) {
+    const uint64_t rounded = round_shift(magnitude - (uint32_t{127 - 15} << 23), 13);
+    return sign | static_cast<uint32_t>(rounded < 0x7c00u ? rounded : 0x7c00u);
+  }
+  if (exponent < -25) return sign;
+  const uint64_t mantissa = (magnitude & 0x7fffffu) | 0x800000u;
+  return sign | static_cast<uint32_t>(round_shift(mantissa, static_cast<uint32_t>(13 + (-14 - exponent))));
+}
+
+LITMUS(bf16_from_all_floats_of_interest) {
+  for (uint32_t i = grid_thread(); i < 65536; i += grid_threads()) {
+    const uint32_t bits = interesting_float(i);
+    const uint32_t got = dev::bf16_from_float(dev::float_from_bits(bits));
+    EXPECT(is_nan(bits) ? is_nan(got << 16) : got == reference_bf16(bits));
+  }
+}
+
+LITMUS(fp16_from_all_floats_of_interest) {
+  for (uint32_t i = grid_thread(); i < 65536; i += grid_threads()) {
+    const uint32_t bits = interesting_float(i);
+    const uint32_t got = dev::fp16_from_float(dev::float_from_bits(bits));
+    EXPECT(is_nan(bits) ? (got & 0x7fffu) > 0x7c00u : got == reference_fp16(bits));
+  }
+}
+
+LITMUS(bf16_and_fp16_to_float_and_back) {
+  for (uint32_t bits = grid_thread(); bits < 65536; bits += grid_threads()) {
+    const uint16_t half = static_cast<uint16_t>(bits);
+    const float bf16 = dev::float_from_bf16(half), fp16 = dev::float_from_fp16(half);
+    EXPECT(dev::bits_from_float(bf16) == bits << 16 || is_nan(bits << 16));
+    EXPECT(is_nan(bits << 16) ? is_nan(dev::bits_from_float(bf16)) : dev::bf16_from_float(bf16) == half);
+    EXPECT((bits & 0x7fffu) > 0x7c00u ? is_nan(dev::bits_from_float(fp16)) : dev::fp16_from_float(fp16) == half);
+    if ((bits & 0x7c00u) != 0x7c00u) {  // a finite number: mantissa times a power of two
+      const uint32_t exponent = bits >> 10 & 31u, mantissa = bits & 1023u;
+      double value = exponent == 0 ? mantissa : mantissa + 1024;
+      for (uint32_t e = exponent == 0 ? 1 : exponent; e < 25; ++e) value *= 0.5;
+      for (uint32_t e = 25; e < exponent; ++e) value *= 2;
+      EXPECT(static_cast<double>(fp16) == ((bits & 0x8000u) != 0 ? -value : value));
+    }
+  }
+}
+
+// a + b rounded to odd: rounding that to a float afterwards gives what one rounding would have given.
+EP_DEVICE double add_to_odd(double a, double b) {
+  const double sum = a + b;
+  const double b_part = sum - a;
+  const double lost = (a - (sum - b_part)) + (b - b_part);
+  union {
+    double value;
+    uint64_t bits;
+  } u;
+  u.value = sum;
+  if (lost == 0 || (u.bits & 1) != 0) return sum;
+  u.bits += (lost > 0) == (sum > 0) ? 1 : -1;
+  return u.value;
+}
+
+LITMUS(single_operations) {
+  for (uint32_t i = grid_thread(); i < 32768; i += grid_threads()) {
+    // Exponents near each other, so that the terms of a sum meet.
+    const auto number = [&](uint32_t salt, uint32_t spread) {
+      const uint32_t bits = scramble(4 * i + salt);
+      const uint32_t exponent = 127 - spread / 2 + (bits >> 8) % spread;
+      return dev::float_from_bits((bits & 0x807fffffu) | exponent << 23);
+    };
+    const float a = number(0, 6), b = number(1, 6), c = number(2, 40);
+    const double product = static_cast<double>(a) * b;
+    EXPECT(same_float(dev::mul(a, b), static_cast<float>(product)));
+    EXPECT(same_float(dev::add(a, c), static_cast<float>(static_cast<double>(a) + c)));
+    EXPECT(same_float(dev::fma(a, b, c), static_cast<float>(add_to_odd(product, c))));
+    // Never contracted, even where a compiler would like to.
+    const float rounded = static_cast<float>(product);
+    EXPECT(same_float(dev::add(dev::mul(a, b), c), static_cast<float>(static_cast<double>(rounded) + c)));
+  }
+}
+
+}  // namespace nccl_ep::litmus

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Litmus programs on the simulated cluster: compiled by the host compiler into a library that registers them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from contract import WORDS, judge, pack_args
+from programs import Outcome, Program
+
+from nccl_ep import paths, sim
+from nccl_ep.sim._ffi import check, ffi, library
+
+OUTCOMES = {
+    sim.Failure.NONE: Outcome.CLEAN,
+    sim.Failure.RACE: Outcome.RACE,
+    sim.Failure.DEADLOCK: Outcome.DEADLOCK,
+    sim.Failure.FAULT: Outcome.FAULT,
+}
+
+
+def compile_kernels(source: Path, target: Path, includes: list[Path], templates: Path | None = None) -> Path:
+    """A shared library of kernels for the simulator, built as the simulator's own are.
+
+    The sanitizer only instruments: its run-time library is not linked, the simulator has the functions it calls.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    folders = [*includes, templates or paths.template_dir(), paths.include_dir()]
+    flags = ["-std=c++20", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"]
+    object_file = target.with_suffix(".o")
+    compile_command = [compiler, *flags, "-fsanitize=thread", "-x", "c++", "-c", str(source), "-o", str(object_file)]
+    compile_command += [f"-I{folder}" for folder in folders]
+    simulator = paths.sim_library()
+    link_command = [compiler, "-shared", str(object_file), str(simulator), "-o", str(target), "-Wl,-z,defs"]
+    link_command += ["-Wl,-Bsymbolic", f"-Wl,-rpath,{simulator.parent}"]
+    for command in (compile_command, link_command):
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+    return target
+
+
+def load_kernels(path: Path) -> None:
+    """Registers the library's kernels with the simulator, in place of kernels of the same names."""
+    library()
+    ctypes.CDLL(str(path))
+
+
+def launch(rank: sim.Rank, kernel: str, blocks: int, threads: int, shared_bytes: int, args: bytes) -> None:
+    """Puts a kernel on the rank's default stream."""
+    result = library().ncclEpSimLaunch(
+        rank._c, rank.rank, kernel.encode(), blocks, threads, shared_bytes, ffi.from_buffer(args), len(args), ffi.NULL
+    )
+    check(result)
+
+
+def run(program: Program, seed: int) -> tuple[Outcome, str]:
+    """How the program ended, and what the simulator or the program itself had to say."""
+    verdicts: list[npt.NDArray[Any]] = []
+
+    def main(rank: sim.Rank) -> None:
+        memory = rank.symmetric(WORDS, np.uint32)
+        memory[...] = 0
+        window = rank.register_window(memory)
+        peers = [_peer_address(rank, window, peer) for peer in range(rank.num_ranks)]
+        stride = peers[1] - peers[0] if len(peers) > 1 else 0
+        verdict = rank.zeros((program.blocks * program.threads, 2), np.uint32)
+        args = pack_args(peers[0], stride, verdict.ctypes.data, rank.rank, rank.num_ranks)
+        rank.barrier()
+        if program.after is not None:
+            launch(rank, f"litmus_{program.after}", program.blocks, program.threads, 0, args)
+        launch(rank, f"litmus_{program.name}", program.blocks, program.threads, program.shared_bytes, args)
+        rank.synchronize()
+        verdicts.append(verdict)
+
+    options: dict[str, Any] = {"sms": 4, "threads_per_block": max(32, program.threads), **program.options}
+    with sim.Cluster(gpus_per_node=program.ranks, seed=seed, memory_bytes=1 << 24, **options) as cluster:
+        try:
+            cluster.run(main)
+        except Exception:
+            if cluster.failure is sim.Failure.NONE:
+                raise
+        if cluster.failure is not sim.Failure.NONE:
+            return OUTCOMES[cluster.failure], cluster.report
+        return judge(verdicts)
+
+
+def _peer_address(rank: sim.Rank, window: sim.Window, peer: int) -> int:
+    address = ffi.new("void**")
+    check(library().ncclEpSimWindowPeer(rank._c, rank.rank, window._c, peer, address))
+    return int(ffi.cast("uintptr_t", address[0]))
