@@ -29,7 +29,7 @@ struct Agent {
   Epoch first_epoch = 0;  // earlier epochs of the slot belong to somebody before
   Epoch epoch = 0;        // of what it does now; counted up whenever something is published
   Place place;
-  Knowledge knowledge;    // without itself
+  Knowledge knowledge;  // without itself
 
   bool did(Slot other, Epoch at) const { return other == slot && at >= first_epoch; }
 };
@@ -78,8 +78,8 @@ class Grid {
   std::vector<Thread> threads;  // num_blocks * num_threads
 };
 
-// Hands out slots. A slot is used again only by somebody who knows all that its last user did, so that knowing a
-// slot's epoch always means knowing the earlier ones.
+// Hands out slots. A slot is used again only by somebody who knows all that its last user did, so that
+// knowing a slot's epoch always means knowing the earlier ones.
 class Slots {
  public:
   SlotRange take(uint32_t rank, uint32_t count, const Clock& known);

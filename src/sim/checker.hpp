@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // The happens-before checker: reports every pair of conflicting accesses that nothing orders.
 //
-// The executor, the async engine and the host side of the simulated cluster tell it what happens; it never changes
-// what happens. All of it runs under the cluster's lock, one call at a time.
+// The executor, the async engine and the host side of the simulated cluster tell it what happens; it never
+// changes what happens. All of it runs under the cluster's lock, one call at a time.
 //
-//   Knowledge   which accesses of which agents happen before a point. Streams, events, hosts and signals hold one.
+//   Knowledge   which accesses of which agents happen before a point. Streams, events, hosts and signals have it.
 //   Thread      a CUDA thread of a running grid: an agent with knowledge.
-//   Operation   something an engine does on its own (a bulk copy, a GIN put, a stream's memcpy or memset): an agent
-//               that starts with its issuer's knowledge, and whose accesses become known only by learning of it.
+//   Operation   what an engine does on its own (a bulk copy, a GIN put, a stream's memcpy): an agent that starts
+//               with its issuer's knowledge, and whose accesses become known only by learning of it.
 //
-// An edge between a releasing and an acquiring access counts only if each one's scope includes the other thread.
-// Knowledge has two halves: `ordered`, and `async_ready`, the part that a proxy fence has made visible to bulk
-// copies. A bulk copy that touches data written through ordinary stores needs the second.
+// An edge between a releasing and an acquiring access counts only if each one's scope includes the other
+// thread. Knowledge has two halves: `ordered`, and `async_ready`, the part that a proxy fence has made
+// visible to bulk copies. A bulk copy that touches data written through ordinary stores needs the second.
 #pragma once
 
 #include <cstddef>
@@ -65,13 +65,16 @@ class Checker {
   Checker(const Checker&) = delete;
   Checker& operator=(const Checker&) = delete;
 
-  // --- Memory. Accesses outside the tracked regions are ignored. Regions do not overlap; few and large is best.
+  // --- Memory. Accesses outside the tracked regions are ignored. Regions do not overlap; few and large is
+  // best.
   void track(const void* begin, size_t bytes);
   void untrack(const void* begin);
-  // What lies there is new: a fresh allocation, or a block's shared memory at its start. Clears mbarriers as well.
+  // What lies there is new: a fresh allocation, or a block's shared memory at its start. Clears mbarriers as
+  // well.
   void forget(const void* begin, size_t bytes);
 
-  // --- Grids. Threads begin knowing what the stream knows; the stream learns what all of them know when they end.
+  // --- Grids. Threads begin knowing what the stream knows; the stream learns what all of them know when they
+  // end.
   Grid* begin_grid(const GridName& name, const Knowledge& stream);
   Thread& thread(Grid& grid, uint32_t block, uint32_t thread_in_block);
   void end_grid(Grid* grid, Knowledge& stream);  // frees it
@@ -83,7 +86,8 @@ class Checker {
   void store(Thread& thread, const void* address, size_t bytes, Order order, Scope scope, Pc pc);
   // A read-modify-write that took effect. A failed compare-and-swap is a load.
   void update(Thread& thread, const void* address, size_t bytes, Order order, Scope scope, Pc pc);
-  // Sixteen bytes that travel as one: they race with ordinary accesses, not with one another, and publish nothing.
+  // Sixteen bytes that travel as one: they race with ordinary accesses, not with one another, and publish
+  // nothing.
   void read_unit(Thread& thread, const void* address, Pc pc);
   void write_unit(Thread& thread, const void* address, Pc pc);
 
@@ -91,8 +95,8 @@ class Checker {
   void fence_proxy_async(Thread& thread);
   void fence_mbar_init(Thread& thread);
 
-  // Warp and block barriers, grid barriers, named barriers: when the last one has come, everyone in `released` learns
-  // what everyone in `arrived` knew. bar_arrive appears in `arrived` alone.
+  // Warp and block barriers, grid barriers, named barriers: when the last one has come, everyone in
+  // `released` learns what everyone in `arrived` knew. bar_arrive appears in `arrived` alone.
   void meet(std::span<Thread* const> arrived, std::span<Thread* const> released);
 
   // --- mbarriers, by their address.
@@ -104,8 +108,8 @@ class Checker {
   void mbar_observe(Thread& thread, const void* mbar, Pc pc, bool phase_done);  // test or wait
 
   // --- Operations. Announce all that an operation will touch when it is issued, whenever it is carried out.
-  // Bulk copies go through the async proxy, the others (GIN, stream operations) do not. `what` is a literal that names
-  // the operation in reports.
+  // Bulk copies go through the async proxy, the others (GIN, stream operations) do not. `what` is a literal
+  // that names the operation in reports.
   enum class Proxy : uint8_t { generic, async };
   Operation* begin(Thread& issuer, const char* what, Proxy proxy, Pc pc);
   Operation* begin(const Knowledge& stream, uint32_t rank, const char* what);
@@ -124,13 +128,14 @@ class Checker {
   // --- Knowledge that travels by other means (GIN signals, grid-independent waits).
   Knowledge publish(Thread& thread);
   void acquire(Thread& thread, const Knowledge& knowledge);
-  // An engine changes a word in memory that threads poll with load(): it carries `knowledge` to whoever acquires it.
+  // An engine changes a word in memory that threads poll with load(): it carries `knowledge` to whoever
+  // acquires it.
   void deliver(Operation& operation, const void* address, size_t bytes, const Knowledge& knowledge);
 
   // --- Results. Cheap to ask after every step of the simulation.
   bool has_findings() const;
-  // All findings so far as text, apart from those at lines that say "race-ok:". Needs a normal stack and takes time; when
-  // there turns out to be nothing to report, has_findings() is false again.
+  // All findings so far as text, apart from those at lines that say "race-ok:". Needs a normal stack and
+  // takes time; when there turns out to be nothing to report, has_findings() is false again.
   const std::vector<Report>& reports();
 
  private:

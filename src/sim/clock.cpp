@@ -48,7 +48,8 @@ void drop_branch(Branch* branch) {
   delete branch;
 }
 
-// The joins return a node that the caller owns a share of: `a` or `b` themselves where one knows all of the other.
+// The joins return a node that the caller owns a share of: `a` or `b` themselves where one knows all of the
+// other.
 template <class Leaf>
 Leaf* join_leaves(Leaf* a, Leaf* b) {
   Leaf joined;
@@ -126,7 +127,8 @@ Clock Clock::with(Slot slot, Epoch epoch) const {
 
 Clock Clock::with_leaf(Slot leaf_slot, const Epoch (&epochs)[kLeafSlots]) const {
   if (leaf_slot >= kMaxSlots) throw std::length_error("too many threads for the happens-before checker");
-  const uint32_t branch_index = leaf_slot / (kLeafSlots * kFanOut), leaf_index = leaf_slot / kLeafSlots % kFanOut;
+  const uint32_t branch_index = leaf_slot / (kLeafSlots * kFanOut),
+                 leaf_index = leaf_slot / kLeafSlots % kFanOut;
 
   Clock result(root_ != nullptr ? new Root(*root_) : new Root);
   Branch*& branch = result.root_->children[branch_index];

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // A vector clock over many thousand agents: for each slot, the last epoch of it that is known.
 //
-// A clock is an immutable tree whose equal parts are shared, so that copying one costs nothing and joining two costs
-// as much as they differ. The 32 slots of a leaf are the lanes of one warp. Reference counts are plain integers:
-// clocks belong to one cluster and are used under its lock.
+// A clock is an immutable tree whose equal parts are shared, so that copying one costs nothing and joining
+// two costs as much as they differ. The 32 slots of a leaf are the lanes of one warp. Reference counts are
+// plain integers: clocks belong to one cluster and are used under its lock.
 #pragma once
 
 #include <array>
@@ -54,8 +54,8 @@ class Clock {
   Root* root_ = nullptr;
 };
 
-// Joins, remembering the last ones: the lanes of a warp mostly ask for the same join one after the other, and then go
-// on sharing one tree.
+// Joins, remembering the last ones: the lanes of a warp mostly ask for the same join one after the other, and
+// then go on sharing one tree.
 class ClockJoiner {
  public:
   Clock join(const Clock& a, const Clock& b);

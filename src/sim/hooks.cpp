@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The functions that code compiled with -fsanitize=thread calls. The sanitizer's own run-time library is not linked:
-// only its instrumentation is used, to see the raw loads and stores of kernels.
+// The functions that code compiled with -fsanitize=thread calls. The sanitizer's own run-time library is not
+// linked: only its instrumentation is used, to see the raw loads and stores of kernels.
 #include "sim/hooks.hpp"
 
 #include <cstddef>
@@ -88,7 +88,8 @@ EP_HOOK void* __tsan_memset(void* address, int value, size_t bytes) {
   return std::memset(address, value, bytes);
 }
 
-// Guards of function-local statics. Kernels synchronise through the device primitives, never through std::atomic.
+// Guards of function-local statics. Kernels synchronise through the device primitives, never through
+// std::atomic.
 EP_HOOK uint8_t __tsan_atomic8_load(const volatile uint8_t* address, int) {
   return __atomic_load_n(address, __ATOMIC_ACQUIRE);
 }

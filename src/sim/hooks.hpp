@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the compiler's instrumentation of kernels (-fsanitize=thread) calls back into: the __tsan_* functions of
-// hooks.cpp. They look here to see who is running.
+// What the compiler's instrumentation of kernels (-fsanitize=thread) calls back into: the __tsan_* functions
+// of hooks.cpp. They look here to see who is running.
 #pragma once
 
 #include <cstdint>

@@ -10,7 +10,8 @@
 
 namespace nccl_ep::sim::check {
 
-// Accesses that may meet without order. Atomics may if each one's scope includes the other's thread, units always.
+// Accesses that may meet without order. Atomics may if each one's scope includes the other's thread, units
+// always.
 enum class Kind : uint8_t { plain, unit, atomic_block, atomic_gpu, atomic_system };
 
 struct Access {
@@ -42,8 +43,8 @@ class Shadow {
   void remove(uintptr_t begin);
   void clear(uintptr_t begin, size_t bytes);
 
-  // The cell of `address`; null outside the regions. The cells of what follows in the region follow it; `bytes` is cut
-  // to what lies inside.
+  // The cell of `address`; null outside the regions. The cells of what follows in the region follow it;
+  // `bytes` is cut to what lies inside.
   Cell* find(uintptr_t address, size_t& bytes) {
     if (address - last_.begin >= last_.bytes && !select(address)) return nullptr;
     const size_t offset = address - last_.begin;

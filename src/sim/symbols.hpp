@@ -22,7 +22,8 @@ struct SourceLine {
   std::string read() const;
 };
 
-// The pcs are return addresses. Of code that was inlined there, the innermost line outside the device primitives counts.
+// The pcs are return addresses. Of code that was inlined there, the innermost line outside the device
+// primitives counts.
 std::map<uintptr_t, SourceLine> find_source_lines(const std::vector<uintptr_t>& pcs);
 
 }  // namespace nccl_ep::sim

@@ -12,8 +12,8 @@
 
 namespace nccl_ep::sim::check {
 
-// A flag or counter: the messages a load finds there. A store replaces them; a read-modify-write adds to them, since
-// it continues the release sequences it reads from.
+// A flag or counter: the messages a load finds there. A store replaces them; a read-modify-write adds to
+// them, since it continues the release sequences it reads from.
 struct Word {
   std::vector<Message> messages;
 

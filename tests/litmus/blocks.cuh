@@ -41,8 +41,8 @@ LITMUS(bar_sync_half) {
   read_across(test, [] { dev::bar_sync(1 + dev::warp_idx() / 2, 64); });
 }
 
-// The second warp fills a buffer for the first one, over and over: `full` and `empty` are barriers that one side only
-// arrives at.
+// The second warp fills a buffer for the first one, over and over: `full` and `empty` are barriers that one
+// side only arrives at.
 template <bool kProducerSync>
 EP_DEVICE void produce_and_consume(Test& test) {
   EP_SHARED(uint32_t, words, [32]);
@@ -51,8 +51,10 @@ EP_DEVICE void produce_and_consume(Test& test) {
   for (uint32_t round = 0; round < 6; ++round) {
     if (dev::warp_idx() == 1) {
       if (round > 0) {
-        if (kProducerSync) dev::bar_sync(kEmpty, 64);
-        else dev::bar_arrive(kEmpty, 64);
+        if (kProducerSync)
+          dev::bar_sync(kEmpty, 64);
+        else
+          dev::bar_arrive(kEmpty, 64);
       }
       words[lane] = scramble(lane + round);
       dev::bar_arrive(kFull, 64);
@@ -60,8 +62,10 @@ EP_DEVICE void produce_and_consume(Test& test) {
       dev::bar_sync(kFull, 64);
       EXPECT(words[31 - lane] == scramble(31 - lane + round));
       if (round < 5) {
-        if (kProducerSync) dev::bar_arrive(kEmpty, 64);
-        else dev::bar_sync(kEmpty, 64);
+        if (kProducerSync)
+          dev::bar_arrive(kEmpty, 64);
+        else
+          dev::bar_sync(kEmpty, 64);
       }
     }
   }

@@ -72,7 +72,8 @@ EP_DEVICE void load_pieces(Test& test) {
     if (me != 0 || piece >= kPieces) return;
     dev::Mbarrier* bar = &full[piece % kStages];
     dev::mbar_arrive_expect_tx(bar, kCopyBytes);
-    dev::bulk_load(stage + piece % kStages * kCopyWords, test.data(test.args.rank, piece * kCopyWords), kCopyBytes, bar);
+    dev::bulk_load(stage + piece % kStages * kCopyWords, test.data(test.args.rank, piece * kCopyWords),
+                   kCopyBytes, bar);
   };
   load(0);
   load(1);
@@ -93,8 +94,15 @@ LITMUS(bulk_load_into_stage_in_use) { load_pieces<LoadMistake::stage_reused>(tes
 
 // ---- bulk stores: a warp fills shared memory, one lane stores it to the peer and raises a flag.
 
-enum class StoreMistake { none, no_proxy_fence, fence_before_writing, source_reused, flag_after_read_wait,
-                          one_group_too_many, leaves_unread };
+enum class StoreMistake {
+  none,
+  no_proxy_fence,
+  fence_before_writing,
+  source_reused,
+  flag_after_read_wait,
+  one_group_too_many,
+  leaves_unread
+};
 
 template <StoreMistake kMistake>
 EP_DEVICE void store_pieces(Test& test) {
@@ -165,7 +173,8 @@ LITMUS(bulk_groups) {
     for (uint32_t i = 0; i < kCopyWords; ++i) stage[i] = scramble(piece * kCopyWords + i);
     dev::fence_proxy_async();
     dev::bulk_store(test.data(0, piece * kCopyWords), stage, kCopyBytes / 2);
-    dev::bulk_store(test.data(0, piece * kCopyWords + kCopyWords / 2), stage + kCopyWords / 2, kCopyBytes / 2);
+    dev::bulk_store(test.data(0, piece * kCopyWords + kCopyWords / 2), stage + kCopyWords / 2,
+                    kCopyBytes / 2);
     dev::bulk_commit();
     dev::bulk_wait<1>();
     if (piece >= 1) expect_arrived(piece - 1);

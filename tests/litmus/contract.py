@@ -20,7 +20,7 @@ def pack_args(base: int, stride: int, verdicts: int, rank: int, num_ranks: int) 
 
 
 def judge(verdicts: list[npt.NDArray[Any]]) -> tuple[Outcome, str]:
-    """The outcome according to the programs' own checks: ``[thread, (checks, line of the first failed one)]``."""
+    """The outcome by the programs' own checks: ``[thread, (checks, line of the first failed one)]``."""
     everyone = np.concatenate(verdicts)
     if everyone[:, 0].sum() == 0:
         raise AssertionError("the program has checked nothing")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Litmus programs on real GPUs: compiled by NVRTC, launched through the CUDA driver; nothing else is needed.
 
-Ranks are GPUs of this process that see each other's memory at one base address plus a stride a rank. With fewer GPUs
-than ranks, several ranks share a GPU, each on a stream of its own.
+Ranks are GPUs of this process that see each other's memory at one base address plus a stride a rank. With
+fewer GPUs than ranks, several ranks share a GPU, each on a stream of its own.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 from contract import WORDS, judge, pack_args
 from cuda_cluster import cuda, num_gpus
-from programs import Outcome, Program
-
 from nccl_ep import paths
+from programs import Outcome, Program
 
 Pointer = ctypes.c_void_p
 Size = ctypes.c_size_t
@@ -61,7 +60,12 @@ class Runner:
                 _call("cuStreamSynchronize", streams[rank])
                 _call("cuStreamDestroy_v2", streams[rank])
                 result = np.empty((program.blocks * program.threads, 2), np.uint32)
-                _call("cuMemcpyDtoH_v2", Pointer(result.ctypes.data), Pointer(verdicts[rank]), Size(result.nbytes))
+                _call(
+                    "cuMemcpyDtoH_v2",
+                    Pointer(result.ctypes.data),
+                    Pointer(verdicts[rank]),
+                    Size(result.nbytes),
+                )
                 _call("cuMemFree_v2", Pointer(verdicts[rank]))
                 results.append(result)
         return judge(results)
@@ -85,7 +89,13 @@ def compile_kernels(source: Path, includes: Sequence[Path]) -> bytes:
     major, minor = ctypes.c_int(), ctypes.c_int()
     _call("cuDeviceGetAttribute", ctypes.byref(major), COMPUTE_CAPABILITY_MAJOR, device)
     _call("cuDeviceGetAttribute", ctypes.byref(minor), COMPUTE_CAPABILITY_MINOR, device)
-    options = [f"-arch=sm_{major.value}{minor.value}a", "-std=c++17", "-default-device", "-fmad=false", "-lineinfo"]
+    options = [
+        f"-arch=sm_{major.value}{minor.value}a",
+        "-std=c++17",
+        "-default-device",
+        "-fmad=false",
+        "-lineinfo",
+    ]
     options += [f"-I{folder}" for folder in includes]
     return compile_with_nvrtc(source, options)
 
@@ -140,12 +150,24 @@ class _SharedMemory:
             _AllocationProperties(self.PINNED, 0, self.ON_DEVICE, rank % gpus) for rank in range(num_ranks)
         ]
         granularity = Size()
-        _call("cuMemGetAllocationGranularity", ctypes.byref(granularity), ctypes.byref(properties[0]), self.RECOMMENDED)
+        _call(
+            "cuMemGetAllocationGranularity",
+            ctypes.byref(granularity),
+            ctypes.byref(properties[0]),
+            self.RECOMMENDED,
+        )
         self.stride = (4 * WORDS + granularity.value - 1) // granularity.value * granularity.value
         self._num_ranks = num_ranks
         address = ctypes.c_uint64()
         total = Size(num_ranks * self.stride)
-        _call("cuMemAddressReserve", ctypes.byref(address), total, Size(0), ctypes.c_uint64(0), ctypes.c_ulonglong(0))
+        _call(
+            "cuMemAddressReserve",
+            ctypes.byref(address),
+            total,
+            Size(0),
+            ctypes.c_uint64(0),
+            ctypes.c_ulonglong(0),
+        )
         self.base = address.value
         access = (_AccessDescription * gpus)(
             *(_AccessDescription(self.ON_DEVICE, gpu, self.READ_WRITE) for gpu in range(gpus))
@@ -158,7 +180,12 @@ class _SharedMemory:
             _call("cuMemRelease", handle)
         _call("cuMemSetAccess", ctypes.c_uint64(self.base), total, access, Size(gpus))
         for rank in range(num_ranks):
-            _call("cuMemsetD8_v2", ctypes.c_uint64(self.base + rank * self.stride), ctypes.c_ubyte(0), Size(4 * WORDS))
+            _call(
+                "cuMemsetD8_v2",
+                ctypes.c_uint64(self.base + rank * self.stride),
+                ctypes.c_ubyte(0),
+                Size(4 * WORDS),
+            )
         _call("cuCtxSynchronize")
 
     def __enter__(self) -> _SharedMemory:

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What litmus programs share. A program is a kernel that runs on every rank at once and checks itself: each thread
-// counts its checks and keeps the line of the first that failed. programs.py has the table of programs.
+// What litmus programs share. A program is a kernel that runs on every rank at once and checks itself: each
+// thread counts its checks and keeps the line of the first that failed. programs.py has the table of
+// programs.
 #pragma once
 
 #include "device/device.hpp"
@@ -17,8 +18,8 @@ struct Args {
 };
 
 constexpr uint32_t kWords = 65536;
-constexpr uint32_t kFlags = 49152;     // word index of the first flag
-constexpr uint32_t kFlagStride = 32;   // words: flags have cache lines of their own
+constexpr uint32_t kFlags = 49152;    // word index of the first flag
+constexpr uint32_t kFlagStride = 32;  // words: flags have cache lines of their own
 
 struct Test {
   const Args& args;
@@ -78,22 +79,22 @@ EP_DEVICE uint32_t scramble(uint32_t x) {
 
 // LITMUS(name) { ... } defines the kernel litmus_name; its body sees `test` and `args`.
 #if defined(__CUDACC__) || defined(__CUDACC_RTC__)
-#define LITMUS(name)                                                                                         \
-  EP_DEVICE void body_of_##name(::nccl_ep::litmus::Test& test, const ::nccl_ep::litmus::Args& args);         \
-  extern "C" __global__ void litmus_##name(const __grid_constant__ ::nccl_ep::litmus::Args args) {           \
-    ::nccl_ep::litmus::Test test(args);                                                                      \
-    body_of_##name(test, args);                                                                              \
-  }                                                                                                          \
-  EP_DEVICE void body_of_##name([[maybe_unused]] ::nccl_ep::litmus::Test& test,                              \
-                               [[maybe_unused]] const ::nccl_ep::litmus::Args& args)
+#define LITMUS(name)                                                                                 \
+  EP_DEVICE void body_of_##name(::nccl_ep::litmus::Test& test, const ::nccl_ep::litmus::Args& args); \
+  extern "C" __global__ void litmus_##name(const __grid_constant__::nccl_ep::litmus::Args args) {    \
+    ::nccl_ep::litmus::Test test(args);                                                              \
+    body_of_##name(test, args);                                                                      \
+  }                                                                                                  \
+  EP_DEVICE void body_of_##name([[maybe_unused]] ::nccl_ep::litmus::Test& test,                      \
+                                [[maybe_unused]] const ::nccl_ep::litmus::Args& args)
 #else
-#define LITMUS(name)                                                                                         \
-  static void body_of_##name(::nccl_ep::litmus::Test& test, const ::nccl_ep::litmus::Args& args);            \
-  static void litmus_##name(const ::nccl_ep::litmus::Args& args) {                                           \
-    ::nccl_ep::litmus::Test test(args);                                                                      \
-    body_of_##name(test, args);                                                                              \
-  }                                                                                                          \
-  EP_SIM_KERNEL("litmus_" #name, litmus_##name, ::nccl_ep::litmus::Args)                                     \
-  static void body_of_##name([[maybe_unused]] ::nccl_ep::litmus::Test& test,                                 \
-                            [[maybe_unused]] const ::nccl_ep::litmus::Args& args)
+#define LITMUS(name)                                                                              \
+  static void body_of_##name(::nccl_ep::litmus::Test& test, const ::nccl_ep::litmus::Args& args); \
+  static void litmus_##name(const ::nccl_ep::litmus::Args& args) {                                \
+    ::nccl_ep::litmus::Test test(args);                                                           \
+    body_of_##name(test, args);                                                                   \
+  }                                                                                               \
+  EP_SIM_KERNEL("litmus_" #name, litmus_##name, ::nccl_ep::litmus::Args)                          \
+  static void body_of_##name([[maybe_unused]] ::nccl_ep::litmus::Test& test,                      \
+                             [[maybe_unused]] const ::nccl_ep::litmus::Args& args)
 #endif

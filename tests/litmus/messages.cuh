@@ -26,8 +26,8 @@ EP_DEVICE void expect_message(Test& test, uint32_t rank, uint32_t round) {
   for (uint32_t i = 0; i < kMessageWords; ++i) EXPECT(dev::ld(test.data(rank, i)) == round * 100 + i);
 }
 
-// Thread (0, 0, 0) sends a message a round: `raise(flag, round)` after it, `poll(flag)` before reading it. The reader
-// answers each, so that the next may overwrite it.
+// Thread (0, 0, 0) sends a message a round: `raise(flag, round)` after it, `poll(flag)` before reading it.
+// The reader answers each, so that the next may overwrite it.
 template <class Raise, class Poll>
 EP_DEVICE void pass_messages(Test& test, Places to, Raise raise, Poll poll) {
   uint32_t *flag = test.flag(to.reader_rank), *answer = test.flag(0, 1);
@@ -57,19 +57,21 @@ LITMUS(message_relaxed_store) { pass_messages(test, kPeer, STORE(system), ACQUIR
 LITMUS(message_relaxed_load) { pass_messages(test, kPeer, RELEASE(system), LOAD(system)); }
 LITMUS(message_release_too_narrow) { pass_messages(test, kPeer, RELEASE(gpu), ACQUIRE(system)); }
 LITMUS(message_acquire_too_narrow) { pass_messages(test, kPeer, RELEASE(system), ACQUIRE(gpu)); }
-LITMUS(message_block_scope_between_blocks) { pass_messages(test, kNextBlock, RELEASE(block), ACQUIRE(block)); }
+LITMUS(message_block_scope_between_blocks) {
+  pass_messages(test, kNextBlock, RELEASE(block), ACQUIRE(block));
+}
 
-#define FENCE_STORE(scope)               \
-  [](uint32_t* flag, uint32_t round) {   \
-    dev::fence<Scope::scope>();          \
+#define FENCE_STORE(scope)                       \
+  [](uint32_t* flag, uint32_t round) {           \
+    dev::fence<Scope::scope>();                  \
     dev::st_relaxed<Scope::system>(flag, round); \
   }
 // The fence comes after every poll, so also after the one that succeeds.
-#define LOAD_FENCE(scope)                                     \
-  [](uint32_t* flag) {                                        \
+#define LOAD_FENCE(scope)                                       \
+  [](uint32_t* flag) {                                          \
     const uint32_t seen = dev::ld_relaxed<Scope::system>(flag); \
-    dev::fence<Scope::scope>();                               \
-    return seen;                                              \
+    dev::fence<Scope::scope>();                                 \
+    return seen;                                                \
   }
 
 LITMUS(fences) { pass_messages(test, kPeer, FENCE_STORE(system), LOAD_FENCE(system)); }
@@ -147,7 +149,8 @@ LITMUS(counter) { count_in<Order::acq_rel>(test); }
 LITMUS(counter_without_acquire) { count_in<Order::release>(test); }
 LITMUS(counter_without_release) { count_in<Order::acquire>(test); }
 
-// One thread of each warp adds to a plain counter under a lock. kTurns each, so that all wait for one another.
+// One thread of each warp adds to a plain counter under a lock. kTurns each, so that all wait for one
+// another.
 template <Order kLock, bool kReleases>
 EP_DEVICE void take_turns(Test& test) {
   constexpr uint32_t kTurns = 4;
@@ -181,8 +184,8 @@ EP_DEVICE void try_atomics(Test& test, uint32_t at) {
     EXPECT(dev::atomic_add<Order::relaxed, Scope::system>(word, high) == 0);
     EXPECT(dev::atomic_or<Order::acquire, Scope::system>(word, static_cast<T>(5)) == high);
     EXPECT(dev::atomic_cas<Order::acq_rel, Scope::system>(word, static_cast<T>(5), high) == (high | 5));
-    EXPECT(dev::atomic_cas<Order::acq_rel, Scope::system>(word, static_cast<T>(high | 5), static_cast<T>(7)) ==
-           (high | 5));
+    EXPECT(dev::atomic_cas<Order::acq_rel, Scope::system>(word, static_cast<T>(high | 5),
+                                                          static_cast<T>(7)) == (high | 5));
     EXPECT(dev::atomic_exchange<Order::release, Scope::system>(word, static_cast<T>(9)) == 7);
     EXPECT(dev::atomic_add<Order::acq_rel, Scope::system>(word, static_cast<T>(-10)) == 9);
     EXPECT(dev::ld_relaxed<Scope::system>(word) == static_cast<T>(-1));

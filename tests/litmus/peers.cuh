@@ -115,8 +115,9 @@ LITMUS(unit_written_with_ordinary_store) {
 
 // ---- everyone to everyone
 
-// Block b of a rank serves the peers b, b + num_blocks, ...: its threads write a row into the peer's memory, and one
-// raises the flag. Then the blocks collect what came. A second round reuses the rows once all peers have said so.
+// Block b of a rank serves the peers b, b + num_blocks, ...: its threads write a row into the peer's memory,
+// and one raises the flag. Then the blocks collect what came. A second round reuses the rows once all peers
+// have said so.
 template <bool kAsksBeforeReuse>
 EP_DEVICE void all_to_all(Test& test) {
   constexpr uint32_t kRowWords = 96;

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The litmus programs: what each needs and how it must end.
 
-Correct programs end clean, on simulated and on real GPUs. The others have one mistake each, which the simulator must
-see in every seed; what they do on a real GPU is anybody's guess, so they do not run there.
+Correct programs end clean, on simulated and on real GPUs. The others have one mistake each, which the
+simulator must see in every seed; what they do on a real GPU is anybody's guess, so they do not run there.
 """
 
 from __future__ import annotations
@@ -123,7 +123,12 @@ BULK = [
     Program("mbar_init_not_shown", RACE | FAULT, threads=128),
     Program("bulk_load", threads=64, blocks=2, shared_bytes=2 * COPY_BYTES, after="fill_input"),
     Program(
-        "bulk_load_not_awaited", RACE, threads=64, shared_bytes=2 * COPY_BYTES, after="fill_input", says=UNORDERED
+        "bulk_load_not_awaited",
+        RACE,
+        threads=64,
+        shared_bytes=2 * COPY_BYTES,
+        after="fill_input",
+        says=UNORDERED,
     ),
     Program(
         "bulk_load_mbar_not_fenced",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Litmus programs on the simulated cluster: compiled by the host compiler into a library that registers them."""
+"""Litmus programs on the simulated cluster, compiled by the host compiler into a library."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from contract import WORDS, judge, pack_args
-from programs import Outcome, Program
-
 from nccl_ep import paths, sim
 from nccl_ep.sim._ffi import check, ffi, library
+from programs import Outcome, Program
 
 OUTCOMES = {
     sim.Failure.NONE: Outcome.CLEAN,
@@ -28,14 +27,14 @@ OUTCOMES = {
 def compile_kernels(source: Path, target: Path, includes: list[Path], templates: Path | None = None) -> Path:
     """A shared library of kernels for the simulator, built as the simulator's own are.
 
-    The sanitizer only instruments: its run-time library is not linked, the simulator has the functions it calls.
+    The sanitizer only instruments: its run-time library is not linked, since the simulator has the functions.
     """
     compiler = os.environ.get("CXX", "g++")
     folders = [*includes, templates or paths.template_dir(), paths.include_dir()]
     flags = ["-std=c++20", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"]
     object_file = target.with_suffix(".o")
-    compile_command = [compiler, *flags, "-fsanitize=thread", "-x", "c++", "-c", str(source), "-o", str(object_file)]
-    compile_command += [f"-I{folder}" for folder in folders]
+    compile_command = [compiler, *flags, "-fsanitize=thread", *(f"-I{folder}" for folder in folders)]
+    compile_command += ["-x", "c++", "-c", str(source), "-o", str(object_file)]
     simulator = paths.sim_library()
     link_command = [compiler, "-shared", str(object_file), str(simulator), "-o", str(target), "-Wl,-z,defs"]
     link_command += ["-Wl,-Bsymbolic", f"-Wl,-rpath,{simulator.parent}"]
@@ -54,10 +53,9 @@ def load_kernels(path: Path) -> None:
 
 def launch(rank: sim.Rank, kernel: str, blocks: int, threads: int, shared_bytes: int, args: bytes) -> None:
     """Puts a kernel on the rank's default stream."""
-    result = library().ncclEpSimLaunch(
-        rank._c, rank.rank, kernel.encode(), blocks, threads, shared_bytes, ffi.from_buffer(args), len(args), ffi.NULL
-    )
-    check(result)
+    shape = (blocks, threads, shared_bytes)
+    memory = ffi.from_buffer(args)
+    check(library().ncclEpSimLaunch(rank._c, rank.rank, kernel.encode(), *shape, memory, len(args), ffi.NULL))
 
 
 def run(program: Program, seed: int) -> tuple[Outcome, str]:

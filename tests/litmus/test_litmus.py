@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Litmus programs: small kernels that pin down what each device primitive does and does not promise.
 
-On the simulator they test its scheduler, memory and happens-before checker; on GPUs they test the PTX behind the same
-primitives.
+On the simulator they test its scheduler, memory and happens-before checker; on GPUs they test the PTX behind
+the same primitives.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 from mutants import Mutant
-
 from nccl_ep import paths
 
 HERE = Path(__file__).parent

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deliberate bugs in the kernels. Each must be noticed in every seed, or the tests would not notice real ones.
+"""Deliberate bugs in the kernels. Each must be noticed in every seed, or real ones would not be either.
 
-A mutant replaces a snippet that occurs exactly once in its file, so a kernel that changes takes its mutants along.
+A mutant replaces a snippet that occurs exactly once in its file, so a kernel that changes takes its mutants
+along.
 """
 
 from __future__ import annotations
@@ -33,5 +34,7 @@ class Mutant:
         """The mutated source."""
         occurrences = text.count(self.original)
         if occurrences != 1:
-            raise ValueError(f"mutant {self.name}: its snippet occurs {occurrences} times in {self.file}, expected 1")
+            raise ValueError(
+                f"mutant {self.name}: its snippet occurs {occurrences} times in {self.file}, expected 1"
+            )
         return text.replace(self.original, self.replacement)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a Low-Latency scenario with the kernels of a library, in a process of its own, and tells how each seed ended.
+"""Runs a Low-Latency scenario with the kernels of a library, and tells how each seed ended.
 
-``python scenario.py KERNELS.so SCENARIO SEED ...`` prints a JSON line a seed: ``{"seed", "noticed", "report"}``.
-Calls are chained without waiting for the host in between, since waiting would hide what reuses buffers too early.
+``python scenario.py KERNELS.so SCENARIO SEED ...`` prints ``{"seed", "noticed", "report"}``, a line a seed. Calls
+are chained without waiting for the host in between, since that would hide what reuses buffers too early.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent / folder) for folder in ("", "protocol", "litmus")]
 
 import ll  # noqa: E402
+import nccl_ep as ep  # noqa: E402
 from clusters import SimCluster  # noqa: E402
 from sim_runner import load_kernels  # noqa: E402
-
-import nccl_ep as ep  # noqa: E402
 
 NUM_RANKS = 3
 NUM_CALLS = 4
@@ -28,7 +27,7 @@ TIMEOUT_NS = 200_000_000  # of simulated time
 
 
 def chained(seed: int, layout: ep.Layout, *, windows: bool = False, shape: ll.Shape | None = None) -> None:
-    """Several dispatches and combines behind each other; raises if a rank received something else than it must."""
+    """Several dispatches and combines in a row; raises if a rank received something else than it must."""
     shape = shape or ll.Shape(num_ranks=NUM_RANKS, num_topk=3, max_tokens=6, tokens=(6, 3, 5))
     problems = [ll.make_problem(shape, seed * 100 + i) for i in range(NUM_CALLS)]
 
