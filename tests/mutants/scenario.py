@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a Low-Latency scenario with the kernels of a library, and tells how each seed ended.
 
-``python scenario.py KERNELS.so SCENARIO SEED ...`` prints ``{"seed", "noticed", "report"}``, a line a seed. Calls
+``python scenario.py KERNELS.so SCENARIO SEED ...`` prints a line of JSON a seed: seed, noticed, report. Calls
 are chained without waiting for the host in between, since that would hide what reuses buffers too early.
 """
 
