@@ -5,14 +5,14 @@
 #include "api/error.hpp"
 #include "jit/warmup.hpp"
 #include "nccl_ep_jit.h"
-#include "runtime/cuda/device.hpp"
+#include "runtime/visible_gpus.hpp"
 
 using namespace nccl_ep;
 using namespace nccl_ep::api;
 
 extern "C" ncclResult_t ncclEpJitWarmup(const char* archs, ncclEpJitVisitor_t visit, void* context) {
   return guarded("ncclEpJitWarmup", nullptr, [&] {
-    jit::warm_up(archs ? jit::parse_archs(archs) : runtime::cuda::visible_archs(),
+    jit::warm_up(archs ? jit::parse_archs(archs) : runtime::visible_archs(),
                  [&](const jit::WarmKernel& kernel) {
                    const ncclEpJitKernel_t seen{kernel.name.c_str(),
                                                 kernel.arch.c_str(),

@@ -14,6 +14,16 @@ std::optional<std::filesystem::path> variable(const char* name) {
   return value;
 }
 
+// In a wheel and in a build folder: beside the library's folder. Installed elsewhere: below share.
+std::filesystem::path installed_templates() {
+  const std::filesystem::path prefix = std::filesystem::path(runtime::own_folder()).parent_path();
+  const std::filesystem::path beside = prefix / "jit_templates";
+  const std::filesystem::path shared = prefix / "share" / "nccl_ep" / "jit_templates";
+  std::error_code ignored;
+  return !std::filesystem::exists(beside, ignored) && std::filesystem::exists(shared, ignored) ? shared
+                                                                                               : beside;
+}
+
 }  // namespace
 
 Settings read_settings() {
@@ -27,9 +37,7 @@ Settings read_settings() {
       settings.cache_dir = *home / ".cache" / "nccl_ep";
     }
   }
-  const auto templates = variable("NCCL_EP_TEMPLATE_DIR");
-  settings.template_dir =
-      templates ? *templates : std::filesystem::path(runtime::own_folder()).parent_path() / "jit_templates";
+  settings.template_dir = variable("NCCL_EP_TEMPLATE_DIR").value_or(installed_templates());
   settings.dump_dir = variable("NCCL_EP_JIT_DUMP");
   return settings;
 }

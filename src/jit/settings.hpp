@@ -12,7 +12,7 @@ struct Settings {
   // either.
   std::optional<std::filesystem::path> cache_dir;
   bool cache_was_asked_for = false;  // by $NCCL_EP_CACHE_DIR: then trouble with it is an error
-  // $NCCL_EP_TEMPLATE_DIR, else jit_templates beside the library's folder.
+  // $NCCL_EP_TEMPLATE_DIR, else where they were installed with the library.
   std::filesystem::path template_dir;
   // $NCCL_EP_JIT_DUMP: every kernel is compiled afresh, and what went in and came out is left there.
   std::optional<std::filesystem::path> dump_dir;

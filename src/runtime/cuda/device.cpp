@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "runtime/visible_gpus.hpp"
+
 namespace nccl_ep::runtime::cuda {
 
 // What a runtime::Kernel* of this device points at.
@@ -38,19 +40,6 @@ std::string arch_name(int major, int minor) {
                                       std::to_string(minor) + ", expected 9.0 (Hopper) or later");
   }
   return "sm_" + std::to_string(major) + std::to_string(minor) + "a";
-}
-
-std::vector<std::string> visible_archs() {
-  int count = 0;
-  check(driver().cuDeviceGetCount(&count), "cuDeviceGetCount");
-  std::vector<std::string> archs;
-  for (int ordinal = 0; ordinal < count; ++ordinal) {
-    CUdevice device = 0;
-    check(driver().cuDeviceGet(&device, ordinal), "cuDeviceGet");
-    const std::string arch = arch_of(device);
-    if (std::find(archs.begin(), archs.end(), arch) == archs.end()) archs.push_back(arch);
-  }
-  return archs;
 }
 
 CudaDevice::CudaDevice(int ordinal) {
@@ -201,3 +190,17 @@ void CudaDevice::launch(Kernel* kernel, const LaunchShape& shape, const void* ar
 }
 
 }  // namespace nccl_ep::runtime::cuda
+
+std::vector<std::string> nccl_ep::runtime::visible_archs() {
+  using namespace cuda;
+  int count = 0;
+  check(driver().cuDeviceGetCount(&count), "cuDeviceGetCount");
+  std::vector<std::string> archs;
+  for (int ordinal = 0; ordinal < count; ++ordinal) {
+    CUdevice device = 0;
+    check(driver().cuDeviceGet(&device, ordinal), "cuDeviceGet");
+    const std::string arch = arch_of(device);
+    if (std::find(archs.begin(), archs.end(), arch) == archs.end()) archs.push_back(arch);
+  }
+  return archs;
+}

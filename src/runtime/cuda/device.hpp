@@ -16,8 +16,6 @@ struct CudaKernel;
 
 // "sm_90a" for compute capability 9.0. Throws Error(ncclInvalidUsage) for GPUs before 9.0.
 std::string arch_name(int major, int minor);
-// The architectures of the visible GPUs, each once.
-std::vector<std::string> visible_archs();
 
 class CudaDevice final : public Device {
  public:

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiled kernels: making them ahead of time, and looking after the folder they are kept in.
+
+Groups compile what is missing when they are created. ``python -m nccl_ep.jit warmup --arch sm_90a`` does so
+before, on any machine with NVRTC (``pip install nvidia-cuda-nvrtc``), so that images and shared home folders
+start quickly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cffi
+
+from nccl_ep import paths
+from nccl_ep._declarations import read_declarations
+from nccl_ep.errors import error_of
+
+__all__ = ["Kernel", "clear", "kernels", "warmup"]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One compiled kernel.
+
+    Attributes:
+        name: the variant, such as ``ll_dispatch_rank_major``.
+        arch: the GPU architecture, such as ``sm_90a``.
+        file: where it is kept; None when it is not.
+        num_bytes: size of the binary.
+        was_cached: nothing had to be compiled.
+        index: among ``count`` kernels of the call.
+        count: see ``index``.
+    """
+
+    name: str
+    arch: str
+    file: Path | None
+    num_bytes: int
+    was_cached: bool
+    index: int
+    count: int
+
+
+def warmup(
+    archs: Sequence[str] | None = None, visit: Callable[[Kernel], None] = lambda _: None
+) -> list[Kernel]:
+    """Compiles every kernel that is not kept yet.
+
+    Args:
+        archs: architectures to compile for, such as ``["sm_90a"]``; default: those of the visible GPUs.
+        visit: called with each kernel once it is ready.
+
+    Returns:
+        All kernels.
+
+    Raises:
+        InternalError: a kernel does not compile; the message has the compiler's log.
+        SystemFailure: NVRTC, the kernel sources or the folder cannot be used; the message says which and why.
+    """
+    names = _ffi().NULL if archs is None else ",".join(archs).encode()
+    return _visited(lambda visitor, context: _library().ncclEpJitWarmup(names, visitor, context), visit)
+
+
+def kernels() -> list[Kernel]:
+    """What is kept, sorted by name."""
+    return _visited(lambda visitor, context: _library().ncclEpJitList(visitor, context), lambda _: None)
+
+
+def clear() -> int:
+    """Removes all kept kernels and returns how many there were."""
+    removed = _ffi().new("size_t*")
+    _check(_library().ncclEpJitClear(removed))
+    return int(removed[0])
+
+
+@cache
+def _ffi() -> Any:
+    ffi = cffi.FFI()
+    include = paths.include_dir()
+    macros = {"NCCL_EP_OWN_TYPES": "1", "__STDC_VERSION__": "201112L"}
+    ffi.cdef(read_declarations([include / "nccl_ep_jit.h"], include, macros).source)
+    return ffi
+
+
+@cache
+def _library() -> Any:
+    return _ffi().dlopen(str(paths.library()))
+
+
+def _check(result: int) -> None:
+    if result:
+        message = _ffi().string(_library().ncclEpGetLastError(_ffi().NULL)).decode(errors="replace")
+        raise error_of(result, message)
+
+
+def _visited(call: Callable[[Any, Any], int], visit: Callable[[Kernel], None]) -> list[Kernel]:
+    ffi = _ffi()
+    seen: list[Kernel] = []
+
+    @ffi.callback("ncclEpJitVisitor_t")  # type: ignore[misc]
+    def visitor(kernel: Any, _context: Any) -> None:
+        seen.append(_kernel(kernel))
+        visit(seen[-1])
+
+    _check(call(visitor, ffi.NULL))
+    return seen
+
+
+def _kernel(kernel: Any) -> Kernel:
+    name, arch, file = (_ffi().string(text).decode() for text in (kernel.name, kernel.arch, kernel.file))
+    return Kernel(
+        name=name,
+        arch=arch,
+        file=Path(file) if file else None,
+        num_bytes=int(kernel.bytes),
+        was_cached=bool(kernel.was_cached),
+        index=int(kernel.index),
+        count=int(kernel.count),
+    )

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m nccl_ep.jit warmup|list|clear``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from nccl_ep import jit
+from nccl_ep.errors import Error
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns the exit code: 0 done, 1 failed."""
+    parser = argparse.ArgumentParser(prog="python -m nccl_ep.jit", description=jit.__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    warm = commands.add_parser("warmup", help="compile every kernel that is not kept yet")
+    warm.add_argument("--arch", help="sm_90a,sm_100a,...; default: the architectures of the visible GPUs")
+    commands.add_parser("list", help="show the kept kernels")
+    commands.add_parser("clear", help="remove the kept kernels")
+    options = parser.parse_args(arguments)
+
+    console = Console()
+    try:
+        if options.command == "warmup":
+            _warmup(console, options.arch.split(",") if options.arch is not None else None)
+        elif options.command == "list":
+            _list(console)
+        else:
+            console.print(f"removed {jit.clear()} kernels")
+    except (Error, FileNotFoundError) as error:
+        console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        return 1
+    return 0
+
+
+def _warmup(console: Console, archs: list[str] | None) -> None:
+    start = time.monotonic()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("compiling", total=None)
+
+        def show(kernel: jit.Kernel) -> None:
+            progress.update(task, completed=kernel.index + 1, total=kernel.count)
+            state = "kept" if kernel.was_cached else "compiled"
+            progress.console.print(f"{kernel.name} {kernel.arch}: {state}, {kernel.num_bytes / 1024:.0f} KiB")
+
+        ready = jit.warmup(archs, show)
+    compiled = sum(not kernel.was_cached for kernel in ready)
+    console.print(
+        f"{len(ready)} kernels ready, {compiled} of them compiled, in {time.monotonic() - start:.1f} s"
+    )
+
+
+def _list(console: Console) -> None:
+    table = Table("kernel", "architecture", "KiB", "file")
+    for kernel in jit.kernels():
+        table.add_row(kernel.name, kernel.arch, f"{kernel.num_bytes / 1024:.0f}", str(kernel.file))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

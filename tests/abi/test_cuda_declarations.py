@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our own declarations of the CUDA driver and of NCCL agree with the real headers.
+
+One small C++ program prints every constant, field offset and function type that we declare. It is compiled
+twice: against our declarations, and against the headers of wheels (``pip install nvidia-cuda-runtime
+nvidia-nccl-cu13``).
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CUDA_TYPES = ROOT / "src/runtime/cuda/cuda_types.hpp"
+NCCL_API = ROOT / "src/runtime/cuda/nccl_api.hpp"
+
+PRINTER = r"""
+#include <cstddef>
+#include <cstdio>
+#include <cxxabi.h>
+#include <string>
+#include <typeinfo>
+
+template <class T>
+void show_type(const char* name) {
+  std::string text = abi::__cxa_demangle(typeid(T).name(), nullptr, nullptr, nullptr);
+  const std::string ours = "nccl_ep::runtime::cuda::";
+  for (size_t at; (at = text.find(ours)) != std::string::npos;) text.erase(at, ours.size());
+  std::printf("%s: %s\n", name, text.c_str());
+}
+"""
+
+
+def wheel_include(*parts: str) -> Path:
+    """The include folder of an installed wheel."""
+    for entry in sys.path:
+        folder = Path(entry, "nvidia", *parts, "include")
+        if folder.is_dir():
+            return folder
+    pytest.skip(f"the wheel with nvidia/{'/'.join(parts)}/include is not installed")
+
+
+def run_program(source: str, includes: list[Path], tmp_path: Path, name: str) -> list[str]:
+    file = tmp_path / f"{name}.cpp"
+    file.write_text(source)
+    flags = [f"-I{folder}" for folder in includes]
+    subprocess.run(
+        ["g++", "-std=c++20", "-w", *flags, "-o", tmp_path / name, file],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return subprocess.run([tmp_path / name], check=True, capture_output=True, text=True).stdout.splitlines()
+
+
+def stub_includes(tmp_path: Path) -> Path:
+    """Empty stand-ins for headers that nccl.h includes for users' convenience only."""
+    folder = tmp_path / "stubs"
+    folder.mkdir()
+    for header in ("cuda_fp16.h", "cuda_bf16.h", "cuda_fp8.h"):
+        (folder / header).touch()
+    (folder / "cuda_runtime.h").write_text(
+        "#include <cuda.h>\ntypedef CUstream cudaStream_t;\ntypedef CUevent cudaEvent_t;\n"
+    )
+    return folder
+
+
+def declared_values(header: Path) -> list[str]:
+    text = header.read_text()
+    return re.findall(
+        r"^\s*(?:inline constexpr [\w ]+ )?((?:CU|CUDA|NCCL)_\w+) = \w+[,; }]", text, re.MULTILINE
+    )
+
+
+def declared_fields() -> list[str]:
+    body = re.search(r"struct ncclCommProperties \{(.*?)\};", NCCL_API.read_text(), re.DOTALL)
+    assert body
+    return re.findall(r"(\w+);", body[1])
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_cuda_driver_declarations_are_the_real_ones(tmp_path: Path) -> None:
+    real = wheel_include("cu13")
+    functions = re.findall(r"X\((\w+), (\w+),", CUDA_TYPES.read_text())
+    values = [
+        *declared_values(CUDA_TYPES),
+        "CU_STREAM_NON_BLOCKING",
+        "CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES",
+    ]
+    assert len(functions) > 20
+    assert len(values) > 10
+    show_values = "".join(f'std::printf("{v}: %d\\n", (int){v});' for v in values)
+    sizes = "".join(
+        f'std::printf("sizeof {t}: %zu\\n", sizeof({t}));'
+        for t in ("CUdeviceptr", "CUdevice", "CUresult", "CUstream")
+    )
+    ours = "".join(f'show_type<decltype(Driver::{name})>("{symbol}");' for name, symbol in functions)
+    theirs = "".join(f"show_type<decltype(&{name})>(NAME({name}));" for name, _ in functions)
+    body = "int main() {{ {} {} {} }}"
+    ours_text = (
+        PRINTER
+        + '#include "runtime/cuda/driver.hpp"\nusing namespace nccl_ep::runtime::cuda;\n'
+        + body.format(show_values, sizes, ours)
+    )
+    # cuda.h renames functions by macros; NAME prints what a name becomes.
+    theirs_text = (
+        PRINTER
+        + "#include <cuda.h>\n#define TEXT(x) #x\n#define NAME(x) TEXT(x)\n"
+        + body.format(show_values, sizes, theirs)
+    )
+    includes = [ROOT / "src", ROOT / "include", ROOT / "jit_templates"]
+    assert run_program(ours_text, includes, tmp_path, "ours") == run_program(
+        theirs_text, [real], tmp_path, "theirs"
+    )
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_nccl_declarations_are_the_real_ones(tmp_path: Path) -> None:
+    real = [stub_includes(tmp_path), wheel_include("cu13"), wheel_include("nccl")]
+    functions = re.findall(r"X\((nccl\w+),", NCCL_API.read_text())
+    values = declared_values(NCCL_API)
+    fields = declared_fields()
+    assert len(functions) > 8
+    assert len(fields) > 10
+    assert len(values) >= 2
+    show = "".join(f'std::printf("{v}: %u\\n", (unsigned){v});' for v in values)
+    show += "".join(
+        f'std::printf("{f}: %zu\\n", offsetof(ncclCommProperties, {f}));'
+        f'std::printf("{f}: %zu bytes\\n", sizeof(ncclCommProperties::{f}));'
+        for f in fields
+    )
+    ours = "".join(f'show_type<decltype(Nccl::{name})>("{name}");' for name in functions)
+    theirs = "".join(f'show_type<decltype(&{name})>("{name}");' for name in functions)
+    ours_text = (
+        PRINTER
+        + '#include "runtime/cuda/nccl_api.hpp"\nusing namespace nccl_ep::runtime::cuda;\n'
+        + f"int main() {{ {show} {ours} }}"
+    )
+    theirs_text = (
+        PRINTER
+        + "#include <nccl.h>\n#include <nccl_device/core.h>\n"
+        + "#if __has_include(<nccl_device/host.h>)\n#include <nccl_device/host.h>\n#endif\n"
+        + f"int main() {{ {show} {theirs} }}"
+    )
+    includes = [ROOT / "src", ROOT / "include", ROOT / "jit_templates"]
+    assert run_program(ours_text, includes, tmp_path, "ours") == run_program(
+        theirs_text, real, tmp_path, "theirs"
+    )
+
+
+def test_nccl_versions_are_encoded_as_nccl_does() -> None:
+    version = (wheel_include("nccl") / "nccl.h").read_text()
+    numbers = {
+        name: int(value) for name, value in re.findall(r"#define NCCL_(MAJOR|MINOR|PATCH) (\d+)", version)
+    }
+    code = re.search(r"#define NCCL_VERSION_CODE (\d+)", version)
+    assert code
+    assert int(code[1]) == numbers["MAJOR"] * 10000 + numbers["MINOR"] * 100 + numbers["PATCH"]

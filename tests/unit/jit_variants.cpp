@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+// Variants: each has its own name and source, and the key of its binary depends on everything that goes in.
+#include "jit/variants.hpp"
+
+#include <doctest/doctest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <set>
+
+#include "jit/build.hpp"
+#include "jit/kernels.hpp"
+#include "jit/warmup.hpp"
+#include "runtime/error.hpp"
+
+using namespace nccl_ep;
+using namespace nccl_ep::jit;
+namespace fs = std::filesystem;
+
+TEST_CASE("jit_variants: names and sources are unique and agree") {
+  std::set<std::string> names, sources;
+  for (const LlVariant& variant : all_ll_variants()) {
+    CHECK(names.insert(name(variant)).second);
+    CHECK(sources.insert(source(variant)).second);
+    CHECK(source(variant).find(name(variant) + "(") != std::string::npos);
+  }
+  CHECK(names.count("ll_dispatch_expert_major") == 1);
+  CHECK(names.count("ll_combine_rank_major_fp16") == 1);
+  CHECK(names.size() == 8);
+}
+
+TEST_CASE("jit_variants: every variant has a place of its own among a group's kernels") {
+  LlKernels kernels{};
+  std::set<runtime::Kernel**> places;
+  for (const LlVariant& variant : all_ll_variants()) places.insert(&kernels.at(variant));
+  CHECK(places.size() == sizeof(LlKernels) / sizeof(runtime::Kernel*));
+}
+
+TEST_CASE("jit_variants: source as NVRTC sees it") {
+  const std::string text = source({LlOp::combine, Layout::rank_major, DType::fp16});
+  CHECK(text.find("#include \"ll/combine.cuh\"") == 0);
+  CHECK(text.find("sizeof(LlCombineArgs) == " + std::to_string(sizeof(LlCombineArgs))) != std::string::npos);
+  CHECK(text.find("__launch_bounds__(512, 1)") != std::string::npos);
+  CHECK(text.find("ll::combine<Layout::rank_major, DType::fp16>(args)") != std::string::npos);
+}
+
+TEST_CASE("jit_variants: a binary's key depends on source, templates, architecture and compiler") {
+  std::string pattern = (fs::temp_directory_path() / "nccl_ep_test_XXXXXX").string();
+  const fs::path folder = mkdtemp(pattern.data());
+  std::ofstream(folder / "a.cuh") << "one";
+  const CompileJob job{"k", "source", "sm_90a", folder};
+  const std::string hash = cache_key(job, "nvrtc 13.0").hash;
+  CHECK(hash.size() == 64);
+  CHECK(cache_key(job, "nvrtc 13.0").hash == hash);
+  CHECK(cache_key(job, "nvrtc 13.1").hash != hash);
+  CHECK(cache_key({"k", "Source", "sm_90a", folder}, "nvrtc 13.0").hash != hash);
+  CHECK(cache_key({"k", "source", "sm_100a", folder}, "nvrtc 13.0").hash != hash);
+  std::ofstream(folder / "a.cuh") << "two";
+  CHECK(cache_key(job, "nvrtc 13.0").hash != hash);
+  std::ofstream(folder / "a.cuh") << "one";
+  CHECK(cache_key(job, "nvrtc 13.0").hash == hash);
+  fs::rename(folder / "a.cuh", folder / "b.cuh");
+  CHECK(cache_key(job, "nvrtc 13.0").hash != hash);
+  fs::remove_all(folder);
+}
+
+TEST_CASE("jit_variants: missing templates are named") {
+  try {
+    cache_key({"k", "source", "sm_90a", "/nonexistent/templates"}, "nvrtc 13.0");
+    FAIL("missing templates went unnoticed");
+  } catch (const Error& error) {
+    CHECK(std::string(error.what()).find("/nonexistent/templates") != std::string::npos);
+    CHECK(std::string(error.what()).find("NCCL_EP_TEMPLATE_DIR") != std::string::npos);
+  }
+}
+
+TEST_CASE("jit_variants: lists of architectures") {
+  CHECK(parse_archs("sm_90a") == std::vector<std::string>{"sm_90a"});
+  CHECK(parse_archs("sm_90a,sm_100a,sm_120a") == std::vector<std::string>{"sm_90a", "sm_100a", "sm_120a"});
+  for (const char* wrong : {"", "sm_90", "90a", "sm_a", "sm_90a,,sm_100a", "hopper", "sm_90a sm_100a"}) {
+    CAPTURE(wrong);
+    CHECK_THROWS_AS(parse_archs(wrong), Error);
+  }
+}
