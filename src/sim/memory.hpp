@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// The memory of the simulated GPUs: an arena for each rank, all the same size and one after the other, then the
+// shared memory of the blocks. One range of addresses holds it all, so whose an address is takes a subtraction.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "nccl_ep_sim.h"
+#include "sim/checker.hpp"
+
+namespace nccl_ep::sim {
+
+class Memory {
+ public:
+  // Allocations of the two zones never influence one another, so ranks that make the same symmetric allocations find
+  // them at the same offset.
+  enum class Zone { symmetric, ordinary };
+
+  // `checker` may be null.
+  Memory(const ncclEpSimConfig_t& config, check::Checker* checker);
+  ~Memory();
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+
+  // Aligned to 4096 bytes (symmetric) or 256 (ordinary). Throws when the rank's memory is used up.
+  void* allocate(uint32_t rank, size_t bytes, Zone zone);
+  void release(uint32_t rank, void* memory);
+  // The allocation that holds [begin, begin + bytes) completely; null if there is none.
+  void* find_allocation(uint32_t rank, const void* begin, size_t bytes) const;
+
+  // From an address in rank r's arena to the same place in rank r + 1's.
+  uint64_t stride() const { return uint64_t{1} << stride_shift_; }
+
+  static constexpr uint32_t kNobody = ~0u;
+  // The rank in whose arena an address lies, or kNobody.
+  uint32_t owner(const void* address) const {
+    const uint64_t rank = (reinterpret_cast<uintptr_t>(address) - begin_) >> stride_shift_;
+    return rank < num_ranks_ ? static_cast<uint32_t>(rank) : kNobody;
+  }
+  bool is_shared(const void* address) const {
+    return reinterpret_cast<uintptr_t>(address) - shared_begin() < shared_bytes_;
+  }
+  uintptr_t begin() const { return begin_; }
+  uintptr_t bytes() const { return (uintptr_t{num_ranks_} << stride_shift_) + shared_bytes_; }
+
+  // Shared memory of the blocks: `shared_slots` of these on each rank.
+  std::byte* shared_slot(uint32_t rank, uint32_t slot) const;
+  uint64_t shared_slot_bytes() const { return shared_slot_bytes_; }
+  uint32_t num_shared_slots() const { return num_shared_slots_; }
+
+  // "rank 2 memory + 0x40", "rank 0 shared memory 3 + 0x100".
+  std::string describe(uintptr_t address) const;
+
+ private:
+  struct Arena {
+    struct Allocation {
+      size_t bytes;
+      Zone zone;
+    };
+    std::map<uintptr_t, Allocation> allocations;
+    uintptr_t used_end[2];  // of each zone: nothing behind it was ever allocated
+    size_t allocated_bytes = 0;
+  };
+
+  uintptr_t shared_begin() const { return begin_ + (uintptr_t{num_ranks_} << stride_shift_); }
+  uintptr_t zone_begin(uint32_t rank, Zone zone) const;
+  uintptr_t find_room(const Arena& arena, uint32_t rank, size_t bytes, Zone zone) const;
+
+  uint32_t num_ranks_;
+  uint64_t memory_bytes_;  // of each rank
+  uint32_t stride_shift_;
+  uint64_t shared_slot_bytes_;
+  uint32_t num_shared_slots_;
+  uint64_t shared_bytes_;
+  uintptr_t begin_;
+  check::Checker* checker_;
+  std::vector<Arena> arenas_;
+};
+
+}  // namespace nccl_ep::sim
