@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sends tokens to their experts and back, on four simulated GPUs. No GPU is needed."""
 
-import numpy as np
-
 import nccl_ep as ep
+import numpy as np
 from nccl_ep.sim import Cluster
 
 EXPERTS, TOKENS, TOPK, HIDDEN = 8, 16, 2, 64
@@ -24,7 +23,7 @@ def main(rank):
         counted = ep.LayoutInfo(expert_counters=counts)
         handle.dispatch(ep.DispatchInputs(x), ep.DispatchOutputs(rows), layout_info=counted)
         rank.synchronize()
-        for zone, count in zip(rows, counts):
+        for zone, count in zip(rows, counts, strict=True):
             zone[:count] *= 10  # an expert of your own
         handle.combine(ep.CombineInputs(rows), ep.CombineOutputs(y, weights))
         rank.synchronize()

@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-
 from nccl_ep import sim
 
 Array = npt.NDArray[Any]

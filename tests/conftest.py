@@ -9,7 +9,7 @@ the same run again.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from clusters import open_cluster  # noqa: E402
+from clusters import open_cluster
 
 DEFAULT_SEEDS = 3
 
@@ -52,9 +52,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    report = yield
-    seed = getattr(item, "callspec", None) and item.callspec.params.get("seed")
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    report: Any = yield
+    seed = item.callspec.params.get("seed") if hasattr(item, "callspec") else None
     if report.when == "call" and report.failed and seed is not None:
         device = item.config.getoption("--device")
         line = f"pytest '{item.nodeid}' --device {device} --seed {seed}"

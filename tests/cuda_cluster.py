@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 from nccl_ep import DataType
 
 Array = npt.NDArray[Any]

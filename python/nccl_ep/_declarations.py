@@ -79,7 +79,8 @@ class _Reader:
         if name == "include":
             for candidate in (folder / rest.strip('<>"'), self._include_dir / rest.strip('<>"')):
                 if candidate.is_file():
-                    return self.read(candidate.resolve())
+                    self.read(candidate.resolve())
+                    break
         elif name == "define":
             macro = re.match(r"(\w+)(\(?)\s*(.*)", rest)
             if macro and macro[2]:

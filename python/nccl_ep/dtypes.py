@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from enum import IntEnum
 from typing import Any
 
@@ -42,10 +43,8 @@ class DataType(IntEnum):
             return cls(dtype)
         name = str(dtype).removeprefix("torch.")
         if name not in _BY_NAME:
-            try:
+            with suppress(TypeError):
                 name = np.dtype(dtype).name
-            except TypeError:
-                pass
         if name not in _BY_NAME:
             raise TypeError(f"{dtype!r} is no data type of NCCL; those are {', '.join(sorted(_BY_NAME))}")
         return _BY_NAME[name]

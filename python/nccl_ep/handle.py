@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -249,10 +250,8 @@ class Handle:
         self.close()
 
     def __del__(self) -> None:
-        try:
+        with suppress(Error):  # the group is faulted; whoever uses it next is told
             self.close()
-        except Error:
-            pass  # the group is faulted; whoever uses it next is told
 
     def __repr__(self) -> str:
         if self.closed:

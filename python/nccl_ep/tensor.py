@@ -40,7 +40,7 @@ class Tensor:
         Tensor(shape=(4, 8), datatype=FLOAT32)
     """
 
-    __slots__ = ("buffer", "datatype", "ptr", "sizes", "window", "window_offset", "_c", "_c_sizes", "_owner")
+    __slots__ = ("_c", "_c_sizes", "_owner", "buffer", "datatype", "ptr", "sizes", "window", "window_offset")
 
     def __init__(
         self,

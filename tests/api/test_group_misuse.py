@@ -7,9 +7,8 @@ import re
 from dataclasses import replace
 from typing import Any
 
-import pytest
-
 import nccl_ep as ep
+import pytest
 
 GOOD = ep.GroupConfig(num_experts=4, max_dispatch_tokens_per_rank=4, max_token_bytes=64)
 LONE_ALLOC = ep.AllocFn(lambda out, size, context: 2)
@@ -44,7 +43,7 @@ MISUSES = [
 
 
 @pytest.mark.parametrize(
-    "changes, error, says", MISUSES, ids=[str(next(iter(row[0].items()))) for row in MISUSES]
+    ("changes", "error", "says"), MISUSES, ids=[str(next(iter(row[0].items()))) for row in MISUSES]
 )
 def test_a_field_that_is_wrong(make_cluster: Any, changes: Any, error: type[ep.Error], says: str) -> None:
     def main(rank: Any) -> Any:
@@ -108,7 +107,8 @@ def test_more_than_one_lsa_team_is_not_available_yet(make_cluster: Any) -> None:
         return failure.value.message
 
     for message in make_cluster(2, lsa_team_size=1).run(main):
-        assert "LSA team" in message and "not available" in message
+        assert "LSA team" in message
+        assert "not available" in message
 
 
 def usage(cluster: Any, rank: Any) -> Any:

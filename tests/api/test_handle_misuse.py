@@ -8,10 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
+import nccl_ep as ep
 import numpy as np
 import pytest
-
-import nccl_ep as ep
 
 EM, RM = ep.Layout.EXPERT_MAJOR, ep.Layout.RANK_MAJOR
 BF16 = ml_dtypes.bfloat16
@@ -97,7 +96,9 @@ def expect(failure: ep.Error, error: type[ep.Error], says: str) -> None:
 
 def table(*rows: tuple[Any, ...]) -> Any:
     """Parametrizes a test by rows of (name, act, error, message)."""
-    return pytest.mark.parametrize("act, error, says", [pytest.param(*row[1:], id=row[0]) for row in rows])
+    return pytest.mark.parametrize(
+        ("act", "error", "says"), [pytest.param(*row[1:], id=row[0]) for row in rows]
+    )
 
 
 # ---- Handles ----

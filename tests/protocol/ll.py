@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import ml_dtypes
+import nccl_ep as ep
 import numpy as np
 import numpy.typing as npt
 import oracle
 from oracle import Problem
-
-import nccl_ep as ep
 
 Array = npt.NDArray[Any]
 
@@ -200,7 +199,7 @@ def check(problem: Problem, layout: ep.Layout, results: list[dict[str, Array]], 
 
 def assert_same_bits(found: Array, wanted: Array, what: str) -> None:
     """Fails with the first place where two arrays differ in any bit."""
-    assert found.shape == wanted.shape and found.dtype == wanted.dtype, what
+    assert (found.shape, found.dtype) == (wanted.shape, wanted.dtype), what
     if found.tobytes() == wanted.tobytes():
         return
     as_bits = f"u{found.dtype.itemsize}"

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import nccl_ep as ep
 import numpy as np
 import pytest
 from ll import EM, RM, Exchange, Shape, check, group_config, make_problem
-
-import nccl_ep as ep
 
 pytestmark = pytest.mark.sim_only
 LAYOUTS = pytest.mark.parametrize("layout", [EM, RM], ids=["expert-major", "rank-major"])
@@ -83,7 +82,9 @@ def test_an_expert_that_does_not_exist_is_named(make_cluster: Any) -> None:
             return str(failure.value)
 
     message = make_cluster(2).run(main)[0]
-    assert "topk_idx" in message and "token 1" in message and "99" in message
+    assert "topk_idx" in message
+    assert "token 1" in message
+    assert "99" in message
 
 
 def test_the_silent_ranks_host_can_still_leave(make_cluster: Any) -> None:
@@ -91,8 +92,8 @@ def test_the_silent_ranks_host_can_still_leave(make_cluster: Any) -> None:
         rank.barrier()
         if rank.rank == SILENT:
             cluster.sim.silence(SILENT)
-            with pytest.raises(ep.Error):
-                rank.sim.default_stream.fill(rank.sim.empty(16, np.uint8), 0)
+            rank.sim.default_stream.fill(rank.sim.empty(16, np.uint8), 0)
+            with pytest.raises(ep.SystemFailure):
                 rank.synchronize()
         return True
 

@@ -6,11 +6,10 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
+import nccl_ep as ep
 import numpy as np
 import pytest
 from ll import EM, RM, Exchange, Shape, check, group_config, make_problem
-
-import nccl_ep as ep
 
 LAYOUTS = pytest.mark.parametrize("layout", [EM, RM], ids=["expert-major", "rank-major"])
 
@@ -49,7 +48,8 @@ class CountingAllocator:
     """
 
     def __init__(self, rank: Any) -> None:
-        self.rank, self.live, self.calls = rank, {}, 0
+        self.rank, self.calls = rank, 0
+        self.live: dict[int, Any] = {}
         self._alloc, self._free = ep.AllocFn(self._allocate), ep.FreeFn(self._release)
         self.config = ep.AllocConfig(self._alloc, self._free, context=1234)
 
@@ -77,7 +77,8 @@ def test_the_callers_allocator_gets_everything_back(make_cluster: Any, seed: int
             mine = Exchange(rank, problem, EM)
             before = allocator.calls
             with mine.make_handle(group) as handle:
-                assert allocator.calls > before and allocator.live
+                assert allocator.calls > before
+                assert allocator.live
                 mine.run(handle)
                 results = mine.results()
         assert not allocator.live

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import nccl_ep as ep
 import numpy as np
 import pytest
 from ll import EM, RM, Exchange, Shape, check, group_config, make_problem
-
-import nccl_ep as ep
 
 LAYOUTS = pytest.mark.parametrize("layout", [EM, RM], ids=["expert-major", "rank-major"])
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import nccl_ep as ep
 import numpy as np
 from clusters import open_cluster
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ll import BF16, EM, FP16, FP32, RM, Exchange, Shape, check, group_config, make_problem
-
-import nccl_ep as ep
 
 
 @st.composite

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import nccl_ep as ep
 import numpy as np
 import pytest
 from ll import EM, RM, Exchange, Shape, group_config, make_problem
 from oracle import tokens_for_rank
-
-import nccl_ep as ep
 
 pytestmark = pytest.mark.sim_only
 MOST_OVER_IDEAL = 1.05

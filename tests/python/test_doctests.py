@@ -7,9 +7,8 @@ import doctest
 import importlib
 import pkgutil
 
-import pytest
-
 import nccl_ep
+import pytest
 
 NEEDS_ANOTHER_PACKAGE = {"nccl_ep.interop.torch"}
 MODULES = ["nccl_ep"] + [

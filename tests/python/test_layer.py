@@ -9,10 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import nccl_ep as ep
 import numpy as np
 import pytest
-
-import nccl_ep as ep
 from nccl_ep import paths
 from nccl_ep._declarations import read_declarations
 from nccl_ep._pairing import CStruct, paired_with
@@ -113,7 +112,9 @@ def test_a_dataclass_that_differs_from_its_struct_is_found_at_import() -> None:
 
 def test_allocator_functions_are_kept_alive() -> None:
     config = ep.AllocConfig(ep.AllocFn(lambda *_: 2), ep.FreeFn(lambda *_: 0))
-    assert config.alloc_fn and config.free_fn and config.alloc_fn != config.free_fn
+    assert config.alloc_fn
+    assert config.free_fn
+    assert config.alloc_fn != config.free_fn
     assert ep.GroupConfig(alloc=config).alloc is config
 
 
@@ -121,7 +122,7 @@ def test_allocator_functions_are_kept_alive() -> None:
 
 
 @pytest.mark.parametrize(
-    "stream, address",
+    ("stream", "address"),
     [
         (None, 0),
         (4096, 4096),
@@ -217,8 +218,10 @@ def test_a_closed_object_says_so(make_cluster: Any) -> None:
         assert "rank-major, top-2" in repr(handle)
         assert "4 experts" in repr(group)
         group.close()  # and its handles with it
-        assert repr(handle) == "<nccl_ep.Handle closed>" and handle.ptr == 0
-        assert repr(group) == "<nccl_ep.Group closed>" and group.ptr == 0
+        assert repr(handle) == "<nccl_ep.Handle closed>"
+        assert handle.ptr == 0
+        assert repr(group) == "<nccl_ep.Group closed>"
+        assert group.ptr == 0
         with pytest.raises(ep.InvalidUsage, match="the handle is closed"):
             handle.complete()
         with pytest.raises(ep.InvalidUsage, match="the group is closed"):
@@ -231,7 +234,8 @@ def test_a_handle_holds_its_group_and_routing(make_cluster: Any) -> None:
     def act(rank: Any, group: ep.Group) -> None:
         handle = group.create_handle(ep.Layout.EXPERT_MAJOR, rank.array(np.zeros((3, 2), np.int32)))
         assert handle.group is group
-        assert handle._topk_idx is not None and handle._topk_idx.sizes == (3, 2)
+        assert handle._topk_idx is not None
+        assert handle._topk_idx.sizes == (3, 2)
         assert handle.num_topk == 2
 
     lone(make_cluster, act)

@@ -7,10 +7,9 @@ import gc
 from typing import Any
 
 import ml_dtypes
+import nccl_ep as ep
 import numpy as np
 import pytest
-
-import nccl_ep as ep
 from nccl_ep import sim
 
 pytestmark = pytest.mark.sim_only
@@ -48,14 +47,16 @@ def test_a_host_deadlock_is_reported() -> None:
         with pytest.raises(ep.Error) as failure:
             cluster.run(main)
         assert cluster.failure == sim.Failure.HOST_DEADLOCK
-        assert cluster.report and cluster.report in failure.value.__notes__
+        assert cluster.report
+        assert cluster.report in failure.value.__notes__
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int64, np.uint8, "float16", ml_dtypes.bfloat16])
 def test_memory_is_numpy(dtype: Any) -> None:
     def main(rank: sim.Rank) -> None:
         array = rank.array(np.arange(6).reshape(2, 3), dtype)
-        assert array.dtype == np.dtype(dtype) and array.shape == (2, 3)
+        assert array.dtype == np.dtype(dtype)
+        assert array.shape == (2, 3)
         assert array.ctypes.data % 256 == 0
         assert (array == np.arange(6).reshape(2, 3).astype(dtype)).all()
         assert (rank.full(4, 7, dtype) == np.asarray(7, dtype)).all()
@@ -107,7 +108,8 @@ def test_streams_run_in_order_and_events_order_streams() -> None:
         other.copy(target, middle)
         done = other.record()
         done.synchronize()
-        assert done.query() and other.query()
+        assert done.query()
+        assert other.query()
         assert not target.any()
         one.fill(target, 1)
         rank.synchronize()
@@ -156,7 +158,9 @@ def test_windows() -> None:
     def main(rank: sim.Rank) -> None:
         memory = rank.symmetric((4, 4))
         window = rank.register_window(memory)
-        assert window.handle and window.user_ptr == memory.ctypes.data and window.size == memory.nbytes
+        assert window.handle
+        assert window.user_ptr == memory.ctypes.data
+        assert window.size == memory.nbytes
         rank.barrier()
         window.close()
         window.close()
@@ -177,8 +181,10 @@ def test_traffic_has_a_cell_for_each_link() -> None:
 
 def test_config_and_repr() -> None:
     with sim.Cluster(nodes=2, gpus_per_node=2, seed=9, sms=3) as cluster:
-        assert cluster.num_ranks == 4 and cluster.seed == 9
-        assert cluster.config["sms_per_gpu"] == 3 and cluster.config["memory_bytes"] > 0
+        assert cluster.num_ranks == 4
+        assert cluster.seed == 9
+        assert cluster.config["sms_per_gpu"] == 3
+        assert cluster.config["memory_bytes"] > 0
         assert repr(cluster) == "<nccl_ep.sim.Cluster of 4 ranks, seed 9>"
     assert repr(cluster).endswith("closed>")
     cluster.close()

@@ -7,10 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import ml_dtypes
+import nccl_ep as ep
 import numpy as np
 import pytest
-
-import nccl_ep as ep
 
 
 def described(tensor: ep.Tensor) -> tuple[Any, ...]:
@@ -22,8 +21,20 @@ def described(tensor: ep.Tensor) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize(
     "dtype",
-    [np.float16, np.float32, np.float64, np.int8, np.int32, np.int64, np.uint8, np.uint32, np.uint64]
-    + [ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2],
+    [
+        np.float16,
+        np.float32,
+        np.float64,
+        np.int8,
+        np.int32,
+        np.int64,
+        np.uint8,
+        np.uint32,
+        np.uint64,
+        ml_dtypes.bfloat16,
+        ml_dtypes.float8_e4m3fn,
+        ml_dtypes.float8_e5m2,
+    ],
 )
 def test_numpy(dtype: Any) -> None:
     array = np.zeros((2, 3), dtype)

@@ -261,7 +261,4 @@ class _Owner:
 
 
 def _add_note(error: BaseException, note: str) -> None:
-    if hasattr(error, "add_note"):
-        error.add_note(note)
-    else:  # Python 3.10; pytest shows the notes there too
-        error.__notes__ = [*getattr(error, "__notes__", []), note]
+    vars(error).setdefault("__notes__", []).append(note)  # add_note, for Python 3.10 too
