@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the library shows to the linker: the C API and nothing else."""
+
+from __future__ import annotations
+
+import re
+
+from nccl_ep import paths
+from toolchain import exported_symbols
+
+UPSTREAM = {
+    *(
+        "ncclEpGetVersion",
+        "ncclEpTensorAlloc",
+        "ncclEpTensorDestroy",
+        "ncclEpCreateGroup",
+        "ncclEpGroupDestroy",
+    ),
+    *("ncclEpHandleMemSize", "ncclEpInitHandle", "ncclEpUpdateHandle", "ncclEpCreateHandle"),
+    *("ncclEpHandleDestroy", "ncclEpDispatch", "ncclEpCombine", "ncclEpComplete"),
+    *("ncclEpMaskQuery", "ncclEpMaskUpdate", "ncclEpMaskClean", "ncclEpGetAsyncError", "ncclEpErrorClear"),
+}
+OWN = {"ncclEpGetLastError", "ncclEpJitWarmup", "ncclEpJitList", "ncclEpJitClear"}
+
+
+def test_the_library_exports_the_api_and_nothing_else() -> None:
+    assert exported_symbols(paths.library()) == UPSTREAM | OWN
+
+
+def test_the_simulator_exports_its_api_and_what_kernels_compiled_for_it_call() -> None:
+    symbols = exported_symbols(paths.sim_library())
+    foreign = {name for name in symbols if not re.match(r"ncclEpSim|__tsan_|_Z\w*7nccl_ep(3sim|3dev)", name)}
+    assert not foreign
+
+
+def test_every_declared_function_exists() -> None:
+    for header, library in (("nccl_ep.h", paths.library()), ("nccl_ep_sim.h", paths.sim_library())):
+        text = (paths.include_dir() / header).read_text()
+        declared = set(re.findall(r"^(?:ncclResult_t|const char\*) (ncclEp\w+)\(", text, re.MULTILINE))
+        assert declared, f"no function found in {header}"
+        assert declared <= exported_symbols(library)
