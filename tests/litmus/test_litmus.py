@@ -7,6 +7,7 @@ the same primitives.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,3 +44,5 @@ def test_program_ends_as_it_must(program: Program, run_program: Run, request: py
         outcome, report = run_program(program, seed)
         assert outcome in program.ends, f"seed {seed} ended with {outcome.value}\n{report}"
         assert program.says in report, f"seed {seed}: the report does not say so\n{report}"
+        if outcome is Outcome.RACE and shutil.which("addr2line"):
+            assert ".cuh:" in report, f"seed {seed}: the report names no source line\n{report}"
