@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every kernel costs on every architecture, compiled as the library does it. Needs NVRTC, but no GPU.
+
+python tests/kernels/resources.py            prints the table beside the recorded one
+python tests/kernels/resources.py --accept   records it in resources.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import struct
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from nccl_ep import jit
+from rich.console import Console
+from rich.table import Table
+
+ARCHS = ("sm_90a", "sm_100a", "sm_120a")
+RECORD = Path(__file__).with_name("resources.json")
+
+# ptxas's account, in NVRTC's log.
+_REGISTERS = re.compile(r"Used (\d+) registers")
+_SHARED = re.compile(r"(\d+) bytes smem")
+_FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+_MILLISECONDS = re.compile(r"Compile time = ([\d.]+) ms")
+_COMPILER = re.compile(r"Cuda compilation tools, release ([\d.]+)")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one kernel uses."""
+
+    registers: int
+    shared_bytes: int
+    stack_bytes: int
+    spill_bytes: int
+    code_bytes: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """All kernels, by architecture and name."""
+
+    compiler: str
+    kernels: dict[str, dict[str, Resources]]
+    ptxas_ms: dict[str, dict[str, float]]
+
+
+def measure(archs: tuple[str, ...] = ARCHS) -> Measurement:
+    """Compiles every variant afresh."""
+    resources: dict[str, dict[str, Resources]] = {}
+    times: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as folder, _environment("NCCL_EP_JIT_DUMP", folder):
+        for kernel in jit.warmup(archs):
+            stem = Path(folder, f"{kernel.name}.{kernel.arch}")
+            log = stem.with_name(f"{stem.name}.log").read_text()
+            binary = stem.with_name(f"{stem.name}.cubin").read_bytes()
+            ptx = stem.with_name(f"{stem.name}.ptx").read_text()
+            resources.setdefault(kernel.arch, {})[kernel.name] = read_resources(log, binary)
+            times.setdefault(kernel.arch, {})[kernel.name] = float(_find(_MILLISECONDS, log)[1])
+    return Measurement(_find(_COMPILER, ptx)[1], resources, times)
+
+
+def read_resources(log: str, binary: bytes) -> Resources:
+    """Reads one kernel's log and binary."""
+    frame = _find(_FRAME, log)
+    shared = _SHARED.search(log)
+    return Resources(
+        registers=int(_find(_REGISTERS, log)[1]),
+        shared_bytes=int(shared[1]) if shared else 0,
+        stack_bytes=int(frame[1]),
+        spill_bytes=int(frame[2]) + int(frame[3]),
+        code_bytes=sum(size for name, size in elf_sections(binary) if name.startswith(".text.")),
+    )
+
+
+def elf_sections(binary: bytes) -> Iterator[tuple[str, int]]:
+    """Name and size of each section of a 64-bit ELF file."""
+    header_at = struct.unpack_from("<Q", binary, 0x28)[0]
+    entry_bytes, count, names_index = struct.unpack_from("<HHH", binary, 0x3A)
+    headers = [struct.unpack_from("<IIQQQQ", binary, header_at + i * entry_bytes) for i in range(count)]
+    names_at = headers[names_index][4]
+    for name, _, _, _, _, size in headers:
+        start = names_at + name
+        yield binary[start : binary.index(b"\0", start)].decode(), size
+
+
+def recorded() -> Measurement:
+    """The table in resources.json."""
+    record = json.loads(RECORD.read_text())
+    kernels = {
+        arch: {name: Resources(**numbers) for name, numbers in table.items()}
+        for arch, table in record["kernels"].items()
+    }
+    return Measurement(record["compiler"], kernels, record["ptxas_ms"])
+
+
+def accept(measured: Measurement) -> None:
+    """Records a table. Times are kept for reading only."""
+    RECORD.write_text(json.dumps(asdict(measured), indent=1) + "\n")
+
+
+def show(measured: Measurement, before: Measurement | None) -> Table:
+    """The table, with the recorded number behind each one that changed."""
+    fields = list(Resources.__dataclass_fields__)
+    table = Table("architecture", "kernel", *(field.replace("_", " ") for field in fields), "ptxas ms")
+    for arch, kernels in measured.kernels.items():
+        for name, now in kernels.items():
+            old = before.kernels.get(arch, {}).get(name) if before else None
+            cells = []
+            for field in fields:
+                number = getattr(now, field)
+                changed = old is not None and getattr(old, field) != number
+                cells.append(f"{number} (was {getattr(old, field)})" if changed else str(number))
+            table.add_row(arch, name, *cells, f"{measured.ptxas_ms[arch][name]:.0f}")
+    return table
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _find(pattern: re.Pattern[str], text: str) -> re.Match[str]:
+    found = pattern.search(text)
+    if found is None:
+        raise ValueError(f"the compiler's output has no {pattern.pattern!r}:\n{text}")
+    return found
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--accept", action="store_true", help="record the numbers")
+    options = parser.parse_args()
+    measured = measure()
+    Console().print(show(measured, recorded() if RECORD.exists() else None))
+    if options.accept:
+        accept(measured)
+
+
+if __name__ == "__main__":
+    main()

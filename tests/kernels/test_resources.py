@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every kernel compiles for every architecture, spills nothing, and costs what resources.json says.
+
+A change that is meant is recorded with ``python tests/kernels/resources.py --accept``; its commit says why.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from nccl_ep.errors import SystemFailure
+from resources import ARCHS, Measurement, measure, recorded
+
+
+@pytest.fixture(scope="module")
+def measured() -> Measurement:
+    try:
+        return measure()
+    except SystemFailure as failure:
+        if "NVRTC" in failure.message:
+            pytest.skip(f"no NVRTC here: {failure.message}")
+        raise
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_no_kernel_spills(measured: Measurement, arch: str) -> None:
+    spills = {name: kernel.spill_bytes for name, kernel in measured.kernels[arch].items()}
+    assert spills == dict.fromkeys(spills, 0)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_kernels_cost_what_is_recorded(measured: Measurement, arch: str) -> None:
+    record = recorded()
+    if record.compiler != measured.compiler:
+        pytest.skip(f"recorded with NVRTC {record.compiler}, here is {measured.compiler}")
+    assert measured.kernels[arch] == record.kernels[arch]
+
+
+def test_kernels_fit_a_block_of_512_threads(measured: Measurement) -> None:
+    registers_of_an_sm = 64 * 1024
+    for kernels in measured.kernels.values():
+        for name, kernel in kernels.items():
+            assert kernel.registers * 512 <= registers_of_an_sm, name
+            assert kernel.shared_bytes <= 48 * 1024, name
