@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nccl_ep.h in C and C++: it compiles, and every size, offset and value is what binaries already out there expect."""
+"""nccl_ep.h in C and C++: it compiles, and every size, offset and value is what existing binaries expect."""
 
 from __future__ import annotations
 
@@ -197,7 +197,8 @@ INLINE_INIT_PROGRAM = """
 int main(void) {
   size_t sizes[2] = {2, 3};
   ncclEpTensor_t tensor = {NCCL_EP_TENSOR_INIT_INLINE, .ndim = 2, .datatype = ncclInt32, .sizes = sizes};
-  return !(tensor.size == 48 && tensor.magic == NCCL_EP_TENSOR_MAGIC && tensor.ndim == 2 && tensor.data == NULL);
+  if (tensor.size != 48 || tensor.magic != NCCL_EP_TENSOR_MAGIC) return __LINE__;
+  return !(tensor.ndim == 2 && tensor.data == NULL);
 }
 """
 
