@@ -42,7 +42,10 @@ CUDA_LANGUAGE = (
     r"\bvolatile\b|\b__(shared|device|global|constant)__\b|\b(thread|block)(Idx|Dim)\b|\bgridDim\b"
     r"|\b__(sync|shfl|ballot|all|any|threadfence|reduce)\w*\s*\(|\batomic[A-Z]\w*\s*\("
 )
-SEAM_CALLS = r"\b(cu(Mem|Stream|Launch|Module|Ctx|Device|Init|Func)\w*|cuda[A-Z]\w+|nccl(Mem|Comm|AllGather|Dev)\w*)\s*\("
+SEAM_CALLS = (
+    r"\b(cu(Mem|Stream|Launch|Module|Ctx|Device|Init|Func)\w*|cuda[A-Z]\w+"
+    r"|nccl(Mem|Comm|AllGather|Dev)\w*)\s*\("
+)
 
 _COMMENT = re.compile(r"//.*")
 _STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"')

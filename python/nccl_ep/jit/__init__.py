@@ -101,13 +101,19 @@ def _check(result: int) -> None:
 def _visited(call: Callable[[Any, Any], int], visit: Callable[[Kernel], None]) -> list[Kernel]:
     ffi = _ffi()
     seen: list[Kernel] = []
+    raised: list[BaseException] = []
 
-    @ffi.callback("ncclEpJitVisitor_t")  # type: ignore[misc]
-    def visitor(kernel: Any, _context: Any) -> None:
+    def on_kernel(kernel: Any, _context: Any) -> None:
         seen.append(_kernel(kernel))
         visit(seen[-1])
 
+    def on_error(_type: Any, error: BaseException, _traceback: Any) -> None:
+        raised.append(error)
+
+    visitor = ffi.callback("ncclEpJitVisitor_t", on_kernel, onerror=on_error)
     _check(call(visitor, ffi.NULL))
+    if raised:
+        raise raised[0]
     return seen
 
 

@@ -42,21 +42,21 @@ void check_teams(const ncclCommProperties& properties) {
 
 class CudaCommunicator final : public Communicator {
  public:
-  CudaCommunicator(ncclComm_t comm, const ncclCommProperties& properties)
+  CudaCommunicator(ncclComm_t comm, std::unique_ptr<CudaDevice> device, const ncclCommProperties& properties)
       : comm_(comm),
+        device_(std::move(device)),
         rank_(static_cast<uint32_t>(properties.rank)),
         num_ranks_(static_cast<uint32_t>(properties.nRanks)),
-        lsa_size_(num_ranks_ / static_cast<uint32_t>(properties.nLsaTeams)),
-        device_(properties.cudaDev) {}
+        lsa_size_(num_ranks_ / static_cast<uint32_t>(properties.nLsaTeams)) {}
 
-  Device& device() override { return device_; }
+  Device& device() override { return *device_; }
   uint32_t rank() const override { return rank_; }
   uint32_t num_ranks() const override { return num_ranks_; }
   uint32_t lsa_rank() const override { return rank_ % lsa_size_; }
   uint32_t lsa_size() const override { return lsa_size_; }
 
   void* allocate_symmetric(size_t bytes) override {
-    const ContextScope scope(device_.context());
+    const ContextScope scope(device_->context());
     const RelaxedCaptureScope relaxed;
     void* memory = nullptr;
     check(nccl().ncclMemAlloc(&memory, bytes), "ncclMemAlloc", nullptr);
@@ -69,7 +69,7 @@ class CudaCommunicator final : public Communicator {
   }
 
   ncclWindow_t register_window(void* memory, size_t bytes) override {
-    const ContextScope scope(device_.context());
+    const ContextScope scope(device_->context());
     const RelaxedCaptureScope relaxed;
     ncclWindow_t window = nullptr;
     finish(nccl().ncclCommWindowRegister(comm_, memory, bytes, &window, NCCL_WIN_COLL_SYMMETRIC),
@@ -97,16 +97,16 @@ class CudaCommunicator final : public Communicator {
   }
 
   void all_gather(const void* in, void* out, size_t bytes) override {
-    const cudaStream_t stream = device_.own_stream();
-    const DeviceBuffer buffer(device_, bytes * (num_ranks_ + 1));
+    const cudaStream_t stream = device_->own_stream();
+    const DeviceBuffer buffer(*device_, bytes * (num_ranks_ + 1));
     unsigned char* mine = buffer.at(bytes * num_ranks_);
-    device_.copy(mine, in, bytes, stream);
+    device_->copy(mine, in, bytes, stream);
     {
-      const ContextScope scope(device_.context());
+      const ContextScope scope(device_->context());
       finish(nccl().ncclAllGather(mine, buffer.at(0), bytes, ncclUint8, comm_, stream), "ncclAllGather");
     }
-    device_.copy(out, buffer.at(0), bytes * num_ranks_, stream);
-    device_.synchronize(stream);
+    device_->copy(out, buffer.at(0), bytes * num_ranks_, stream);
+    device_->synchronize(stream);
   }
 
  private:
@@ -158,7 +158,7 @@ class CudaCommunicator final : public Communicator {
   template <class Function>
   void quietly(Function function) noexcept {
     CUcontext popped = nullptr;
-    if (driver().cuCtxPushCurrent(device_.context()) != CUDA_SUCCESS) return;
+    if (driver().cuCtxPushCurrent(device_->context()) != CUDA_SUCCESS) return;
     {
       const RelaxedCaptureScope relaxed;
       function();
@@ -167,19 +167,23 @@ class CudaCommunicator final : public Communicator {
   }
 
   ncclComm_t comm_;
+  std::unique_ptr<CudaDevice> device_;
   uint32_t rank_;
   uint32_t num_ranks_;
   uint32_t lsa_size_;
-  CudaDevice device_;
 };
 
 }  // namespace
 
 std::unique_ptr<Communicator> open_communicator(ncclComm_t comm) {
   driver();  // says so when there is none, before NCCL does
+  int ordinal = 0;
+  check(nccl().ncclCommCuDevice(comm, &ordinal), "ncclCommCuDevice", comm);
+  auto device = std::make_unique<CudaDevice>(ordinal);
+  const ContextScope scope(device->context());
   const ncclCommProperties properties = query(comm);
   check_teams(properties);
-  return std::make_unique<CudaCommunicator>(comm, properties);
+  return std::make_unique<CudaCommunicator>(comm, std::move(device), properties);
 }
 
 }  // namespace nccl_ep::runtime::cuda

@@ -37,6 +37,7 @@ struct ncclCommProperties {
   X(ncclGetErrorString, const char*, (ncclResult_t))                                       \
   X(ncclGetLastError, const char*, (ncclComm_t))                                           \
   X(ncclCommGetAsyncError, ncclResult_t, (ncclComm_t, ncclResult_t*))                      \
+  X(ncclCommCuDevice, ncclResult_t, (ncclComm_t, int*))                                    \
   X(ncclCommQueryProperties, ncclResult_t, (ncclComm_t, ncclCommProperties*))              \
   X(ncclMemAlloc, ncclResult_t, (void**, size_t))                                          \
   X(ncclMemFree, ncclResult_t, (void*))                                                    \
