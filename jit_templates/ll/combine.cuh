@@ -5,7 +5,7 @@
 // each expert rank the token's weights (as units, so nothing needs to be fenced); the expert rank adds up weight times
 // row over its local experts in fp32 and pushes one row home. Rank-major: the caller has done that, the row is pushed
 // as it is. The home rank adds the ranks' rows in rank order in fp32 and rounds once. Both sums have a fixed order, so
-// results are bit-reproducible. Memory: the home rank's bank of this epoch; only the expert rank `s` writes rows[s].
+// results are bit-reproducible. Memory: the home rank's bank of this epoch; only expert rank s writes what lies at [s].
 #pragma once
 
 #include "ll/routing.cuh"
@@ -13,99 +13,80 @@
 
 namespace nccl_ep::ll {
 
-// Expert-major: the weights of this rank's tokens, three a unit, in the order of dispatch's hits. An expert repeated
-// in a token's row was dispatched once; its weights add up.
-EP_DEVICE void send_weights(const Operation& op, const LlCombineArgs& args) {
+// The weight at (token, k). An expert that is repeated in the row was dispatched once; its weights add up in the first
+// place.
+EP_DEVICE float summed_weight(const LlCombineArgs& args, uint32_t token, uint32_t k) {
+  const float* weights = args.topk_weights + uint64_t{token} * args.routing.num_topk;
+  const int64_t id = topk_id(args.routing, token, k);
+  float weight = dev::ld_nc(weights + k);
+  for (uint32_t later = k + 1; later < args.routing.num_topk; ++later) {
+    if (topk_id(args.routing, token, later) == id) weight = dev::add(weight, dev::ld_nc(weights + later));
+  }
+  return weight;
+}
+
+// Expert-major: sends the weights of this rank's tokens to the ranks they went to, three a unit; a lane for each unit
+// and rank.
+EP_DEVICE void send_weights(const Operation& op, const LlCombineArgs& args, const RankSets& sets) {
   const LlGroupState& group = op.group;
-  const uint32_t thread = dev::block_idx() * dev::num_threads() + dev::thread_idx();
-  const uint32_t num_pairs = args.routing.num_tokens * group.num_ranks;
-  for (uint32_t pair = thread; pair < num_pairs; pair += dev::num_blocks() * dev::num_threads()) {
-    const uint32_t token = pair / group.num_ranks, peer = pair % group.num_ranks;
-    const float* weights = args.topk_weights + uint64_t{token} * args.routing.num_topk;
-    Unit* units = op.route(peer, group.rank, token, 0);
-    Unit unit{{0, 0, 0}, op.epoch};
-    const uint32_t num_hits =
-        for_each_hit(group, args.routing, token, peer, true, [&](uint32_t hit, uint32_t k, uint32_t expert) {
-          float weight = dev::ld_nc(weights + k);
-          const int32_t id = static_cast<int32_t>(peer * group.num_local_experts + expert);
-          for (uint32_t later = k + 1; later < args.routing.num_topk; ++later) {
-            if (expert_of(group, args.routing, token, later) == id) {
-              weight = dev::add(weight, dev::ld_nc(weights + later));
-            }
-          }
-          unit.word[hit % 3] = dev::bits_from_float(weight);
-          if (hit % 3 == 2) dev::st_unit(units + hit / 3, unit);
-        });
-    if (num_hits % 3 != 0) dev::st_unit(units + num_hits / 3, unit);
+  const uint32_t num_topk = args.routing.num_topk, num_units = (num_topk + 2) / 3;
+  for (uint32_t token = worker_idx(); token < args.routing.num_tokens; token += num_workers()) {
+    for (uint32_t i = dev::lane_idx(); i < num_units * group.num_ranks; i += 32) {
+      const uint32_t peer = i % group.num_ranks, first = i / group.num_ranks * 3;
+      if (!sets.of(peer).has(token)) continue;
+      Unit unit{{0, 0, 0}, op.epoch};
+#pragma unroll
+      for (uint32_t j = 0; j < 3; ++j) {
+        if (first + j < num_topk) unit.word[j] = dev::bits_from_float(summed_weight(args, token, first + j));
+      }
+      dev::st_unit(op.route(peer, group.rank, token, first / 3), unit);
+    }
   }
 }
 
-// The rows of one received token and their weights, as its warp keeps them in shared memory.
-struct WeightedRow {
+// The rows that are added up for one token, in order, in the warp's shared memory.
+struct Addend {
   const unsigned char* row;
   float weight;
+  uint32_t k;  // expert-major: whose weight it gets
 };
 
-EP_DEVICE bool collect_weighted_rows(const Operation& op, const LlCombineArgs& args, uint32_t source, uint32_t token,
-                                     uint32_t num_hits, WeightedRow* rows) {
-  const LlGroupState& group = op.group;
-  const LlHandleLayout& layout = args.routing.handle_layout;
-  const uint64_t zone = uint64_t{group.num_ranks} * group.layout.max_tokens;
-  bool ok = true;
-  for (uint32_t hit = dev::lane_idx(); hit < num_hits; hit += 32) {
-    const auto* entry = reinterpret_cast<const LlRouteEntry*>(
-        args.routing.handle_memory + layout.entry_at(group.layout.slot(source, token), hit));
-    Unit unit;
-    ok &= wait_for_unit(group, Wait::route_weights, source, token, op.epoch,
-                        op.route(group.rank, source, token, hit / 3), unit);
-    rows[hit].row = args.tokens + (entry->expert * zone + entry->row) * args.rows.packs_per_row * 16;
-    rows[hit].weight = dev::float_from_bits(unit.word[hit % 3]);
-  }
-  dev::sync_warp();
-  return dev::all(ok);
-}
-
-// Weight times row over the token's local experts, in hit order, to `destination`.
-template <DType kDType>
-EP_DEVICE void reduce_chunk(const Chunk& chunk, const WeightedRow* rows, uint32_t num_rows,
-                            unsigned char* destination) {
+// Adds weight times row over a chunk. Several rows are in flight at a time; the order of the sum is that of the rows.
+// load(batch, packs, i) fetches row i; before the first sum, weights_ready() may wait for the weights.
+template <DType kDType, bool kUnits, class Load, class WeightsReady>
+EP_DEVICE bool add_rows(const LanePacks<kUnits>& packs, const Addend* addends, uint32_t num_addends, Load load,
+                        WeightsReady weights_ready, LaneBatch<kUnits>& result) {
   using Packing = PackOf<kDType>;
-  constexpr uint32_t kInFlight = 4;
-  Pack* to = reinterpret_cast<Pack*>(destination);
-  for (uint32_t base = chunk.begin + dev::lane_idx(); base < chunk.end; base += 32 * kInFlight) {
-    float sum[kInFlight][Packing::kSize];
-    for (uint32_t r = 0; r < num_rows; ++r) {
-      const Pack* from = reinterpret_cast<const Pack*>(rows[r].row);
-      const float weight = rows[r].weight;
-      Pack pack[kInFlight];
+  constexpr uint32_t kPacks = LanePacks<kUnits>::kCount, kRowsInFlight = 2;
+  float sum[kPacks][Packing::kSize] = {};
+  for (uint32_t first = 0; first < num_addends; first += kRowsInFlight) {
+    LaneBatch<kUnits> batch[kRowsInFlight];
 #pragma unroll
-      for (uint32_t i = 0; i < kInFlight; ++i) {
-        if (base + 32 * i < chunk.end) pack[i] = dev::ld_nc(from + base + 32 * i);
-      }
+    for (uint32_t r = 0; r < kRowsInFlight; ++r) {
+      if (first + r < num_addends && !load(batch[r], packs, first + r)) return false;
+    }
+    if (first == 0 && !weights_ready()) return false;
 #pragma unroll
-      for (uint32_t i = 0; i < kInFlight; ++i) {
+    for (uint32_t r = 0; r < kRowsInFlight; ++r) {
+      if (first + r >= num_addends) continue;
+      const float weight = addends[first + r].weight;
+#pragma unroll
+      for (uint32_t i = 0; i < kPacks; ++i) {
         float value[Packing::kSize];
-        Packing::unpack(pack[i], value);
+        Packing::unpack(batch[r].pack[i], value);
 #pragma unroll
         for (int j = 0; j < Packing::kSize; ++j) {
-          sum[i][j] = r == 0 ? dev::mul(weight, value[j]) : dev::fma(weight, value[j], sum[i][j]);
+          sum[i][j] = first + r == 0 ? dev::mul(weight, value[j]) : dev::fma(weight, value[j], sum[i][j]);
         }
       }
     }
-#pragma unroll
-    for (uint32_t i = 0; i < kInFlight; ++i) {
-      if (base + 32 * i < chunk.end) dev::st(to + base + 32 * i, Packing::pack(sum[i]));
-    }
   }
+#pragma unroll
+  for (uint32_t i = 0; i < kPacks; ++i) result.pack[i] = Packing::pack(sum[i]);
+  return true;
 }
 
-EP_DEVICE LlRouteHeader remembered(const LlGroupState& group, const LlRouting& routing, uint32_t home,
-                                   uint32_t token) {
-  return *reinterpret_cast<const LlRouteHeader*>(routing.handle_memory +
-                                                 routing.handle_layout.header_at(group.layout.slot(home, token)));
-}
-
-// A row chunk of (home rank, token), for every rank's tokens in turn.
+// A chunk of the result for (home rank, token), for every rank's tokens in turn.
 struct ResultItem {
   uint32_t home, token, chunk;
 
@@ -115,121 +96,178 @@ struct ResultItem {
         chunk(item / group.num_ranks % num_chunks) {}
 };
 
-// Expert-major: reduces the rows of each token and stores the results to their home ranks.
-template <DType kDType>
-EP_DEVICE void push_sums(const Operation& op, const LlCombineArgs& args, uint32_t num_items) {
-  EP_SHARED(WeightedRow, rows, [kMaxWarps][kMaxHits]);
-  const LlGroupState& group = op.group;
-  for (uint32_t i = worker_idx(); i < num_items; i += num_workers()) {
-    const ResultItem item(group, args.rows.num_chunks, i);
-    const LlRouteHeader header = remembered(group, args.routing, item.home, item.token);
-    if (header.num_hits == 0) continue;
-    WeightedRow* warp_rows = rows[dev::warp_idx()];
-    if (!collect_weighted_rows(op, args, item.home, item.token, header.num_hits, warp_rows)) return;
-    reduce_chunk<kDType>(Chunk(args.rows, item.chunk), warp_rows, header.num_hits,
-                         op.row(item.home, group.rank, item.token));
-    dev::sync_warp();
-    if (dev::lane_idx() == 0) {
-      dev::st_release<dev::Scope::system>(op.flag(item.home, group.rank, item.token, item.chunk), op.epoch);
+// The caller's rows that belong to a received token.
+template <Layout kLayout>
+EP_DEVICE void list_local_rows(const LlCombineArgs& args, const ResultItem& item, const LlRouteHeader& header,
+                               Addend* addends) {
+  const LlLayout& layout = args.group.layout;
+  const uint64_t slot = layout.slot(item.home, item.token), row_bytes = uint64_t{args.rows.packs_per_row} * 16;
+  if constexpr (kLayout == Layout::rank_major) {
+    if (dev::lane_idx() == 0) addends[0] = {args.tokens + layout.slot(item.home, header.row) * row_bytes, 1.0f, 0};
+  } else {
+    const uint64_t zone = uint64_t{args.group.num_ranks} * layout.max_tokens;
+    for (uint32_t hit = dev::lane_idx(); hit < header.num_hits; hit += 32) {
+      const LlRouteEntry entry = *args.routing.entry(slot, hit);
+      addends[hit] = {args.tokens + (entry.expert * zone + entry.row) * row_bytes, 0, entry.k};
     }
   }
+  dev::sync_warp();
 }
 
-// Rank-major: pushes the caller's rows to their home ranks as they are.
-EP_DEVICE void push_rows(const Operation& op, const LlCombineArgs& args, uint32_t num_items, unsigned char* shared) {
-  EP_SHARED(dev::Mbarrier, loaded, [kMaxWarps][PushStages::kCount]);
+EP_DEVICE bool await_weights(const Operation& op, const ResultItem& item, uint32_t num_hits, Addend* addends) {
+  bool ok = true;
+  for (uint32_t hit = dev::lane_idx(); hit < num_hits; hit += 32) {
+    const uint32_t k = addends[hit].k;
+    Unit unit;
+    ok &= op.wait_for_unit({Wait::route_weights, item.home, item.token},
+                           op.route(op.group.rank, item.home, item.token, k / 3), unit);
+    const uint32_t bits = k % 3 == 0 ? unit.word[0] : k % 3 == 1 ? unit.word[1] : unit.word[2];
+    addends[hit].weight = dev::float_from_bits(bits);
+  }
+  dev::sync_warp();
+  return dev::all(ok);
+}
+
+// Adds up the local rows of one chunk and pushes the sum home.
+template <Layout kLayout, DType kDType, bool kUnits>
+EP_DEVICE bool push_sum(const Operation& op, const LlCombineArgs& args, const ResultItem& item, const RowCut& cut,
+                        uint32_t num_hits, Addend* addends) {
   const LlGroupState& group = op.group;
-  push_chunks(args.rows, op.epoch, num_items, shared, loaded[dev::warp_idx()], [&](uint32_t i) {
-    const ResultItem item(group, args.rows.num_chunks, i);
-    const LlRouteHeader header = remembered(group, args.routing, item.home, item.token);
-    Push push{};
-    if (header.num_hits == 0) return push;
-    const Chunk part(args.rows, item.chunk);
-    const uint64_t row = group.layout.slot(item.home, header.row);
-    push.source = args.tokens + (row * args.rows.packs_per_row + part.begin) * 16;
-    push.bytes = (part.end - part.begin) * 16;
-    if (dev::lane_idx() == 0) {
-      push.destination = op.row(item.home, group.rank, item.token) + part.begin * 16;
-      push.flag = op.flag(item.home, group.rank, item.token, item.chunk);
+  const Chunk part = cut.chunk(item.chunk);
+  const uint32_t num_addends = kLayout == Layout::expert_major ? num_hits : 1;
+  const auto load = [&](LaneBatch<kUnits>& batch, const LanePacks<kUnits>& packs, uint32_t i) {
+    batch.load(packs, addends[i].row);
+    return true;
+  };
+  bool waited = kLayout == Layout::rank_major;
+  const auto weights_ready = [&] {
+    const bool ok = waited || await_weights(op, item, num_hits, addends);
+    waited = true;
+    return ok;
+  };
+  for (uint32_t begin = part.begin; begin < part.end; begin += LanePacks<kUnits>::kPerWarp) {
+    const LanePacks<kUnits> packs(part, begin);
+    LaneBatch<kUnits> sum;
+    if (!add_rows<kDType, kUnits>(packs, addends, num_addends, load, weights_ready, sum)) return false;
+    if constexpr (kUnits) {
+      sum.store_units(packs, op.unit_row(item.home, group.rank, item.token), op.epoch);
+    } else {
+      sum.store(packs, op.row(item.home, group.rank, item.token));
     }
-    return push;
-  });
+  }
+  dev::sync_warp();
+  if (!kUnits && dev::lane_idx() == 0) {
+    dev::st_release<dev::Scope::system>(op.flag(item.home, group.rank, item.token, item.chunk), op.epoch);
+  }
+  return true;
 }
 
 template <Layout kLayout, DType kDType>
-EP_DEVICE void send_results(const Operation& op, const LlCombineArgs& args, unsigned char* shared) {
-  if (!greet(op, false)) return;
-  const uint32_t num_items = op.group.num_ranks * op.group.layout.max_tokens * args.rows.num_chunks;
-  if constexpr (kLayout == Layout::expert_major) {
-    send_weights(op, args);
-    push_sums<kDType>(op, args, num_items);
-  } else {
-    push_rows(op, args, num_items, shared);
+EP_DEVICE void push_sums(const Operation& op, const LlCombineArgs& args, Addend* addends) {
+  const LlGroupState& group = op.group;
+  uint32_t most_tokens = 0;
+  for (uint32_t home = 0; home < group.num_ranks; ++home) {
+    const uint32_t num_tokens = *args.routing.num_tokens_of(home);
+    if (num_tokens > most_tokens) most_tokens = num_tokens;
+  }
+  const uint32_t num_chunks = max_chunks(args.rows);
+  for (uint32_t i = worker_idx(); i < group.num_ranks * most_tokens * num_chunks; i += num_workers()) {
+    const ResultItem item(group, num_chunks, i);
+    const uint32_t num_tokens = *args.routing.num_tokens_of(item.home);
+    const RowCut cut(args.rows, goes_as_units(group, num_tokens));
+    if (item.token >= num_tokens || item.chunk >= cut.num_chunks) continue;
+    const LlRouteHeader header = *args.routing.header(group.layout.slot(item.home, item.token));
+    if (header.num_hits == 0) continue;
+    list_local_rows<kLayout>(args, item, header, addends);
+    const bool ok = cut.units ? push_sum<kLayout, kDType, true>(op, args, item, cut, header.num_hits, addends)
+                              : push_sum<kLayout, kDType, false>(op, args, item, cut, header.num_hits, addends);
+    if (!ok) return;
+    dev::sync_warp();  // the addends are about to be reused
   }
 }
 
-// Adds the rows of the token's ranks, in rank order. The whole warp calls it.
-template <DType kDType>
-EP_DEVICE void collect_chunk(const Operation& op, const LlCombineArgs& args, uint32_t token, uint32_t chunk_idx) {
-  using Packing = PackOf<kDType>;
-  constexpr uint32_t kInFlight = 4;
+// Lists the ranks' rows for one of this rank's tokens, in rank order; with flags, waits for the chunk.
+EP_DEVICE bool list_rank_rows(const Operation& op, const RankSets& sets, uint32_t token, uint32_t chunk, bool units,
+                              uint32_t& num_addends, Addend* addends) {
   const LlGroupState& group = op.group;
   bool ok = true;
+  num_addends = 0;
   for (uint32_t base = 0; base < group.num_ranks; base += 32) {
-    const uint32_t peer = base + dev::lane_idx();
-    if (rank_set(group, args.routing, token, base) >> dev::lane_idx() & 1) {
-      const uint32_t* flag = op.flag(group.rank, peer, token, chunk_idx);
-      ok &= wait_for(group, Wait::combine_row, peer, token, op.epoch,
-                     [&] { return dev::ld_acquire<dev::Scope::system>(flag) == op.epoch; });
+    const uint32_t ranks = sets.ranks_of(group, token, base), lane = dev::lane_idx();
+    if (ranks >> lane & 1) {
+      const uint32_t peer = base + lane;
+      Addend& addend = addends[num_addends + dev::popc(ranks & ((1u << lane) - 1))];
+      addend = {units ? reinterpret_cast<const unsigned char*>(op.unit_row(group.rank, peer, token))
+                      : op.row(group.rank, peer, token),
+                1.0f, peer};
+      if (!units) {
+        ok &= wait_acquire(group, op.epoch, {Wait::combine_row, peer, token}, op.flag(group.rank, peer, token, chunk),
+                           [&](uint32_t value) { return value == op.epoch; });
+      }
     }
+    num_addends += dev::popc(ranks);
   }
   ok = dev::all(ok);
   dev::sync_warp();
-  if (!ok) return;
+  return ok;
+}
 
-  const Chunk chunk(args.rows, chunk_idx);
-  Pack* to = reinterpret_cast<Pack*>(args.out_tokens + uint64_t{token} * args.rows.packs_per_row * 16);
-  for (uint32_t first = chunk.begin; first < chunk.end; first += 32 * kInFlight) {
-    const uint32_t at = first + dev::lane_idx();
-    float sum[kInFlight][Packing::kSize] = {};
-    bool empty = true;
-    for (uint32_t base = 0; base < group.num_ranks; base += 32) {
-      for (uint32_t ranks = rank_set(group, args.routing, token, base); ranks != 0; ranks &= ranks - 1) {
-        const uint32_t peer = base + static_cast<uint32_t>(dev::find_first(ranks));
-        const Pack* from = reinterpret_cast<const Pack*>(op.row(group.rank, peer, token));
-        Pack pack[kInFlight];
-#pragma unroll
-        for (uint32_t i = 0; i < kInFlight; ++i) {
-          if (at + 32 * i < chunk.end) pack[i] = dev::ld(from + at + 32 * i);
-        }
-#pragma unroll
-        for (uint32_t i = 0; i < kInFlight; ++i) {
-          float value[Packing::kSize];
-          Packing::unpack(pack[i], value);
-#pragma unroll
-          for (int j = 0; j < Packing::kSize; ++j) sum[i][j] = empty ? value[j] : dev::add(sum[i][j], value[j]);
-        }
-        empty = false;
-      }
+// Adds the rows of the token's ranks, in rank order. The whole warp calls it.
+template <DType kDType, bool kUnits>
+EP_DEVICE bool collect_chunk(const Operation& op, const LlCombineArgs& args, const RankSets& sets, const RowCut& cut,
+                             uint32_t token, uint32_t chunk, Addend* addends) {
+  uint32_t num_addends = 0;
+  if (!list_rank_rows(op, sets, token, chunk, kUnits, num_addends, addends)) return false;
+  const Chunk part = cut.chunk(chunk);
+  const auto load = [&](LaneBatch<kUnits>& batch, const LanePacks<kUnits>& packs, uint32_t i) {
+    if constexpr (kUnits) {
+      return batch.load_units(op, {Wait::combine_row, addends[i].k, token}, packs,
+                              reinterpret_cast<const Unit*>(addends[i].row));
+    } else {
+      batch.load(packs, addends[i].row);
+      return true;
     }
-#pragma unroll
-    for (uint32_t i = 0; i < kInFlight; ++i) {
-      if (at + 32 * i < chunk.end) dev::st(to + at + 32 * i, Packing::pack(sum[i]));
-    }
+  };
+  for (uint32_t begin = part.begin; begin < part.end; begin += LanePacks<kUnits>::kPerWarp) {
+    const LanePacks<kUnits> packs(part, begin);
+    LaneBatch<kUnits> sum;
+    if (!add_rows<kDType, kUnits>(packs, addends, num_addends, load, [] { return true; }, sum)) return false;
+    sum.store(packs, args.out_tokens + token * cut.row_bytes());
+  }
+  dev::sync_warp();  // the addends are about to be reused
+  return true;
+}
+
+template <DType kDType>
+EP_DEVICE void collect_sums(const Operation& op, const LlCombineArgs& args, const RankSets& sets, Addend* addends) {
+  const RowCut cut(args.rows, goes_as_units(op.group, args.routing.num_tokens));
+  const uint32_t num_items = args.routing.num_tokens * cut.num_chunks;
+  for (uint32_t item = worker_idx(); item < num_items; item += num_workers()) {
+    const uint32_t token = item / cut.num_chunks, chunk = item % cut.num_chunks;
+    const bool ok = cut.units ? collect_chunk<kDType, true>(op, args, sets, cut, token, chunk, addends)
+                              : collect_chunk<kDType, false>(op, args, sets, cut, token, chunk, addends);
+    if (!dev::all(ok)) return;
   }
 }
 
 template <Layout kLayout, DType kDType>
 EP_DEVICE void combine(const LlCombineArgs& args) {
   EP_DYNAMIC_SHARED(shared);
+  EP_SHARED(Addend, addends, [kMaxWarps][kMaxHits]);
   const Operation op(args.group, operation_epoch(args.group, args.routing, args.phases));
-  if (args.phases & kLlSend) send_results<kLayout, kDType>(op, args, shared);
-  if (args.phases & kLlReceive) {
-    const uint32_t num_items = args.routing.num_tokens * args.rows.num_chunks;
-    for (uint32_t item = worker_idx(); item < num_items; item += num_workers()) {
-      collect_chunk<kDType>(op, args, item / args.rows.num_chunks, item % args.rows.num_chunks);
+  const RankSets sets(args.routing, shared);
+  bool ok = true;
+  if (args.phases & kLlSend) {
+    ok = begin_sending(op, args.routing, sets, false);
+    if (ok) {
+      if constexpr (kLayout == Layout::expert_major) send_weights(op, args, sets);
+      push_sums<kLayout, kDType>(op, args, addends[dev::warp_idx()]);
     }
+  } else {
+    collect_rank_sets(op.group, args.routing, sets);
+    dev::sync_block();
   }
+  if (ok && args.phases & kLlReceive) collect_sums<kDType>(op, args, sets, addends[dev::warp_idx()]);
   finish(op, args.routing, args.phases);
 }
 

@@ -14,13 +14,19 @@
 
 namespace nccl_ep::ll {
 
+constexpr uint32_t kMaxWarps = kLlMaxThreads / 32;
+constexpr uint32_t kMaxHits = 64;
+
+// This warp's place among all warps of the grid; neighbours sit on different SMs.
+EP_DEVICE uint32_t worker_idx() { return dev::warp_idx() * dev::num_blocks() + dev::block_idx(); }
+EP_DEVICE uint32_t num_workers() { return dev::num_warps() * dev::num_blocks(); }
+
 // Leaves the first fault of this rank where the host sees it. `failed` makes every other wait give up.
 EP_DEVICE void report(const LlGroupState& group, FaultRecord fault) {
   if (dev::atomic_exchange<dev::Order::relaxed, dev::Scope::gpu>(&group.progress->failed, 1u) != 0) return;
-  fault.rank = group.rank;
   FaultRecord* record = group.fault;
   record->wait = fault.wait;
-  record->rank = fault.rank;
+  record->rank = group.rank;
   record->peer = fault.peer;
   record->token = fault.token;
   record->epoch = fault.epoch;
@@ -28,19 +34,27 @@ EP_DEVICE void report(const LlGroupState& group, FaultRecord fault) {
   dev::st_release<dev::Scope::system>(&record->code, fault.code);
 }
 
-// Polls until `ready()` holds. False: the wait timed out, or another one of this rank did.
-template <class Ready>
-EP_DEVICE bool wait_for(const LlGroupState& group, Wait what, uint32_t peer, uint32_t token, uint32_t epoch,
-                        Ready ready) {
-  constexpr int kSpinsBeforeClock = 64;  // reading the clock costs as much as several polls
-  for (int i = 0; i < kSpinsBeforeClock; ++i) {
+// What is awaited, in a fault's words.
+struct Awaited {
+  Wait what;
+  uint32_t peer;
+  uint32_t token;
+};
+
+// Polls until `ready()` holds. False: the wait timed out, or another one of this rank did. With kWholeWarp the lanes
+// wait together: all call `ready`, which gives all the same answer.
+template <bool kWholeWarp = false, class Ready>
+EP_DEVICE bool wait_for(const LlGroupState& group, uint32_t epoch, Awaited awaited, Ready ready) {
+  constexpr int kPollsBeforeClock = 64;  // reading the clock costs as much as several polls
+  const auto agreed = [](bool mine) { return kWholeWarp ? dev::any(mine) : mine; };
+  for (int i = 0; i < kPollsBeforeClock; ++i) {
     if (ready()) return true;
   }
   const uint64_t start = dev::clock_ns();
   while (!ready()) {
-    if (dev::ld_relaxed<dev::Scope::gpu>(&group.progress->failed) != 0) return false;
-    if (dev::clock_ns() - start > group.timeout_ns) {
-      report(group, {FaultRecord::kTimeout, what, 0, peer, token, epoch, 0});
+    if (agreed(dev::ld_relaxed<dev::Scope::gpu>(&group.progress->failed) != 0)) return false;
+    if (agreed(dev::clock_ns() - start > group.timeout_ns)) {
+      report(group, {FaultRecord::kTimeout, awaited.what, 0, awaited.peer, awaited.token, epoch, 0});
       return false;
     }
     dev::pause();
@@ -48,11 +62,12 @@ EP_DEVICE bool wait_for(const LlGroupState& group, Wait what, uint32_t peer, uin
   return true;
 }
 
-EP_DEVICE bool wait_for_unit(const LlGroupState& group, Wait what, uint32_t peer, uint32_t token, uint32_t epoch,
-                             const Unit* address, Unit& unit) {
-  return wait_for(group, what, peer, token, epoch, [&] {
-    unit = dev::ld_unit(address);
-    return unit.epoch == epoch;
+// The same for a flag that guards other data. Failing polls are relaxed, since an acquire empties the first cache.
+template <class T, class Matches>
+EP_DEVICE bool wait_acquire(const LlGroupState& group, uint32_t epoch, Awaited awaited, const T* flag,
+                            Matches matches) {
+  return wait_for(group, epoch, awaited, [&] {
+    return matches(dev::ld_relaxed<dev::Scope::system>(flag)) && matches(dev::ld_acquire<dev::Scope::system>(flag));
   });
 }
 
@@ -78,18 +93,28 @@ struct Operation {
   EP_DEVICE unsigned char* row(uint32_t rank, uint32_t source, uint32_t token) const {
     return group.window.at<unsigned char>(rank, group.layout.row_at(bank, source, token));
   }
+  EP_DEVICE Unit* unit_row(uint32_t rank, uint32_t source, uint32_t token) const {
+    return group.window.at<Unit>(rank, group.layout.unit_row_at(bank, source, token));
+  }
+
+  EP_DEVICE bool wait_for_unit(Awaited awaited, const Unit* address, Unit& unit) const {
+    return wait_for(group, epoch, awaited, [&] {
+      unit = dev::ld_unit(address);
+      return unit.epoch == epoch;
+    });
+  }
 };
 
 // The epoch of this launch: a new operation's, or the one whose sending half ran before.
 EP_DEVICE uint32_t operation_epoch(const LlGroupState& group, const LlRouting& routing, uint32_t phases) {
-  if (phases & kLlSend) return group.progress->epoch + 1;
-  return *reinterpret_cast<const uint32_t*>(routing.handle_memory + routing.handle_layout.pending_epoch_at());
+  if (phases & kLlSend) return dev::ld_relaxed<dev::Scope::gpu>(&group.progress->epoch) + 1;
+  return *routing.pending_epoch();
 }
 
 // Tells every rank that this one has started the operation, and which banks it has finished reading. Block 0 calls it.
 EP_DEVICE void announce(const Operation& op) {
   const LlGroupState& group = op.group;
-  const uint64_t word = uint64_t{op.epoch} << 32 | group.progress->consumed;
+  const uint64_t word = uint64_t{op.epoch} << 32 | dev::ld_relaxed<dev::Scope::gpu>(&group.progress->consumed);
   for (uint32_t peer = dev::thread_idx(); peer < group.num_ranks; peer += dev::num_threads()) {
     dev::st_release<dev::Scope::system>(group.window.at<uint64_t>(peer, group.layout.hello_at(group.rank)), word);
   }
@@ -102,8 +127,8 @@ EP_DEVICE bool await_peers(const Operation& op, bool windows) {
   bool ok = true;
   for (uint32_t peer = dev::lane_idx(); peer < group.num_ranks; peer += 32) {
     const uint64_t* hello = group.window.at<uint64_t>(group.rank, group.layout.hello_at(peer));
-    ok &= wait_for(group, windows ? Wait::window_ready : Wait::bank_free, peer, 0, op.epoch, [&] {
-      const uint64_t word = dev::ld_acquire<dev::Scope::system>(hello);
+    const Awaited awaited{windows ? Wait::window_ready : Wait::bank_free, peer, 0};
+    ok &= wait_acquire(group, op.epoch, awaited, hello, [&](uint64_t word) {
       const uint32_t started = static_cast<uint32_t>(word >> 32), consumed = static_cast<uint32_t>(word);
       const bool bank_free = static_cast<int32_t>(consumed + LlLayout::kNumBanks - op.epoch) >= 0;
       return bank_free && (!windows || static_cast<int32_t>(started - op.epoch) >= 0);
@@ -112,31 +137,20 @@ EP_DEVICE bool await_peers(const Operation& op, bool windows) {
   return dev::all(ok);
 }
 
-// How every sending half starts. All threads of all blocks call it; false: a peer is missing, send nothing.
-EP_DEVICE bool greet(const Operation& op, bool windows) {
-  if (dev::block_idx() == 0) announce(op);
-  EP_SHARED(uint32_t, peers_ok, [1]);
-  if (dev::warp_idx() == 0) {
-    const bool ok = await_peers(op, windows);
-    if (dev::lane_idx() == 0) peers_ok[0] = ok;
-  }
-  dev::sync_block();
-  return peers_ok[0] != 0;
-}
-
-// The last block to come here makes the operation count. All threads of all blocks call it, at the very end.
+// The last block to come here makes the operation count. All threads of all blocks call it, at the very end. What the
+// blocks did is ordered before the next operation by the stream, so the counter itself may be relaxed.
 EP_DEVICE void finish(const Operation& op, const LlRouting& routing, uint32_t phases) {
   dev::sync_block();
   if (dev::thread_idx() != 0) return;
   LlProgress* progress = op.group.progress;
-  const uint32_t before = dev::atomic_add<dev::Order::acq_rel, dev::Scope::gpu>(&progress->blocks_done, 1u);
+  const uint32_t before = dev::atomic_add<dev::Order::relaxed, dev::Scope::gpu>(&progress->blocks_done, 1u);
   if (before + 1 != dev::num_blocks()) return;
   dev::st_relaxed<dev::Scope::gpu>(&progress->blocks_done, 0u);
-  if (phases & kLlSend) progress->epoch = op.epoch;
+  if (phases & kLlSend) dev::st_relaxed<dev::Scope::gpu>(&progress->epoch, op.epoch);
   if (phases & kLlReceive) {
-    progress->consumed = op.epoch;
+    dev::st_relaxed<dev::Scope::gpu>(&progress->consumed, op.epoch);
   } else {
-    *reinterpret_cast<uint32_t*>(routing.handle_memory + routing.handle_layout.pending_epoch_at()) = op.epoch;
+    *routing.pending_epoch() = op.epoch;
   }
 }
 

@@ -28,140 +28,163 @@ struct Route {
   }
 };
 
-// Which tokens have some property: one bit each.
-struct TokenBits {
-  uint32_t* word;
-
-  EP_DEVICE void set(uint32_t token) const {
-    dev::atomic_or<dev::Order::relaxed, dev::Scope::block>(word + token / 32, 1u << token % 32);
-  }
-  // How many tokens before `token` are in the set.
-  EP_DEVICE uint32_t count_before(uint32_t token) const {
-    uint32_t count = dev::popc(word[token / 32] & ((1u << token % 32) - 1));
-    for (uint32_t i = 0; i < token / 32; ++i) count += dev::popc(word[i]);
-    return count;
-  }
-};
-
-// A block's shared memory while it sends routes.
-struct RouteScratch {
-  uint32_t num_words;  // of one set of tokens
-  uint32_t* sets;      // the receiving rank's set, then one for each expert of the pass
-  uint8_t* num_hits;   // [token]
-
-  EP_DEVICE RouteScratch(unsigned char* shared, uint32_t num_tokens, uint32_t max_sets)
-      : num_words((num_tokens + 31) / 32),
-        sets(reinterpret_cast<uint32_t*>(shared)),
-        num_hits(shared + sizeof(uint32_t) * max_sets * num_words) {}
-  EP_DEVICE TokenBits of_rank() const { return {sets}; }
-  EP_DEVICE TokenBits of_expert(uint32_t i) const { return {sets + (1 + i) * num_words}; }
-};
-
-// The experts [begin, end) whose token sets are in shared memory together.
+// The experts [begin, end) of the receiving rank whose token sets are in shared memory together.
 struct ExpertPass {
   uint32_t begin, end;
   EP_DEVICE bool has(uint32_t expert) const { return expert >= begin && expert < end; }
 };
 
-template <Layout kLayout>
-EP_DEVICE void collect_token_sets(const LlDispatchArgs& args, const RouteScratch& scratch, uint32_t peer,
-                                  ExpertPass pass) {
-  const uint32_t num_sets = 1 + pass.end - pass.begin;
-  for (uint32_t i = dev::thread_idx(); i < num_sets * scratch.num_words; i += dev::num_threads()) scratch.sets[i] = 0;
-  dev::sync_block();
-  for (uint32_t token = dev::thread_idx(); token < args.routing.num_tokens; token += dev::num_threads()) {
-    const uint32_t num_hits =
-        for_each_hit(args.group, args.routing, token, peer, kLayout == Layout::expert_major,
-                     [&](uint32_t, uint32_t, uint32_t expert) {
-                       if (pass.has(expert)) scratch.of_expert(expert - pass.begin).set(token);
-                     });
-    if (num_hits > 0) scratch.of_rank().set(token);
-    scratch.num_hits[token] = static_cast<uint8_t>(num_hits);
+// A block's shared memory while it sends routes to one peer.
+struct RouteScratch {
+  uint32_t num_words;  // of one set of tokens
+  uint32_t* hits;      // [token][2]: which places of the top-k row are hits on the peer
+  uint32_t* experts;   // [expert of the pass][word]
+
+  EP_DEVICE RouteScratch(const RankSets& sets, const LlGroupState& group, uint32_t num_tokens)
+      : num_words(sets.num_words), hits(sets.of(group.num_ranks).word), experts(hits + 2 * num_tokens) {}
+  EP_DEVICE TokenBits of_expert(uint32_t i) const { return {experts + i * num_words}; }
+
+  EP_DEVICE bool is_hit(uint32_t token, uint32_t k) const { return hits[2 * token + k / 32] >> k % 32 & 1; }
+  EP_DEVICE uint32_t num_hits(uint32_t token) const {
+    return dev::popc(hits[2 * token]) + dev::popc(hits[2 * token + 1]);
   }
+  EP_DEVICE uint32_t hit_of(uint32_t token, uint32_t k) const {
+    const uint32_t below = (1u << k % 32) - 1;
+    return k < 32 ? dev::popc(hits[2 * token] & below)
+                  : dev::popc(hits[2 * token]) + dev::popc(hits[2 * token + 1] & below);
+  }
+};
+
+// Calls visit(token, k, expert) for every place of the top-k table, a thread for each; expert is local to `peer`, or
+// -1 where the place is not on it.
+template <class Visit>
+EP_DEVICE void for_each_place(const LlGroupState& group, const LlRouting& routing, uint32_t peer, Visit visit) {
+  const uint32_t num_places = routing.num_tokens * routing.num_topk;
+  for (uint32_t place = dev::thread_idx(); place < num_places; place += dev::num_threads()) {
+    const uint32_t token = place / routing.num_topk, k = place % routing.num_topk;
+    const int32_t expert = expert_of(group, token, topk_id(routing, token, k));
+    const int32_t local = expert - static_cast<int32_t>(peer * group.num_local_experts);
+    visit(token, k, local >= 0 && local < static_cast<int32_t>(group.num_local_experts) ? local : -1);
+  }
+}
+
+// Finds the hits on `peer` and, for the experts of the pass, who sends to them. In the expert-major layout an expert
+// that is repeated in a row is one hit.
+template <Layout kLayout>
+EP_DEVICE void collect_hits(const LlDispatchArgs& args, const RouteScratch& scratch, uint32_t peer, ExpertPass pass) {
+  const uint32_t num_words = 2 * args.routing.num_tokens +
+                             (kLayout == Layout::expert_major ? (pass.end - pass.begin) * scratch.num_words : 0);
+  for (uint32_t i = dev::thread_idx(); i < num_words; i += dev::num_threads()) scratch.hits[i] = 0;
+  dev::sync_block();
+  for_each_place(args.group, args.routing, peer, [&](uint32_t token, uint32_t k, int32_t expert) {
+    if (expert < 0) return;
+    if constexpr (kLayout == Layout::expert_major) {
+      const int64_t id = int64_t{peer} * args.group.num_local_experts + expert;
+      if (is_repeated(args.routing, token, k, id)) return;
+      if (pass.has(expert)) scratch.of_expert(expert - pass.begin).set(token);
+    }
+    dev::atomic_or<dev::Order::relaxed, dev::Scope::block>(scratch.hits + 2 * token + k / 32, 1u << k % 32);
+  });
   dev::sync_block();
 }
 
 template <Layout kLayout>
-EP_DEVICE void send_token_routes(const Operation& op, const LlDispatchArgs& args, const RouteScratch& scratch,
-                                 uint32_t peer, ExpertPass pass) {
-  for (uint32_t token = dev::thread_idx(); token < args.routing.num_tokens; token += dev::num_threads()) {
-    const uint32_t num_hits = scratch.num_hits[token];
+EP_DEVICE void send_token_routes(const Operation& op, const LlDispatchArgs& args, const RankSets& sets,
+                                 const RouteScratch& scratch, uint32_t peer, ExpertPass pass) {
+  for_each_place(args.group, args.routing, peer, [&](uint32_t token, uint32_t k, int32_t expert) {
+    const uint32_t num_hits = scratch.num_hits(token);
     Unit* units = op.route(peer, op.group.rank, token, 0);
-    if (num_hits == 0) {
-      if (pass.begin == 0) dev::st_unit(units, Route{}.encode(op.epoch));
-      continue;
+    if (num_hits == 0 && k == 0 && pass.begin == 0) dev::st_unit(units, Route{}.encode(op.epoch));
+    if (expert < 0 || !scratch.is_hit(token, k)) return;
+    if (kLayout == Layout::expert_major && !pass.has(expert)) return;
+    Route route{static_cast<uint32_t>(expert), k, 0, num_hits, sets.of(peer).count_before(token)};
+    if constexpr (kLayout == Layout::expert_major) {
+      route.value = scratch.of_expert(expert - pass.begin).count_before(token);
+    } else {
+      const float* weights = args.topk_weights + uint64_t{token} * args.routing.num_topk;
+      route.value = dev::bits_from_float(dev::ld_nc(weights + k));
     }
-    const uint32_t row = scratch.of_rank().count_before(token);
-    for_each_hit(args.group, args.routing, token, peer, kLayout == Layout::expert_major,
-                 [&](uint32_t hit, uint32_t k, uint32_t expert) {
-                   if (kLayout == Layout::rank_major) {
-                     const float* weights = args.topk_weights + uint64_t{token} * args.routing.num_topk;
-                     const uint32_t weight = dev::bits_from_float(dev::ld_nc(weights + k));
-                     dev::st_unit(units + hit, Route{expert, k, weight, num_hits, row}.encode(op.epoch));
-                   } else if (pass.has(expert)) {
-                     const uint32_t number = scratch.of_expert(expert - pass.begin).count_before(token);
-                     dev::st_unit(units + hit, Route{expert, k, number, num_hits, row}.encode(op.epoch));
-                   }
-                 });
-  }
+    dev::st_unit(units + scratch.hit_of(token, k), route.encode(op.epoch));
+  });
 }
 
 template <Layout kLayout>
-EP_DEVICE void send_counts(const Operation& op, const LlDispatchArgs& args, const RouteScratch& scratch,
-                           uint32_t peer, ExpertPass pass) {
-  const uint32_t num_tokens = args.routing.num_tokens, source = op.group.rank;
-  const auto count = [&](TokenBits set) { return num_tokens == 0 ? 0u : set.count_before(num_tokens - 1) +
-      (set.word[(num_tokens - 1) / 32] >> ((num_tokens - 1) % 32) & 1); };
+EP_DEVICE void send_counts(const Operation& op, const LlDispatchArgs& args, const RankSets& sets,
+                           const RouteScratch& scratch, uint32_t peer, ExpertPass pass) {
+  const uint32_t source = op.group.rank, num_words = scratch.num_words;
   if (pass.begin == 0 && dev::thread_idx() == 0) {
-    dev::st_unit(op.counts(peer, source, 0), Unit{{num_tokens, count(scratch.of_rank()), 0}, op.epoch});
+    const Unit unit{{args.routing.num_tokens, sets.of(peer).count(num_words), 0}, op.epoch};
+    dev::st_unit(op.counts(peer, source, 0), unit);
   }
-  if (kLayout == Layout::rank_major) return;
-  for (uint32_t first = pass.begin + 3 * dev::thread_idx(); first < pass.end; first += 3 * dev::num_threads()) {
-    Unit unit{{0, 0, 0}, op.epoch};
-    for (uint32_t i = 0; i < 3 && first + i < pass.end; ++i) {
-      unit.word[i] = count(scratch.of_expert(first + i - pass.begin));
+  if constexpr (kLayout == Layout::expert_major) {
+    for (uint32_t first = pass.begin + 3 * dev::thread_idx(); first < pass.end; first += 3 * dev::num_threads()) {
+      Unit unit{{0, 0, 0}, op.epoch};
+#pragma unroll
+      for (uint32_t i = 0; i < 3; ++i) {
+        if (first + i < pass.end) unit.word[i] = scratch.of_expert(first + i - pass.begin).count(num_words);
+      }
+      dev::st_unit(op.counts(peer, source, 1 + first / 3), unit);
     }
-    dev::st_unit(op.counts(peer, source, 1 + first / 3), unit);
   }
 }
 
 // One block sends everything that `peer` must know about this rank's tokens.
 template <Layout kLayout>
-EP_DEVICE void send_routes(const Operation& op, const LlDispatchArgs& args, unsigned char* shared, uint32_t peer) {
-  const RouteScratch scratch(shared, args.routing.num_tokens, 1 + args.experts_per_pass);
+EP_DEVICE void send_routes(const Operation& op, const LlDispatchArgs& args, const RankSets& sets, uint32_t peer) {
+  const RouteScratch scratch(sets, op.group, args.routing.num_tokens);
   const uint32_t num_experts = kLayout == Layout::expert_major ? op.group.num_local_experts : 1;
   for (uint32_t first = 0; first < num_experts; first += args.experts_per_pass) {
     const uint32_t rest = num_experts - first;
     const ExpertPass pass{first, first + (rest < args.experts_per_pass ? rest : args.experts_per_pass)};
-    collect_token_sets<kLayout>(args, scratch, peer, pass);
-    send_token_routes<kLayout>(op, args, scratch, peer, pass);
-    send_counts<kLayout>(op, args, scratch, peer, pass);
+    collect_hits<kLayout>(args, scratch, peer, pass);
+    send_token_routes<kLayout>(op, args, sets, scratch, peer, pass);
+    send_counts<kLayout>(op, args, sets, scratch, peer, pass);
     dev::sync_block();
   }
 }
 
 // What a receiving warp knows of one token of a source.
 struct ReceivedToken {
-  bool exists;             // the source has that many tokens
-  bool ok;                 // nothing timed out
-  uint32_t rows_of_source;
-  Route route;             // of hit 0; num_hits and row hold for the token
+  bool ok;              // nothing timed out
+  uint32_t num_tokens;  // of the source; if the token is not among them, the rest is zero
+  uint32_t num_hits;
+  uint32_t row;         // the row's number among the source's rows for this rank
 };
 
-EP_DEVICE ReceivedToken await_token(const Operation& op, uint32_t source, uint32_t token) {
-  const uint32_t rank = op.group.rank;
-  ReceivedToken received{};
+// Waits for a token's routes and leaves them in `routes`. The whole warp calls it: the last lane watches the source's
+// count, each other lane a hit; further hits are read afterwards.
+EP_DEVICE ReceivedToken await_token(const Operation& op, uint32_t source, uint32_t token, uint32_t max_hits,
+                                    Route* routes) {
+  constexpr uint32_t kCountLane = 31;
+  const uint32_t rank = op.group.rank, lane = dev::lane_idx();
+  const Unit* address = lane == kCountLane ? op.counts(rank, source, 0)
+                                           : op.route(rank, source, token, lane < max_hits ? lane : 0);
   Unit unit;
-  received.ok = wait_for_unit(op.group, Wait::token_counts, source, token, op.epoch, op.counts(rank, source, 0), unit);
-  received.exists = received.ok && token < unit.word[0];
-  received.rows_of_source = unit.word[1];
-  if (received.exists) {
-    received.ok = wait_for_unit(op.group, Wait::token_routes, source, token, op.epoch,
-                                op.route(rank, source, token, 0), unit);
-    received.route = Route::decode(unit);
+  ReceivedToken received{};
+  received.ok = wait_for<true>(op.group, op.epoch, {Wait::token_routes, source, token}, [&] {
+    unit = dev::ld_unit(address);
+    const uint32_t arrived = dev::ballot(unit.epoch == op.epoch);
+    if (!(arrived >> kCountLane & 1)) return false;
+    received.num_tokens = dev::shfl(unit.word[0], kCountLane);
+    if (token >= received.num_tokens) return true;
+    const Route first = Route::decode(unit);
+    received.num_hits = dev::shfl(first.num_hits, 0);
+    received.row = dev::shfl(first.row, 0);
+    const uint32_t watched = received.num_hits < kCountLane ? received.num_hits : kCountLane;
+    const uint32_t needed = watched == 0 ? 1u : (1u << watched) - 1;
+    return (arrived & needed) == needed;
+  });
+  if (!received.ok || token >= received.num_tokens) {
+    received.num_hits = 0;
+    return received;
+  }
+  if (lane < kCountLane && lane < received.num_hits) routes[lane] = Route::decode(unit);
+  for (uint32_t hit = kCountLane + lane; received.ok && hit < received.num_hits; hit += 32) {
+    received.ok = op.wait_for_unit({Wait::token_routes, source, token}, op.route(rank, source, token, hit), unit);
+    routes[hit] = Route::decode(unit);
   }
   received.ok = dev::all(received.ok);
-  received.exists = dev::all(received.exists);
+  dev::sync_warp();
   return received;
 }
 

@@ -6,11 +6,15 @@
 
 namespace nccl_ep::ll {
 
-// The expert of (token, k), or -1 for no route. An id beyond the last expert is a fault of the caller's.
-EP_DEVICE int32_t expert_of(const LlGroupState& group, const LlRouting& routing, uint32_t token, uint32_t k) {
+// The id at (token, k) as the caller wrote it.
+EP_DEVICE int64_t topk_id(const LlRouting& routing, uint32_t token, uint32_t k) {
   const uint64_t at = uint64_t{token} * routing.num_topk + k;
-  const int64_t id = routing.idx_is_64bit ? dev::ld_nc(static_cast<const int64_t*>(routing.topk_idx) + at)
-                                          : dev::ld_nc(static_cast<const int32_t*>(routing.topk_idx) + at);
+  if (routing.idx_is_64bit) return dev::ld_nc(static_cast<const int64_t*>(routing.topk_idx) + at);
+  return dev::ld_nc(static_cast<const int32_t*>(routing.topk_idx) + at);
+}
+
+// The expert of an id, or -1 for no route. An id beyond the last expert is a fault of the caller's.
+EP_DEVICE int32_t expert_of(const LlGroupState& group, uint32_t token, int64_t id) {
   if (id < 0) return -1;
   if (id >= int64_t{group.num_ranks} * group.num_local_experts) {
     report(group, {FaultRecord::kBadExpert, Wait::none, 0, 0, token, 0, id});
@@ -19,36 +23,92 @@ EP_DEVICE int32_t expert_of(const LlGroupState& group, const LlRouting& routing,
   return static_cast<int32_t>(id);
 }
 
-// The ranks base ... base + 31 that a token goes to, as bits. The whole warp calls it.
-EP_DEVICE uint32_t rank_set(const LlGroupState& group, const LlRouting& routing, uint32_t token, uint32_t base) {
-  uint32_t mine = 0;
-  for (uint32_t k = dev::lane_idx(); k < routing.num_topk; k += 32) {
-    const int32_t expert = expert_of(group, routing, token, k);
-    if (expert < 0) continue;
-    const uint32_t rank = static_cast<uint32_t>(expert) / group.num_local_experts;
-    if (rank - base < 32) mine |= 1u << (rank - base);
-  }
-  return dev::or_warp(mine);
+// Whether the id at (token, k) stands earlier in the token's row too.
+EP_DEVICE bool is_repeated(const LlRouting& routing, uint32_t token, uint32_t k, int64_t id) {
+  bool repeated = false;
+  for (uint32_t before = 0; before < k; ++before) repeated |= topk_id(routing, token, before) == id;
+  return repeated;
 }
 
-// Calls visit(hit, k, local expert) for the routes of a token that end on `rank`, in top-k order; returns their
-// number. With `merge`, an expert that is repeated in the row is visited once.
-template <class Visit>
-EP_DEVICE uint32_t for_each_hit(const LlGroupState& group, const LlRouting& routing, uint32_t token, uint32_t rank,
-                                bool merge, Visit visit) {
-  const int32_t first = static_cast<int32_t>(rank * group.num_local_experts);
-  const int32_t last = first + static_cast<int32_t>(group.num_local_experts);
-  uint32_t num_hits = 0;
-  for (uint32_t k = 0; k < routing.num_topk; ++k) {
-    const int32_t expert = expert_of(group, routing, token, k);
-    if (expert < first || expert >= last) continue;
-    bool repeated = false;
-    for (uint32_t before = 0; merge && before < k; ++before) {
-      repeated |= expert_of(group, routing, token, before) == expert;
-    }
-    if (!repeated) visit(num_hits++, k, static_cast<uint32_t>(expert - first));
+// Which tokens have some property: one bit each.
+struct TokenBits {
+  uint32_t* word;
+
+  EP_DEVICE void set(uint32_t token) const {
+    dev::atomic_or<dev::Order::relaxed, dev::Scope::block>(word + token / 32, 1u << token % 32);
   }
-  return num_hits;
+  EP_DEVICE bool has(uint32_t token) const { return word[token / 32] >> token % 32 & 1; }
+  // How many are in the first words; how many tokens before `token` are.
+  EP_DEVICE uint32_t count(uint32_t num_words) const {
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < num_words; ++i) count += dev::popc(word[i]);
+    return count;
+  }
+  EP_DEVICE uint32_t count_before(uint32_t token) const {
+    return count(token / 32) + dev::popc(word[token / 32] & ((1u << token % 32) - 1));
+  }
+};
+
+// For every rank, which of this rank's tokens go there. In shared memory, of one block.
+struct RankSets {
+  uint32_t* words;
+  uint32_t num_words;  // of one set
+
+  EP_DEVICE RankSets(const LlRouting& routing, unsigned char* shared)
+      : words(reinterpret_cast<uint32_t*>(shared)), num_words((routing.num_tokens + 31) / 32) {}
+  EP_DEVICE TokenBits of(uint32_t rank) const { return {words + rank * num_words}; }
+
+  // The ranks base ... base + 31 that a token goes to, as bits. The whole warp calls it.
+  EP_DEVICE uint32_t ranks_of(const LlGroupState& group, uint32_t token, uint32_t base) const {
+    const uint32_t rank = base + dev::lane_idx();
+    return dev::ballot(rank < group.num_ranks && of(rank).has(token));
+  }
+};
+
+// Fills the sets; a warp reads 32 tokens, a lane one of them. The block meets before anyone may use them.
+EP_DEVICE void collect_rank_sets(const LlGroupState& group, const LlRouting& routing, const RankSets& sets) {
+  constexpr uint32_t kIdsInFlight = 8;
+  for (uint32_t word = dev::warp_idx(); word < sets.num_words; word += dev::num_warps()) {
+    const uint32_t token = word * 32 + dev::lane_idx();
+    for (uint32_t base = 0; base < group.num_ranks; base += 32) {
+      uint32_t ranks = 0;
+      for (uint32_t first = 0; token < routing.num_tokens && first < routing.num_topk; first += kIdsInFlight) {
+        int64_t id[kIdsInFlight];
+#pragma unroll
+        for (uint32_t i = 0; i < kIdsInFlight; ++i) {
+          id[i] = first + i < routing.num_topk ? topk_id(routing, token, first + i) : -1;
+        }
+#pragma unroll
+        for (uint32_t i = 0; i < kIdsInFlight; ++i) {
+          const int32_t expert = expert_of(group, token, id[i]);
+          if (expert < 0) continue;
+          const uint32_t rank = static_cast<uint32_t>(expert) / group.num_local_experts;
+          if (rank - base < 32) ranks |= 1u << (rank - base);
+        }
+      }
+      uint32_t mine = 0;
+      for (uint32_t i = 0; i < 32 && base + i < group.num_ranks; ++i) {
+        const uint32_t tokens = dev::ballot(ranks >> i & 1);
+        if (dev::lane_idx() == i) mine = tokens;
+      }
+      const uint32_t rank = base + dev::lane_idx();
+      if (rank < group.num_ranks) sets.of(rank).word[word] = mine;
+    }
+  }
+}
+
+// How every sending half starts: say hello, wait for the peers, and know where tokens go. All threads of all blocks
+// call it; false: a peer is missing, send nothing.
+EP_DEVICE bool begin_sending(const Operation& op, const LlRouting& routing, const RankSets& sets, bool windows) {
+  if (dev::block_idx() == 0) announce(op);
+  EP_SHARED(uint32_t, peers_ok, [1]);
+  collect_rank_sets(op.group, routing, sets);
+  if (dev::warp_idx() == dev::num_warps() - 1) {  // the warp with the least to collect
+    const bool ok = await_peers(op, windows);
+    if (dev::lane_idx() == 0) peers_ok[0] = ok;
+  }
+  dev::sync_block();
+  return peers_ok[0] != 0;
 }
 
 }  // namespace nccl_ep::ll

@@ -8,6 +8,10 @@
 
 namespace nccl_ep {
 
+// Threads of a block at most; a warp holds three packs (of 16 bytes) a lane at a time. Twelve warps of 168 registers.
+constexpr uint32_t kLlMaxThreads = 384;
+constexpr uint32_t kLlPacksPerWarp = 96;
+
 enum class Layout : uint32_t { expert_major = 1, rank_major = 2 };
 enum class DType : uint32_t { bf16, fp16, fp32 };
 
@@ -42,14 +46,30 @@ struct LlRouting {
   uint32_t num_topk;
   LlHandleLayout handle_layout;
   unsigned char* handle_memory;
+
+  EP_HOST_DEVICE uint32_t* pending_epoch() const { return at<uint32_t>(handle_layout.pending_epoch_at()); }
+  EP_HOST_DEVICE uint32_t* num_tokens_of(uint32_t source) const {
+    return at<uint32_t>(handle_layout.num_tokens_at(source));
+  }
+  EP_HOST_DEVICE LlRouteHeader* header(uint64_t slot) const {
+    return at<LlRouteHeader>(handle_layout.header_at(slot));
+  }
+  EP_HOST_DEVICE LlRouteEntry* entry(uint64_t slot, uint32_t hit) const {
+    return at<LlRouteEntry>(handle_layout.entry_at(slot, hit));
+  }
+
+  template <class T>
+  EP_HOST_DEVICE T* at(uint64_t offset) const {
+    return reinterpret_cast<T*>(handle_memory + offset);
+  }
 };
 
-// How rows are cut and shared out among warps.
+// How rows that travel as they are, are cut and shared out among warps.
 struct LlRowPlan {
-  uint32_t packs_per_row;    // 16-byte packs
+  uint32_t packs_per_row;     // 16-byte packs
   uint32_t packs_per_chunk;
   uint32_t num_chunks;
-  uint32_t num_send_workers;  // warps that push rows; all warps receive
+  uint32_t num_send_workers;  // dispatch: warps that push rows; all warps receive
   uint32_t stage_bytes;       // of shared memory for a chunk that is being pushed; each pushing warp has two
   uint32_t scratch_offset;    // shared memory behind all stages
 };

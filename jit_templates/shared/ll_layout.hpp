@@ -8,8 +8,12 @@
 //     routes  [source rank][token][hit]         dispatch: one unit a hit; combine: the hits' weights, 3 a unit
 //     flags   [source rank][token][chunk]       epoch of the last row chunk that arrived in the slot
 //     rows    [source rank][token]              a slot for every token that any rank may send or get back
+//     unit_rows [source rank][token][unit]      the same for the rows of ranks with few tokens, 12 bytes a unit
 //
 // "Hit" is one local expert of the receiving rank that a token is routed to.
+//
+// Rows travel in one of two ways, by the number of tokens that their home rank dispatches: at most kUnitRowTokens, and
+// they go as units, which need no flag and no fence but a third more bytes; more, and they go as they are, in chunks.
 #pragma once
 
 #include "shared/types.hpp"
@@ -18,7 +22,8 @@ namespace nccl_ep {
 
 struct LlLayout {
   static constexpr uint32_t kNumBanks = 2;
-  static constexpr uint32_t kMaxChunks = 8;  // a row arrives in at most this many pieces, each with its flag
+  static constexpr uint32_t kMaxChunks = 16;  // a row arrives in at most this many pieces, each with its flag
+  static constexpr uint32_t kUnitRowTokens = 32;
   static constexpr uint64_t kAlign = 128;
 
   uint32_t num_ranks;
@@ -26,7 +31,8 @@ struct LlLayout {
   uint32_t max_hits;
   uint32_t count_units;
   uint64_t row_bytes;
-  uint64_t routes, flags, rows, bank_bytes;  // offsets inside a bank, and its size
+  uint64_t units_per_row;
+  uint64_t routes, flags, rows, unit_rows, bank_bytes;  // offsets inside a bank, and its size
 
   EP_HOST_DEVICE static LlLayout make(uint32_t num_ranks, uint32_t max_tokens, uint32_t num_local_experts,
                                       uint32_t max_hits, uint64_t row_bytes) {
@@ -40,9 +46,13 @@ struct LlLayout {
     x.routes = align_up(sizeof(Unit) * num_ranks * x.count_units, kAlign);
     x.flags = align_up(x.routes + sizeof(Unit) * slots * max_hits, kAlign);
     x.rows = align_up(x.flags + sizeof(uint32_t) * slots * kMaxChunks, kAlign);
-    x.bank_bytes = align_up(x.rows + slots * row_bytes, kAlign);
+    x.unit_rows = align_up(x.rows + slots * row_bytes, kAlign);
+    x.units_per_row = div_up(row_bytes / 4, 3);
+    x.bank_bytes = align_up(x.unit_rows + sizeof(Unit) * num_ranks * x.unit_tokens() * x.units_per_row, kAlign);
     return x;
   }
+
+  EP_HOST_DEVICE uint32_t unit_tokens() const { return max_tokens < kUnitRowTokens ? max_tokens : kUnitRowTokens; }
 
   EP_HOST_DEVICE uint64_t hello_at(uint32_t source) const { return sizeof(uint64_t) * source; }
   EP_HOST_DEVICE uint64_t bank_at(uint32_t bank) const {
@@ -60,6 +70,9 @@ struct LlLayout {
   EP_HOST_DEVICE uint64_t row_at(uint32_t bank, uint32_t source, uint32_t token) const {
     return bank_at(bank) + rows + slot(source, token) * row_bytes;
   }
+  EP_HOST_DEVICE uint64_t unit_row_at(uint32_t bank, uint32_t source, uint32_t token) const {
+    return bank_at(bank) + unit_rows + sizeof(Unit) * units_per_row * (uint64_t{source} * unit_tokens() + token);
+  }
   EP_HOST_DEVICE uint64_t slot(uint32_t source, uint32_t token) const {
     return uint64_t{source} * max_tokens + token;
   }
@@ -72,22 +85,28 @@ struct LlRouteHeader {
   uint32_t row;  // rank-major: index of the row among the source's rows
 };
 struct LlRouteEntry {
-  uint32_t expert;  // local
+  uint16_t expert;  // local
+  uint16_t k;       // place in the token's top-k table
   uint32_t row;     // index in the expert's zone
 };
 
 struct LlHandleLayout {
-  uint64_t num_slots;  // source ranks x tokens
+  uint32_t num_ranks;
+  uint32_t max_tokens;
   uint32_t max_hits;
 
   EP_HOST_DEVICE uint64_t pending_epoch_at() const { return 0; }
+  EP_HOST_DEVICE uint64_t num_tokens_at(uint32_t source) const {
+    return LlLayout::kAlign + sizeof(uint32_t) * source;
+  }
   EP_HOST_DEVICE uint64_t header_at(uint64_t slot) const {
-    return LlLayout::kAlign + sizeof(LlRouteHeader) * slot;
+    return align_up(num_tokens_at(num_ranks), LlLayout::kAlign) + sizeof(LlRouteHeader) * slot;
   }
   EP_HOST_DEVICE uint64_t entry_at(uint64_t slot, uint32_t hit) const {
-    return align_up(header_at(num_slots), LlLayout::kAlign) + sizeof(LlRouteEntry) * (slot * max_hits + hit);
+    return align_up(header_at(num_slots()), LlLayout::kAlign) + sizeof(LlRouteEntry) * (slot * max_hits + hit);
   }
-  EP_HOST_DEVICE uint64_t size() const { return entry_at(num_slots, 0); }
+  EP_HOST_DEVICE uint64_t num_slots() const { return uint64_t{num_ranks} * max_tokens; }
+  EP_HOST_DEVICE uint64_t size() const { return entry_at(num_slots(), 0); }
 };
 
 }  // namespace nccl_ep

@@ -221,7 +221,8 @@ LlHandleLayout Group::handle_layout(ncclEpLayout_t layout, const ncclEpHandleCon
            "is " + number(alignment) + ", expected 0 or 1: Low-Latency zones have a fixed size");
   }
   LlHandleLayout result{};
-  result.num_slots = uint64_t{ll_shape_.num_ranks} * ll_shape_.max_tokens;
+  result.num_ranks = ll_shape_.num_ranks;
+  result.max_tokens = ll_shape_.max_tokens;
   result.max_hits = layout == NCCL_EP_LAYOUT_EXPERT_MAJOR
                         ? std::min(static_cast<uint32_t>(num_topk), ll_shape_.num_local_experts())
                         : 0;

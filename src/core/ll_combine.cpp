@@ -61,9 +61,8 @@ LlCombineArgs Handle::ll_combine_args(const CombineRequest& request) {
 }
 
 void Handle::launch(LlCombineArgs args, DType dtype, uint32_t phases, cudaStream_t stream) {
-  const plan::LlPlan plan = plan::plan_ll_combine(group_.ll_shape(), static_cast<Layout>(layout_),
-                                                  uint64_t{args.rows.packs_per_row} * 16, group_.ll_limits(),
-                                                  group_.ll_tuning());
+  const plan::LlPlan plan = plan::plan_ll_combine(group_.ll_shape(), uint64_t{args.rows.packs_per_row} * 16,
+                                                  args.routing.num_tokens, group_.ll_limits(), group_.ll_tuning());
   args.rows = plan.rows;
   args.phases = phases;
   runtime::Kernel* kernel =

@@ -121,7 +121,7 @@ void Handle::launch(LlDispatchArgs args, uint32_t phases, cudaStream_t stream) {
   const Layout layout = static_cast<Layout>(layout_);
   const plan::LlPlan plan =
       plan::plan_ll_dispatch(group_.ll_shape(), layout, uint64_t{args.rows.packs_per_row} * 16, args.routing.num_tokens,
-                             args.zero_copy, group_.ll_limits(), group_.ll_tuning());
+                             group_.ll_limits(), group_.ll_tuning());
   args.rows = plan.rows;
   args.experts_per_pass = plan.experts_per_pass;
   args.phases = phases;

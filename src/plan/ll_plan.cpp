@@ -11,20 +11,20 @@
 namespace nccl_ep::plan {
 namespace {
 
-constexpr uint32_t kThreads = 512;        // what the kernels are compiled for
-constexpr uint32_t kPacksPerChunk = 256;  // 4 KiB: what a warp holds in registers at a time
-constexpr size_t kRouteSharedBytes = 32 * 1024;
-constexpr size_t kStaticSharedBytes = 20 * 1024;  // at most, of any kernel
+constexpr uint32_t kDispatchPacksPerChunk = 2 * kLlPacksPerWarp;
+constexpr uint32_t kCombinePacksPerChunk = kLlPacksPerWarp;
+constexpr size_t kExpertSetBytes = 32 * 1024;     // for the experts of one pass
+constexpr size_t kScratchBytes = 64 * 1024;       // set aside for token sets and hits
+constexpr size_t kStaticSharedBytes = 24 * 1024;  // at most, of any kernel
 constexpr uint32_t kStagesPerSender = 2;          // PushStages::kCount
-constexpr uint32_t kSenders = 64;
+constexpr uint32_t kSenders = 512;
 
-LlRowPlan cut_rows(uint64_t row_bytes, uint32_t pinned_chunks) {
+LlRowPlan cut_rows(uint64_t row_bytes, uint32_t packs_per_chunk, uint32_t pinned_chunks) {
   LlRowPlan rows{};
   rows.packs_per_row = static_cast<uint32_t>(row_bytes / 16);
-  const uint32_t wanted =
-      pinned_chunks ? pinned_chunks : static_cast<uint32_t>(div_up(rows.packs_per_row, kPacksPerChunk));
-  const uint32_t num_chunks = std::clamp(wanted, 1u, std::min(LlLayout::kMaxChunks, rows.packs_per_row));
-  rows.packs_per_chunk = static_cast<uint32_t>(div_up(rows.packs_per_row, num_chunks));
+  const uint64_t least = div_up(rows.packs_per_row, LlLayout::kMaxChunks);
+  const uint64_t wanted = pinned_chunks ? div_up(rows.packs_per_row, pinned_chunks) : packs_per_chunk;
+  rows.packs_per_chunk = static_cast<uint32_t>(std::max(wanted, least));
   rows.num_chunks = static_cast<uint32_t>(div_up(rows.packs_per_row, rows.packs_per_chunk));
   return rows;
 }
@@ -32,8 +32,8 @@ LlRowPlan cut_rows(uint64_t row_bytes, uint32_t pinned_chunks) {
 // As many blocks as there are SMs, but no more than give every warp a row chunk: all of them must be resident at once.
 runtime::LaunchShape launch_shape(const LlShape& shape, const LlRowPlan& rows, const Limits& limits,
                                   const LlTuning& tuning) {
-  const uint32_t wanted = tuning.num_threads ? tuning.num_threads : kThreads;
-  const uint32_t num_threads = std::min({wanted, kThreads, limits.max_threads_per_block}) / 32 * 32;
+  const uint32_t wanted = tuning.num_threads ? tuning.num_threads : kLlMaxThreads;
+  const uint32_t num_threads = std::min({wanted, kLlMaxThreads, limits.max_threads_per_block}) / 32 * 32;
   const uint64_t num_items = uint64_t{shape.num_ranks} * shape.max_tokens * rows.num_chunks;
   const uint64_t useful = div_up(num_items, num_threads / 32);
   return {static_cast<uint32_t>(std::min<uint64_t>(limits.num_sms, useful)), num_threads, 0};
@@ -45,7 +45,7 @@ void choose_senders(LlPlan& plan, uint32_t wanted, const Limits& limits) {
   const uint32_t num_blocks = plan.launch.num_blocks, num_warps = plan.launch.num_threads / 32;
   plan.rows.stage_bytes = static_cast<uint32_t>(align_up(uint64_t{plan.rows.packs_per_chunk} * 16, 128));
   const size_t per_warp = size_t{kStagesPerSender} * plan.rows.stage_bytes;
-  const size_t fit = (limits.max_shared_bytes - kStaticSharedBytes - kRouteSharedBytes) / per_warp;
+  const size_t fit = (limits.max_shared_bytes - kStaticSharedBytes - kScratchBytes) / per_warp;
   if (fit == 0) {
     throw Error(ncclInvalidUsage, "a row of " + std::to_string(plan.rows.packs_per_row * 16) +
                                       " bytes needs more shared memory than the device has");
@@ -59,36 +59,33 @@ void choose_senders(LlPlan& plan, uint32_t wanted, const Limits& limits) {
 
 }  // namespace
 
-LlPlan plan_ll_dispatch(const LlShape& shape, Layout layout, uint64_t row_bytes, uint32_t num_tokens, bool zero_copy,
+LlPlan plan_ll_dispatch(const LlShape& shape, Layout layout, uint64_t row_bytes, uint32_t num_tokens,
                         const Limits& limits, const LlTuning& tuning) {
   LlPlan plan;
-  plan.rows = cut_rows(row_bytes, tuning.dispatch_chunks);
+  plan.rows = cut_rows(row_bytes, kDispatchPacksPerChunk, tuning.dispatch_chunks);
   plan.launch = launch_shape(shape, plan.rows, limits, tuning);
   choose_senders(plan, tuning.dispatch_senders ? tuning.dispatch_senders : kSenders, limits);
 
-  const uint32_t set_bytes = static_cast<uint32_t>(div_up(num_tokens, 32)) * sizeof(uint32_t);
-  const uint32_t hit_bytes = static_cast<uint32_t>(align_up(num_tokens, 16));
+  const size_t set_bytes = sizeof(uint32_t) * div_up(num_tokens, 32);
+  const size_t hit_bytes = 2 * sizeof(uint32_t) * num_tokens;
+  plan.launch.shared_bytes += shape.num_ranks * set_bytes + hit_bytes;
   plan.experts_per_pass = 1;
   if (layout == Layout::expert_major) {
     // Three experts share a count unit, so a pass covers a multiple of three.
     const uint32_t all = static_cast<uint32_t>(align_up(shape.num_local_experts(), 3));
-    const uint64_t fit = set_bytes ? (kRouteSharedBytes - hit_bytes) / set_bytes - 1 : all;
+    const uint64_t fit = set_bytes ? kExpertSetBytes / set_bytes : all;
     plan.experts_per_pass = static_cast<uint32_t>(std::max<uint64_t>(3, std::min<uint64_t>(all, fit / 3 * 3)));
+    plan.launch.shared_bytes += plan.experts_per_pass * set_bytes;
   }
-  size_t scratch = size_t{1 + plan.experts_per_pass} * set_bytes + hit_bytes;
-  if (zero_copy) scratch = std::max<size_t>(scratch, size_t{shape.num_ranks} * set_bytes);
-  plan.launch.shared_bytes += scratch;
   return plan;
 }
 
-LlPlan plan_ll_combine(const LlShape& shape, Layout layout, uint64_t row_bytes, const Limits& limits,
+LlPlan plan_ll_combine(const LlShape& shape, uint64_t row_bytes, uint32_t num_tokens, const Limits& limits,
                        const LlTuning& tuning) {
   LlPlan plan;
-  plan.rows = cut_rows(row_bytes, tuning.combine_chunks);
+  plan.rows = cut_rows(row_bytes, kCombinePacksPerChunk, tuning.combine_chunks);
   plan.launch = launch_shape(shape, plan.rows, limits, tuning);
-  if (layout == Layout::rank_major) {
-    choose_senders(plan, tuning.combine_senders ? tuning.combine_senders : kSenders, limits);
-  }
+  plan.launch.shared_bytes = shape.num_ranks * sizeof(uint32_t) * div_up(num_tokens, 32);
   return plan;
 }
 
@@ -100,8 +97,7 @@ LlTuning parse_ll_tuning(const char* text) {
   } kNames[] = {{"threads", &LlTuning::num_threads},
                 {"dispatch_chunks", &LlTuning::dispatch_chunks},
                 {"dispatch_senders", &LlTuning::dispatch_senders},
-                {"combine_chunks", &LlTuning::combine_chunks},
-                {"combine_senders", &LlTuning::combine_senders}};
+                {"combine_chunks", &LlTuning::combine_chunks}};
   for (const char* at = text; at && *at;) {
     const char* comma = std::strchr(at, ',');
     const std::string entry = comma ? std::string(at, comma) : std::string(at);
@@ -111,7 +107,7 @@ LlTuning parse_ll_tuning(const char* text) {
     if (equals == std::string::npos || known == std::end(kNames)) {
       throw Error(ncclInvalidUsage, "NCCL_EP_LL_TUNING: '" + entry +
                                         "' is not one of threads=, dispatch_chunks=, dispatch_senders=, "
-                                        "combine_chunks=, combine_senders=");
+                                        "combine_chunks=");
     }
     tuning.*known->field = static_cast<uint32_t>(std::strtoul(entry.c_str() + equals + 1, nullptr, 10));
     at = comma ? comma + 1 : nullptr;

@@ -36,7 +36,6 @@ struct LlTuning {
   uint32_t dispatch_chunks = 0;
   uint32_t dispatch_senders = 0;
   uint32_t combine_chunks = 0;
-  uint32_t combine_senders = 0;
 };
 LlTuning parse_ll_tuning(const char* text);  // "threads=512,dispatch_chunks=4,..."; nullptr is the default
 
@@ -47,8 +46,8 @@ struct LlPlan {
 };
 
 LlPlan plan_ll_dispatch(const LlShape& shape, Layout layout, uint64_t row_bytes, uint32_t num_tokens,
-                        bool zero_copy, const Limits& limits, const LlTuning& tuning);
-LlPlan plan_ll_combine(const LlShape& shape, Layout layout, uint64_t row_bytes, const Limits& limits,
+                        const Limits& limits, const LlTuning& tuning);
+LlPlan plan_ll_combine(const LlShape& shape, uint64_t row_bytes, uint32_t num_tokens, const Limits& limits,
                        const LlTuning& tuning);
 
 // One line for people and golden tests.

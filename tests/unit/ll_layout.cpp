@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// The Low-Latency window: regions never overlap and end where the size says, for many random shapes.
+#include "shared/ll_layout.hpp"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <random>
+#include <vector>
+
+using namespace nccl_ep;
+
+namespace {
+
+struct Region {
+  uint64_t begin, end;
+};
+
+std::vector<Region> regions_of(const LlLayout& layout) {
+  std::vector<Region> regions{{layout.hello_at(0), layout.hello_at(layout.num_ranks)}};
+  const uint32_t rank = layout.num_ranks - 1, token = layout.max_tokens - 1;
+  for (uint32_t bank = 0; bank < LlLayout::kNumBanks; ++bank) {
+    regions.push_back({layout.counts_at(bank, 0, 0), layout.counts_at(bank, rank, layout.count_units - 1) + sizeof(Unit)});
+    regions.push_back({layout.route_at(bank, 0, 0, 0), layout.route_at(bank, rank, token, layout.max_hits - 1) + sizeof(Unit)});
+    regions.push_back({layout.flag_at(bank, 0, 0, 0), layout.flag_at(bank, rank, token, LlLayout::kMaxChunks - 1) + 4});
+    regions.push_back({layout.row_at(bank, 0, 0), layout.row_at(bank, rank, token) + layout.row_bytes});
+    regions.push_back({layout.unit_row_at(bank, 0, 0), layout.unit_row_at(bank, rank, layout.unit_tokens() - 1) +
+                                                           sizeof(Unit) * layout.units_per_row});
+    CHECK(layout.units_per_row * 12 >= layout.row_bytes);
+  }
+  return regions;
+}
+
+}  // namespace
+
+TEST_CASE("ll_layout: regions are aligned, in order and inside the window") {
+  std::mt19937 random(20931);
+  const auto draw = [&](uint32_t low, uint32_t high) { return std::uniform_int_distribution<uint32_t>(low, high)(random); };
+  for (int i = 0; i < 2000; ++i) {
+    const LlLayout layout = LlLayout::make(draw(1, 72), draw(1, 1024), draw(1, 512), draw(1, 64), 16 * draw(1, 2048));
+    const std::vector<Region> regions = regions_of(layout);
+    for (size_t r = 0; r < regions.size(); ++r) {
+      CHECK(regions[r].begin % 8 == 0);
+      CHECK(regions[r].begin < regions[r].end);
+      if (r > 0) CHECK(regions[r - 1].end <= regions[r].begin);
+    }
+    CHECK(layout.row_at(0, 0, 0) % 16 == 0);
+    CHECK(layout.route_at(1, 0, 0, 0) % sizeof(Unit) == 0);
+    CHECK(regions.back().end <= layout.size());
+    CHECK(layout.size() - regions.back().end < LlLayout::kAlign);
+  }
+}
+
+TEST_CASE("ll_layout: neighbouring slots touch and do not overlap") {
+  const LlLayout layout = LlLayout::make(8, 128, 32, 8, 14336);
+  CHECK(layout.row_at(0, 0, 1) == layout.row_at(0, 0, 0) + 14336);
+  CHECK(layout.row_at(0, 1, 0) == layout.row_at(0, 0, 127) + 14336);
+  CHECK(layout.route_at(0, 0, 1, 0) == layout.route_at(0, 0, 0, 7) + sizeof(Unit));
+  CHECK(layout.bank_at(1) == layout.bank_at(0) + layout.bank_bytes);
+}
+
+TEST_CASE("ll_layout: handle memory holds a header and entries for every slot") {
+  const LlHandleLayout layout{8, 128, 4};
+  CHECK(layout.num_tokens_at(0) >= sizeof(uint32_t));
+  CHECK(layout.header_at(0) >= layout.num_tokens_at(8));
+  CHECK(layout.entry_at(0, 0) >= layout.header_at(8 * 128));
+  CHECK(layout.size() == layout.entry_at(8 * 128 - 1, 3) + sizeof(LlRouteEntry));
+}

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// Plans of the Low-Latency operations: golden text for known shapes, and invariants for random ones.
+#include <doctest/doctest.h>
+
+#include <random>
+
+#include "plan/ll_plan.hpp"
+#include "runtime/error.hpp"
+
+using namespace nccl_ep;
+using namespace nccl_ep::plan;
+
+namespace {
+
+constexpr size_t kShared = 227 * 1024;
+const Limits kH200{132, 1024, kShared};
+const Limits kSimulated{4, 128, kShared};
+
+LlShape shape(uint32_t ranks, uint32_t experts, uint32_t tokens, uint64_t row_bytes) {
+  return {ranks, experts, tokens, 8, row_bytes};
+}
+
+void check(const LlPlan& plan, uint64_t row_bytes, const Limits& limits) {
+  CHECK(plan.launch.num_blocks >= 1);
+  CHECK(plan.launch.num_blocks <= limits.num_sms);
+  CHECK(plan.launch.num_threads % 32 == 0);
+  CHECK(plan.launch.num_threads <= limits.max_threads_per_block);
+  CHECK(plan.launch.shared_bytes + 20 * 1024 <= limits.max_shared_bytes);
+  CHECK(plan.rows.packs_per_row * 16 == row_bytes);
+  CHECK(plan.rows.num_chunks >= 1);
+  CHECK(plan.rows.num_chunks <= LlLayout::kMaxChunks);
+  CHECK(plan.rows.num_chunks * plan.rows.packs_per_chunk >= plan.rows.packs_per_row);
+  CHECK((plan.rows.num_chunks - 1) * plan.rows.packs_per_chunk < plan.rows.packs_per_row);
+}
+
+}  // namespace
+
+TEST_CASE("plan_ll: random shapes stay within every limit") {
+  std::mt19937 random(20931);
+  const auto draw = [&](uint32_t low, uint32_t high) { return std::uniform_int_distribution<uint32_t>(low, high)(random); };
+  for (int i = 0; i < 2000; ++i) {
+    const Limits limits = i % 2 ? Limits{draw(1, 132), 1024, kShared} : kSimulated;
+    const uint32_t ranks = draw(1, 72);
+    const uint64_t row_bytes = 16 * draw(1, 4096);
+    const LlShape random_shape = shape(ranks, ranks * draw(1, 256), draw(1, 1024), row_bytes);
+    const uint32_t num_tokens = draw(0, random_shape.max_tokens);
+    for (const Layout layout : {Layout::expert_major, Layout::rank_major}) {
+      const LlPlan dispatch = plan_ll_dispatch(random_shape, layout, row_bytes, num_tokens, limits, {});
+      check(dispatch, row_bytes, limits);
+      CHECK(dispatch.experts_per_pass >= 1);
+      if (layout == Layout::expert_major) CHECK(dispatch.experts_per_pass % 3 == 0);
+      CHECK(dispatch.rows.num_send_workers >= 1);
+      check(plan_ll_combine(random_shape, row_bytes, num_tokens, limits, {}), row_bytes, limits);
+    }
+  }
+}
+
+TEST_CASE("plan_ll: a row too large for shared memory is refused by name") {
+  CHECK_THROWS_WITH_AS(
+      plan_ll_dispatch(shape(2, 4, 8, 1 << 21), Layout::expert_major, 1 << 21, 8, kH200, {}),
+      doctest::Contains("2097152 bytes"), Error);
+}
+
+TEST_CASE("plan_ll: tuning is parsed, and a wrong name is refused") {
+  const LlTuning tuning = parse_ll_tuning("threads=256,dispatch_chunks=2");
+  CHECK(tuning.num_threads == 256);
+  CHECK(tuning.dispatch_chunks == 2);
+  CHECK(parse_ll_tuning(nullptr).num_threads == 0);
+  CHECK_THROWS_WITH_AS(parse_ll_tuning("colour=3"), doctest::Contains("colour=3"), Error);
+}
