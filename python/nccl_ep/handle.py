@@ -38,6 +38,7 @@ class Handle:
         self._ptr = ptr
         self._keep_alive = keep_alive
         self._topk_idx: Tensor | None = None
+        self._pending: Any = None  # what a send_only call used: complete still needs it
         self._c = group.library.c
         group._handles.add(self)
 
@@ -178,6 +179,8 @@ class Handle:
         c_info, c_config = layout_info.c if layout_info else NULL, config.c if config else NULL
         c_stream = self.group.c_stream(stream)
         self._check(self._c.ncclEpDispatch(self._open_ptr(), inputs.c, outputs.c, c_info, c_config, c_stream))
+        if config and config.send_only:
+            self._pending = inputs, outputs, layout_info
 
     def combine(
         self,
@@ -216,11 +219,14 @@ class Handle:
         c_config = config.c if config else NULL
         c_stream = self.group.c_stream(stream)
         self._check(self._c.ncclEpCombine(self._open_ptr(), inputs.c, outputs.c, c_config, c_stream))
+        if config and config.send_only:
+            self._pending = inputs, outputs
 
     def complete(self, *, config: CompleteConfig | None = None, stream: Any = None) -> None:
         """Receives what a ``send_only`` call left pending, if anything. Collective; capturable."""
         c_config = config.c if config else NULL
         self._check(self._c.ncclEpComplete(self._open_ptr(), c_config, self.group.c_stream(stream)))
+        self._pending = None
 
     def close(self) -> None:
         """Frees the handle. Not collective; its calls must have run. Closing twice is harmless."""
@@ -228,7 +234,7 @@ class Handle:
             ptr, self._ptr = self._ptr, NULL
             self._check(self._c.ncclEpHandleDestroy(ptr))
             self._keep_alive = ()
-            self._topk_idx = None
+            self._topk_idx = self._pending = None
 
     destroy = close
 

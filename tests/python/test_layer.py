@@ -79,6 +79,19 @@ def test_a_library_can_be_loaded_twice() -> None:
         ep.Library("/no_such/libnccl_ep.so.0")
 
 
+def test_a_group_of_another_library(make_cluster: Any, tmp_path: Path) -> None:
+    copy = tmp_path / "another.so"
+    copy.write_bytes(ep.get_lib_path().read_bytes())
+    other = ep.Library(copy)
+    assert other.c.ncclEpGetVersion != ep._ffi.default_library().c.ncclEpGetVersion
+
+    def main(rank: Any) -> bool:
+        with ep.Group(rank.comm, CONFIG, library=other) as group:
+            return group.library is other
+
+    assert make_cluster(2).run(main) == [True, True]
+
+
 # ---- Configurations ----
 
 
