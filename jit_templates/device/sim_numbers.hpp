@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+// The numbers of the device primitives on the simulator: the bits that a GPU computes, in portable C++. To be compiled
+// with -ffp-contract=off.
+#pragma once
+
+#include "shared/types.hpp"
+
+namespace nccl_ep::dev {
+
+inline float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+inline float add(float a, float b) { return a + b; }
+inline float mul(float a, float b) { return a * b; }
+
+inline float float_from_bits(uint32_t bits) {
+  float value;
+  __builtin_memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+inline uint32_t bits_from_float(float value) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &value, sizeof(bits));
+  return bits;
+}
+
+namespace detail {
+
+constexpr uint16_t kNan16 = 0x7fff;  // what GPUs make of every NaN
+
+// value / 2^shift to the nearest, ties to even; shift from 1 to 31.
+inline uint32_t round_shift(uint32_t value, uint32_t shift) {
+  const uint32_t half = 1u << (shift - 1);
+  const uint32_t odd = (value >> shift) & 1;
+  return (value + half - 1 + odd) >> shift;
+}
+
+}  // namespace detail
+
+inline float float_from_bf16(uint16_t bits) { return float_from_bits(uint32_t{bits} << 16); }
+
+inline uint16_t bf16_from_float(float value) {
+  const uint32_t bits = bits_from_float(value);
+  if (value != value) return detail::kNan16;
+  const uint32_t sign = bits >> 16 & 0x8000;
+  return static_cast<uint16_t>(sign | detail::round_shift(bits & 0x7fffffff, 16));  // carries into infinity
+}
+
+inline float float_from_fp16(uint16_t bits) {
+  const uint32_t sign = uint32_t{bits & 0x8000u} << 16;
+  const uint32_t exponent = bits >> 10 & 0x1f, mantissa = bits & 0x3ff;
+  if (exponent == 0x1f) return float_from_bits(mantissa != 0 ? 0x7fffffff : sign | 0x7f800000);
+  if (exponent == 0) {
+    const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
+    return sign != 0 ? -magnitude : magnitude;
+  }
+  return float_from_bits(sign | (exponent + 112) << 23 | mantissa << 13);
+}
+
+inline uint16_t fp16_from_float(float value) {
+  if (value != value) return detail::kNan16;
+  const uint32_t bits = bits_from_float(value);
+  const uint32_t sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
+  constexpr uint32_t kSmallestNormal = 113u << 23, kInfinity = 0x7c00;  // 2^-14
+  if (magnitude >= kSmallestNormal) {
+    const uint32_t rounded = detail::round_shift(magnitude - (112u << 23), 13);
+    return static_cast<uint16_t>(sign | (rounded < kInfinity ? rounded : kInfinity));
+  }
+  const uint32_t exponent = magnitude >> 23;
+  if (exponent < 102) return static_cast<uint16_t>(sign);  // below half of 2^-24, the smallest subnormal
+  const uint32_t mantissa = (magnitude & 0x7fffff) | 0x800000;
+  return static_cast<uint16_t>(sign | detail::round_shift(mantissa, 126 - exponent));
+}
+
+}  // namespace nccl_ep::dev

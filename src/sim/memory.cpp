@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sim/memory.hpp"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+#include "runtime/error.hpp"
+#include "shared/types.hpp"
+#include "sim/config.hpp"
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
+namespace nccl_ep::sim {
+
+namespace {
+
+constexpr uint64_t kPage = 4096;
+constexpr uint64_t kMaxStaticShared = 48 * 1024;  // of a block, as on a GPU
+constexpr uint32_t kSharedSlotsPerSm = 32;
+// Fresh memory is not zero. Filling more than this would cost more than it finds.
+constexpr size_t kGarbageBytes = size_t{1} << 20;
+constexpr uint8_t kGarbage = 0xcb;
+
+#if defined(__SANITIZE_ADDRESS__)
+constexpr uint64_t kRedzone = 256;
+void poison(uintptr_t begin, size_t bytes) { __asan_poison_memory_region(reinterpret_cast<void*>(begin), bytes); }
+void unpoison(uintptr_t begin, size_t bytes) { __asan_unpoison_memory_region(reinterpret_cast<void*>(begin), bytes); }
+#else
+constexpr uint64_t kRedzone = 0;
+void poison(uintptr_t, size_t) {}
+void unpoison(uintptr_t, size_t) {}
+#endif
+
+uint64_t alignment_of(Memory::Zone zone) { return zone == Memory::Zone::symmetric ? kPage : 256; }
+
+std::string hex(uint64_t value) {
+  constexpr char kDigits[] = "0123456789abcdef";
+  std::string text;
+  do {
+    text.insert(text.begin(), kDigits[value % 16]);
+    value /= 16;
+  } while (value != 0);
+  return "0x" + text;
+}
+
+}  // namespace
+
+Memory::Memory(const ncclEpSimConfig_t& config, check::Checker* checker)
+    : num_ranks_(topology_of(config).num_ranks()),
+      memory_bytes_(align_up(config.memory_bytes, kPage)),
+      checker_(checker) {
+  stride_shift_ = static_cast<uint32_t>(std::bit_width(2 * memory_bytes_ - 1));
+  shared_slot_bytes_ = align_up(config.max_shared_bytes + kMaxStaticShared, kPage);
+  num_shared_slots_ = config.sms_per_gpu * kSharedSlotsPerSm;
+  shared_bytes_ = uint64_t{num_ranks_} * num_shared_slots_ * shared_slot_bytes_;
+
+  // Memory that was never allocated stays inaccessible, so that wild accesses end as faults.
+  void* memory = mmap(nullptr, bytes(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) {
+    throw Error(ncclSystemError, "cannot reserve " + std::to_string(bytes()) + " bytes of address space for " +
+                                     std::to_string(num_ranks_) + " simulated GPUs; ncclEpSimConfig_t.memory_bytes is " +
+                                     std::to_string(config.memory_bytes));
+  }
+  begin_ = reinterpret_cast<uintptr_t>(memory);
+  mprotect(reinterpret_cast<void*>(shared_begin()), shared_bytes_, PROT_READ | PROT_WRITE);
+  poison(begin_, bytes());
+
+  arenas_.resize(num_ranks_);
+  for (uint32_t rank = 0; rank < num_ranks_; ++rank) {
+    for (Zone zone : {Zone::symmetric, Zone::ordinary}) {
+      arenas_[rank].used_end[static_cast<int>(zone)] = zone_begin(rank, zone);
+    }
+    if (checker_ != nullptr) {
+      checker_->track(reinterpret_cast<void*>(zone_begin(rank, Zone::symmetric)), 2 * memory_bytes_);
+    }
+  }
+  if (checker_ != nullptr) checker_->track(reinterpret_cast<void*>(shared_begin()), shared_bytes_);
+}
+
+Memory::~Memory() {
+  unpoison(begin_, bytes());
+  munmap(reinterpret_cast<void*>(begin_), bytes());
+}
+
+uintptr_t Memory::zone_begin(uint32_t rank, Zone zone) const {
+  return begin_ + (uintptr_t{rank} << stride_shift_) + (zone == Zone::symmetric ? 0 : memory_bytes_);
+}
+
+// The lowest gap that is wide enough.
+uintptr_t Memory::find_room(const Arena& arena, uint32_t rank, size_t bytes, Zone zone) const {
+  const uintptr_t begin = zone_begin(rank, zone), end = begin + memory_bytes_;
+  uintptr_t candidate = begin;
+  for (auto next = arena.allocations.lower_bound(begin); next != arena.allocations.end(); ++next) {
+    if (next->first >= end || candidate + bytes + kRedzone <= next->first) break;
+    candidate = align_up(next->first + next->second.bytes + kRedzone, alignment_of(zone));
+  }
+  return candidate + bytes + kRedzone <= end ? candidate : 0;
+}
+
+void* Memory::allocate(uint32_t rank, size_t bytes, Zone zone) {
+  Arena& arena = arenas_[rank];
+  bytes = std::max<size_t>(bytes, 1);
+  const uintptr_t begin =
+      bytes <= memory_bytes_ - arena.allocated_bytes ? find_room(arena, rank, bytes, zone) : 0;
+  if (begin == 0) {
+    throw Error(ncclSystemError, "rank " + std::to_string(rank) + " cannot allocate " + std::to_string(bytes) +
+                                     " bytes of device memory; " + std::to_string(arena.allocated_bytes) + " of " +
+                                     std::to_string(memory_bytes_) +
+                                     " (ncclEpSimConfig_t.memory_bytes) are in use");
+  }
+  uintptr_t& used_end = arena.used_end[static_cast<int>(zone)];
+  const uintptr_t needed_end = align_up(begin + bytes, kPage);
+  if (needed_end > used_end) {
+    mprotect(reinterpret_cast<void*>(used_end), needed_end - used_end, PROT_READ | PROT_WRITE);
+    used_end = needed_end;
+  }
+  arena.allocations[begin] = {bytes, zone};
+  arena.allocated_bytes += bytes;
+  unpoison(begin, bytes);
+  void* memory = reinterpret_cast<void*>(begin);
+  if (checker_ != nullptr) checker_->forget(memory, bytes);
+  std::memset(memory, kGarbage, std::min(bytes, kGarbageBytes));
+  return memory;
+}
+
+void Memory::release(uint32_t rank, void* memory) {
+  if (memory == nullptr) return;
+  Arena& arena = arenas_[rank];
+  const auto allocation = arena.allocations.find(reinterpret_cast<uintptr_t>(memory));
+  if (allocation == arena.allocations.end()) {
+    throw Error(ncclInvalidArgument, describe(reinterpret_cast<uintptr_t>(memory)) +
+                                         " is not the beginning of an allocation of rank " + std::to_string(rank));
+  }
+  poison(allocation->first, allocation->second.bytes);
+  arena.allocated_bytes -= allocation->second.bytes;
+  arena.allocations.erase(allocation);
+}
+
+void* Memory::find_allocation(uint32_t rank, const void* begin, size_t bytes) const {
+  const Arena& arena = arenas_[rank];
+  const auto address = reinterpret_cast<uintptr_t>(begin);
+  auto after = arena.allocations.upper_bound(address);
+  if (after == arena.allocations.begin()) return nullptr;
+  const auto& [first, allocation] = *--after;
+  const bool holds = address - first <= allocation.bytes && bytes <= allocation.bytes - (address - first);
+  return holds ? reinterpret_cast<void*>(first) : nullptr;
+}
+
+std::byte* Memory::shared_slot(uint32_t rank, uint32_t slot) const {
+  const uint64_t index = uint64_t{rank} * num_shared_slots_ + slot;
+  return reinterpret_cast<std::byte*>(shared_begin() + index * shared_slot_bytes_);
+}
+
+std::string Memory::describe(uintptr_t address) const {
+  const void* p = reinterpret_cast<const void*>(address);
+  if (is_shared(p)) {
+    const uint64_t offset = address - shared_begin(), slot = offset / shared_slot_bytes_;
+    return "rank " + std::to_string(slot / num_shared_slots_) + " shared memory " +
+           std::to_string(slot % num_shared_slots_) + " + " + hex(offset % shared_slot_bytes_);
+  }
+  const uint32_t rank = owner(p);
+  if (rank == kNobody) return "address " + hex(address);
+  const std::string where = "rank " + std::to_string(rank) + " memory + " + hex(address - zone_begin(rank, Zone::symmetric));
+  const auto& allocations = arenas_[rank].allocations;
+  auto after = allocations.upper_bound(address);
+  if (after == allocations.begin()) return where + " (not allocated)";
+  const auto& [first, allocation] = *--after;
+  const char* kind = allocation.zone == Zone::symmetric ? "symmetric" : "ordinary";
+  if (address - first >= allocation.bytes) {
+    return where + " (not allocated, " + std::to_string(address - first - allocation.bytes) + " bytes behind " +
+           std::to_string(allocation.bytes) + " " + kind + " ones)";
+  }
+  return where + " (" + hex(address - first) + " in " + std::to_string(allocation.bytes) + " bytes of " + kind +
+         " memory)";
+}
+
+}  // namespace nccl_ep::sim
