@@ -2,19 +2,25 @@
 // A simulated cluster of GPUs in one process, for running nccl_ep without a GPU (libnccl_ep_sim.so).
 //
 // Conventions:
-//  1. Every function returns an ncclResult_t and never aborts, throws or exits. ncclEpSimGetLastError() has the
+//  1. Every function returns an ncclResult_t and never aborts, throws or exits. ncclEpSimGetLastError() has
+//  the
 //     message of the calling thread's last failing call. A failing call leaves its out-parameters zero.
-//  2. Functions about one GPU take (cluster, rank). Rank r is GPU r % gpus_per_node of node r / gpus_per_node.
-//  3. Ranks are threads of the caller's. A thread enters the ranks it acts for, works, and leaves them. The simulated
-//     GPUs move only while every rank has entered (or has left again) and every thread that is still inside waits in
-//     a call, so the same seed gives the same run, bit for bit, however the host schedules the threads. Once all
-//     ranks have left, they may enter again.
-//  4. Work is asynchronous: kernels, copies and fills take effect when the GPUs get to them. Device memory is ordinary
-//     memory of this process and may be read and written through its pointer, but not while work on it is pending.
-//     Freeing memory does not wait for pending work either.
-//  5. The first failure on a GPU (a race, a deadlock, a bad access, ...) ends the simulation: from then on, work and
+//  2. Functions about one GPU take (cluster, rank). Rank r is GPU r % gpus_per_node of node r /
+//  gpus_per_node.
+//  3. Ranks are threads of the caller's. A thread enters the ranks it acts for, works, and leaves them. The
+//  simulated
+//     GPUs move only while every rank has entered (or has left again) and every thread that is still inside
+//     waits in a call, so the same seed gives the same run, bit for bit, however the host schedules the
+//     threads. Once all ranks have left, they may enter again.
+//  4. Work is asynchronous: kernels, copies and fills take effect when the GPUs get to them. Device memory is
+//  ordinary
+//     memory of this process and may be read and written through its pointer, but not while work on it is
+//     pending. Freeing memory does not wait for pending work either.
+//  5. The first failure on a GPU (a race, a deadlock, a bad access, ...) ends the simulation: from then on,
+//  work and
 //     waits of all ranks return ncclInternalError with its report. Memory and objects can still be freed.
-//  6. Calls on one cluster may come from any thread. Those that wait (marked so) need the rank to have been entered by
+//  6. Calls on one cluster may come from any thread. Those that wait (marked so) need the rank to have been
+//  entered by
 //     the calling thread.
 #ifndef NCCL_EP_SIM_H_
 #define NCCL_EP_SIM_H_
@@ -38,10 +44,12 @@ typedef struct ncclEpSimCluster* ncclEpSimCluster_t;
 typedef struct ncclEpSimEvent* ncclEpSimEvent_t;
 typedef struct ncclEpSimGraph* ncclEpSimGraph_t;
 
-// The message of the calling thread's last failing call; "" if there was none. Valid until that thread's next failure.
+// The message of the calling thread's last failing call; "" if there was none. Valid until that thread's next
+// failure.
 const char* ncclEpSimGetLastError(void);
 
-// ---- The cluster ----------------------------------------------------------------------------------------------------
+// ---- The cluster
+// ----------------------------------------------------------------------------------------------------
 
 typedef enum {
   NCCL_EP_SIM_SWITCH_AUTO = 0,
@@ -51,40 +59,40 @@ typedef enum {
 
 // When stores to other ranks' memory become visible there.
 typedef enum {
-  NCCL_EP_SIM_STORES_AUTO = 0,      // drawn from the seed among the last two
-  NCCL_EP_SIM_STORES_DIRECT = 1,    // at once
-  NCCL_EP_SIM_STORES_RANDOM = 2,    // at random times; a system-scope release waits for those it covers
-  NCCL_EP_SIM_STORES_LATE = 3       // only when a system-scope release, or the end of the kernel, makes them
+  NCCL_EP_SIM_STORES_AUTO = 0,    // drawn from the seed among the last two
+  NCCL_EP_SIM_STORES_DIRECT = 1,  // at once
+  NCCL_EP_SIM_STORES_RANDOM = 2,  // at random times; a system-scope release waits for those it covers
+  NCCL_EP_SIM_STORES_LATE = 3     // only when a system-scope release, or the end of the kernel, makes them
 } ncclEpSimStores_t;
 
 // Which of the runnable threads runs next.
 typedef enum {
-  NCCL_EP_SIM_SCHEDULE_AUTO = 0,    // drawn from the seed
-  NCCL_EP_SIM_SCHEDULE_WARPS = 1,   // a warp runs until it waits
-  NCCL_EP_SIM_SCHEDULE_BURSTS = 2,  // a warp runs for a random time
-  NCCL_EP_SIM_SCHEDULE_UNIFORM = 3, // any thread, at every step
-  NCCL_EP_SIM_SCHEDULE_STARVE = 4   // random ranks, blocks, warps or lanes run only when nothing else can
+  NCCL_EP_SIM_SCHEDULE_AUTO = 0,     // drawn from the seed
+  NCCL_EP_SIM_SCHEDULE_WARPS = 1,    // a warp runs until it waits
+  NCCL_EP_SIM_SCHEDULE_BURSTS = 2,   // a warp runs for a random time
+  NCCL_EP_SIM_SCHEDULE_UNIFORM = 3,  // any thread, at every step
+  NCCL_EP_SIM_SCHEDULE_STARVE = 4    // random ranks, blocks, warps or lanes run only when nothing else can
 } ncclEpSimSchedule_t;
 
 // Zero means the default in every field.
 typedef struct {
-  uint32_t size;                    // sizeof(ncclEpSimConfig_t)
-  uint32_t magic;                   // NCCL_EP_SIM_MAGIC
-  uint32_t num_nodes;               // 1
-  uint32_t gpus_per_node;           // 8
-  uint32_t lsa_team_size;           // gpus_per_node; must divide it
-  uint32_t sms_per_gpu;             // 4
-  uint64_t seed;                    // of everything random. 0: environment variable NCCL_EP_SIM_SEED, else 1
-  uint32_t max_threads_per_block;   // 128, at most 1024
-  uint32_t max_shared_bytes;        // dynamic shared memory of a block: 227 KiB
-  uint64_t memory_bytes;            // device memory of each GPU: 1 GiB. Only what is touched is really used
-  uint64_t step_limit;              // scheduling steps until the simulation is declared hung. 0: no limit
-  ncclEpSimSwitch_t checker;        // happens-before checker; AUTO is ON
+  uint32_t size;                   // sizeof(ncclEpSimConfig_t)
+  uint32_t magic;                  // NCCL_EP_SIM_MAGIC
+  uint32_t num_nodes;              // 1
+  uint32_t gpus_per_node;          // 8
+  uint32_t lsa_team_size;          // gpus_per_node; must divide it
+  uint32_t sms_per_gpu;            // 4
+  uint64_t seed;                   // of everything random. 0: environment variable NCCL_EP_SIM_SEED, else 1
+  uint32_t max_threads_per_block;  // 128, at most 1024
+  uint32_t max_shared_bytes;       // dynamic shared memory of a block: 227 KiB
+  uint64_t memory_bytes;           // device memory of each GPU: 1 GiB. Only what is touched is really used
+  uint64_t step_limit;             // scheduling steps until the simulation is declared hung. 0: no limit
+  ncclEpSimSwitch_t checker;       // happens-before checker; AUTO is ON
   ncclEpSimStores_t stores;
   ncclEpSimSchedule_t schedule;
-  uint32_t num_gin_contexts;        // contexts of the network, each with a queue to every peer: 4
-  uint32_t num_gin_signals;         // signals of each context: 64
-  uint32_t num_gin_counters;        // counters of each context: 64
+  uint32_t num_gin_contexts;  // contexts of the network, each with a queue to every peer: 4
+  uint32_t num_gin_signals;   // signals of each context: 64
+  uint32_t num_gin_counters;  // counters of each context: 64
 } ncclEpSimConfig_t;
 
 #define NCCL_EP_SIM_CONFIG_INIT {sizeof(ncclEpSimConfig_t), NCCL_EP_SIM_MAGIC}
@@ -99,12 +107,13 @@ ncclResult_t ncclEpSimGetConfig(ncclEpSimCluster_t cluster, ncclEpSimConfig_t* c
 // The communicator of all ranks as seen by `rank`, to be passed to ncclEpCreateGroup. Belongs to the cluster.
 ncclResult_t ncclEpSimGetComm(ncclEpSimCluster_t cluster, int rank, ncclComm_t* comm);
 
-// From here to Leave the calling thread acts for `rank`. A thread may enter several ranks, but then it cannot make
-// collective calls, since it would wait for itself.
+// From here to Leave the calling thread acts for `rank`. A thread may enter several ranks, but then it cannot
+// make collective calls, since it would wait for itself.
 ncclResult_t ncclEpSimRankEnter(ncclEpSimCluster_t cluster, int rank);
 ncclResult_t ncclEpSimRankLeave(ncclEpSimCluster_t cluster, int rank);
 
-// ---- Memory ---------------------------------------------------------------------------------------------------------
+// ---- Memory
+// ---------------------------------------------------------------------------------------------------------
 
 // Device memory, 256-byte aligned. What frees must match what allocated. NULL is free to free.
 ncclResult_t ncclEpSimMalloc(ncclEpSimCluster_t cluster, int rank, void** memory, size_t bytes);
@@ -122,15 +131,16 @@ ncclResult_t ncclEpSimWindowRegister(ncclEpSimCluster_t cluster, int rank, void*
 // Every rank calls it, in any order; does not wait.
 ncclResult_t ncclEpSimWindowDeregister(ncclEpSimCluster_t cluster, int rank, ncclWindow_t window);
 // Where the window's memory on `peer`, a world rank of the same LSA team, is for kernels of `rank`.
-ncclResult_t ncclEpSimWindowPeer(ncclEpSimCluster_t cluster, int rank, ncclWindow_t window, int peer, void** memory);
+ncclResult_t ncclEpSimWindowPeer(ncclEpSimCluster_t cluster, int rank, ncclWindow_t window, int peer,
+                                 void** memory);
 
 typedef struct {
-  uint64_t device_bytes;            // allocated with ncclEpSimMalloc or ncclEpSimMemAlloc, or by nccl_ep
-  uint64_t host_bytes;              // pinned
+  uint64_t device_bytes;  // allocated with ncclEpSimMalloc or ncclEpSimMemAlloc, or by nccl_ep
+  uint64_t host_bytes;    // pinned
   uint32_t num_device_allocations;
   uint32_t num_host_allocations;
   uint32_t num_windows;
-  uint32_t num_streams;             // the default stream not counted
+  uint32_t num_streams;  // the default stream not counted
   uint32_t num_events;
   uint32_t num_graphs;
 } ncclEpSimUsage_t;
@@ -138,22 +148,25 @@ typedef struct {
 // What is allocated on `rank` at the moment.
 ncclResult_t ncclEpSimGetUsage(ncclEpSimCluster_t cluster, int rank, ncclEpSimUsage_t* usage);
 
-// ---- Streams, events, graphs -----------------------------------------------------------------------------------------
-// `stream` NULL is the rank's default stream, a stream like the others that always exists.
+// ---- Streams, events, graphs
+// ----------------------------------------------------------------------------------------- `stream` NULL is
+// the rank's default stream, a stream like the others that always exists.
 
 ncclResult_t ncclEpSimStreamCreate(ncclEpSimCluster_t cluster, int rank, cudaStream_t* stream);
 // Pending work is still done.
 ncclResult_t ncclEpSimStreamDestroy(ncclEpSimCluster_t cluster, int rank, cudaStream_t stream);
 // Waits.
 ncclResult_t ncclEpSimStreamSynchronize(ncclEpSimCluster_t cluster, int rank, cudaStream_t stream);
-// ncclSuccess if the stream is idle, ncclInProgress if not. Yields to the simulation for a moment, so it may be polled.
+// ncclSuccess if the stream is idle, ncclInProgress if not. Yields to the simulation for a moment, so it may
+// be polled.
 ncclResult_t ncclEpSimStreamQuery(ncclEpSimCluster_t cluster, int rank, cudaStream_t stream);
 // Waits for all streams of the rank.
 ncclResult_t ncclEpSimDeviceSynchronize(ncclEpSimCluster_t cluster, int rank);
 
-// Both pointers may be host or device memory; nothing is staged, so both must stay as they are until it is done.
-ncclResult_t ncclEpSimMemcpyAsync(ncclEpSimCluster_t cluster, int rank, void* dst, const void* src, size_t bytes,
-                                  cudaStream_t stream);
+// Both pointers may be host or device memory; nothing is staged, so both must stay as they are until it is
+// done.
+ncclResult_t ncclEpSimMemcpyAsync(ncclEpSimCluster_t cluster, int rank, void* dst, const void* src,
+                                  size_t bytes, cudaStream_t stream);
 ncclResult_t ncclEpSimMemsetAsync(ncclEpSimCluster_t cluster, int rank, void* dst, int value, size_t bytes,
                                   cudaStream_t stream);
 
@@ -164,46 +177,55 @@ ncclResult_t ncclEpSimLaunch(ncclEpSimCluster_t cluster, int rank, const char* k
 
 ncclResult_t ncclEpSimEventCreate(ncclEpSimCluster_t cluster, int rank, ncclEpSimEvent_t* event);
 ncclResult_t ncclEpSimEventDestroy(ncclEpSimCluster_t cluster, int rank, ncclEpSimEvent_t event);
-ncclResult_t ncclEpSimEventRecord(ncclEpSimCluster_t cluster, int rank, ncclEpSimEvent_t event, cudaStream_t stream);
-// Work put on `stream` later waits for what the event's last record covered. Never recorded: waits for nothing.
+ncclResult_t ncclEpSimEventRecord(ncclEpSimCluster_t cluster, int rank, ncclEpSimEvent_t event,
+                                  cudaStream_t stream);
+// Work put on `stream` later waits for what the event's last record covered. Never recorded: waits for
+// nothing.
 ncclResult_t ncclEpSimStreamWaitEvent(ncclEpSimCluster_t cluster, int rank, cudaStream_t stream,
                                       ncclEpSimEvent_t event);
 // Waits.
 ncclResult_t ncclEpSimEventSynchronize(ncclEpSimCluster_t cluster, int rank, ncclEpSimEvent_t event);
-// ncclSuccess if what the last record covered is done, ncclInProgress if not. Yields like ncclEpSimStreamQuery.
+// ncclSuccess if what the last record covered is done, ncclInProgress if not. Yields like
+// ncclEpSimStreamQuery.
 ncclResult_t ncclEpSimEventQuery(ncclEpSimCluster_t cluster, int rank, ncclEpSimEvent_t event);
 
-// From begin to end, work put on `stream`, and on streams that wait for its events, is recorded and not done. Those
-// other streams must be joined to `stream` by events before the end. Not the default stream.
+// From begin to end, work put on `stream`, and on streams that wait for its events, is recorded and not done.
+// Those other streams must be joined to `stream` by events before the end. Not the default stream.
 ncclResult_t ncclEpSimStreamBeginCapture(ncclEpSimCluster_t cluster, int rank, cudaStream_t stream);
 ncclResult_t ncclEpSimStreamEndCapture(ncclEpSimCluster_t cluster, int rank, cudaStream_t stream,
                                        ncclEpSimGraph_t* graph);
 // Each launch runs the graph's work in a random order that its dependencies allow.
-ncclResult_t ncclEpSimGraphLaunch(ncclEpSimCluster_t cluster, int rank, ncclEpSimGraph_t graph, cudaStream_t stream);
+ncclResult_t ncclEpSimGraphLaunch(ncclEpSimCluster_t cluster, int rank, ncclEpSimGraph_t graph,
+                                  cudaStream_t stream);
 ncclResult_t ncclEpSimGraphDestroy(ncclEpSimCluster_t cluster, int rank, ncclEpSimGraph_t graph);
 
-// ---- Between the ranks' hosts ----------------------------------------------------------------------------------------
+// ---- Between the ranks' hosts
+// ----------------------------------------------------------------------------------------
 
 // Collective; wait. out has num_ranks * bytes, rank r's contribution at r * bytes.
 ncclResult_t ncclEpSimBarrier(ncclEpSimCluster_t cluster, int rank);
-ncclResult_t ncclEpSimAllGather(ncclEpSimCluster_t cluster, int rank, const void* in, void* out, size_t bytes);
+ncclResult_t ncclEpSimAllGather(ncclEpSimCluster_t cluster, int rank, const void* in, void* out,
+                                size_t bytes);
 
-// ---- What happened ---------------------------------------------------------------------------------------------------
+// ---- What happened
+// ---------------------------------------------------------------------------------------------------
 
-// What went from one GPU to another: loads and stores of kernels inside an LSA team, GIN operations everywhere.
+// What went from one GPU to another: loads and stores of kernels inside an LSA team, GIN operations
+// everywhere.
 typedef struct {
-  uint64_t bytes;                   // written to dst by src: stores, atomics, bulk copies, puts
-  uint64_t stores;                  // store and atomic instructions, per thread
+  uint64_t bytes;   // written to dst by src: stores, atomics, bulk copies, puts
+  uint64_t stores;  // store and atomic instructions, per thread
   uint64_t bulk_copies;
-  uint64_t read_bytes;              // read from dst by src: loads of data that changed hands, and gets
+  uint64_t read_bytes;  // read from dst by src: loads of data that changed hands, and gets
   uint64_t gin_puts;
-  uint64_t gin_put_bytes;           // part of `bytes`
+  uint64_t gin_put_bytes;  // part of `bytes`
   uint64_t gin_gets;
-  uint64_t gin_signals;             // alone or riding on a put
+  uint64_t gin_signals;  // alone or riding on a put
 } ncclEpSimLinkCounters_t;
 
 // Of the link from rank `src` to rank `dst`, since the start or the last reset.
-ncclResult_t ncclEpSimGetLinkCounters(ncclEpSimCluster_t cluster, int src, int dst, ncclEpSimLinkCounters_t* counters);
+ncclResult_t ncclEpSimGetLinkCounters(ncclEpSimCluster_t cluster, int src, int dst,
+                                      ncclEpSimLinkCounters_t* counters);
 ncclResult_t ncclEpSimResetCounters(ncclEpSimCluster_t cluster);
 
 typedef enum {
@@ -215,22 +237,25 @@ typedef enum {
   NCCL_EP_SIM_FAILURE_STEP_LIMIT = 5
 } ncclEpSimFailure_t;
 
-// The first failure, with a report that names the seed, the place and the source line. The text belongs to the
-// cluster; "" without a failure.
-ncclResult_t ncclEpSimGetFailure(ncclEpSimCluster_t cluster, ncclEpSimFailure_t* failure, const char** report);
+// The first failure, with a report that names the seed, the place and the source line. The text belongs to
+// the cluster; "" without a failure.
+ncclResult_t ncclEpSimGetFailure(ncclEpSimCluster_t cluster, ncclEpSimFailure_t* failure,
+                                 const char** report);
 
 // A digest of all scheduling decisions so far. Two runs with equal digests were the same run.
 ncclResult_t ncclEpSimGetScheduleHash(ncclEpSimCluster_t cluster, uint64_t* hash);
 
-// ---- Faults to inject ------------------------------------------------------------------------------------------------
-// They take effect at once on work that has not finished, and are off by default.
+// ---- Faults to inject
+// ------------------------------------------------------------------------------------------------ They take
+// effect at once on work that has not finished, and are off by default.
 
-// The rank's GPU stops: its kernels no longer run, queued work never starts, its network queues stand still. Waits of
-// its own host end with ncclSystemError. Collective calls of its host still work.
+// The rank's GPU stops: its kernels no longer run, queued work never starts, its network queues stand still.
+// Waits of its own host end with ncclSystemError. Collective calls of its host still work.
 ncclResult_t ncclEpSimSilenceRank(ncclEpSimCluster_t cluster, int rank);
 // The GPU goes on where it stopped.
 ncclResult_t ncclEpSimWakeRank(ncclEpSimCluster_t cluster, int rank);
-// Work queued from now on starts up to `steps` scheduling steps later, and its network is as late. 0: as usual.
+// Work queued from now on starts up to `steps` scheduling steps later, and its network is as late. 0: as
+// usual.
 ncclResult_t ncclEpSimDelayRank(ncclEpSimCluster_t cluster, int rank, uint64_t steps);
 // All ranks of the node fall silent, and what is in flight to and from its network is lost.
 ncclResult_t ncclEpSimLoseNode(ncclEpSimCluster_t cluster, int node);

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // GIN: one-sided transfers through the network, started by kernels. NCCL's semantics under our names.
 //
-// A context has a queue to every rank, the caller included. Puts and gets of a queue overtake one another. What can
-// be relied on:
+// A context has a queue to every rank, the caller included. Puts and gets of a queue overtake one another.
+// What can be relied on:
 //   put        reads its source some time before a later flush returns, lands some time after, in pieces.
-//   signal     adds to a 64-bit word at the peer. When a strong signal is seen there, all earlier puts of the same
+//   signal     adds to a 64-bit word at the peer. When a strong signal is seen there, all earlier puts of the
+//   same
 //              queue have landed; when a weak one is seen, only the put it rides on has.
 //   counter    counts puts whose source may be overwritten.
-//   flush      returns when the sources of the context's earlier puts may be overwritten and its earlier gets have
+//   flush      returns when the sources of the context's earlier puts may be overwritten and its earlier gets
+//   have
 //              landed. It says nothing about what has arrived at peers.
 //   Different contexts are not ordered at all. A signal must not be reset while it can still arrive.
 //
@@ -61,7 +63,9 @@ struct SignalAction {
 EP_HOST_DEVICE SignalAction strong(Signal signal, uint64_t value = 1) {
   return {SignalAction::kStrong, signal, value};
 }
-EP_HOST_DEVICE SignalAction weak(Signal signal, uint64_t value = 1) { return {SignalAction::kWeak, signal, value}; }
+EP_HOST_DEVICE SignalAction weak(Signal signal, uint64_t value = 1) {
+  return {SignalAction::kWeak, signal, value};
+}
 
 constexpr uint32_t kNoCounter = 0xffffffff;
 
@@ -73,7 +77,8 @@ class Gin {
   void put(uint32_t peer, WindowAddress dst, WindowAddress src, uint64_t bytes, SignalAction at_peer = {},
            uint32_t counter = kNoCounter) const;
   // The value travels with the request: nothing is read later.
-  void put_value(uint32_t peer, WindowAddress dst, uint64_t value, uint32_t bytes, SignalAction at_peer = {}) const;
+  void put_value(uint32_t peer, WindowAddress dst, uint64_t value, uint32_t bytes,
+                 SignalAction at_peer = {}) const;
   void signal(uint32_t peer, SignalAction at_peer) const;
   void get(uint32_t peer, WindowAddress src, WindowAddress local_dst, uint64_t bytes) const;
   void flush() const;

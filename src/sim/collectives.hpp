@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Collective calls of the ranks' hosts: everybody contributes bytes and receives everybody's. Barriers and window
-// registrations are gathers as well. All functions are called under the cluster's lock.
+// Collective calls of the ranks' hosts: everybody contributes bytes and receives everybody's. Barriers and
+// window registrations are gathers as well. All functions are called under the cluster's lock.
 #pragma once
 
 #include <cstddef>
@@ -9,6 +9,8 @@
 #include <memory>
 #include <string>
 #include <vector>
+
+#include "sim/checker.hpp"
 
 namespace nccl_ep::sim {
 
@@ -19,11 +21,12 @@ class Collectives {
   explicit Collectives(uint32_t num_ranks) : num_ranks_(num_ranks), num_calls_(num_ranks) {}
 
   // The n-th call of a rank meets the n-th call of the others. Returns n.
-  uint64_t arrive(uint32_t rank, const std::string& name, Bytes contribution);
+  uint64_t arrive(uint32_t rank, const std::string& name, Bytes contribution, const check::Knowledge& host);
   // All ranks have arrived.
   bool is_complete(uint64_t call) const;
-  // Every rank takes the contributions once. Throws if the ranks' names or sizes differ.
-  std::vector<Bytes> take(uint64_t call);
+  // Every rank takes the contributions once, and its host learns what all hosts knew when they arrived.
+  // Throws if the ranks' names or sizes differ.
+  std::vector<Bytes> take(uint64_t call, check::Knowledge& host);
 
  private:
   struct Contribution {
@@ -32,6 +35,7 @@ class Collectives {
   };
   struct Round {
     std::vector<Contribution> contributions;
+    check::Knowledge hosts;
     uint32_t num_arrived = 0;
     uint32_t num_taken = 0;
   };

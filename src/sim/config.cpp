@@ -4,10 +4,10 @@
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
-#include <random>
 #include <string>
 
 #include "runtime/error.hpp"
+#include "sim/random.hpp"
 
 namespace nccl_ep::sim {
 
@@ -64,8 +64,8 @@ ncclEpSimConfig_t resolve(const ncclEpSimConfig_t* config) {
   ncclEpSimConfig_t resolved = NCCL_EP_SIM_CONFIG_INIT;
   if (config != nullptr) {
     if (config->magic != NCCL_EP_SIM_MAGIC || config->size != sizeof(ncclEpSimConfig_t)) {
-      throw Error(ncclInvalidArgument, "ncclEpSimConfig_t has size " + std::to_string(config->size) + ", expected " +
-                                           std::to_string(sizeof(ncclEpSimConfig_t)) +
+      throw Error(ncclInvalidArgument, "ncclEpSimConfig_t has size " + std::to_string(config->size) +
+                                           ", expected " + std::to_string(sizeof(ncclEpSimConfig_t)) +
                                            "; initialise it with NCCL_EP_SIM_CONFIG_INIT");
     }
     resolved = *config;
@@ -84,11 +84,11 @@ ncclEpSimConfig_t resolve(const ncclEpSimConfig_t* config) {
   check(resolved);
   if (resolved.seed == 0) resolved.seed = seed_from_environment();
 
-  std::mt19937_64 draw(resolved.seed);
-  const uint64_t stores = draw();
-  const uint64_t schedule = draw();
-  set_default(resolved.stores, static_cast<ncclEpSimStores_t>(NCCL_EP_SIM_STORES_RANDOM + stores % 2));
-  set_default(resolved.schedule, static_cast<ncclEpSimSchedule_t>(NCCL_EP_SIM_SCHEDULE_WARPS + schedule % 4));
+  Random random(resolved.seed);
+  const uint64_t stores = random.below(2);
+  const uint64_t schedule = random.below(4);
+  set_default(resolved.stores, static_cast<ncclEpSimStores_t>(NCCL_EP_SIM_STORES_RANDOM + stores));
+  set_default(resolved.schedule, static_cast<ncclEpSimSchedule_t>(NCCL_EP_SIM_SCHEDULE_WARPS + schedule));
   return resolved;
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What crossed each link between two GPUs. The executor counts loads and stores, the GIN engine its transfers.
+// What crossed each link between two GPUs. The executor counts loads and stores, the GIN engine its
+// transfers.
 #pragma once
 
 #include <cstddef>

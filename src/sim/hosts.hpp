@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The ranks' host threads: who acts for which rank, who waits for what, and whether the GPUs may move.
 //
-// The GPUs move only while every rank has entered or left and every thread inside waits. What happens between two
-// such moments therefore depends on what the hosts do, never on how fast they do it. A session ends when the last
-// rank leaves; then all may enter again.
+// The GPUs move only while every rank has entered or left and every thread inside waits. What happens between
+// two such moments therefore depends on what the hosts do, never on how fast they do it. A session ends when
+// the last rank leaves; then all may enter again.
 //
 // All functions are called under the cluster's lock.
 #pragma once
@@ -30,7 +30,8 @@ class Hosts {
   void leave(uint32_t rank);
   bool anyone_inside() const { return !threads_.empty(); }
 
-  // Returns once `ready` holds. `ready` looks only at what the lock protects; `what` completes "rank 3 waits for ...".
+  // Returns once `ready` holds. `ready` looks only at what the lock protects; `what` completes "rank 3 waits
+  // for ...".
   void wait(Lock& lock, uint32_t rank, std::string what, std::function<bool()> ready);
   // Wakes the threads whose wait is over; true if there were any.
   bool release_ready();

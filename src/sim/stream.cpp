@@ -46,6 +46,13 @@ size_t count_reaching(const Graph& graph, const std::vector<uint32_t>& ends) {
 
 }  // namespace
 
+std::shared_ptr<Milestone> Event::awaitable_record() const {
+  if (point.capture != nullptr) {
+    throw Error(ncclInvalidUsage, "the event was last recorded in a capture, so the host cannot wait for it");
+  }
+  return last_record;
+}
+
 void put(Stream& stream, Work work, const check::Knowledge& host) {
   if (stream.is_capturing()) {
     add_node(stream.point, std::move(work));
@@ -69,7 +76,8 @@ void wait_for(Event& event, Stream& stream, const check::Knowledge& host) {
     }
     join_capture(stream, event.point);
   } else if (stream.is_capturing()) {
-    throw Error(ncclInvalidUsage, "a stream that is being captured waits for an event recorded outside the capture");
+    throw Error(ncclInvalidUsage,
+                "a stream that is being captured waits for an event recorded outside the capture");
   } else if (event.last_record != nullptr) {
     stream.pending.push_back({WaitWork{event.last_record}, host});
   }
@@ -93,10 +101,11 @@ std::shared_ptr<const Graph> end_capture(Stream& stream) {
   const size_t num_joined = count_reaching(*graph, stream.point.nodes);
   abandon_capture(stream);
   if (num_joined != graph->nodes.size()) {
-    throw Error(ncclInvalidUsage, std::to_string(graph->nodes.size() - num_joined) + " of the capture's " +
-                                      std::to_string(graph->nodes.size()) +
-                                      " nodes are on streams that were not joined to the captured one; record an "
-                                      "event behind them and let the captured stream wait for it");
+    throw Error(ncclInvalidUsage,
+                std::to_string(graph->nodes.size() - num_joined) + " of the capture's " +
+                    std::to_string(graph->nodes.size()) +
+                    " nodes are on streams that were not joined to the captured one; record an "
+                    "event behind them and let the captured stream wait for it");
   }
   return graph;
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The host's side of streams and events: putting work in order, and recording it into graphs.
 //
-// A stream holds its pending work in order; engine.hpp does it. While a stream captures, its work becomes nodes of a
-// graph instead, each after the nodes that the stream's last work and the events it waited for stand for.
+// A stream holds its pending work in order; engine.hpp does it. While a stream captures, its work becomes
+// nodes of a graph instead, each after the nodes that the stream's last work and the events it waited for
+// stand for.
 #pragma once
 
 #include <cstdint>
@@ -51,7 +52,9 @@ struct Event {
   std::shared_ptr<Milestone> last_record;  // null: never recorded, or recorded in a capture
   CapturePoint point;
 
-  bool is_reached() const { return last_record == nullptr || last_record->reached; }
+  // The last record, which a host may wait for; null if the event was never recorded. Throws if that was in a
+  // capture.
+  std::shared_ptr<Milestone> awaitable_record() const;
 };
 
 void put(Stream& stream, Work work, const check::Knowledge& host);

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+// A simulated cluster: GPUs that one thread of its own moves, and the host side of every rank.
+//
+// Everything is under one lock, which that thread holds while the GPUs move. It moves them until a host that
+// waits can go on, and not again before all hosts wait.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "nccl_ep_sim.h"
+#include "sim/checker.hpp"
+#include "sim/collectives.hpp"
+#include "sim/config.hpp"
+#include "sim/counters.hpp"
+#include "sim/engine.hpp"
+#include "sim/executor.hpp"
+#include "sim/gin.hpp"
+#include "sim/hosts.hpp"
+#include "sim/rank.hpp"
+
+namespace nccl_ep::sim {
+
+struct Failure {
+  ncclEpSimFailure_t kind = NCCL_EP_SIM_FAILURE_NONE;
+  std::string report;
+};
+
+class Cluster : public std::enable_shared_from_this<Cluster> {
+ public:
+  explicit Cluster(const ncclEpSimConfig_t& config);
+  ~Cluster();
+  Cluster(const Cluster&) = delete;
+  Cluster& operator=(const Cluster&) = delete;
+
+  const ncclEpSimConfig_t& config() const { return config_; }
+  const Topology& topology() const { return topology_; }
+  Hosts::Lock lock() { return Hosts::Lock(mutex_); }
+
+  // All that follows is called under the lock.
+  Rank& rank(int rank);
+  Hosts& hosts() { return hosts_; }
+  Executor& executor() { return *executor_; }
+  Engine& engine() { return *engine_; }
+  GinEngine& gin() { return *gin_; }
+  LinkCounters& counters() { return counters_; }
+  const Failure& failure() const { return failure_; }
+  // Throws the failure if there is one. Before anything that puts work on a GPU.
+  void throw_if_failed() const;
+
+  // Device memory of a rank. release() takes what allocate() gave.
+  void* allocate(Rank& rank, size_t bytes, Memory::Zone zone);
+  void release(Rank& rank, void* memory);
+  // Throws if that is device memory but not part of one allocation.
+  void check_access(const void* begin, size_t bytes, const std::string& what);
+
+  // Waits until the GPUs have made `ready` true. Throws after a failure, and on behalf of a silent rank.
+  void wait(Hosts::Lock& lock, Rank& rank, const std::string& what, std::function<bool()> ready);
+  // Lets the GPUs move a little, so that a host may poll.
+  void yield(Hosts::Lock& lock, Rank& rank, std::function<bool()> ready);
+  // A collective call: every rank's contribution.
+  std::vector<Collectives::Bytes> gather(Hosts::Lock& lock, Rank& rank, const std::string& name,
+                                         Collectives::Bytes contribution);
+
+  uint64_t schedule_hash() const;
+  void set_silent(uint32_t rank, bool silent);
+  void lose_node(int node);
+
+ private:
+  void run_gpus();
+  void move();
+  void start_streams();
+  void fail(ncclEpSimFailure_t kind, const std::string& text);
+
+  const ncclEpSimConfig_t config_;
+  const Topology topology_;
+  std::mutex mutex_;
+  Hosts hosts_;
+  Collectives collectives_;
+  LinkCounters counters_;
+  std::unique_ptr<check::Checker> checker_;  // null when it is off
+  std::unique_ptr<Executor> executor_;
+  std::unique_ptr<Engine> engine_;
+  std::unique_ptr<GinEngine> gin_;
+  std::vector<std::unique_ptr<Rank>> ranks_;
+  Failure failure_;
+  bool stopping_ = false;
+  std::thread gpus_;
+};
+
+}  // namespace nccl_ep::sim

@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sim/gin.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <set>
+#include <string>
+#include <utility>
+
+#include "sim/cluster.hpp"
+
+namespace nccl_ep::sim {
+
+struct GinEngine::Operation {
+  GinRequest request;
+  uint32_t rank = 0;
+  uint32_t context = 0;
+  uint64_t number = 0;  // of the context's operations
+  std::byte* dst = nullptr;
+  const std::byte* src = nullptr;
+  uint64_t* signal = nullptr;
+  uint64_t* counter = nullptr;
+  uint32_t num_unread = 0;  // pieces
+  uint32_t num_unlanded = 0;
+  uint32_t num_awaited = 0;  // earlier puts that a strong signal waits for
+  bool has_signal_pending = false;
+  bool is_flushed = false;
+  check::Operation* checked = nullptr;
+  check::Knowledge published;  // what the signal tells
+
+  bool is_put() const {
+    return request.kind == GinRequest::Kind::put || request.kind == GinRequest::Kind::put_value;
+  }
+  bool is_get() const { return request.kind == GinRequest::Kind::get; }
+};
+
+struct GinEngine::Context {
+  uint64_t* signals = nullptr;
+  uint64_t* counters = nullptr;
+  uint64_t* flushed = nullptr;
+  uint64_t num_issued = 0;
+  std::set<uint64_t> unflushed;  // numbers
+  check::Knowledge flushed_knowledge;
+  std::vector<OperationPtr> in_flight;   // puts that have not landed and strong signals that wait for them
+  std::vector<check::Knowledge> landed;  // what the puts that have landed at each peer did
+};
+
+GinEngine::GinEngine(Cluster& cluster, check::Checker* checker, Random random)
+    : cluster_(cluster), checker_(checker), random_(random) {
+  const auto draw_delay = [this] { return uint64_t{1} << (2 + random_.below(17)); };
+  read_delay_ = draw_delay();
+  landing_delay_ = draw_delay();
+  signal_delay_ = draw_delay();
+  const ncclEpSimConfig_t& config = cluster.config();
+  const uint32_t num_ranks = cluster.topology().num_ranks();
+  lost_.resize(num_ranks);
+  for (uint32_t rank = 0; rank < num_ranks; ++rank) {
+    ports_.push_back({this, rank});
+    const size_t num_words = config.num_gin_signals + config.num_gin_counters + 1;
+    auto* words = static_cast<uint64_t*>(cluster.executor().memory().allocate(
+        rank, num_words * config.num_gin_contexts * sizeof(uint64_t), Memory::Zone::ordinary));
+    std::memset(words, 0, num_words * config.num_gin_contexts * sizeof(uint64_t));
+    for (uint32_t i = 0; i < config.num_gin_contexts; ++i, words += num_words) {
+      Context& context = *contexts_.emplace_back(std::make_unique<Context>());
+      context.signals = words;
+      context.counters = words + config.num_gin_signals;
+      context.flushed = context.counters + config.num_gin_counters;
+      context.landed.resize(num_ranks);
+    }
+  }
+}
+
+GinEngine::~GinEngine() = default;
+
+GinComm GinEngine::comm(uint32_t rank) {
+  const ncclEpSimConfig_t& config = cluster_.config();
+  return {reinterpret_cast<uint64_t>(&ports_[rank]),
+          rank,
+          cluster_.topology().num_ranks(),
+          config.num_gin_contexts,
+          config.num_gin_signals,
+          config.num_gin_counters};
+}
+
+// ---- Finding things
+
+GinEngine::Context& GinEngine::context(uint32_t rank, uint32_t index) const {
+  return *contexts_[rank * cluster_.config().num_gin_contexts + index];
+}
+
+uint64_t GinEngine::num_issued(uint32_t rank, uint32_t index) const {
+  return context(rank, index).num_issued;
+}
+
+const uint64_t* GinEngine::flushed(uint32_t rank, uint32_t index) const {
+  return context(rank, index).flushed;
+}
+
+void GinEngine::acquire_flushed(uint32_t rank, uint32_t index) {
+  if (checker_ == nullptr) return;
+  checker_->acquire(*cluster_.executor().current_checker_thread(), context(rank, index).flushed_knowledge);
+}
+
+uint64_t* GinEngine::counter(uint32_t rank, uint32_t index, uint32_t counter, check::Pc pc) const {
+  const uint32_t limit = cluster_.config().num_gin_counters;
+  if (counter >= limit) {
+    cluster_.executor().fail_thread(pc, [=] {
+      return "GIN counter " + std::to_string(counter) + ", expected less than " + std::to_string(limit);
+    });
+  }
+  return context(rank, index).counters + counter;
+}
+
+uint64_t* GinEngine::signal(uint32_t rank, uint32_t index, dev::Signal signal, check::Pc pc) const {
+  return locate_signal(rank, rank, index, signal, pc);
+}
+
+std::byte* GinEngine::locate(uint32_t rank, uint32_t on_rank, dev::WindowAddress address, uint64_t bytes,
+                             check::Pc pc) const {
+  const Window* window = cluster_.rank(static_cast<int>(rank)).windows.find(address.window);
+  if (window == nullptr) {
+    cluster_.executor().fail_thread(pc, [=] {
+      return "GIN was given a window that rank " + std::to_string(rank) + " has not registered";
+    });
+  }
+  const uint64_t limit = window->bytes[on_rank];
+  if (address.offset > limit || bytes > limit - address.offset) {
+    cluster_.executor().fail_thread(pc, [=] {
+      return "GIN: " + std::to_string(bytes) + " bytes at offset " + std::to_string(address.offset) +
+             " of a window of " + std::to_string(limit) + " bytes on rank " + std::to_string(on_rank);
+    });
+  }
+  return window->memory[on_rank] + address.offset;
+}
+
+uint64_t* GinEngine::locate_signal(uint32_t rank, uint32_t on_rank, uint32_t index, dev::Signal signal,
+                                   check::Pc pc) const {
+  if (signal.window != nullptr) {
+    return reinterpret_cast<uint64_t*>(
+        locate(rank, on_rank, {signal.window, signal.index}, sizeof(uint64_t), pc));
+  }
+  const uint32_t limit = cluster_.config().num_gin_signals;
+  if (signal.index >= limit) {
+    cluster_.executor().fail_thread(pc, [=] {
+      return "GIN signal " + std::to_string(signal.index) + ", expected less than " + std::to_string(limit);
+    });
+  }
+  return context(on_rank, index).signals + signal.index;
+}
+
+// ---- Issuing
+
+void GinEngine::issue(uint32_t rank, uint32_t index, const GinRequest& request, check::Pc pc) {
+  Executor& executor = cluster_.executor();
+  if (request.peer >= cluster_.topology().num_ranks()) {
+    executor.fail_thread(pc, [=] { return "GIN peer " + std::to_string(request.peer) + " does not exist"; });
+  }
+  const auto operation = std::make_shared<Operation>();
+  operation->request = request;
+  operation->rank = rank;
+  operation->context = index;
+  if (operation->is_put()) operation->dst = locate(rank, request.peer, request.at_peer, request.bytes, pc);
+  if (request.kind == GinRequest::Kind::put)
+    operation->src = locate(rank, rank, request.local, request.bytes, pc);
+  if (operation->is_get()) {
+    operation->dst = locate(rank, rank, request.local, request.bytes, pc);
+    operation->src = locate(rank, request.peer, request.at_peer, request.bytes, pc);
+  }
+  if (request.signal.strength != dev::SignalAction::kNone) {
+    operation->signal = locate_signal(rank, request.peer, index, request.signal.signal, pc);
+    operation->has_signal_pending = true;
+  }
+  if (request.counter != dev::kNoCounter) operation->counter = counter(rank, index, request.counter, pc);
+
+  Context& from = context(rank, index);
+  operation->number = from.num_issued++;
+  from.unflushed.insert(operation->number);
+  count(*operation);
+  announce(*operation, pc);
+  await_earlier(*operation);
+  if (operation->is_put() || operation->num_awaited > 0) from.in_flight.push_back(operation);
+  start_pieces(operation);
+  executor.yield();
+}
+
+void GinEngine::count(const Operation& operation) {
+  LinkCounters& counters = cluster_.counters();
+  const GinRequest& request = operation.request;
+  if (operation.is_put()) counters.count_put(operation.rank, request.peer, request.bytes);
+  if (operation.is_get()) counters.count_get(operation.rank, request.peer, request.bytes);
+  if (operation.signal != nullptr) counters.count_signal(operation.rank, request.peer);
+}
+
+void GinEngine::announce(Operation& operation, check::Pc pc) {
+  if (checker_ == nullptr) return;
+  check::Thread& issuer = *cluster_.executor().current_checker_thread();
+  const char* what = operation.is_put() ? "GIN put" : operation.is_get() ? "GIN get" : "GIN signal";
+  operation.checked = checker_->begin(issuer, what, check::Checker::Proxy::generic, pc);
+  if (operation.src != nullptr) checker_->reads(*operation.checked, operation.src, operation.request.bytes);
+  if (operation.dst != nullptr) checker_->writes(*operation.checked, operation.dst, operation.request.bytes);
+  if (operation.signal != nullptr) operation.published = checker_->publish(issuer);
+}
+
+// A strong signal says that all puts before it in its queue have landed.
+void GinEngine::await_earlier(Operation& operation) {
+  if (operation.request.signal.strength != dev::SignalAction::kStrong) return;
+  Context& from = context(operation.rank, operation.context);
+  operation.published.learn(from.landed[operation.request.peer]);
+  for (const OperationPtr& earlier : from.in_flight) {
+    if (earlier->request.peer == operation.request.peer && earlier->num_unlanded > 0) ++operation.num_awaited;
+  }
+}
+
+// ---- Under way
+
+bool GinEngine::is_lost(const Operation& operation) const {
+  return lost_[operation.rank] || lost_[operation.request.peer];
+}
+
+void GinEngine::lose(uint32_t rank) { lost_[rank] = true; }
+
+void GinEngine::start_pieces(const OperationPtr& operation) {
+  const uint64_t bytes = operation->request.bytes;
+  if (bytes == 0) {
+    operation->num_unread = operation->num_unlanded = 0;
+    finish_read(operation);
+    return;
+  }
+  constexpr uint64_t kMaxPieces = 4;
+  const uint64_t num_pieces = 1 + random_.below(std::min(bytes, kMaxPieces));
+  operation->num_unread = operation->num_unlanded = static_cast<uint32_t>(num_pieces);
+  uint64_t offset = 0;
+  for (uint64_t left = num_pieces; left > 0; --left) {
+    const uint64_t remaining = bytes - offset;
+    const uint64_t size = left == 1 ? remaining : 1 + random_.below(remaining - left + 1);
+    start_piece(operation, offset, size);
+    offset += size;
+  }
+}
+
+// A piece is read at one random moment and written at a later one.
+void GinEngine::start_piece(const OperationPtr& operation, uint64_t offset, uint64_t bytes) {
+  auto data = std::make_shared<std::vector<std::byte>>(bytes);
+  const auto land = [this, operation, offset, data] {
+    if (is_lost(*operation)) return;
+    cluster_.executor().copy(operation->dst + offset, data->data(), data->size());
+    --operation->num_unlanded;
+    if (operation->num_unlanded == 0) finish_landing(operation);
+  };
+  const auto read = [this, operation, offset, data, land] {
+    if (is_lost(*operation)) return;
+    const auto* source = operation->src != nullptr
+                             ? operation->src
+                             : reinterpret_cast<const std::byte*>(&operation->request.value);
+    std::memcpy(data->data(), source + offset, data->size());
+    cluster_.engine().after_delay(operation->rank, landing_delay_, land);
+    --operation->num_unread;
+    if (operation->num_unread == 0) finish_read(operation);
+  };
+  cluster_.engine().after_delay(operation->rank, read_delay_, read);
+}
+
+void GinEngine::finish_read(const OperationPtr& operation) {
+  if (operation->counter != nullptr) {
+    cluster_.engine().after_delay(operation->rank, signal_delay_, [this, operation] {
+      if (checker_ != nullptr) {
+        check::Knowledge knowledge;
+        checker_->learn_reads(knowledge, *operation->checked);
+        checker_->deliver(*operation->checked, operation->counter, sizeof(uint64_t), knowledge);
+      }
+      add(operation->counter, 1);
+      operation->counter = nullptr;
+      close(*operation);
+    });
+  }
+  if (operation->request.bytes == 0) finish_landing(operation);
+  if (!operation->is_get()) finish_flush(operation);
+}
+
+void GinEngine::finish_landing(const OperationPtr& operation) {
+  Context& from = context(operation->rank, operation->context);
+  if (operation->is_get()) {
+    finish_flush(operation);
+  } else if (operation->is_put()) {
+    const auto learn = [&](check::Knowledge& knowledge) {
+      if (checker_ != nullptr) checker_->learn(knowledge, *operation->checked);
+    };
+    learn(from.landed[operation->request.peer]);
+    learn(operation->published);
+    const std::vector<OperationPtr> others = from.in_flight;
+    for (const OperationPtr& later : others) {
+      const bool is_awaited = later->request.peer == operation->request.peer &&
+                              later->number > operation->number &&
+                              later->request.signal.strength == dev::SignalAction::kStrong;
+      if (!is_awaited) continue;
+      learn(later->published);
+      --later->num_awaited;
+      deliver_if_ready(later);
+    }
+  }
+  deliver_if_ready(operation);
+  std::erase_if(from.in_flight, [](const OperationPtr& other) {
+    return other->num_unlanded == 0 && other->num_awaited == 0;
+  });
+  close(*operation);
+}
+
+void GinEngine::deliver_if_ready(const OperationPtr& operation) {
+  if (operation->signal == nullptr || operation->num_unlanded > 0 || operation->num_awaited > 0) return;
+  cluster_.engine().after_delay(operation->rank, signal_delay_, [this, operation] {
+    if (is_lost(*operation)) return;
+    if (checker_ != nullptr) {
+      checker_->deliver(*operation->checked, operation->signal, sizeof(uint64_t), operation->published);
+    }
+    add(operation->signal, operation->request.signal.value);
+    operation->has_signal_pending = false;
+    close(*operation);
+  });
+}
+
+void GinEngine::finish_flush(const OperationPtr& operation) {
+  Context& from = context(operation->rank, operation->context);
+  if (checker_ != nullptr) {
+    if (operation->is_get()) {
+      checker_->learn(from.flushed_knowledge, *operation->checked);
+    } else {
+      checker_->learn_reads(from.flushed_knowledge, *operation->checked);
+    }
+  }
+  from.unflushed.erase(operation->number);
+  const uint64_t num_flushed = from.unflushed.empty() ? from.num_issued : *from.unflushed.begin();
+  cluster_.executor().copy(from.flushed, &num_flushed, sizeof(num_flushed));
+  operation->is_flushed = true;
+  close(*operation);
+}
+
+void GinEngine::add(uint64_t* word, uint64_t value) {
+  const uint64_t sum = *word + value;
+  cluster_.executor().copy(word, &sum, sizeof(sum));
+}
+
+// When nothing more can come of it.
+void GinEngine::close(Operation& operation) {
+  const bool is_open = operation.num_unread > 0 || operation.num_unlanded > 0 ||
+                       operation.has_signal_pending || operation.counter != nullptr || !operation.is_flushed;
+  if (is_open || operation.checked == nullptr) return;
+  checker_->end(std::exchange(operation.checked, nullptr));
+}
+
+}  // namespace nccl_ep::sim

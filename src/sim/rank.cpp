@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sim/rank.hpp"
+
+#include <algorithm>
+#include <new>
+#include <utility>
+
+#include "runtime/error.hpp"
+
+namespace nccl_ep::sim {
+
+namespace {
+
+template <class T>
+T& found(T* object, uint32_t rank, const std::string& kind) {
+  if (object == nullptr) {
+    throw Error(ncclInvalidArgument, "no such " + kind + " on rank " + std::to_string(rank));
+  }
+  return *object;
+}
+
+}  // namespace
+
+Rank::Rank(uint32_t index) : index(index) { default_stream.rank = index; }
+
+Stream& Rank::stream(cudaStream_t handle) {
+  return handle == nullptr ? default_stream : found(streams.find(handle), index, "stream");
+}
+
+Event& Rank::event(const void* handle) { return found(events.find(handle), index, "event"); }
+
+Window& Rank::window(ncclWindow_t handle) { return found(windows.find(handle), index, "window"); }
+
+const std::shared_ptr<const Graph>& Rank::graph(const void* handle) {
+  return found(graphs.find(handle), index, "graph").graph;
+}
+
+Stream* Rank::create_stream() {
+  auto stream = std::make_unique<Stream>();
+  stream->rank = index;
+  stream->id = ++num_streams_created_;
+  return streams.add(std::move(stream));
+}
+
+void Rank::destroy_stream(cudaStream_t handle) {
+  std::unique_ptr<Stream> stream = streams.take(handle);
+  found(stream.get(), index, "stream");
+  abandon_capture(*stream);
+  if (!stream->is_idle()) dying_streams.add(std::move(stream));
+}
+
+void Rank::collect_idle_streams() {
+  std::vector<const Stream*> idle;
+  for (const auto& stream : dying_streams.all()) {
+    if (stream->is_idle()) idle.push_back(stream.get());
+  }
+  for (const Stream* stream : idle) dying_streams.take(stream);
+}
+
+std::vector<Stream*> Rank::all_streams() {
+  std::vector<Stream*> all = {&default_stream};
+  for (const auto& stream : streams.all()) all.push_back(stream.get());
+  for (const auto& stream : dying_streams.all()) all.push_back(stream.get());
+  std::sort(all.begin(), all.end(), [](const Stream* a, const Stream* b) { return a->id < b->id; });
+  return all;
+}
+
+bool Rank::is_idle() {
+  const std::vector<Stream*> all = all_streams();
+  return std::all_of(all.begin(), all.end(), [](const Stream* stream) { return stream->is_idle(); });
+}
+
+void Rank::learn_from_streams() {
+  for (const Stream* stream : all_streams()) host.learn(stream->knowledge);
+}
+
+Event* Rank::create_event() {
+  auto event = std::make_unique<Event>();
+  event->rank = index;
+  return events.add(std::move(event));
+}
+
+void* Rank::allocate_host(size_t bytes) {
+  constexpr size_t kAlignment = 256;
+  void* memory = std::aligned_alloc(kAlignment, align_up(std::max<size_t>(bytes, 1), kAlignment));
+  if (memory == nullptr) throw std::bad_alloc();
+  host_memory.emplace(memory, HostAllocation{bytes, {memory, &std::free}});
+  return memory;
+}
+
+bool Rank::owns(const void* memory, Memory::Zone zone) const {
+  const auto allocation = device_memory.find(memory);
+  return allocation != device_memory.end() && allocation->second.zone == zone;
+}
+
+ncclEpSimUsage_t Rank::usage() const {
+  ncclEpSimUsage_t usage{};
+  for (const auto& [memory, allocation] : device_memory) usage.device_bytes += allocation.bytes;
+  for (const auto& [memory, allocation] : host_memory) usage.host_bytes += allocation.bytes;
+  usage.num_device_allocations = static_cast<uint32_t>(device_memory.size());
+  usage.num_host_allocations = static_cast<uint32_t>(host_memory.size());
+  usage.num_windows = static_cast<uint32_t>(windows.all().size());
+  usage.num_streams = static_cast<uint32_t>(streams.all().size());
+  usage.num_events = static_cast<uint32_t>(events.all().size());
+  usage.num_graphs = static_cast<uint32_t>(graphs.all().size());
+  return usage;
+}
+
+}  // namespace nccl_ep::sim
