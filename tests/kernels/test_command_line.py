@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m nccl_ep.jit``: fills, shows and empties the cache; failures are one message and exit code 1."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from nccl_ep import jit
+from nccl_ep.errors import InvalidArgument, SystemFailure
+from nccl_ep.jit.__main__ import main
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NCCL_EP_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("NCCL_EP_JIT_DUMP", raising=False)
+    return tmp_path / "cache"
+
+
+def test_warmup_fills_the_cache_once(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        first = jit.warmup(["sm_90a"])
+    except SystemFailure as failure:
+        if "NVRTC" in failure.message:
+            pytest.skip(f"no NVRTC here: {failure.message}")
+        raise
+    again = jit.warmup(["sm_90a"])
+    assert not any(kernel.was_cached for kernel in first)
+    assert all(kernel.was_cached for kernel in again)
+    assert sorted(kernel.name for kernel in jit.kernels()) == sorted(kernel.name for kernel in first)
+    assert {kernel.file for kernel in again} == set(cache.iterdir())
+
+    assert main(["warmup", "--arch", "sm_90a"]) == 0
+    assert "8 kernels ready, 0 of them compiled" in capsys.readouterr().out
+    assert main(["clear"]) == 0
+    assert "removed 8 kernels" in capsys.readouterr().out
+    assert jit.kernels() == []
+
+
+def test_an_empty_cache_is_listed_and_cleared() -> None:
+    assert jit.kernels() == []
+    assert jit.clear() == 0
+
+
+def test_a_wrong_architecture_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InvalidArgument, match='"hopper", expected architectures such as sm_90a'):
+        jit.warmup(["hopper"])
+    assert main(["warmup", "--arch", "hopper"]) == 1
+    assert "hopper" in capsys.readouterr().out
+
+
+def test_a_cache_that_others_may_write_to_is_refused(cache: Path) -> None:
+    cache.mkdir()
+    cache.chmod(0o777)
+    with pytest.raises(SystemFailure, match="other users may write"):
+        jit.kernels()
+
+
+def test_what_a_visitor_raises_reaches_the_caller() -> None:
+    def stop(_: jit.Kernel) -> None:
+        raise KeyError("stop")
+
+    try:
+        with pytest.raises(KeyError, match="stop"):
+            jit.warmup(["sm_90a"], stop)
+    except SystemFailure as failure:
+        pytest.skip(f"no NVRTC here: {failure.message}")
