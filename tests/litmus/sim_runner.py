@@ -31,7 +31,7 @@ def compile_kernels(source: Path, target: Path, includes: list[Path], templates:
     """
     compiler = os.environ.get("CXX", "g++")
     folders = [*includes, templates or paths.template_dir(), paths.include_dir()]
-    flags = ["-std=c++20", "-O1", "-g1", "-fPIC", "-fvisibility=hidden"]
+    flags = ["-std=c++20", "-O2", "-g1", "-fPIC", "-fvisibility=hidden"]
     flags += ["-ffp-contract=off", "-fno-strict-aliasing"]
     instrument = ["-fsanitize=thread", "--param", "tsan-instrument-func-entry-exit=0", "-Wno-tsan"]
     object_file = target.with_suffix(".o")
