@@ -49,7 +49,6 @@ typedef struct ncclEpSimGraph* ncclEpSimGraph_t;
 const char* ncclEpSimGetLastError(void);
 
 // ---- The cluster
-// ----------------------------------------------------------------------------------------------------
 
 typedef enum {
   NCCL_EP_SIM_SWITCH_AUTO = 0,
@@ -113,7 +112,6 @@ ncclResult_t ncclEpSimRankEnter(ncclEpSimCluster_t cluster, int rank);
 ncclResult_t ncclEpSimRankLeave(ncclEpSimCluster_t cluster, int rank);
 
 // ---- Memory
-// ---------------------------------------------------------------------------------------------------------
 
 // Device memory, 256-byte aligned. What frees must match what allocated. NULL is free to free.
 ncclResult_t ncclEpSimMalloc(ncclEpSimCluster_t cluster, int rank, void** memory, size_t bytes);
@@ -149,8 +147,7 @@ typedef struct {
 ncclResult_t ncclEpSimGetUsage(ncclEpSimCluster_t cluster, int rank, ncclEpSimUsage_t* usage);
 
 // ---- Streams, events, graphs
-// ----------------------------------------------------------------------------------------- `stream` NULL is
-// the rank's default stream, a stream like the others that always exists.
+// `stream` NULL is the rank's default stream, a stream like the others that always exists.
 
 ncclResult_t ncclEpSimStreamCreate(ncclEpSimCluster_t cluster, int rank, cudaStream_t* stream);
 // Pending work is still done.
@@ -200,7 +197,6 @@ ncclResult_t ncclEpSimGraphLaunch(ncclEpSimCluster_t cluster, int rank, ncclEpSi
 ncclResult_t ncclEpSimGraphDestroy(ncclEpSimCluster_t cluster, int rank, ncclEpSimGraph_t graph);
 
 // ---- Between the ranks' hosts
-// ----------------------------------------------------------------------------------------
 
 // Collective; wait. out has num_ranks * bytes, rank r's contribution at r * bytes.
 ncclResult_t ncclEpSimBarrier(ncclEpSimCluster_t cluster, int rank);
@@ -208,7 +204,6 @@ ncclResult_t ncclEpSimAllGather(ncclEpSimCluster_t cluster, int rank, const void
                                 size_t bytes);
 
 // ---- What happened
-// ---------------------------------------------------------------------------------------------------
 
 // What went from one GPU to another: loads and stores of kernels inside an LSA team, GIN operations
 // everywhere.
@@ -246,8 +241,7 @@ ncclResult_t ncclEpSimGetFailure(ncclEpSimCluster_t cluster, ncclEpSimFailure_t*
 ncclResult_t ncclEpSimGetScheduleHash(ncclEpSimCluster_t cluster, uint64_t* hash);
 
 // ---- Faults to inject
-// ------------------------------------------------------------------------------------------------ They take
-// effect at once on work that has not finished, and are off by default.
+// They take effect at once on work that has not finished, and are off by default.
 
 // The rank's GPU stops: its kernels no longer run, queued work never starts, its network queues stand still.
 // Waits of its own host end with ncclSystemError. Collective calls of its host still work.

@@ -116,7 +116,6 @@ auto handle_of(Object* object) {
 NCCL_EP_SIM_API const char* ncclEpSimGetLastError(void) { return last_error.c_str(); }
 
 // ---- The cluster
-// ----------------------------------------------------------------------------------------------------
 
 NCCL_EP_SIM_API ncclResult_t ncclEpSimClusterCreate(ncclEpSimCluster_t* cluster,
                                                     const ncclEpSimConfig_t* config) {
@@ -167,7 +166,6 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimRankLeave(ncclEpSimCluster_t cluster, int 
 }
 
 // ---- Memory
-// ---------------------------------------------------------------------------------------------------------
 
 NCCL_EP_SIM_API ncclResult_t ncclEpSimMalloc(ncclEpSimCluster_t cluster, int rank, void** memory,
                                              size_t bytes) {
@@ -254,7 +252,6 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimGetUsage(ncclEpSimCluster_t cluster, int r
 }
 
 // ---- Streams, events, graphs
-// ----------------------------------------------------------------------------------------
 
 NCCL_EP_SIM_API ncclResult_t ncclEpSimStreamCreate(ncclEpSimCluster_t cluster, int rank,
                                                    cudaStream_t* stream) {
@@ -414,7 +411,6 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimGraphDestroy(ncclEpSimCluster_t cluster, i
 }
 
 // ---- Between the ranks' hosts
-// ---------------------------------------------------------------------------------------
 
 NCCL_EP_SIM_API ncclResult_t ncclEpSimBarrier(ncclEpSimCluster_t cluster, int rank) {
   return guarded(__func__, [&] {
@@ -434,7 +430,6 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimAllGather(ncclEpSimCluster_t cluster, int 
 }
 
 // ---- What happened
-// --------------------------------------------------------------------------------------------------
 
 NCCL_EP_SIM_API ncclResult_t ncclEpSimGetLinkCounters(ncclEpSimCluster_t cluster, int src, int dst,
                                                       ncclEpSimLinkCounters_t* counters) {
@@ -468,7 +463,6 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimGetScheduleHash(ncclEpSimCluster_t cluster
 }
 
 // ---- Faults to inject
-// -----------------------------------------------------------------------------------------------
 
 NCCL_EP_SIM_API ncclResult_t ncclEpSimSilenceRank(ncclEpSimCluster_t cluster, int rank) {
   return guarded(__func__, [&] {

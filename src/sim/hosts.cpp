@@ -37,12 +37,12 @@ void Hosts::leave(uint32_t rank) {
 }
 
 void Hosts::wait(Lock& lock, uint32_t rank, std::string what, std::function<bool()> ready) {
+  if (ready()) return;
   auto entry = threads_.find(std::this_thread::get_id());
   if (entry == threads_.end() || ranks_[rank].thread != entry->first) {
     throw Error(ncclInvalidUsage, "a call that waits was made for rank " + std::to_string(rank) +
                                       " by a thread that has not entered it (ncclEpSimRankEnter)");
   }
-  if (ready()) return;
   Thread& self = entry->second;
   self.waiting_rank = rank;
   self.what = std::move(what);
