@@ -11,7 +11,7 @@ from mutants import Mutant
 from nccl_ep import paths
 
 HERE = Path(__file__).parent
-INSTANCES = HERE.parents[1] / "src" / "sim" / "instances" / "ll.cpp"
+KERNELS = HERE / "ll_kernels.cpp"
 
 sys.path.insert(0, str(HERE.parent / "litmus"))
 
@@ -25,4 +25,4 @@ def build(folder: Path, mutant: Mutant | None = None) -> Path:
     if mutant is not None:
         source = templates / mutant.file
         source.write_text(mutant.apply(source.read_text()))
-    return compile_kernels(INSTANCES, folder / "kernels.so", [], templates)
+    return compile_kernels(KERNELS, folder / "kernels.so", [], templates)

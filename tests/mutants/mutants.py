@@ -20,7 +20,7 @@ class Mutant:
         original: the exact snippet.
         replacement: what takes its place.
         why: the damage it does.
-        scenarios: of scenario.py, in which it must be noticed.
+        scenarios: of scenario.py, in each of which it must be noticed.
     """
 
     name: str
@@ -38,3 +38,323 @@ class Mutant:
                 f"mutant {self.name}: its snippet occurs {occurrences} times in {self.file}, expected 1"
             )
         return text.replace(self.original, self.replacement)
+
+
+CHUNKS = ("expert-major-chunks", "rank-major-chunks")
+UNITS = ("expert-major-units",)
+
+OPERATION = [
+    Mutant(
+        "hello is not released",
+        "ll/operation.cuh",
+        "dev::st_release<dev::Scope::system>(group.window.at<uint64_t>(peer, group.layout.hello_at(group.rank)), word)",
+        "dev::st_relaxed<dev::Scope::system>(group.window.at<uint64_t>(peer, group.layout.hello_at(group.rank)), word)",
+        "A peer may overwrite a bank while this rank still reads it.",
+        CHUNKS,
+    ),
+    Mutant(
+        "hello is released to this GPU only",
+        "ll/operation.cuh",
+        "dev::st_release<dev::Scope::system>(group.window.at<uint64_t>(peer, group.layout.hello_at(group.rank)), word)",
+        "dev::st_release<dev::Scope::gpu>(group.window.at<uint64_t>(peer, group.layout.hello_at(group.rank)), word)",
+        "Peers are outside the scope.",
+        UNITS,
+    ),
+    Mutant(
+        "flags and hello are not acquired",
+        "ll/operation.cuh",
+        "matches(dev::ld_acquire<dev::Scope::system>(flag))",
+        "matches(dev::ld_relaxed<dev::Scope::system>(flag))",
+        "Rows may be read before they have arrived.",
+        CHUNKS,
+    ),
+    Mutant(
+        "banks are not awaited",
+        "ll/operation.cuh",
+        "return bank_free && (",
+        "return (",
+        "Rows of two operations ago are overwritten while they are read.",
+        CHUNKS,
+    ),
+    Mutant(
+        "a bank counts as free one operation early",
+        "ll/operation.cuh",
+        "consumed + LlLayout::kNumBanks - op.epoch",
+        "consumed + LlLayout::kNumBanks + 1 - op.epoch",
+        "Rows of two operations ago are overwritten while they are read.",
+        CHUNKS,
+    ),
+    Mutant(
+        "banks do not alternate",
+        "ll/operation.cuh",
+        "bank(op_epoch % LlLayout::kNumBanks)",
+        "bank(0)",
+        "Rows of the operation before are overwritten while they are read.",
+        CHUNKS,
+    ),
+    Mutant(
+        "consumption is announced before it happens",
+        "ll/operation.cuh",
+        "dev::ld_relaxed<dev::Scope::gpu>(&group.progress->consumed);",
+        "op.epoch;",
+        "Peers overwrite what this operation has not read yet.",
+        CHUNKS,
+    ),
+    Mutant(
+        "output windows are not awaited",
+        "ll/operation.cuh",
+        "(!windows || static_cast<int32_t>(started - op.epoch) >= 0)",
+        "true",
+        "A peer overwrites the output of the dispatch before, while the caller's stream still uses it.",
+        ("zero-copy",),
+    ),
+    Mutant(
+        "epochs stand still",
+        "ll/operation.cuh",
+        "dev::ld_relaxed<dev::Scope::gpu>(&group.progress->epoch) + 1",
+        "dev::ld_relaxed<dev::Scope::gpu>(&group.progress->epoch)",
+        "What an operation finds in fresh memory looks as if it had arrived.",
+        UNITS,
+    ),
+    Mutant(
+        "a unit of any epoch is taken",
+        "ll/operation.cuh",
+        "return unit.epoch == epoch;",
+        "return unit.epoch != 0;",
+        "Counts of two operations ago are taken for new ones.",
+        UNITS,
+    ),
+]
+
+ROUTING = [
+    Mutant(
+        "sending begins without the block's barrier",
+        "ll/routing.cuh",
+        "dev::sync_block();\n  return peers_ok[0] != 0;",
+        "return peers_ok[0] != 0;",
+        "Warps send to banks that only another warp knows to be free, and read sets that are being filled.",
+        (*CHUNKS, *UNITS),
+    ),
+    Mutant(
+        "hits are read before all are collected",
+        "ll/routes.cuh",
+        "  });\n  dev::sync_block();\n}",
+        "  });\n}",
+        "Routes miss hits.",
+        UNITS,
+    ),
+    Mutant(
+        "hits are collected before the last ones are cleared",
+        "ll/routes.cuh",
+        "scratch.hits[i] = 0;\n  dev::sync_block();",
+        "scratch.hits[i] = 0;",
+        "Hits that were set are cleared again.",
+        UNITS,
+    ),
+    Mutant(
+        "routes are read without meeting the warp",
+        "ll/routes.cuh",
+        "received.ok = dev::all(received.ok);\n  dev::sync_warp();",
+        "received.ok = dev::all(received.ok);",
+        "Lanes read routes that other lanes have not written yet.",
+        UNITS,
+    ),
+    Mutant(
+        "routes of any epoch are taken",
+        "ll/routes.cuh",
+        "dev::ballot(unit.epoch == op.epoch)",
+        "dev::ballot(unit.epoch != 0)",
+        "Routes of two operations ago are taken for new ones.",
+        UNITS,
+    ),
+    Mutant(
+        "routes are sent as ordinary stores",
+        "ll/routes.cuh",
+        "dev::st_unit(units + scratch.hit_of(token, k), route.encode(op.epoch));",
+        "dev::st(units + scratch.hit_of(token, k), route.encode(op.epoch));",
+        "The tag may be seen before the words that it vouches for.",
+        UNITS,
+    ),
+]
+
+ROWS = [
+    Mutant(
+        "a chunk is read without meeting the warp",
+        "ll/rows.cuh",
+        "ok = dev::all(ok);\n  dev::sync_warp();",
+        "ok = dev::all(ok);",
+        "Only lane 0 knows that the chunk has arrived.",
+        CHUNKS,
+    ),
+    Mutant(
+        "a flag of any epoch is taken",
+        "ll/rows.cuh",
+        "return value == op.epoch;",
+        "return value != 0;",
+        "A chunk of two operations ago is taken for the new one.",
+        CHUNKS,
+    ),
+    Mutant(
+        "row units are sent as ordinary stores",
+        "ll/rows.cuh",
+        "if (packs.has_unit(i)) dev::st_unit(",
+        "if (packs.has_unit(i)) dev::st(",
+        "The tag may be seen before the words that it vouches for.",
+        UNITS,
+    ),
+    Mutant(
+        "one arrived unit stands for all of a lane",
+        "ll/rows.cuh",
+        "arrived &= unit[i].epoch == op.epoch;",
+        "arrived &= i != 0 || unit[i].epoch == op.epoch;",
+        "Words of units that are still under way are taken.",
+        UNITS,
+    ),
+]
+
+PUSH = [
+    Mutant(
+        "row flags are not released",
+        "ll/push.cuh",
+        "dev::st_release<dev::Scope::system>(flag, epoch)",
+        "dev::st_relaxed<dev::Scope::system>(flag, epoch)",
+        "The flag may be seen before the row.",
+        CHUNKS,
+    ),
+    Mutant(
+        "row flags are released to this GPU only",
+        "ll/push.cuh",
+        "dev::st_release<dev::Scope::system>(flag, epoch)",
+        "dev::st_release<dev::Scope::gpu>(flag, epoch)",
+        "Peers are outside the scope.",
+        CHUNKS,
+    ),
+    Mutant(
+        "flags are raised when rows have only been read",
+        "ll/push.cuh",
+        "dev::bulk_wait<1>();",
+        "dev::bulk_wait_read<1>();",
+        "The flag may be seen before the row.",
+        CHUNKS,
+    ),
+    Mutant(
+        "the last flag is raised when its row has only been read",
+        "ll/push.cuh",
+        "dev::bulk_wait<0>();",
+        "dev::bulk_wait_read<0>();",
+        "The flag may be seen before the row.",
+        CHUNKS,
+    ),
+    Mutant(
+        "a stage is filled without meeting the warp",
+        "ll/push.cuh",
+        "dev::sync_warp();\n    if (following.source)",
+        "if (following.source)",
+        "Other lanes' copies may still read the stage.",
+        CHUNKS,
+    ),
+    Mutant(
+        "loads are not awaited",
+        "ll/push.cuh",
+        "    stages.await_load(n);\n",
+        "",
+        "The row is stored before it has been loaded.",
+        CHUNKS,
+    ),
+    Mutant(
+        "the stage's parity never flips",
+        "ll/push.cuh",
+        "n / kCount % 2",
+        "0",
+        "From its second use on, a stage counts as loaded at once.",
+        CHUNKS,
+    ),
+    Mutant(
+        "mbarriers are not fenced",
+        "ll/push.cuh",
+        "      dev::fence_mbar_init();\n",
+        "",
+        "The engine may not see their initialisation.",
+        CHUNKS,
+    ),
+    Mutant(
+        "mbarriers are used without meeting the warp",
+        "ll/push.cuh",
+        "dev::fence_mbar_init();\n    }\n    dev::sync_warp();",
+        "dev::fence_mbar_init();\n    }",
+        "Other lanes may poll them before they are initialised.",
+        CHUNKS,
+    ),
+]
+
+COMBINE = [
+    Mutant(
+        "sums are announced without meeting the warp",
+        "ll/combine.cuh",
+        "dev::sync_warp();\n  if (!kUnits && dev::lane_idx() == 0)",
+        "if (!kUnits && dev::lane_idx() == 0)",
+        "Only lane 0's part of the sum is released.",
+        CHUNKS,
+    ),
+    Mutant(
+        "sums are not released",
+        "ll/combine.cuh",
+        "dev::st_release<dev::Scope::system>(op.flag(",
+        "dev::st_relaxed<dev::Scope::system>(op.flag(",
+        "The flag may be seen before the sum.",
+        CHUNKS,
+    ),
+    Mutant(
+        "sums are read without meeting the warp",
+        "ll/combine.cuh",
+        "ok = dev::all(ok);\n  dev::sync_warp();",
+        "ok = dev::all(ok);",
+        "Lanes read lists and rows that only other lanes know.",
+        (*CHUNKS, *UNITS),
+    ),
+    Mutant(
+        "lists of rows are reused without meeting the warp",
+        "ll/combine.cuh",
+        "dev::sync_warp();  // the addends are about to be reused\n  return true;",
+        "return true;",
+        "A lane overwrites the list that others still read.",
+        UNITS,
+    ),
+    Mutant(
+        "lists of local rows are read without meeting the warp",
+        "ll/combine.cuh",
+        "  }\n  dev::sync_warp();\n}",
+        "  }\n}",
+        "Lanes read entries that other lanes have not written yet.",
+        UNITS,
+    ),
+    Mutant(
+        "a sum's flag of any epoch is taken",
+        "ll/combine.cuh",
+        "return value == op.epoch;",
+        "return value != 0;",
+        "A sum of two operations ago is taken for the new one.",
+        CHUNKS,
+    ),
+]
+
+DISPATCH = [
+    Mutant(
+        "places are read without meeting the warp",
+        "ll/dispatch.cuh",
+        "dev::sync_warp();\n  return dev::all(ok);",
+        "return dev::all(ok);",
+        "Lanes read row numbers that other lanes have not written yet.",
+        UNITS,
+    ),
+    Mutant(
+        "routes are reused without meeting the warp",
+        "ll/dispatch.cuh",
+        "    dev::sync_warp();  // the routes are about to be reused\n",
+        "",
+        "A lane overwrites routes that others still read.",
+        UNITS,
+    ),
+]
+
+MUTANTS = [*OPERATION, *ROUTING, *ROWS, *PUSH, *DISPATCH, *COMBINE]

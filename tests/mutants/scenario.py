@@ -21,37 +21,79 @@ import nccl_ep as ep  # noqa: E402
 from clusters import SimCluster  # noqa: E402
 from sim_runner import load_kernels  # noqa: E402
 
-NUM_RANKS = 3
 NUM_CALLS = 4
 TIMEOUT_NS = 200_000_000  # of simulated time
+FEW = ll.Shape(num_ranks=3, num_topk=3, max_tokens=6, tokens=(6, 3, 5))  # whose rows travel as units
+MANY = ll.Shape(num_ranks=3, num_topk=3, max_tokens=40, tokens=(40, 33, 36))  # whose rows travel in chunks
 
 
-def chained(seed: int, layout: ep.Layout, *, windows: bool = False, shape: ll.Shape | None = None) -> None:
+def chained(seed: int, layout: ep.Layout, shape: ll.Shape) -> None:
     """Several dispatches and combines in a row; raises if a rank received something else than it must."""
-    shape = shape or ll.Shape(num_ranks=NUM_RANKS, num_topk=3, max_tokens=6, tokens=(6, 3, 5))
-    problems = [ll.make_problem(shape, seed * 100 + i) for i in range(NUM_CALLS)]
+    problems = make_problems(seed, shape)
 
     def main(rank: Any) -> Any:
-        config = ll.group_config(problems[0], timeout_ns=TIMEOUT_NS)
-        with ep.Group(rank.comm, config) as group:
-            exchanges = [ll.Exchange(rank, problem, layout, windows=windows) for problem in problems]
+        with ep.Group(rank.comm, ll.group_config(problems[0], timeout_ns=TIMEOUT_NS)) as group:
+            exchanges = [ll.Exchange(rank, problem, layout) for problem in problems]
             for exchange in exchanges:
                 exchange.run(exchange.make_handle(group))
             return [exchange.results() for exchange in exchanges]
 
-    cluster = SimCluster(shape.num_ranks, seed)
-    try:
-        results = cluster.run(main)
-    finally:
-        cluster.close()
+    results = run_simulated(main, seed, shape)
     for i, problem in enumerate(problems):
         ll.check(problem, layout, [result[i] for result in results])
 
 
+def into_one_window(seed: int, shape: ll.Shape) -> None:
+    """Dispatches into the same output window again and again. Between them, the stream copies what has come."""
+    problems = make_problems(seed, shape)
+
+    def main(rank: Any) -> Any:
+        with ep.Group(rank.comm, ll.group_config(problems[0], timeout_ns=TIMEOUT_NS)) as group:
+            exchanges = [ll.Exchange(rank, problem, ll.RM, windows=True) for problem in problems]
+            for exchange in exchanges:
+                exchange.received, exchange.window = exchanges[0].received, exchanges[0].window
+                handle = exchange.make_handle(group)
+                exchange.dispatch(handle)
+                copy_on_default_stream(rank.sim, np.empty_like(exchange.received), exchange.received)
+                exchange.combine(handle)
+            return [exchange.results()["combined"] for exchange in exchanges]
+
+    results = run_simulated(main, seed, shape)
+    for i, problem in enumerate(problems):
+        for rank in range(shape.num_ranks):
+            wanted = ll.expected(problem, rank, ll.RM)["combined"]
+            ll.assert_same_bits(results[rank][i], wanted, f"rank {rank}: combined")
+
+
+def make_problems(seed: int, shape: ll.Shape) -> list[ll.Problem]:
+    """A problem for each call."""
+    return [ll.make_problem(shape, seed * 100 + i) for i in range(NUM_CALLS)]
+
+
+def run_simulated(main: Callable[[Any], Any], seed: int, shape: ll.Shape) -> list[Any]:
+    """Every rank's result."""
+    cluster = SimCluster(shape.num_ranks, seed)
+    try:
+        return cluster.run(main)
+    finally:
+        cluster.close()
+
+
+def copy_on_default_stream(rank: sim.Rank, target: ll.Array, source: ll.Array) -> None:
+    """Has the GPU read an array, behind the work that was put on its stream before."""
+    KEPT.append(target)
+    pointers = [ffi.cast("void*", array.ctypes.data) for array in (target, source)]
+    check(library().ncclEpSimMemcpyAsync(rank._c, rank.rank, *pointers, source.nbytes, ffi.NULL))
+
+
+KEPT: list[ll.Array] = []  # targets of copies, which must outlive them
+
 SCENARIOS: dict[str, Callable[[int], None]] = {
-    "expert-major": lambda seed: chained(seed, ll.EM),
-    "rank-major": lambda seed: chained(seed, ll.RM),
-    "zero-copy": lambda seed: chained(seed, ll.RM, windows=True),
+    "expert-major-units": lambda seed: chained(seed, ll.EM, FEW),
+    "expert-major-chunks": lambda seed: chained(seed, ll.EM, MANY),
+    "rank-major-units": lambda seed: chained(seed, ll.RM, FEW),
+    "rank-major-chunks": lambda seed: chained(seed, ll.RM, MANY),
+    "zero-copy": lambda seed: into_one_window(seed, FEW),
 }
 
 

@@ -36,13 +36,22 @@ def run_scenario(kernels: Path, scenario: str) -> list[dict[str, Any]]:
     return results + [{"seed": s, "noticed": True, "report": "crashes"} for s in SEEDS if s not in ended]
 
 
-@pytest.mark.parametrize("scenario", ["expert-major", "rank-major", "zero-copy"])
+ALL_SCENARIOS = [
+    "expert-major-units",
+    "expert-major-chunks",
+    "rank-major-units",
+    "rank-major-chunks",
+    "zero-copy",
+]
+
+
+@pytest.mark.parametrize("scenario", ALL_SCENARIOS)
 def test_kernels_as_they_are_pass(scenario: str, tmp_path: Path) -> None:
     for result in run_scenario(build(tmp_path), scenario):
         assert not result["noticed"], f"seed {result['seed']}\n{result['report']}"
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))
 def test_mutant_is_noticed(mutant: Mutant, tmp_path: Path) -> None:
     kernels = build(tmp_path, mutant)
     for scenario in mutant.scenarios:
