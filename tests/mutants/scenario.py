@@ -18,7 +18,10 @@ sys.path[:0] = [str(HERE.parent / folder) for folder in ("", "protocol", "litmus
 
 import ll  # noqa: E402
 import nccl_ep as ep  # noqa: E402
+import numpy as np  # noqa: E402
 from clusters import SimCluster  # noqa: E402
+from nccl_ep import sim  # noqa: E402
+from nccl_ep.sim._ffi import check, ffi, library  # noqa: E402
 from sim_runner import load_kernels  # noqa: E402
 
 NUM_CALLS = 4
@@ -44,7 +47,7 @@ def chained(seed: int, layout: ep.Layout, shape: ll.Shape) -> None:
 
 
 def into_one_window(seed: int, shape: ll.Shape) -> None:
-    """Dispatches into the same output window again and again. Between them, the stream copies what has come."""
+    """Dispatches into one output window again and again; the stream copies what has come in between."""
     problems = make_problems(seed, shape)
 
     def main(rank: Any) -> Any:
