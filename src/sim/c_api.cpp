@@ -335,7 +335,7 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimEventRecord(ncclEpSimCluster_t cluster, in
                                                   ncclEpSimEvent_t event, cudaStream_t stream) {
   return guarded(__func__, [&] {
     LockedRank self(cluster, rank);
-    self.cluster.throw_if_failed();
+    self.cluster.begin_work(self.rank);
     record(self.rank.event(event), self.rank.stream(stream), self.rank.host);
   });
 }
@@ -344,7 +344,7 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimStreamWaitEvent(ncclEpSimCluster_t cluster
                                                       cudaStream_t stream, ncclEpSimEvent_t event) {
   return guarded(__func__, [&] {
     LockedRank self(cluster, rank);
-    self.cluster.throw_if_failed();
+    self.cluster.begin_work(self.rank);
     wait_for(self.rank.event(event), self.rank.stream(stream), self.rank.host);
   });
 }
@@ -396,7 +396,7 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimGraphLaunch(ncclEpSimCluster_t cluster, in
                                                   ncclEpSimGraph_t graph, cudaStream_t stream) {
   return guarded(__func__, [&] {
     LockedRank self(cluster, rank);
-    self.cluster.throw_if_failed();
+    self.cluster.begin_work(self.rank);
     put(self.rank.stream(stream), GraphWork{self.rank.graph(graph)}, self.rank.host);
   });
 }

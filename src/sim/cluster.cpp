@@ -11,6 +11,7 @@ namespace nccl_ep::sim {
 namespace {
 
 constexpr uint64_t kPollSteps = 1024;
+constexpr uint32_t kMaxPolls = 256;
 
 std::unique_ptr<runtime::Communicator> open_communicator(runtime::ForeignCommunicator* self) {
   const auto* comm = static_cast<SimComm*>(self);
@@ -87,6 +88,11 @@ void Cluster::throw_if_failed() const {
   if (failure_.kind != NCCL_EP_SIM_FAILURE_NONE) throw Error(ncclInternalError, failure_.report);
 }
 
+void Cluster::begin_work(Rank& rank) {
+  throw_if_failed();
+  rank.num_polls = 0;
+}
+
 void Cluster::wait(Hosts::Lock& lock, Rank& rank, const std::string& what, std::function<bool()> ready) {
   throw_if_failed();
   const auto has_failed = [this] { return failure_.kind != NCCL_EP_SIM_FAILURE_NONE; };
@@ -101,8 +107,10 @@ void Cluster::wait(Hosts::Lock& lock, Rank& rank, const std::string& what, std::
 
 void Cluster::yield(Hosts::Lock& lock, Rank& rank, std::function<bool()> ready) {
   const auto moved = std::make_shared<bool>(false);
-  rank.poll = moved;
-  wait(lock, rank, "the GPUs to move a little", [=] { return *moved || ready(); });
+  if (rank.num_polls < kMaxPolls) rank.poll = moved;
+  ++rank.num_polls;
+  wait(lock, rank, "what it polls for", [=] { return *moved || ready(); });
+  if (ready()) rank.num_polls = 0;
 }
 
 std::vector<Collectives::Bytes> Cluster::gather(Hosts::Lock& lock, Rank& rank, const std::string& name,

@@ -51,8 +51,8 @@ class Cluster : public std::enable_shared_from_this<Cluster> {
   GinEngine& gin() { return *gin_; }
   LinkCounters& counters() { return counters_; }
   const Failure& failure() const { return failure_; }
-  // Throws the failure if there is one. Before anything that puts work on a GPU.
-  void throw_if_failed() const;
+  // Before a host puts work on its GPU: throws the failure if there is one.
+  void begin_work(Rank& rank);
 
   // Device memory of a rank. release() takes what allocate() gave.
   void* allocate(Rank& rank, size_t bytes, Memory::Zone zone);
@@ -62,7 +62,8 @@ class Cluster : public std::enable_shared_from_this<Cluster> {
 
   // Waits until the GPUs have made `ready` true. Throws after a failure, and on behalf of a silent rank.
   void wait(Hosts::Lock& lock, Rank& rank, const std::string& what, std::function<bool()> ready);
-  // Lets the GPUs move a little, so that a host may poll.
+  // Lets the GPUs move a little, so that a host may poll. A host that does nothing else for long waits
+  // instead, so that a deadlock is found.
   void yield(Hosts::Lock& lock, Rank& rank, std::function<bool()> ready);
   // A collective call: every rank's contribution.
   std::vector<Collectives::Bytes> gather(Hosts::Lock& lock, Rank& rank, const std::string& name,
@@ -73,6 +74,7 @@ class Cluster : public std::enable_shared_from_this<Cluster> {
   void lose_node(int node);
 
  private:
+  void throw_if_failed() const;
   void run_gpus();
   void move();
   void start_streams();

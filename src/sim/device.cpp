@@ -44,7 +44,7 @@ void SimDevice::release_host(void* memory) noexcept {
 }
 
 void SimDevice::enqueue(cudaStream_t stream, Work work) {
-  cluster_->throw_if_failed();
+  cluster_->begin_work(rank_);
   put(rank_.stream(stream), std::move(work), rank_.host);
 }
 
