@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run on GPUs, as one rank of it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import traceback
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import nccl_ep
+
+from ep_bench.devices import driver, nccl
+from ep_bench.devices.cuda import CudaDevice
+from ep_bench.devices.kernel_times import why_unavailable
+from ep_bench.devices.nvrtc import CompileError
+from ep_bench.exits import UsageError, exit_for
+from ep_bench.finish import console_for, exit_code, report
+from ep_bench.launch.environment import Place
+from ep_bench.launch.peers import meet
+from ep_bench.launch.watchdog import Watchdog
+from ep_bench.measure import CudaMeter
+from ep_bench.options import Options
+from ep_bench.probe import push_ceiling_gbps
+from ep_bench.report.screen import Nobody, Screen
+from ep_bench.rows import Row, Setup
+from ep_bench.runner import Runner, libraries
+from ep_bench.subject import Library
+
+
+def run_rank(options: Options, place: Place) -> int:
+    """Runs everything on this rank and returns the exit code.
+
+    After an error the process ends at once: tidying up is collective, and peers may wait for something else.
+    """
+    try:
+        return _run(options, place)
+    except BaseException as error:
+        if isinstance(error, UsageError):
+            print(f"ep_bench: rank {place.rank}: {error}", file=sys.stderr)
+        else:
+            print(f"ep_bench: rank {place.rank} failed", file=sys.stderr)
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_for(error))
+
+
+def _run(options: Options, place: Place) -> int:
+    watchdog = Watchdog(options.timeout if place.rank == 0 else None)
+    screen = Screen(console_for(options), watchdog) if place.rank == 0 else None
+    audience = screen or Nobody()
+    peers = meet(place)
+    cases = options.sweep.cases(place.num_ranks, options.seed)
+    device = CudaDevice(place.local_rank, peers)
+    with ExitStack() as stack:
+        found = libraries(options, device, stack)
+        modes, notes = _possible_modes(options, peers)
+        setup = _setup(options, device, found, notes)
+        meter = CudaMeter(device, peers, options.iters, options.warmup, audience.fed)
+        runner = Runner(options, device, peers, meter, setup, audience)
+        audience.begin(setup, len(cases) * len(options.ops) * len(modes))
+        # CUPTI stays in the process once it was used, so what it might slow down comes first.
+        for some in (
+            [mode for mode in modes if mode != "kernel"],
+            [mode for mode in modes if mode == "kernel"],
+        ):
+            if some:
+                runner.run(cases, found, some)
+    if screen is not None:
+        with screen:
+            report(options, setup, _in_order(runner.rows, modes), screen)
+    peers.close()
+    return exit_code(runner.has_wrong_data)
+
+
+def _possible_modes(options: Options, peers: Any) -> tuple[list[str], list[str]]:
+    """The modes that work on all ranks, and notes about the others."""
+    if "kernel" not in options.modes:
+        return list(options.modes), []
+    reasons = [reason for reason in peers.all_gather(why_unavailable()) if reason]
+    if not reasons:
+        return list(options.modes), []
+    return [mode for mode in options.modes if mode != "kernel"], [reasons[0]]
+
+
+def _setup(options: Options, device: CudaDevice, found: list[Library], notes: list[str]) -> Setup:
+    peers = device.peers
+    hosts = peers.all_gather(platform.node())
+    names = peers.all_gather(device.gpu.name)
+    lsa_team_size = device.world.lsa_team_size()
+    ceiling, note = _ceiling(device, lsa_team_size)
+    versions = {library.name: library.version for library in found}
+    versions["library"] = str(Path(nccl_ep.get_lib_path()))
+    return Setup(
+        device="cuda",
+        ranks=peers.num_ranks,
+        lsa_team_size=lsa_team_size,
+        nodes=len(set(hosts)),
+        description=", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names)),
+        versions={**versions, "NCCL": nccl.version(), "CUDA driver": driver.driver_version()},
+        ceiling_gbps=ceiling,
+        notes=notes + note,
+    )
+
+
+def _ceiling(device: CudaDevice, lsa_team_size: int) -> tuple[float | None, list[str]]:
+    if not 1 < device.world.num_ranks == lsa_team_size:
+        return None, ["no ceiling: the push probe needs all ranks in one LSA team"]
+    try:
+        return push_ceiling_gbps(device, device.world), []
+    except CompileError as error:  # the same on all ranks
+        return None, [f"no ceiling: {error}"]
+
+
+def _in_order(rows: list[Row], modes: list[str]) -> list[Row]:
+    """Rows by case again, after modes were measured in turn."""
+    first_seen = {key: i for i, key in reversed(list(enumerate(map(_case_key, rows))))}
+    return sorted(rows, key=lambda row: (first_seen[_case_key(row)], modes.index(row.mode)))
+
+
+def _case_key(row: Row) -> tuple[Any, ...]:
+    names = (
+        "algorithm",
+        "layout",
+        "tokens",
+        "hidden",
+        "top_k",
+        "experts",
+        "dtype",
+        "routing",
+        "sms",
+        "zero_copy",
+    )
+    return tuple(getattr(row, name) for name in names)

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds out from the environment whether this process is one of several ranks, and where the others meet."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ep_bench.exits import UsageError
+
+MEETING = "EP_BENCH_MEETING"
+"""Path of a socket in a private folder, or host:port: where ranks meet. Overrides what launchers say."""
+
+_DEFAULT_PORT = 29_600
+
+
+@dataclass(frozen=True)
+class Place:
+    """This process among the ranks.
+
+    Attributes:
+        local_rank: number of this process on its host, hence its GPU.
+        meeting: where ranks meet: a socket's path, or (host, port); None if MPI brings them together.
+    """
+
+    rank: int
+    num_ranks: int
+    local_rank: int
+    meeting: Path | tuple[str, int] | None
+
+
+def find_place(environment: Mapping[str, str]) -> Place | None:
+    """This process's place if a launcher started it, else None."""
+    for launcher in (_torchrun, _open_mpi, _slurm):
+        place = launcher(environment)
+        if place is not None:
+            return place
+    return None
+
+
+def environment_of(rank: int, num_ranks: int, socket: Path) -> dict[str, str]:
+    """What :func:`find_place` understands, for a rank that is started here."""
+    return {"RANK": str(rank), "WORLD_SIZE": str(num_ranks), "LOCAL_RANK": str(rank), MEETING: str(socket)}
+
+
+def _torchrun(environment: Mapping[str, str]) -> Place | None:
+    if "RANK" not in environment or "WORLD_SIZE" not in environment:
+        return None
+    rank = int(environment["RANK"])
+    local_rank = int(environment.get("LOCAL_RANK", rank))
+    return Place(rank, int(environment["WORLD_SIZE"]), local_rank, _meeting(environment))
+
+
+def _open_mpi(environment: Mapping[str, str]) -> Place | None:
+    if "OMPI_COMM_WORLD_RANK" not in environment:
+        return None
+    rank, num_ranks, local_rank = (
+        int(environment[f"OMPI_COMM_WORLD_{name}"]) for name in ("RANK", "SIZE", "LOCAL_RANK")
+    )
+    if MEETING in environment or "MASTER_ADDR" in environment:
+        return Place(rank, num_ranks, local_rank, _meeting(environment))
+    return Place(rank, num_ranks, local_rank, None)
+
+
+def _slurm(environment: Mapping[str, str]) -> Place | None:
+    # Only srun sets the number of tasks of a step; a shell inside an allocation is no rank.
+    if int(environment.get("SLURM_STEP_NUM_TASKS", 0)) < 2:
+        return None
+    rank, local_rank = int(environment["SLURM_PROCID"]), int(environment["SLURM_LOCALID"])
+    host = _first_host(environment["SLURM_STEP_NODELIST"])
+    port = _DEFAULT_PORT + int(environment.get("SLURM_JOB_ID", 0)) % 10_000
+    meeting = _meeting({"MASTER_ADDR": host, "MASTER_PORT": str(port), **environment})
+    return Place(rank, int(environment["SLURM_STEP_NUM_TASKS"]), local_rank, meeting)
+
+
+def _meeting(environment: Mapping[str, str]) -> Path | tuple[str, int]:
+    given = environment.get(MEETING)
+    if given and "/" in given:
+        return Path(given)
+    if given:
+        host, _, port = given.rpartition(":")
+        return host, int(port)
+    if "MASTER_ADDR" not in environment:
+        raise UsageError(f"ranks were started, but not told where to meet: set MASTER_ADDR or {MEETING}")
+    # The launcher itself may listen on MASTER_PORT.
+    return environment["MASTER_ADDR"], int(environment.get("MASTER_PORT", _DEFAULT_PORT)) + 1
+
+
+def _first_host(node_list: str) -> str:
+    """The first of Slurm's compressed list of hosts: ``gpu[03-05,9],login1`` begins with ``gpu03``."""
+    match = re.match(r"([^\[,]+)(?:\[(\w+))?", node_list)
+    if match is None:
+        raise UsageError(f"SLURM_STEP_NODELIST is {node_list!r}, expected a list of hosts")
+    return match[1] + (match[2] or "")

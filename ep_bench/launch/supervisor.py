@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starts one process a rank on this host and sees to it that none outlives the others."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ep_bench.exits import Exit
+from ep_bench.launch.environment import environment_of
+
+_GRACE_S = 5.0
+_POLL_S = 0.05
+
+
+def run_ranks(arguments: Sequence[str], num_ranks: int) -> int:
+    """Runs ``ep_bench`` with these arguments on every rank; returns the exit code of all of them together.
+
+    The first rank that fails decides. The others get a few seconds to say what they know, then they are
+    ended.
+    """
+    with TemporaryDirectory(prefix="ep_bench_") as folder:
+        ranks = [_start(arguments, rank, num_ranks, Path(folder, "meeting")) for rank in range(num_ranks)]
+        try:
+            return _wait(ranks)
+        finally:
+            for rank in ranks:
+                rank.kill()
+                rank.wait()
+
+
+def _start(arguments: Sequence[str], rank: int, num_ranks: int, socket: Path) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, **environment_of(rank, num_ranks, socket)}
+    return subprocess.Popen([sys.executable, "-m", "ep_bench", *arguments], env=environment)
+
+
+def _wait(ranks: list[subprocess.Popen[bytes]]) -> int:
+    failure: int | None = None
+    give_up = float("inf")
+    while any(rank.poll() is None for rank in ranks) and time.monotonic() < give_up:
+        codes = [rank.returncode for rank in ranks if rank.returncode]
+        if codes and failure is None:
+            failure = _meaning(codes)
+            give_up = time.monotonic() + _GRACE_S
+        time.sleep(_POLL_S)
+    codes = [rank.returncode for rank in ranks if rank.returncode]
+    for number, rank in enumerate(ranks):
+        if rank.returncode is not None and rank.returncode < 0:
+            print(f"ep_bench: rank {number} was ended by signal {-rank.returncode}", file=sys.stderr)
+    return failure if failure is not None else _meaning(codes) if codes else Exit.OK
+
+
+def _meaning(codes: list[int]) -> int:
+    known = [code for code in codes if code in list(Exit)]
+    return known[0] if known else Exit.CRASH

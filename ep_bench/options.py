@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ep_bench.cases import DTYPES, Sweep
+from ep_bench.exits import UsageError
+from ep_bench.operations import OPERATIONS
+from ep_bench.routing import check_spec
+
+Value = TypeVar("Value")
+
+EPILOG = """\
+Options marked [list] take several values, separated by commas; every combination is measured.
+
+Times are of the slowest rank in each iteration: kernel is the time of the kernels alone (needs cupti-python),
+graph is a captured graph of 20 operations replayed, per operation, host is from the call to its completion.
+Results are verified in every mode before they are timed: dispatch to the bit, combine against a float64 sum.
+On the simulator there is no time: rows say how many bytes really crossed links.
+
+Ranks are started here, one process for each GPU, or found in the environment of mpirun, srun or torchrun.
+
+--compare runs another libnccl_ep.so.0 in turn with this one on the same inputs. For NVIDIA's (PyPI
+nccl-extensions), set NCCL_EP_HOME, NCCL_HOME, CUDA_HOME and NCCL_EP_JIT_CACHE_DIR as it wants; its limits in
+low latency: hidden a multiple of 512, top-k at most 31, zero copy in rank-major only.
+
+A routing file has int arrays topk_idx [ranks, tokens, top-k], or topk_idx_0 [tokens, top-k] and so on, with
+-1 for no route, and if you like topk_weights likewise.
+
+Exit codes: 0 all right; 2 usage; 3 wrong data; 4 a hang or fault; 5 a crash.
+"""
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What is used where the command line says nothing."""
+
+    ranks: int
+    tokens: tuple[int, ...]
+    hidden: tuple[int, ...]
+    experts: tuple[int, ...]
+    modes: tuple[str, ...]
+    timeout: float | None
+
+
+DEFAULTS = {
+    "cuda": Defaults(0, (1, 8, 32, 128), (7168,), (256,), ("kernel", "graph", "host"), 120.0),
+    "sim": Defaults(8, (8, 40), (1024,), (64,), ("graph", "host"), None),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line, with defaults filled in for the device."""
+
+    device: str
+    ranks: int
+    sweep: Sweep
+    ops: tuple[str, ...]
+    modes: tuple[str, ...]
+    iters: int
+    warmup: int
+    seed: int
+    compare: Path | None
+    json: str | None
+    csv: str | None
+    plot: str | None
+    timeout: float | None
+    verbose: bool
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the command line; ends the program with a message if it cannot."""
+    return _parser().parse_args(arguments)
+
+
+def settle(given: argparse.Namespace, device: str, num_ranks: int | None) -> Options:
+    """Fills in the defaults.
+
+    Args:
+        given: from :func:`parse`.
+        device: ``cuda`` or ``sim``.
+        num_ranks: how many ranks there are, if that is not for the command line to say.
+    """
+    defaults = DEFAULTS[device]
+    if num_ranks and given.ranks and given.ranks != num_ranks:
+        raise UsageError(
+            f"--ranks {given.ranks}: expected {num_ranks}, the number of ranks in the environment"
+        )
+    modes = given.mode or defaults.modes
+    if device == "sim" and "kernel" in modes:
+        raise UsageError("--mode kernel: the simulator has no time; expected graph or host")
+    if device == "sim" and given.compare:
+        raise UsageError("--compare: the simulator has no time to compare; expected --device cuda")
+    return Options(
+        device=device,
+        ranks=num_ranks or given.ranks or defaults.ranks,
+        sweep=_sweep(given, defaults),
+        ops=given.op,
+        modes=modes,
+        iters=given.iters,
+        warmup=given.warmup,
+        seed=given.seed,
+        compare=given.compare,
+        json=given.json,
+        csv=given.csv,
+        plot=given.plot,
+        timeout=defaults.timeout if given.timeout is None else given.timeout,
+        verbose=given.verbose,
+    )
+
+
+def _sweep(given: argparse.Namespace, defaults: Defaults) -> Sweep:
+    from_file = [spec for spec in given.routing if spec.endswith(".npz")]
+    for name, value in (("--tokens", given.tokens), ("--top-k", given.top_k)):
+        if from_file and value:
+            raise UsageError(f"{name} and --routing {from_file[0]} exclude each other: the file decides")
+    return Sweep(
+        algorithm=given.algorithm,
+        layout=given.layout,
+        tokens=given.tokens or defaults.tokens,
+        hidden=given.hidden or defaults.hidden,
+        top_k=given.top_k or (8,),
+        experts=given.experts or defaults.experts,
+        dtype=given.dtype,
+        routing=given.routing,
+        sms=given.sms,
+        zero_copy=given.zero_copy,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ep_bench",
+        description="Measures expert-parallel dispatch and combine, and verifies what it measures.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--device", choices=("auto", "cuda", "sim"), default="auto", help="default: GPUs if there are any")
+    add("--ranks", type=_number(1), metavar="N", help="default: all GPUs, or 8 simulated ones")
+    add("--algorithm", type=_list(_one_of("ll")), default=("ll",), help="ll [list]")
+    add("--layout", type=_list(_one_of("em", "rm")), default=("em", "rm"),
+        help="expert-major or rank-major [list]; default em,rm")  # fmt: skip
+    add("--op", type=_list(_one_of(*OPERATIONS)), default=tuple(OPERATIONS),
+        help=f"{', '.join(OPERATIONS)} [list]; default all")  # fmt: skip
+    add("--tokens", type=_list(_number(1)), metavar="N", help="tokens per rank [list]")
+    add("--hidden", type=_list(_number(1)), metavar="N", help="elements of a row [list]")
+    add("--top-k", type=_list(_number(1)), metavar="N", help="routes of a token [list]; default 8")
+    add("--experts", type=_list(_number(1)), metavar="N", help="of all ranks together [list]")
+    add("--dtype", type=_list(_one_of(*DTYPES)), default=("bf16",), help="bf16, fp16, fp32 [list]")
+    add("--routing", type=_list(_spec), default=("uniform",), metavar="R",
+        help="uniform, zipf:A, hot:N (to N experts) or FILE.npz [list]")  # fmt: skip
+    add("--mode", type=_list(_one_of("kernel", "graph", "host")), help="kernel, graph, host [list]")
+    add("--iters", type=_number(1), default=100, metavar="N", help="timed iterations; default 100")
+    add("--warmup", type=_number(0), default=20, metavar="N", help="untimed iterations; default 20")
+    add("--sms", type=_list(_number(0)), default=(0,), metavar="N",
+        help="most SMs to use, 0 lets the library choose [list]")  # fmt: skip
+    add("--zero-copy", type=_list(_switch), nargs="?", const=(True,), default=(False,), metavar="on,off",
+        help="receive into a window, rank-major only [list]")  # fmt: skip
+    add(
+        "--seed", type=_number(0), default=1, metavar="N", help="of routing, numbers and simulator; default 1"
+    )
+    add("--compare", type=_library, metavar="PATH", help="another libnccl_ep.so.0, measured in turn")
+    add("--json", metavar="FILE", help="write rows as JSON; - is standard output")
+    add("--csv", metavar="FILE", help="write rows as CSV")
+    add("--plot", type=_plot, metavar="FILE", help="draw rows: .png or .html")
+    add("--timeout", type=_seconds, metavar="S",
+        help="seconds without progress that count as a hang; default 120, none on the simulator")  # fmt: skip
+    add("--verbose", action="store_true", help="more columns: routing, host time of a call, spread of ratios")
+    return parser
+
+
+def _list(item: Callable[[str], Value]) -> Callable[[str], tuple[Value, ...]]:
+    return lambda text: tuple(dict.fromkeys(item(part.strip()) for part in text.split(",")))
+
+
+def _number(least: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+        if number < least:
+            raise argparse.ArgumentTypeError(f"{number} is too small, expected at least {least}")
+        return number
+
+    return read
+
+
+def _one_of(*names: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in names:
+            raise argparse.ArgumentTypeError(f"{text!r} is unknown, expected {', '.join(names)}")
+        return text
+
+    return read
+
+
+def _switch(text: str) -> bool:
+    return _one_of("on", "off")(text) == "on"
+
+
+def _seconds(text: str) -> float:
+    return float(text)
+
+
+def _spec(text: str) -> str:
+    try:
+        return check_spec(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _library(text: str) -> Path:
+    path = Path(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"{text} is no file, expected a libnccl_ep.so.0")
+    return path.resolve()
+
+
+def _plot(text: str) -> Any:
+    if not text.endswith((".png", ".html")):
+        raise argparse.ArgumentTypeError(f"{text}: expected a name that ends in .png or .html")
+    return text

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The push probe: what the links carry when rows are pushed and nothing else. Part of every run on GPUs."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import numpy as np
+from nccl_ep import paths
+
+from ep_bench.devices import driver, nccl, nvrtc
+from ep_bench.devices.cuda import CudaDevice
+from ep_bench.statistics import slowest_rank
+
+ROW_BYTES = 14_336
+NUM_ROWS = 2_048  # for each peer: long enough that launches do not count
+NUM_STAGES, NUM_WARPS, MAX_PEERS = 3, 2, 63  # as in push_probe.cu
+BLOCKS_PER_PEER = 16
+WARMUP, ITERATIONS = 10, 50
+
+
+class _PushArgs(ctypes.Structure):
+    _fields_ = [
+        ("source", ctypes.c_uint64),
+        ("num_rows", ctypes.c_uint32),
+        ("row_bytes", ctypes.c_uint32),
+        ("num_peers", ctypes.c_uint32),
+        ("unused", ctypes.c_uint32),
+        ("targets", ctypes.c_uint64 * MAX_PEERS),
+    ]
+
+
+def push_ceiling_gbps(device: CudaDevice, communicator: nccl.Communicator) -> float:
+    """GB/s that each rank pushes to its peers, by the slowest rank, median of iterations. Collective.
+
+    Each block serves one peer, and the first blocks of rank r serve rank r + 1, so that no rank is the target
+    of all at once.
+    """
+    rank, num_ranks = communicator.rank, communicator.num_ranks
+    shared_bytes = NUM_WARPS * NUM_STAGES * ROW_BYTES
+    binary = nvrtc.compile_file(
+        Path(__file__).with_name("push_probe.cu"), paths.template_dir(), device.gpu.arch
+    )
+    kernel = driver.Kernel(binary, "push_rows", shared_bytes)
+    part_bytes = NUM_ROWS * ROW_BYTES
+    window = nccl.Window(communicator, num_ranks * part_bytes)  # rank r's rows arrive at part r
+    peers = [(rank + i) % num_ranks for i in range(1, num_ranks)]
+    arguments = _PushArgs(window.ptr + rank * part_bytes, NUM_ROWS, ROW_BYTES, len(peers))
+    for i, peer in enumerate(peers):
+        arguments.targets[i] = window.peer_address(peer) + rank * part_bytes
+    per_peer = max(1, min(BLOCKS_PER_PEER, device.gpu.num_sms // len(peers)))
+    times = []
+    start, end = driver.Event(), driver.Event()
+    for _ in range(WARMUP + ITERATIONS):
+        device.align_ranks()
+        device.stream.record(start)
+        device.stream.launch(kernel, per_peer * len(peers), 32 * NUM_WARPS, shared_bytes, arguments)
+        device.stream.record(end)
+        device.synchronize()
+        times.append(end.microseconds_since(start))
+    everyone = np.asarray(device.peers.all_gather(times[WARMUP:]))
+    window.close()
+    return len(peers) * part_bytes / (float(np.median(slowest_rank(everyone))) * 1e3)

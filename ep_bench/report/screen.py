@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The screen: what runs on what, a progress bar, and the table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ep_bench.launch.watchdog import Watchdog
+from ep_bench.report.columns import Column, columns_for, constants_of
+from ep_bench.rows import Row, Setup
+
+_LEFT = {"layout", "op", "mode", "library", "dtype", "routing"}
+
+
+class Screen:
+    """Rank 0's audience. The bar and complaints go to stderr, so that stdout has nothing but results."""
+
+    def __init__(self, console: Console, watchdog: Watchdog) -> None:
+        self._console = console
+        self._errors = Console(stderr=True)
+        self._watchdog = watchdog
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(),
+            console=self._errors, transient=True,
+        )  # fmt: skip
+        self._task = self._bar.add_task("starting", total=None)
+        self._complaints: list[str] = []
+
+    def begin(self, setup: Setup, num_steps: int) -> None:
+        for line in describe(setup):
+            self._console.print(line, highlight=False, markup=False)
+        self._bar.update(self._task, total=num_steps)
+        self._bar.start()
+
+    def now(self, what: str) -> None:
+        self._watchdog.feed(what)
+        self._bar.update(self._task, description=escape(what))
+
+    def fed(self) -> None:
+        """There is progress inside a step."""
+        self._watchdog.feed()
+
+    def advance(self) -> None:
+        self._watchdog.feed()
+        self._bar.advance(self._task)
+
+    def complain(self, text: str) -> None:
+        self._errors.print(text, style="bold red", highlight=False, markup=False)
+
+    def show(self, rows: Sequence[Row], *, verbose: bool) -> None:
+        """The table, and what all its rows have in common."""
+        self._bar.stop()
+        if not rows:
+            return
+        common = constants_of(rows)
+        self._console.print(", ".join(f"{name} {value}" for name, value in common.items()), highlight=False)
+        self._console.print(table_of(rows, columns_for(rows, verbose=verbose)))
+
+    def __enter__(self) -> Screen:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+
+class Nobody:
+    """The audience of the other ranks, whose screen is rank 0's."""
+
+    def begin(self, setup: Setup, num_steps: int) -> None:
+        pass
+
+    def now(self, what: str) -> None:
+        pass
+
+    def fed(self) -> None:
+        pass
+
+    def advance(self) -> None:
+        pass
+
+    def complain(self, text: str) -> None:
+        pass
+
+
+def describe(setup: Setup) -> list[str]:
+    """What runs on what, for people."""
+    hosts = "" if setup.nodes == 1 else f" on {setup.nodes} hosts"
+    lines = [f"{setup.ranks} ranks{hosts}, LSA teams of {setup.lsa_team_size}: {setup.description}"]
+    lines.append(", ".join(f"{name} {version}" for name, version in setup.versions.items()))
+    if setup.ceiling_gbps:
+        lines.append(f"links: a bare push of rows reaches {setup.ceiling_gbps:.0f} GB/s per rank")
+    return lines + [f"note: {note}" for note in setup.notes]
+
+
+def table_of(rows: Sequence[Row], columns: Sequence[Column]) -> Table:
+    """The rows as a table for the screen."""
+    table = Table(header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column.title, justify="left" if column.name in _LEFT else "right", no_wrap=True)
+    for row, following in zip(rows, [*rows[1:], None], strict=True):
+        ends_case = following is None or (row.layout, row.tokens) != (following.layout, following.tokens)
+        cells = [column.text(row) for column in columns]
+        table.add_row(*cells, style=None if row.verified else "bold red", end_section=ends_case)
+    return table

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Row: one measured number with everything it depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ep_bench.cases import Case
+from ep_bench.statistics import Ratio
+from ep_bench.subject import Library
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all rows of a run have in common, as rank 0 sees it.
+
+    Attributes:
+        device: ``cuda`` or ``sim``.
+        description: what the device is, for people.
+        versions: of what is involved, by name.
+        ceiling_gbps: what a bare push of rows over the links reaches, or None.
+        notes: what the reader should know.
+    """
+
+    device: str
+    ranks: int
+    lsa_team_size: int
+    nodes: int
+    description: str
+    versions: dict[str, str]
+    ceiling_gbps: float | None
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the results. The field names up to ``seed`` are the keys of the JSON output.
+
+    Times are None on the simulator, bandwidths also where nothing crosses a link. Bytes are per rank, mean
+    over ranks.
+    """
+
+    device: str
+    ranks: int
+    lsa_team_size: int
+    nodes: int
+    algorithm: str
+    layout: str
+    op: str
+    mode: str
+    tokens: int
+    hidden: int
+    top_k: int
+    experts: int
+    dtype: str
+    recipe: str
+    zero_copy: bool
+    sms: int
+    p50_us: float | None
+    p99_us: float | None
+    remote_bytes: float
+    ideal_remote_bytes: float
+    remote_gbps: float | None
+    ceiling_gbps: float | None
+    verified: bool
+    library: str
+    library_version: str
+    seed: int
+    # Beside the table's keys:
+    routing: str
+    host_call_us: float | None = None
+    ratio: Ratio | None = None
+
+    def as_dict(self, *, verbose: bool = False) -> dict[str, Any]:
+        """For JSON and CSV. ``verbose`` adds what is beside the keys."""
+        names = [field.name for field in fields(self) if field.name != "ratio"]
+        values = {name: getattr(self, name) for name in names[: len(names) if verbose else len(KEYS)]}
+        if verbose:
+            for name in ("median", "low", "high"):
+                values[f"ratio_{name}"] = getattr(self.ratio, name) if self.ratio else None
+        return values
+
+
+KEYS = [field.name for field in fields(Row)][: [field.name for field in fields(Row)].index("seed") + 1]
+"""The keys of the JSON output, in order."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found out about one operation of one library.
+
+    Attributes:
+        p50_us, p99_us: of the slowest rank; None where there is no time.
+        host_call_us: how long a call keeps the host, or None where that was not measured.
+        remote_bytes: bytes over links for one operation, if they were counted.
+        ratio: to the same measurement of the library under test, for the library it is compared with.
+    """
+
+    verified: bool
+    p50_us: float | None = None
+    p99_us: float | None = None
+    host_call_us: float | None = None
+    remote_bytes: float | None = None
+    ratio: Ratio | None = None
+
+
+def make_row(
+    setup: Setup, case: Case, op: str, mode: str, library: Library, measured: Measured, ideal: float,
+    computed: float,
+) -> Row:  # fmt: skip
+    """Puts a row together. ``ideal`` and ``computed`` are bytes by the routing."""
+    remote_bytes = computed if measured.remote_bytes is None else measured.remote_bytes
+    timed = bool(measured.p50_us) and remote_bytes > 0
+    return Row(
+        device=setup.device,
+        ranks=setup.ranks,
+        lsa_team_size=setup.lsa_team_size,
+        nodes=setup.nodes,
+        algorithm=case.algorithm,
+        layout=case.layout,
+        op=op,
+        mode=mode,
+        tokens=case.tokens,
+        hidden=case.hidden,
+        top_k=case.top_k,
+        experts=case.experts,
+        dtype=case.dtype,
+        recipe="none",
+        zero_copy=case.zero_copy,
+        sms=case.sms,
+        p50_us=measured.p50_us,
+        p99_us=measured.p99_us,
+        remote_bytes=remote_bytes,
+        ideal_remote_bytes=ideal,
+        remote_gbps=remote_bytes / (measured.p50_us * 1e3) if timed and measured.p50_us else None,
+        ceiling_gbps=setup.ceiling_gbps,
+        verified=measured.verified,
+        library=library.name,
+        library_version=library.version,
+        seed=case.seed,
+        routing=case.routing,
+        host_call_us=measured.host_call_us,
+        ratio=measured.ratio,
+    )

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run on simulated GPUs: all ranks are threads of this process."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from contextlib import ExitStack
+from typing import Any
+
+import nccl_ep
+from nccl_ep import sim
+
+from ep_bench.cases import Case
+from ep_bench.devices.sim import SimDevice, SimPeers
+from ep_bench.exits import Exit, exit_for
+from ep_bench.finish import console_for, exit_code, report
+from ep_bench.launch.watchdog import Watchdog
+from ep_bench.measure import SimMeter
+from ep_bench.options import Options
+from ep_bench.report.screen import Nobody, Screen
+from ep_bench.rows import Setup
+from ep_bench.runner import Runner, libraries
+
+_SMALLEST_MEMORY = 1 << 30
+
+
+def run_cluster(options: Options, notes: list[str]) -> int:
+    """Runs everything and returns the exit code."""
+    cases = options.sweep.cases(options.ranks, options.seed)
+    memory = max(_SMALLEST_MEMORY, *(_memory_of(case) for case in cases))
+    cluster = sim.Cluster(gpus_per_node=options.ranks, seed=options.seed or None, memory_bytes=memory)
+    setup = _setup(options, cluster, notes)
+    slots: list[Any] = [None] * options.ranks
+
+    def act(rank: sim.Rank) -> Runner:
+        audience = screen if rank.rank == 0 else Nobody()
+        device, peers = SimDevice(rank, cluster), SimPeers(rank, slots)
+        runner = Runner(options, device, peers, SimMeter(device, audience.fed), setup, audience)
+        audience.begin(setup, len(cases) * len(options.ops) * len(options.modes))
+        with ExitStack() as stack:
+            runner.run(cases, libraries(options, device, stack), options.modes)
+        return runner
+
+    with Screen(console_for(options), Watchdog(options.timeout)) as screen, cluster:
+        try:
+            runner = cluster.run(act)[0]
+        except Exception as error:
+            return _explain(error, cluster)
+        report(options, setup, runner.rows, screen)
+    return exit_code(runner.has_wrong_data)
+
+
+def _explain(error: Exception, cluster: sim.Cluster) -> int:
+    traceback.print_exc()
+    if cluster.failure is sim.Failure.NONE:
+        return exit_for(error)
+    print(f"ep_bench: the simulator stopped: {cluster.failure.name}\n{cluster.report}", file=sys.stderr)
+    return Exit.HANG
+
+
+def _setup(options: Options, cluster: sim.Cluster, notes: list[str]) -> Setup:
+    config = cluster.config
+    return Setup(
+        device="sim",
+        ranks=options.ranks,
+        lsa_team_size=config["lsa_team_size"],
+        nodes=config["num_nodes"],
+        description=f"simulated GPUs with {config['sms_per_gpu']} SMs, seed {cluster.seed}",
+        versions={"nccl_ep": str(nccl_ep.get_lib_version())},
+        ceiling_gbps=None,
+        notes=notes,
+    )
+
+
+def _memory_of(case: Case) -> int:
+    """Enough for a case's buffers and the library's own, of which only what is touched is really used."""
+    return (
+        6 * case.num_zones * case.zone_rows * case.row_bytes
+        + 6 * case.num_ranks * case.tokens * case.row_bytes
+    )
