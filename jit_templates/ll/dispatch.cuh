@@ -171,6 +171,7 @@ EP_DEVICE void receive_into_experts(const Operation& op, const LlDispatchArgs& a
   if (piece.chunk == 0) {
     remember(args.routing, op.group.layout.slot(piece.source, piece.token), received, routes, num_hits);
   }
+  if (num_hits == 0) return;
   const uint64_t zone = uint64_t{op.group.num_ranks} * op.group.layout.max_tokens;
   receive_piece(op, args, piece, num_hits, [&](uint32_t hit) {
     return args.out_tokens + (routes[hit].expert * zone + routes[hit].value) * piece.cut.row_bytes();
