@@ -20,7 +20,7 @@ namespace nccl_ep::sim {
 namespace {
 
 constexpr uint64_t kPage = 4096;
-constexpr uint64_t kMaxStaticShared = 48 * 1024;  // of a block, as on a GPU
+constexpr uint64_t kSharedPadding = 16 * 1024;  // between the static arrays of a block
 constexpr uint32_t kSharedSlotsPerSm = 32;
 // Fresh memory is not zero. Filling more than this would cost more than it finds.
 constexpr size_t kGarbageBytes = size_t{1} << 20;
@@ -55,7 +55,7 @@ Memory::Memory(const ncclEpSimConfig_t& config, check::Checker* checker)
       memory_bytes_(align_up(config.memory_bytes, kPage)),
       checker_(checker) {
   stride_shift_ = static_cast<uint32_t>(std::bit_width(2 * memory_bytes_ - 1));
-  shared_slot_bytes_ = align_up(config.max_shared_bytes + kMaxStaticShared, kPage);
+  shared_slot_bytes_ = align_up(config.max_shared_bytes + kMaxStaticShared + kSharedPadding, kPage);
   num_shared_slots_ = config.sms_per_gpu * kSharedSlotsPerSm;
   shared_bytes_ = uint64_t{num_ranks_} * num_shared_slots_ * shared_slot_bytes_;
 
@@ -68,7 +68,6 @@ Memory::Memory(const ncclEpSimConfig_t& config, check::Checker* checker)
   }
   begin_ = reinterpret_cast<uintptr_t>(memory);
   mprotect(reinterpret_cast<void*>(shared_begin()), shared_bytes_, PROT_READ | PROT_WRITE);
-  poison(begin_, bytes());
 
   arenas_.resize(num_ranks_);
   for (uint32_t rank = 0; rank < num_ranks_; ++rank) {
@@ -83,7 +82,12 @@ Memory::Memory(const ncclEpSimConfig_t& config, check::Checker* checker)
 }
 
 Memory::~Memory() {
-  unpoison(begin_, bytes());
+  for (uint32_t rank = 0; rank < num_ranks_; ++rank) {
+    for (Zone zone : {Zone::symmetric, Zone::ordinary}) {
+      const uintptr_t begin = zone_begin(rank, zone);
+      unpoison(begin, arenas_[rank].used_end[static_cast<int>(zone)] - begin);
+    }
+  }
   munmap(reinterpret_cast<void*>(begin_), bytes());
 }
 
@@ -117,6 +121,7 @@ void* Memory::allocate(uint32_t rank, size_t bytes, Zone zone) {
   const uintptr_t needed_end = align_up(begin + bytes, kPage);
   if (needed_end > used_end) {
     mprotect(reinterpret_cast<void*>(used_end), needed_end - used_end, PROT_READ | PROT_WRITE);
+    poison(used_end, needed_end - used_end);
     used_end = needed_end;
   }
   arena.allocations[begin] = {bytes, zone};

@@ -47,6 +47,8 @@ class Memory {
   uintptr_t begin() const { return begin_; }
   uintptr_t bytes() const { return (uintptr_t{num_ranks_} << stride_shift_) + shared_bytes_; }
 
+  static constexpr size_t kMaxStaticShared = 48 * 1024;  // of a block, as on a GPU
+
   // Shared memory of the blocks: `shared_slots` of these on each rank.
   std::byte* shared_slot(uint32_t rank, uint32_t slot) const;
   uint64_t shared_slot_bytes() const { return shared_slot_bytes_; }

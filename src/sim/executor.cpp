@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sim/executor.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "sim/executor_state.hpp"
+#include "sim/hooks.hpp"
+
+namespace nccl_ep::sim {
+
+thread_local ExecutorState* running_state = nullptr;
+
+namespace device {
+__thread const Identity* identity = nullptr;
+}
+
+namespace {
+
+constexpr uint64_t kStepsBetweenChecks = 1024;
+constexpr uint32_t kMaxIdleRounds = 48;
+constexpr uint64_t kFirstIdleNs = 1024;
+
+size_t stack_bytes([[maybe_unused]] bool has_checker) {
+#if defined(__SANITIZE_ADDRESS__) || defined(EP_FIBER_UCONTEXT)
+  return 64 * 1024;
+#else
+  return has_checker ? 16 * 1024 : 8 * 1024;  // the checker's calls run on the fibers
+#endif
+}
+
+const std::function<std::string()> kStackOverflow = [] {
+  return "a thread needs more stack than the simulator gives it (" + std::to_string(running_state->stacks.stack_bytes()) +
+         " bytes)";
+};
+
+// Sets what the OS thread must know while run() is on its stack.
+class Running {
+ public:
+  explicit Running(ExecutorState& state) {
+    running_state = &state;
+    check::hook_state.memory_begin = state.memory.begin();
+    check::hook_state.memory_bytes = state.memory.bytes();
+    check::hook_state.checker = state.checker;
+    check::hook_state.yield = [] { running_state->step(); };
+  }
+  ~Running() {
+    running_state = nullptr;
+    check::hook_state = {};
+  }
+  Running(const Running&) = delete;
+  Running& operator=(const Running&) = delete;
+};
+
+}  // namespace
+
+ExecutorState::ExecutorState(Executor& executor, const ncclEpSimConfig_t& config, check::Checker* checker,
+                             LinkCounters& counters)
+    : executor(executor),
+      config(config),
+      topology(topology_of(config)),
+      checker(checker),
+      counters(counters),
+      random(config.seed),
+      memory(config, checker),
+      stacks(stack_bytes(checker != nullptr)),
+      scheduler(config.schedule, topology.num_ranks(), random.fork()),
+      stores(random.fork()),
+      gpus(topology.num_ranks()) {
+  const auto delay = [&] { return uint64_t{4} << random.below(17); };
+  delays = {delay(), delay(), delay()};
+  constexpr uint64_t kAccessesPerStep[] = {0, 256, 32, 4};
+  accesses_per_step = kAccessesPerStep[random.below(4)];
+  accesses_until_step = accesses_per_step == 0 ? EventQueue::kNever : 1;
+  for (Gpu& gpu : gpus) {
+    gpu.sms.resize(config.sms_per_gpu);
+    for (uint32_t slot = memory.num_shared_slots(); slot > 0; --slot) gpu.free_shared_slots.push_back(slot - 1);
+  }
+}
+
+// ---- steps
+
+void ExecutorState::step() {
+  ++steps;
+  perform_store_at_random();
+  if (steps >= attention_at) {
+    check_stack();
+    Fiber::switch_to(current->fiber, main);
+    return;
+  }
+  GpuThread* next = scheduler.next(current);
+  if (next != current) enter(*next);
+}
+
+void ExecutorState::step_at_access() {
+  if (accesses_per_step == 0) return;
+  accesses_until_step = 1 + random.below(2 * accesses_per_step);
+  step();
+}
+
+void ExecutorState::perform_store_at_random() {
+  if (stores.num_pending() == 0 || config.stores != NCCL_EP_SIM_STORES_RANDOM) return;
+  if (steps_until_store-- > 0) return;
+  steps_until_store = random.below(64);
+  stores.perform_any();
+}
+
+void ExecutorState::wait(const Wait& wait) {
+  current->wait = wait;
+  scheduler.set_waiting(*current);
+  switch_away();
+}
+
+// Returns when the current thread goes on.
+void ExecutorState::switch_away() {
+  ++steps;
+  GpuThread* next = steps >= attention_at ? nullptr : scheduler.next(current);
+  if (next != nullptr) {
+    enter(*next);
+  } else {
+    check_stack();
+    Fiber::switch_to(current->fiber, main);
+  }
+}
+
+void ExecutorState::enter(GpuThread& thread) {
+  check_stack();
+  GpuThread& from = *current;
+  make_current(thread);
+  Fiber::switch_to(from.fiber, thread.fiber);
+}
+
+void ExecutorState::make_current(GpuThread& thread) {
+  current = &thread;
+  schedule_hash = (schedule_hash ^ (thread.serial << 32 ^ steps)) * 0x100000001b3;  // after FNV
+  device::identity = &thread.identity;
+  check::hook_state.thread = thread.checked;
+}
+
+void ExecutorState::check_stack() {
+  constexpr ptrdiff_t kMargin = 256;
+  const auto* here = static_cast<const std::byte*>(__builtin_frame_address(0));
+  if (here - current->stack < kMargin) fail_thread(current->wait.pc, kStackOverflow);
+}
+
+void ExecutorState::fail_thread(check::Pc pc, const std::function<std::string()>& text) {
+  thread_failure = {pc, &text};
+  Fiber::abandon_to(main);
+}
+
+// ---- looking at memory
+
+void ExecutorState::look(const void* address, uint32_t bytes, uint64_t value, const char* what, check::Pc pc) {
+  switch (current->polling.note(reinterpret_cast<uintptr_t>(address), bytes, value)) {
+    case Polling::Reading::changed:
+      ++progress;
+      break;
+    case Polling::Reading::unchanged:
+      break;
+    case Polling::Reading::idle:
+      parked.park(*current);
+      wait({what, 0, pc});
+  }
+}
+
+void ExecutorState::notify(const void* address, size_t bytes) {
+  ++progress;
+  if (parked.empty()) return;
+  for (GpuThread* thread : parked.take(reinterpret_cast<uintptr_t>(address), bytes)) make_runnable(*thread);
+}
+
+void ExecutorState::make_runnable(GpuThread& thread) {
+  thread.wait = {};
+  scheduler.set_runnable(thread);
+}
+
+// ---- the main loop
+
+Executor::Outcome ExecutorState::run() {
+  const Running scope(*this);
+  catch_memory_faults();
+  main.use_own_stack();
+  while (true) {
+    if (steps >= attention_at) attend();
+    if (failure) return Executor::Outcome::failed;
+    if (std::exchange(pause_requested, false)) return Executor::Outcome::paused;
+    if (GpuThread* next = scheduler.next(current)) {
+      resume_fiber(*next);
+    } else if (!advance_time()) {
+      return failure ? Executor::Outcome::failed : Executor::Outcome::idle;
+    }
+  }
+}
+
+void ExecutorState::resume_fiber(GpuThread& thread) {
+  make_current(thread);
+  on_fiber = true;
+  Fiber::switch_to(main, thread.fiber);
+  on_fiber = false;
+  if (thread_failure) {
+    const std::string text = (*thread_failure->text)();
+    fail(NCCL_EP_SIM_FAILURE_FAULT, text + "\n  " + name_of(*current) + place_of(thread_failure->pc));
+  }
+  if (memory_fault) {
+    fail(NCCL_EP_SIM_FAILURE_FAULT, "a bad access to " + memory.describe(memory_fault->address) + "\n  " +
+                                        name_of(*current) + place_of(memory_fault->pc));
+  }
+  if (!finished_blocks.empty()) finish_blocks();
+}
+
+// Does what is due.
+void ExecutorState::attend() {
+  fail_if_raced();
+  if (config.step_limit != 0 && steps >= config.step_limit) {
+    fail(NCCL_EP_SIM_FAILURE_STEP_LIMIT,
+         "the simulation has not ended after " + std::to_string(steps) + " steps (ncclEpSimConfig_t.step_limit)");
+  }
+  while (!failure && events.next_due() <= steps) {
+    ++progress;
+    events.take()();
+  }
+  attention_at = std::min({events.next_due(), steps + kStepsBetweenChecks,
+                           config.step_limit != 0 ? config.step_limit : EventQueue::kNever});
+}
+
+void ExecutorState::after(uint64_t delay, std::function<void()> action) {
+  events.add(steps + delay, std::move(action));
+  attention_at = std::min(attention_at, events.next_due());
+}
+
+// No thread can go on. False: nothing will ever happen again.
+bool ExecutorState::advance_time() {
+  if (!events.empty()) {
+    steps = std::max(steps, events.next_due());
+    return true;
+  }
+  if (stores.num_pending() > 0) {
+    stores.perform_any();
+    return true;
+  }
+  if (is_idle()) return false;
+  if (std::exchange(progress_at_idle_round, progress) != progress) idle_rounds = 0;
+  if (parked.empty() || ++idle_rounds > kMaxIdleRounds) {
+    fail(NCCL_EP_SIM_FAILURE_DEADLOCK, describe_deadlock());
+    return false;
+  }
+  idle_ns += kFirstIdleNs << idle_rounds;
+  for (GpuThread* thread : parked.take_all()) make_runnable(*thread);
+  return true;
+}
+
+bool ExecutorState::is_idle() const {
+  return std::all_of(grids.begin(), grids.end(), [&](const auto& grid) { return scheduler.is_silent(grid->rank); });
+}
+
+void ExecutorState::fail(ncclEpSimFailure_t kind, std::string report) {
+  if (failure) return;
+  fail_if_raced();
+  if (!failure) failure = ExecutorFailure{kind, std::move(report)};
+  request_attention();
+}
+
+// A race comes first: whatever else went wrong may be its consequence.
+void ExecutorState::fail_if_raced() {
+  if (failure || checker == nullptr || !checker->has_findings()) return;
+  std::string text;
+  for (const check::Report& report : checker->reports()) text += (text.empty() ? "" : "\n") + report.text;
+  if (!text.empty()) failure = ExecutorFailure{NCCL_EP_SIM_FAILURE_RACE, std::move(text)};
+}
+
+// ---- the public face
+
+Executor::Executor(const ncclEpSimConfig_t& config, check::Checker* checker, LinkCounters& counters)
+    : state_(std::make_unique<ExecutorState>(*this, config, checker, counters)) {}
+Executor::~Executor() = default;
+
+Memory& Executor::memory() { return state_->memory; }
+std::string Executor::describe(uintptr_t address) const { return state_->memory.describe(address); }
+
+void Executor::after(uint64_t steps, std::function<void()> action) { state_->after(steps, std::move(action)); }
+
+void Executor::copy(void* dst, const void* src, size_t bytes) {
+  state_->stores.perform_at(dst, bytes);
+  std::memcpy(dst, src, bytes);
+  state_->notify(dst, bytes);
+}
+
+void Executor::fill(void* dst, uint8_t value, size_t bytes) {
+  state_->stores.perform_at(dst, bytes);
+  std::memset(dst, value, bytes);
+  state_->notify(dst, bytes);
+}
+
+void Executor::notify(const void* address, size_t bytes) { state_->notify(address, bytes); }
+
+void Executor::set_silent(uint32_t rank, bool silent) { state_->scheduler.set_silent(rank, silent); }
+
+Executor::Outcome Executor::run() { return state_->run(); }
+
+void Executor::request_pause() {
+  state_->pause_requested = true;
+  state_->request_attention();
+}
+
+void Executor::fail(ncclEpSimFailure_t kind, std::string report) { state_->fail(kind, std::move(report)); }
+const std::optional<ExecutorFailure>& Executor::failure() const { return state_->failure; }
+
+uint64_t Executor::steps() const { return state_->steps; }
+uint64_t Executor::clock_ns() const { return state_->clock_ns(); }
+uint64_t Executor::schedule_hash() const { return state_->schedule_hash; }
+
+Executor& Executor::running() { return running_state->executor; }
+GpuThread& Executor::current_thread() { return *state_->current; }
+uint32_t Executor::current_rank() { return state_->current->warp->block->grid->rank; }
+check::Thread* Executor::current_checker_thread() { return state_->current->checked; }
+void Executor::yield() { state_->step(); }
+void Executor::suspend(const char* what, check::Pc pc) { state_->wait({what, 0, pc}); }
+void Executor::resume(GpuThread& thread) {
+  ++state_->progress;
+  state_->make_runnable(thread);
+}
+void Executor::fail_thread(check::Pc pc, const std::function<std::string()>& text) {
+  state_->fail_thread(pc, text);
+}
+
+}  // namespace nccl_ep::sim
