@@ -19,12 +19,23 @@ class CompileError(Exception):
 
 @cache
 def _nvrtc() -> ctypes.CDLL:
-    return open_library(
+    library = open_library(
         "NVRTC",
         ["libnvrtc.so.13", "libnvrtc.so.12"],
         ["nvidia/cu13/lib", "nvidia/cuda_nvrtc/lib"],
         "pip install nvidia-cuda-nvrtc (nvidia-cuda-nvrtc-cu12 with a CUDA 12 driver)",
     )
+    _load_builtins(library)
+    return library
+
+
+def _load_builtins(library: ctypes.CDLL) -> None:
+    """NVRTC opens its built-in headers by name alone; in a wheel they are found only if they are loaded."""
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
+    file = Path(library._name).with_name(f"libnvrtc-builtins.so.{major.value}.{minor.value}")
+    if file.is_file():
+        ctypes.CDLL(str(file), mode=ctypes.RTLD_GLOBAL)
 
 
 def compile_file(source: Path, include_dir: Path, arch: str) -> bytes:

@@ -42,7 +42,7 @@ def _start(arguments: Sequence[str], rank: int, num_ranks: int, socket: Path) ->
 def _wait(ranks: list[subprocess.Popen[bytes]]) -> int:
     failure: int | None = None
     give_up = float("inf")
-    while any(rank.poll() is None for rank in ranks) and time.monotonic() < give_up:
+    while None in [rank.poll() for rank in ranks] and time.monotonic() < give_up:
         codes = [rank.returncode for rank in ranks if rank.returncode]
         if codes and failure is None:
             failure = _meaning(codes)

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ranks: found in the environment, brought together, supervised."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from ep_bench.exits import Exit, PeerLost, UsageError
+from ep_bench.launch import supervisor
+from ep_bench.launch.environment import MEETING, Place, environment_of, find_place
+from ep_bench.launch.peers import SocketPeers
+
+TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "head", "MASTER_PORT": "29500"}
+OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}
+SLURM = {"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "8", "SLURM_JOB_ID": "1234567"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "place"),
+    [
+        ({}, None),
+        (TORCHRUN, Place(3, 8, 1, ("head", 29501))),
+        (OPEN_MPI, Place(2, 4, 0, None)),
+        ({**OPEN_MPI, "MASTER_ADDR": "head", "MASTER_PORT": "7000"}, Place(2, 4, 0, ("head", 7001))),
+        ({**SLURM, "SLURM_STEP_NODELIST": "gpu[03-04,9],x1"}, Place(5, 8, 1, ("gpu03", 34168))),
+        ({**SLURM, "SLURM_STEP_NODELIST": "one"}, Place(5, 8, 1, ("one", 34168))),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, None),  # a shell inside an allocation
+        ({**TORCHRUN, MEETING: "other:99"}, Place(3, 8, 1, ("other", 99))),
+        (environment_of(2, 4, Path("/tmp/x/meeting")), Place(2, 4, 2, Path("/tmp/x/meeting"))),
+    ],
+    ids=[
+        "none",
+        "torchrun",
+        "mpirun",
+        "mpirun with address",
+        "srun",
+        "srun on one host",
+        "salloc",
+        "told",
+        "own",
+    ],
+)
+def test_a_launcher_tells_each_process_its_place(environment, place):
+    assert find_place(environment) == place
+
+
+def test_ranks_that_cannot_find_each_other_are_told_what_to_set():
+    with pytest.raises(UsageError, match=r"set MASTER_ADDR or EP_BENCH_MEETING"):
+        find_place({"RANK": "0", "WORLD_SIZE": "2"})
+
+
+def in_threads(num_ranks, meeting, act):
+    results = [None] * num_ranks
+
+    def run(rank):
+        peers = SocketPeers(Place(rank, num_ranks, rank, meeting))
+        try:
+            results[rank] = act(peers)
+        except PeerLost as error:
+            results[rank] = error
+        finally:
+            peers.close()
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(num_ranks)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    return results
+
+
+def test_peers_gather_values_in_the_order_of_ranks(tmp_path):
+    def act(peers):
+        return [peers.all_gather({"rank": peers.rank, "times": [0.5] * 1000}) for _ in range(3)][-1]
+
+    results = in_threads(4, tmp_path / "meeting", act)
+    assert all([value["rank"] for value in values] == [0, 1, 2, 3] for values in results)
+
+
+def test_a_peer_that_goes_away_is_noticed(tmp_path):
+    def act(peers):
+        return None if peers.rank == 2 else peers.all_gather(1)
+
+    results = in_threads(3, tmp_path / "meeting", act)
+    assert str(results[0]) == "rank 2 went away"
+    assert str(results[1]) == "rank 0 went away"
+
+
+def supervise(monkeypatch, script: str, num_ranks: int = 3) -> int:
+    def start(arguments, rank, num_ranks, socket):
+        return subprocess.Popen([sys.executable, "-c", script, str(rank)])
+
+    monkeypatch.setattr(supervisor, "_start", start)
+    monkeypatch.setattr(supervisor, "_GRACE_S", 0.5)
+    return supervisor.run_ranks([], num_ranks)
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        ("sys.exit(0)", Exit.OK),
+        ("sys.exit(3)", Exit.WRONG_DATA),
+        ("sys.exit(4 if rank == 1 else 0)", Exit.HANG),
+        ("time.sleep(60) if rank else sys.exit(4)", Exit.HANG),
+        ("os.kill(os.getpid(), 11) if rank == 2 else time.sleep(60)", Exit.CRASH),
+        ("sys.exit(77)", Exit.CRASH),
+    ],
+)
+def test_the_first_rank_that_fails_decides_and_none_is_left_behind(monkeypatch, end, code):
+    assert supervise(monkeypatch, f"import os, sys, time; rank = int(sys.argv[1]); {end}") == code
+
+
+def test_no_progress_is_a_hang():
+    script = (
+        "import time; from ep_bench.launch.watchdog import Watchdog; dog = Watchdog(0.5)\n"
+        "for _ in range(4): time.sleep(0.2); dog.feed('dispatch of a case')\n"
+        "time.sleep(60)"
+    )
+    end = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert end.returncode == Exit.HANG
+    assert "no progress for 0.5 s: dispatch of a case" in end.stderr

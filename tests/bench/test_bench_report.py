@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""JSON, CSV, tables and pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from bench_cases import SETUP, case, row
+from rich.console import Console
+
+from ep_bench.report.columns import columns_for, constants_of
+from ep_bench.report.files import write_csv, write_json
+from ep_bench.report.screen import describe, table_of
+from ep_bench.statistics import Ratio
+
+KEYS = [
+    "device", "ranks", "lsa_team_size", "nodes", "algorithm", "layout", "op", "mode", "tokens", "hidden",
+    "top_k", "experts", "dtype", "recipe", "zero_copy", "sms", "p50_us", "p99_us", "remote_bytes",
+    "ideal_remote_bytes", "remote_gbps", "ceiling_gbps", "verified", "library", "library_version", "seed",
+]  # fmt: skip
+
+ROWS = [
+    row(case(tokens=tokens, layout=layout), op, p50_us=10.0 + tokens)
+    for layout in ("em", "rm")
+    for tokens in (1, 128)
+    for op in ("dispatch", "combine")
+]
+UNTIMED = [row(case(tokens=tokens), p50_us=None, p99_us=None, remote_bytes=1020.0) for tokens in (8, 128)]
+
+
+def text_of(rows, **options) -> str:
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(table_of(rows, columns_for(rows, **options)))
+    return capture.get()
+
+
+def test_json_has_exactly_the_documented_keys_in_order(tmp_path):
+    write_json(str(tmp_path / "rows.json"), ROWS, verbose=False)
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert len(rows) == len(ROWS)
+    assert all(list(found) == KEYS for found in rows)
+
+
+def test_json_goes_to_standard_output_for_a_dash(capsys):
+    write_json("-", ROWS[:1], verbose=False)
+    [found] = json.loads(capsys.readouterr().out)
+    assert found["op"] == "dispatch"
+    assert found["remote_gbps"] == pytest.approx(1100 / 11.0 / 1e3)
+    assert found["zero_copy"] is False
+
+
+def test_times_are_null_where_there_are_none(capsys):
+    write_json("-", UNTIMED, verbose=False)
+    found = json.loads(capsys.readouterr().out)[0]
+    assert [found[key] for key in ("p50_us", "p99_us", "remote_gbps")] == [None] * 3
+    assert found["remote_bytes"] == 1020.0
+
+
+def test_verbose_adds_routing_host_time_and_spread(tmp_path):
+    compared = row(library="/other/libnccl_ep.so.0", host_call_us=1.5, ratio=Ratio(2.0, 1.9, 2.2))
+    write_json(str(tmp_path / "rows.json"), [compared], verbose=True)
+    [found] = json.loads((tmp_path / "rows.json").read_text())
+    assert list(found) == [*KEYS, "routing", "host_call_us", "ratio_median", "ratio_low", "ratio_high"]
+    assert (found["host_call_us"], found["ratio_low"]) == (1.5, 1.9)
+
+
+def test_csv_has_a_line_a_row(tmp_path):
+    write_csv(str(tmp_path / "rows.csv"), ROWS, verbose=False)
+    with open(tmp_path / "rows.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(ROWS)
+    assert list(rows[0]) == KEYS
+    assert rows[0]["p50_us"] == "11.0"
+
+
+def test_columns_are_what_varies_and_the_rest_is_said_once():
+    names = [column.name for column in columns_for(ROWS)]
+    assert names[:4] == ["layout", "tokens", "op", "mode"]
+    assert "hidden" not in names
+    assert "library" not in names
+    assert constants_of(ROWS)["hidden"] == 32
+    assert "layout" not in constants_of(ROWS)
+
+
+def test_the_table_shows_microseconds_bandwidth_and_the_share_of_the_ceiling():
+    fast = row(p50_us=0.01)
+    text = text_of([fast])
+    assert "110" in text
+    assert "32 %" in text  # of 345 GB/s
+    assert "1.100" in text
+
+
+def test_without_times_there_are_no_columns_for_them():
+    text = text_of(UNTIMED)
+    assert "µs" not in text
+    assert "1.020" in text
+
+
+def test_wrong_data_is_shown_as_such():
+    assert "WRONG" in text_of([row(verified=False, p50_us=None, p99_us=None)])
+
+
+def test_a_comparison_shows_both_libraries_and_the_ratio_with_its_spread():
+    text = text_of([row(), row(library="/a/very/long/way/to/libnccl_ep.so.0", ratio=Ratio(1.95, 1.9, 2.01))])
+    assert "1.95 (1.90 to 2.01)" in text
+    assert "libnccl_ep.so.0" in text
+
+
+def test_what_it_ran_on_comes_first():
+    text = "\n".join(describe(replace(SETUP, nodes=2)))
+    for part in (
+        "4 ranks on 2 hosts",
+        "LSA teams of 4",
+        "Some GPU",
+        "NCCL 2.30.7",
+        "345 GB/s",
+        "note: a note",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    "rows", [ROWS, UNTIMED, [row(op="update", p50_us=None)]], ids=["timed", "untimed", "none"]
+)
+def test_pictures(rows, tmp_path):
+    pytest.importorskip("matplotlib")
+    from ep_bench.report.plot import page, write_plot
+
+    write_plot(str(tmp_path / "rows.png"), rows, SETUP)
+    assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
+    html = page(rows, SETUP)
+    links = Links()
+    links.feed(html)
+    assert not links.outside
+    assert "<svg" in html
+
+
+class Links(HTMLParser):
+    """What a page would have to load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outside: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        names = ("src", "href", "xlink:href")
+        self.outside += [value for name, value in attrs if name in names and not value.startswith("#")]
