@@ -137,7 +137,7 @@ struct Checker::State {
     operation->first_epoch = operation->epoch = slot.last_epoch + 1;
     operation->place = place;
     operation->knowledge = issuer;
-    races.set_places(slot, 1, place.rank);
+    races.set_place(operation->slot, place);
     names.add(*operation, what, name);
     return operation;
   }
@@ -178,7 +178,6 @@ Grid* Checker::begin_grid(const GridName& name, const Knowledge& stream) {
   grid->name = name;
   grid->slots_per_block = round_to_warps(name.num_threads);
   grid->slots = state_->slots.take(name.rank, name.num_blocks * grid->slots_per_block, stream.ordered);
-  state_->races.set_places(grid->slots, grid->slots_per_block, name.rank);
   state_->names.add(*grid);
 
   grid->threads.resize(size_t{name.num_blocks} * name.num_threads);
@@ -188,6 +187,7 @@ Grid* Checker::begin_grid(const GridName& name, const Knowledge& stream) {
     thread.slot = block + static_cast<Slot>(i % name.num_threads);
     thread.first_epoch = thread.epoch = grid->slots.last_epoch + 1;
     thread.place = {name.rank, block};
+    state_->races.set_place(thread.slot, thread.place);
     thread.knowledge = {stream.ordered, stream.ordered};  // a kernel starts with all proxies in step
   }
   return grid;

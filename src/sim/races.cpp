@@ -24,11 +24,9 @@ uint64_t bytes_in_cell(uintptr_t cell_address, uintptr_t address, size_t bytes) 
 
 }  // namespace
 
-void Races::set_places(const SlotRange& slots, uint32_t slots_per_block, uint32_t rank) {
-  if (places_.size() < slots.first + slots.count) places_.resize(slots.first + slots.count);
-  for (uint32_t i = 0; i < slots.count; ++i) {
-    places_[slots.first + i] = {rank, slots.first + i / slots_per_block * slots_per_block};
-  }
+void Races::set_place(Slot slot, Place place) {
+  if (places_.size() <= slot) places_.resize(slot + 1);
+  places_[slot] = place;
 }
 
 // `reason` stays as it is unless scopes decide.

@@ -31,8 +31,8 @@ class Races {
  public:
   Shadow shadow;
 
-  // Grows with the slots in use; where the current user of a slot is.
-  void set_places(const SlotRange& slots, uint32_t slots_per_block, uint32_t rank);
+  // Where the user of a slot is from now on.
+  void set_place(Slot slot, Place place);
 
   struct Request {
     uintptr_t address;

@@ -39,7 +39,7 @@ class Program:
     threads: int = 32
     shared_bytes: int = 0
     after: str | None = None  # a kernel that is launched first on every rank
-    says: str = ""  # part of the report
+    says: str = ""  # part of the report of a race
     options: dict[str, object] = field(default_factory=dict)  # of the simulated cluster
     label: str = ""  # tells runs of one kernel apart
 
@@ -140,7 +140,7 @@ BULK = [
     ),
     Program(
         "bulk_load_into_stage_in_use",
-        RACE,
+        RACE | DEADLOCK,  # or the waiting side misses a phase
         threads=64,
         shared_bytes=2 * COPY_BYTES,
         after="fill_input",

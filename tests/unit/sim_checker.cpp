@@ -411,6 +411,7 @@ TEST_CASE("a bulk load is known once its mbarrier's phase is") {
     w.checker.reads(*op, &w.memory[kSource], 16);
     w.checker.writes(*op, &w.memory[kTarget], 16);
     w.checker.will_complete_on(*op, mbar);
+    w.checker.mbar_observe(*warp[2], mbar, w.next_pc++, false);
     w.checker.mbar_complete_tx(*op, mbar);
     w.checker.mbar_complete_phase(mbar);
     w.checker.end(op);
