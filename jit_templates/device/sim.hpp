@@ -78,7 +78,7 @@ EP_SIM_EXPORT void store_unit(void* p, Bits unit);
 EP_SIM_EXPORT void fence(dev::Scope scope);
 
 // The whole warp meets, and each lane gets a result from what the lanes brought. `lane` is the shuffles' argument.
-enum class Meeting { sync, ballot, shuffle, shuffle_xor, sum, bitwise_or };
+enum class Meeting { sync, ballot, shuffle, shuffle_xor, sum, maximum, bitwise_or };
 EP_SIM_EXPORT uint64_t meet_warp(Meeting what, uint64_t value, uint32_t lane);
 EP_SIM_EXPORT void sync_block();
 EP_SIM_EXPORT void bar_sync(uint32_t id, uint32_t num_threads);
@@ -259,6 +259,9 @@ EP_DEVICE T shfl_xor(T value, uint32_t mask) {
 }
 EP_DEVICE uint32_t sum_warp(uint32_t value) {
   return static_cast<uint32_t>(sim::device::meet_warp(sim::device::Meeting::sum, value, 0));
+}
+EP_DEVICE uint32_t max_warp(uint32_t value) {
+  return static_cast<uint32_t>(sim::device::meet_warp(sim::device::Meeting::maximum, value, 0));
 }
 EP_DEVICE uint32_t or_warp(uint32_t value) {
   return static_cast<uint32_t>(sim::device::meet_warp(sim::device::Meeting::bitwise_or, value, 0));

@@ -22,6 +22,8 @@ const char* name_of(device::Meeting what) {
       return "shfl_xor";
     case device::Meeting::sum:
       return "sum_warp";
+    case device::Meeting::maximum:
+      return "max_warp";
     default:
       return "or_warp";
   }
@@ -47,17 +49,19 @@ void shuffle(ExecutorState& sim, WarpMeeting& meeting) {
 }
 
 void combine(WarpMeeting& meeting) {
-  uint32_t sum = 0, bits = 0, ballot = 0;
+  uint32_t sum = 0, maximum = 0, bits = 0, ballot = 0;
   for (uint32_t lane = 0; lane < kWarpSize; ++lane) {
     if ((meeting.arrived >> lane & 1) == 0) continue;
     const auto value = static_cast<uint32_t>(meeting.value[lane]);
     sum += value;
+    maximum = std::max(maximum, value);
     bits |= value;
     ballot |= uint32_t{value != 0} << lane;
   }
-  const uint32_t result = meeting.what == device::Meeting::sum          ? sum
-                          : meeting.what == device::Meeting::bitwise_or ? bits
-                                                                        : ballot;
+  uint32_t result = ballot;
+  if (meeting.what == device::Meeting::sum) result = sum;
+  if (meeting.what == device::Meeting::maximum) result = maximum;
+  if (meeting.what == device::Meeting::bitwise_or) result = bits;
   std::fill(std::begin(meeting.result), std::end(meeting.result), result);
 }
 
