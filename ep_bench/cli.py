@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Sequence
 
 from ep_bench.devices.driver import num_gpus
-from ep_bench.exits import Exit, UsageError, exit_for
+from ep_bench.exits import INTERRUPTED, Exit, UsageError, exit_for
 from ep_bench.launch.environment import Place, find_place
 from ep_bench.launch.supervisor import run_ranks
 from ep_bench.options import Options, parse, settle
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(given, arguments)
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     except UsageError as error:
         print(f"ep_bench: {error}", file=sys.stderr)
         return Exit.USAGE

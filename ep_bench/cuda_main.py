@@ -17,7 +17,7 @@ from ep_bench.devices import driver, nccl
 from ep_bench.devices.cuda import CudaDevice
 from ep_bench.devices.kernel_times import why_unavailable
 from ep_bench.devices.nvrtc import CompileError
-from ep_bench.exits import UsageError, exit_for
+from ep_bench.exits import INTERRUPTED, UsageError, exit_for
 from ep_bench.finish import console_for, exit_code, report
 from ep_bench.launch.environment import Place
 from ep_bench.launch.peers import meet
@@ -38,6 +38,8 @@ def run_rank(options: Options, place: Place) -> int:
     """
     try:
         return _run(options, place)
+    except KeyboardInterrupt:
+        os._exit(INTERRUPTED)
     except BaseException as error:
         if isinstance(error, UsageError):
             print(f"ep_bench: rank {place.rank}: {error}", file=sys.stderr)
@@ -55,7 +57,7 @@ def _run(options: Options, place: Place) -> int:
     audience = screen or Nobody()
     peers = meet(place)
     cases = options.sweep.cases(place.num_ranks, options.seed)
-    device = CudaDevice(place.local_rank, peers)
+    device = CudaDevice(place.local_rank % driver.num_gpus(), peers)  # a launcher may show each rank its own
     with ExitStack() as stack:
         found = libraries(options, device, stack)
         modes, notes = _possible_modes(options, peers)
@@ -112,7 +114,7 @@ def _ceiling(device: CudaDevice, lsa_team_size: int) -> tuple[float | None, list
         return None, ["no ceiling: the push probe needs all ranks in one LSA team"]
     try:
         return push_ceiling_gbps(device, device.world), []
-    except CompileError as error:  # the same on all ranks
+    except (CompileError, UsageError) as error:  # the same on all ranks
         return None, [f"no ceiling: {error}"]
 
 

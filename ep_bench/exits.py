@@ -18,6 +18,10 @@ class Exit(IntEnum):
     CRASH = 5
 
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+
 class UsageError(Exception):
     """The options, or the machine they were given on, make no sense."""
 

@@ -14,10 +14,13 @@ from ep_bench.report.plot import write_plot
 from ep_bench.report.screen import Screen
 from ep_bench.rows import Row, Setup
 
+_FILE_WIDTH = 180
+
 
 def console_for(options: Options) -> Console:
     """Where tables go: stdout, unless that is taken by JSON."""
-    return Console(stderr=options.json == "-")
+    console = Console(stderr=options.json == "-")
+    return console if console.is_terminal else Console(stderr=console.stderr, width=_FILE_WIDTH)
 
 
 def report(options: Options, setup: Setup, rows: Sequence[Row], screen: Screen) -> None:

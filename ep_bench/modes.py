@@ -74,13 +74,13 @@ class GraphSampler:
         self._device.synchronize()
 
     def sample(self, count: int) -> list[float]:
-        self._events += [(Event(), Event()) for _ in range(count - len(self._events))]
-        stream = self._device.stream
+        event, record = self._device.event, self._device.record
+        self._events += [(event(), event()) for _ in range(count - len(self._events))]
         for start, end in self._events[:count]:
             self._device.align_ranks()
-            stream.record(start)
+            record(start)
             self._graph.launch()
-            stream.record(end)
+            record(end)
         self._device.synchronize()
         return [end.microseconds_since(start) / GRAPH_OPERATIONS for start, end in self._events[:count]]
 

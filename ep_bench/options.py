@@ -165,7 +165,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--zero-copy", type=_list(_switch), nargs="?", const=(True,), default=(False,), metavar="on,off",
         help="receive into a window, rank-major only [list]")  # fmt: skip
     add(
-        "--seed", type=_number(0), default=1, metavar="N", help="of routing, numbers and simulator; default 1"
+        "--seed", type=_number(1), default=1, metavar="N", help="of routing, numbers and simulator; default 1"
     )
     add("--compare", type=_library, metavar="PATH", help="another libnccl_ep.so.0, measured in turn")
     add("--json", metavar="FILE", help="write rows as JSON; - is standard output")

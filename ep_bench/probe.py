@@ -51,12 +51,12 @@ def push_ceiling_gbps(device: CudaDevice, communicator: nccl.Communicator) -> fl
         arguments.targets[i] = window.peer_address(peer) + rank * part_bytes
     per_peer = max(1, min(BLOCKS_PER_PEER, device.gpu.num_sms // len(peers)))
     times = []
-    start, end = driver.Event(), driver.Event()
+    start, end = device.event(), device.event()
     for _ in range(WARMUP + ITERATIONS):
         device.align_ranks()
-        device.stream.record(start)
+        device.record(start)
         device.stream.launch(kernel, per_peer * len(peers), 32 * NUM_WARPS, shared_bytes, arguments)
-        device.stream.record(end)
+        device.record(end)
         device.synchronize()
         times.append(end.microseconds_since(start))
     everyone = np.asarray(device.peers.all_gather(times[WARMUP:]))

@@ -87,6 +87,14 @@ class CudaDevice:
         """Lets what is put on the stream from now on start together on all ranks."""
         self._barrier.enqueue()
 
+    def event(self) -> driver.Event:
+        """A moment that :meth:`record` can fix."""
+        return driver.Event()
+
+    def record(self, event: driver.Event) -> None:
+        """Fixes an event behind what is on the stream."""
+        self.stream.record(event)
+
     def _new_communicator(self) -> nccl.Communicator:
         mine = nccl.make_unique_id() if self.peers.rank == 0 else None
         unique_id = self.peers.all_gather(mine)[0]

@@ -13,6 +13,7 @@ from ep_bench.devices.shared_library import open_library
 _UNIQUE_ID_BYTES = 128
 _SYMMETRIC_WINDOW = 1
 _INT32, _SUM = 2, 0
+_MAGIC, _LAYOUT_VERSION = 0xCAFEBEEF, 23007
 
 
 class NcclError(Exception):
@@ -21,6 +22,26 @@ class NcclError(Exception):
 
 class _UniqueId(ctypes.Structure):
     _fields_ = [("bytes", ctypes.c_char * _UNIQUE_ID_BYTES)]
+
+
+class _Properties(ctypes.Structure):
+    """``ncclCommProperties`` as NCCL 2.30.7 has it; ``version`` says so."""
+
+    _fields_ = [
+        ("size", ctypes.c_size_t),
+        ("magic", ctypes.c_uint),
+        ("version", ctypes.c_uint),
+        ("rank", ctypes.c_int),
+        ("num_ranks", ctypes.c_int),
+        ("cuda_device", ctypes.c_int),
+        ("nvml_device", ctypes.c_int),
+        ("has_device_api", ctypes.c_bool),
+        ("has_multimem", ctypes.c_bool),
+        ("gin_type", ctypes.c_int),
+        ("num_lsa_teams", ctypes.c_int),
+        ("has_host_rma", ctypes.c_bool),
+        ("railed_gin_type", ctypes.c_int),
+    ]
 
 
 @cache
@@ -42,9 +63,14 @@ def call(name: str, *args: Any) -> None:
 
 def version() -> str:
     """Of the loaded NCCL."""
+    code = _version_code()
+    return f"{code // 10000}.{code // 100 % 100}.{code % 100}"
+
+
+def _version_code() -> int:
     code = ctypes.c_int()
     call("ncclGetVersion", ctypes.byref(code))
-    return f"{code.value // 10000}.{code.value // 100 % 100}.{code.value % 100}"
+    return code.value
 
 
 def make_unique_id() -> str:
@@ -70,12 +96,9 @@ class Communicator:
     def lsa_team_size(self) -> int:
         """Ranks that reach each other's memory with loads and stores."""
 
-        class Team(ctypes.Structure):
-            _fields_ = [("num_ranks", ctypes.c_int), ("rank", ctypes.c_int), ("stride", ctypes.c_int)]
-
-        team_of = _nccl().ncclTeamLsa
-        team_of.restype, team_of.argtypes = Team, [Pointer]
-        return int(team_of(self.c).num_ranks)
+        properties = _Properties(ctypes.sizeof(_Properties), _MAGIC, min(_version_code(), _LAYOUT_VERSION))
+        call("ncclCommQueryProperties", self.c, ctypes.byref(properties))
+        return self.num_ranks // max(1, int(properties.num_lsa_teams))
 
 
 class Window:

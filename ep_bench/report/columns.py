@@ -39,22 +39,22 @@ def columns_for(rows: Sequence[Row], *, verbose: bool = False) -> list[Column]:
     names = [name for name in _VARIED if _varies(rows, name)] + list(_ALWAYS)
     columns = [_plain(name) for name in names]
     if _varies(rows, "library"):
-        columns.append(Column("library", "library", lambda row: _short(row.library)))
+        columns.append(Column("library", "library", lambda row: short_name(row.library)))
+    if any(row.ratio for row in rows):
+        columns.append(Column("ratio", "times ours (range)", lambda row: str(row.ratio or "")))
     if any(row.p50_us is not None for row in rows):
         columns += _TIMES
         if verbose:
             columns.append(_number("host_call_us", "host call µs", 2))
-        if any(row.ratio for row in rows):
-            columns.append(Column("ratio", "times ours (range)", lambda row: str(row.ratio or "")))
     columns += _BYTES
     columns.append(Column("verified", "verified", lambda row: "yes" if row.verified else "WRONG"))
     return columns
 
 
-def constants_of(rows: Sequence[Row]) -> dict[str, Any]:
+def constants_of(rows: Sequence[Row]) -> dict[str, str]:
     """What was not varied, with its value."""
     names = [name for name in (*_VARIED, "recipe", "seed") if not _varies(rows, name)]
-    return {name.replace("_", " "): getattr(rows[0], name) for name in names}
+    return {name.replace("_", " "): in_words(getattr(rows[0], name)) for name in names}
 
 
 def _varies(rows: Sequence[Row], name: str) -> bool:
@@ -62,7 +62,12 @@ def _varies(rows: Sequence[Row], name: str) -> bool:
 
 
 def _plain(name: str) -> Column:
-    return Column(name, name.replace("_", " "), lambda row: str(getattr(row, name)))
+    return Column(name, name.replace("_", " "), lambda row: in_words(getattr(row, name)))
+
+
+def in_words(value: Any) -> str:
+    """A value of a row as people write it."""
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
 
 
 def _number(name: str, title: str, digits: int) -> Column:
@@ -83,9 +88,9 @@ def _overhead(row: Row) -> str:
     return f"{row.remote_bytes / row.ideal_remote_bytes:.3f}" if row.ideal_remote_bytes else ""
 
 
-def _short(library: str) -> str:
-    """The end of a long path."""
-    return library if len(library) <= 24 else "…" + library[-23:]
+def short_name(library: str) -> str:
+    """The library under test by its name, the other one by its part; its path is said elsewhere."""
+    return "compared" if "/" in library else library
 
 
 _TIMES = [

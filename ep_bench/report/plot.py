@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ep_bench.exits import UsageError
-from ep_bench.report.columns import columns_for, constants_of
+from ep_bench.report.columns import columns_for, constants_of, in_words, short_name
 from ep_bench.report.screen import describe
 from ep_bench.rows import Row, Setup
 
@@ -118,5 +118,5 @@ def _lines(rows: Sequence[Row], shown: Sequence[Row]) -> dict[str, list[Row]]:
 
 def _label(name: str, value: Any) -> str:
     if name == "library":
-        return str(value)[-24:]
-    return str(value) if isinstance(value, str) else f"{name.replace('_', ' ')} {value}"
+        return short_name(value)
+    return str(value) if isinstance(value, str) else f"{name.replace('_', ' ')} {in_words(value)}"

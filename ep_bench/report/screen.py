@@ -34,7 +34,7 @@ class Screen:
 
     def begin(self, setup: Setup, num_steps: int) -> None:
         for line in describe(setup):
-            self._console.print(line, highlight=False, markup=False)
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
         self._bar.update(self._task, total=num_steps)
         self._bar.start()
 
@@ -51,7 +51,7 @@ class Screen:
         self._bar.advance(self._task)
 
     def complain(self, text: str) -> None:
-        self._errors.print(text, style="bold red", highlight=False, markup=False)
+        self._errors.print(text, style="bold red", highlight=False, markup=False, soft_wrap=True)
 
     def show(self, rows: Sequence[Row], *, verbose: bool) -> None:
         """The table, and what all its rows have in common."""
@@ -59,7 +59,8 @@ class Screen:
         if not rows:
             return
         common = constants_of(rows)
-        self._console.print(", ".join(f"{name} {value}" for name, value in common.items()), highlight=False)
+        line = ", ".join(f"{name} {value}" for name, value in common.items())
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
         self._console.print(table_of(rows, columns_for(rows, verbose=verbose)))
 
     def __enter__(self) -> Screen:

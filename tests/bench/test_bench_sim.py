@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ep_bench on the simulator, from the command line to its output."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from nccl_ep import sim
+
+from ep_bench.cli import main
+from ep_bench.exits import Exit
+
+pytestmark = pytest.mark.sim_only
+
+SMALL = [
+    "--device",
+    "sim",
+    "--ranks",
+    "2",
+    "--tokens",
+    "5",
+    "--hidden",
+    "64",
+    "--experts",
+    "8",
+    "--top-k",
+    "3",
+]
+
+
+def rows_of(capsys, *arguments: str) -> list[dict]:
+    code = main([*SMALL, *arguments, "--json", "-"])
+    out, err = capsys.readouterr()
+    assert code == Exit.OK, err
+    return json.loads(out)
+
+
+def test_every_operation_is_verified_in_both_modes_and_layouts(capsys):
+    rows = rows_of(capsys)
+    assert {(row["layout"], row["op"], row["mode"]) for row in rows} == {
+        (layout, op, mode)
+        for layout in ("em", "rm")
+        for op in ("update", "dispatch", "combine", "pair", "step")
+        for mode in ("graph", "host")
+    }
+    assert all(row["verified"] and row["p50_us"] is None and row["device"] == "sim" for row in rows)
+    assert all(row["ranks"] == row["lsa_team_size"] == 2 and row["nodes"] == 1 for row in rows)
+
+
+def test_bytes_are_counted_on_the_links(capsys):
+    rows = {row["op"]: row for row in rows_of(capsys, "--layout", "em", "--mode", "host")}
+    assert rows["update"]["remote_bytes"] == 0
+    for op in ("dispatch", "combine", "pair", "step"):
+        assert rows[op]["remote_bytes"] > rows[op]["ideal_remote_bytes"] > 0
+    both = rows["dispatch"]["ideal_remote_bytes"] + rows["combine"]["ideal_remote_bytes"]
+    assert rows["pair"]["ideal_remote_bytes"] == both
+
+
+@pytest.mark.parametrize(
+    "option", [("--dtype", "fp16,fp32"), ("--routing", "zipf:1.5,hot:3"), ("--zero-copy",)]
+)
+def test_options_are_verified(capsys, option):
+    rows = rows_of(capsys, *option, "--op", "pair", "--mode", "host")
+    assert all(row["verified"] for row in rows)
+    assert any(row["zero_copy"] for row in rows) == (option == ("--zero-copy",))
+
+
+def test_a_routing_file_with_an_idle_rank_and_tokens_without_routes(capsys, tmp_path):
+    path = tmp_path / "routes.npz"
+    np.savez(path, topk_idx_0=np.zeros((0, 2), int), topk_idx_1=np.array([[0, 3], [-1, -1], [2, 1]]))
+    arguments = [
+        "--device",
+        "sim",
+        "--ranks",
+        "2",
+        "--hidden",
+        "64",
+        "--experts",
+        "4",
+        "--routing",
+        str(path),
+    ]
+    assert main([*arguments, "--json", "-"]) == Exit.OK
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["tokens"] for row in rows} == {3}
+
+
+def test_the_screen_says_what_it_ran_on_and_files_are_written(capsys, tmp_path):
+    csv, plot = tmp_path / "rows.csv", tmp_path / "rows.html"
+    pytest.importorskip("matplotlib")
+    code = main(
+        [*SMALL, "--layout", "rm", "--op", "pair", "--csv", str(csv), "--plot", str(plot), "--seed", "7"]
+    )
+    out = capsys.readouterr().out
+    assert code == Exit.OK
+    assert "2 ranks, LSA teams of 2: simulated GPUs" in out
+    assert "seed 7" in out
+    assert "verified" in out
+    assert csv.read_text().startswith("device,ranks,")
+    assert "<svg" in plot.read_text()
+
+
+def test_wrong_data_has_its_own_exit_code_and_no_numbers(capsys, monkeypatch):
+    from ep_bench import verify
+
+    monkeypatch.setattr(verify, "POISON_BYTE", 0)  # so that verification finds fault with untouched rows
+    code = main([*SMALL, "--layout", "em", "--op", "dispatch", "--mode", "host", "--json", "-"])
+    out, err = capsys.readouterr()
+    assert code == Exit.WRONG_DATA
+    assert "WRONG: nccl_ep" in err
+    assert [row["verified"] for row in json.loads(out)] == [False]
+
+
+def test_a_fault_has_its_own_exit_code(capsys, monkeypatch):
+    create = sim.Cluster
+
+    def silenced(*args, **options):
+        cluster = create(*args, **options)
+        cluster.silence(1)
+        return cluster
+
+    monkeypatch.setattr(sim, "Cluster", silenced)
+    assert main([*SMALL, "--op", "dispatch"]) == Exit.HANG
+
+
+@pytest.mark.parametrize("arguments", [("--experts", "9"), ("--mode", "kernel"), ("--top-k", "9")])
+def test_what_makes_no_sense_has_its_own_exit_code_and_a_message(capsys, arguments):
+    assert main([*SMALL, *arguments]) == Exit.USAGE
+    assert f"ep_bench: {arguments[0]}" in capsys.readouterr().err
+
+
+def test_the_same_seed_counts_the_same_bytes(capsys):
+    first, again = (rows_of(capsys, "--op", "pair", "--seed", "3") for _ in range(2))
+    assert first == again
