@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: Apache-2.0
+// The executor of the simulated cluster, by small kernels that use one thing each, over several seeds and schedules.
+#include "sim/executor.hpp"
+
+#include <doctest/doctest.h>
+
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "runtime/error.hpp"
+#include "sim/config.hpp"
+#include "sim_executor_kernels.hpp"
+
+using namespace nccl_ep;
+using namespace nccl_ep::sim;
+using test::Args;
+
+namespace {
+
+constexpr uint32_t kWords = 8192;
+
+ncclEpSimConfig_t small_config(uint64_t seed, uint32_t num_ranks = 2) {
+  ncclEpSimConfig_t config = NCCL_EP_SIM_CONFIG_INIT;
+  config.gpus_per_node = num_ranks;
+  config.seed = seed;
+  config.memory_bytes = 1 << 20;
+  config.checker = NCCL_EP_SIM_SWITCH_OFF;
+  return resolve(&config);
+}
+
+// Some ranks, each with the same zeroed words of memory.
+struct World {
+  explicit World(const ncclEpSimConfig_t& config)
+      : config(config), counters(topology_of(config).num_ranks()), num_ranks(topology_of(config).num_ranks()) {
+    if (config.checker == NCCL_EP_SIM_SWITCH_ON) {
+      checker = std::make_unique<check::Checker>([this](uintptr_t address) { return executor->describe(address); });
+    }
+    executor = std::make_unique<Executor>(config, checker.get(), counters);
+    streams.resize(num_ranks);
+    for (uint32_t rank = 0; rank < num_ranks; ++rank) {
+      words.push_back(static_cast<uint32_t*>(executor->memory().allocate(rank, 4 * kWords, Memory::Zone::symmetric)));
+      std::memset(words[rank], 0, 4 * kWords);
+    }
+  }
+
+  void launch(uint32_t rank, const std::string& kernel, uint32_t num_blocks, uint32_t num_threads) {
+    const Args args{{reinterpret_cast<uint64_t>(words[0]), executor->memory().stride()}, rank, num_ranks};
+    std::vector<std::byte> bytes(sizeof(args));
+    std::memcpy(bytes.data(), &args, sizeof(args));
+    const KernelEntry* entry = find_kernel(kernel);
+    REQUIRE(entry != nullptr);
+    const runtime::LaunchShape shape{num_blocks, num_threads, 8192};
+    executor->check_launch(*entry, shape, sizeof(args));
+    executor->launch(rank, *entry, shape, bytes, streams[rank], [this] { ++num_done; });
+  }
+  // On every rank.
+  Executor::Outcome run(const std::string& kernel, uint32_t num_blocks = 1, uint32_t num_threads = 64) {
+    for (uint32_t rank = 0; rank < num_ranks; ++rank) launch(rank, kernel, num_blocks, num_threads);
+    return executor->run();
+  }
+  std::string report() const { return executor->failure() ? executor->failure()->report : ""; }
+  ncclEpSimFailure_t failure() const {
+    return executor->failure() ? executor->failure()->kind : NCCL_EP_SIM_FAILURE_NONE;
+  }
+
+  const ncclEpSimConfig_t config;
+  LinkCounters counters;
+  const uint32_t num_ranks;
+  std::unique_ptr<check::Checker> checker;
+  std::unique_ptr<Executor> executor;
+  std::vector<check::Knowledge> streams;
+  std::vector<uint32_t*> words;
+  uint32_t num_done = 0;
+};
+
+constexpr ncclEpSimSchedule_t kSchedules[] = {NCCL_EP_SIM_SCHEDULE_WARPS, NCCL_EP_SIM_SCHEDULE_BURSTS,
+                                              NCCL_EP_SIM_SCHEDULE_UNIFORM, NCCL_EP_SIM_SCHEDULE_STARVE};
+
+// Every schedule, with the checker and without.
+template <class Body>
+void over_many_seeds(Body body, uint32_t num_ranks = 2) {
+  for (uint64_t seed = 1; seed <= 24; ++seed) {
+    ncclEpSimConfig_t config = small_config(seed, num_ranks);
+    config.schedule = kSchedules[seed % 4];
+    config.checker = seed % 8 < 4 ? NCCL_EP_SIM_SWITCH_ON : NCCL_EP_SIM_SWITCH_OFF;
+    CAPTURE(seed);
+    World world(config);
+    body(world);
+  }
+}
+
+bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+}  // namespace
+
+TEST_CASE("sim_executor: every thread runs once and knows who it is") {
+  over_many_seeds([](World& world) {
+    REQUIRE(world.run("test_global_idx", 7, 96) == Executor::Outcome::idle);
+    CHECK(world.num_done == 2);
+    for (uint32_t rank = 0; rank < 2; ++rank) {
+      for (uint32_t i = 0; i < 7 * 96; ++i) REQUIRE(world.words[rank][i] == i + 7000);
+      CHECK(world.words[rank][7 * 96] == 0);
+    }
+  });
+}
+
+TEST_CASE("sim_executor: the lanes of a warp exchange values") {
+  over_many_seeds([](World& world) {
+    REQUIRE(world.run("test_collectives", 2, 128) == Executor::Outcome::idle);
+    for (uint32_t i = 0; i < 256; ++i) REQUIRE(world.words[0][i] == 10);
+  });
+}
+
+TEST_CASE("sim_executor: those that are left go on meeting") {
+  over_many_seeds([](World& world) {
+    REQUIRE(world.run("test_leave_early", 1, 128) == Executor::Outcome::idle);
+    for (uint32_t i = 1; i < 128; ++i) {
+      if (i % 32 != 0) REQUIRE(world.words[1][i] == 32 - i % 32);
+    }
+  });
+}
+
+TEST_CASE("sim_executor: shared memory belongs to a block") {
+  over_many_seeds([](World& world) {
+    const Executor::Outcome outcome = world.run("test_reverse", 6, 128);
+    INFO(world.report());
+    REQUIRE(outcome == Executor::Outcome::idle);
+    for (uint32_t i = 0; i < 6 * 128; ++i) REQUIRE(world.words[1][i] == 127 - (i + 1) % 128);
+  });
+}
+
+TEST_CASE("sim_executor: named barriers hand over between warps") {
+  over_many_seeds([](World& world) {
+    const Executor::Outcome outcome = world.run("test_hand_over");
+    INFO(world.report());
+    REQUIRE(outcome == Executor::Outcome::idle);
+    for (uint32_t lane = 0; lane < 32; ++lane) REQUIRE(world.words[0][32 + lane] == 45 * (31 - lane));
+  });
+}
+
+TEST_CASE("sim_executor: what is stored before a system release arrives before its flag") {
+  over_many_seeds([](World& world) {
+    const Executor::Outcome outcome = world.run("test_send");
+    INFO(world.report());
+    REQUIRE(outcome == Executor::Outcome::idle);
+    for (uint32_t lane = 0; lane < 32; ++lane) REQUIRE(world.words[1][1024 + lane] == 1);
+    CHECK(world.counters.link(0, 1).bytes == 33 * 4);
+    CHECK(world.counters.link(0, 1).stores == 33);
+    CHECK(world.counters.link(1, 0).bytes == 0);
+  });
+}
+
+TEST_CASE("sim_executor: a release at GPU scope publishes nothing to peers") {
+  ncclEpSimConfig_t config = small_config(5);
+  config.stores = NCCL_EP_SIM_STORES_LATE;
+  World late(config);
+  REQUIRE(late.run("test_send_narrow") == Executor::Outcome::idle);
+  CHECK(late.words[1][1024 + 3] == 0);
+  CHECK(late.words[1][3] == 4);  // by the end of the kernel all is stored
+
+  config.stores = NCCL_EP_SIM_STORES_DIRECT;
+  World direct(config);
+  REQUIRE(direct.run("test_send_narrow") == Executor::Outcome::idle);
+  CHECK(direct.words[1][1024 + 3] == 1);
+}
+
+TEST_CASE("sim_executor: bulk copies") {
+  over_many_seeds(
+      [](World& world) {
+        for (uint32_t rank = 0; rank < 3; ++rank) {
+          for (uint32_t i = 0; i < 1024; ++i) world.words[rank][i] = 7 * i + rank;
+        }
+        const Executor::Outcome outcome = world.run("test_bulk");
+        INFO(world.report());
+        REQUIRE(outcome == Executor::Outcome::idle);
+        for (uint32_t rank = 0; rank < 3; ++rank) {
+          for (uint32_t i = 0; i < 1024; ++i) REQUIRE(world.words[(rank + 1) % 3][1024 + i] == 8 * i + rank);
+        }
+        CHECK(world.counters.link(2, 0).bytes == 4096);
+        CHECK(world.counters.link(2, 0).bulk_copies == 1);
+      },
+      3);
+}
+
+TEST_CASE("sim_executor: time passes for those who wait for nothing else") {
+  over_many_seeds([](World& world) {
+    REQUIRE(world.run("test_wait_for_time") == Executor::Outcome::idle);
+    CHECK(world.words[0][5] == 1);
+    CHECK(world.executor->clock_ns() >= 20'000'000'000);
+  });
+  over_many_seeds([](World& world) {
+    REQUIRE(world.run("test_two_flags_or_time") == Executor::Outcome::idle);
+    CHECK(world.words[0][5] == 3);
+  });
+}
+
+TEST_CASE("sim_executor: no more blocks than fit are resident") {
+  ncclEpSimConfig_t config = small_config(3, 1);
+  config.sms_per_gpu = 2;
+  const runtime::LaunchShape shape{1, 64, 8192};
+  World fits(config);
+  const uint32_t num_resident = 2 * fits.executor->blocks_per_sm(shape);
+  CHECK(fits.run("test_meet_as_grid", num_resident) == Executor::Outcome::idle);
+
+  World too_many(config);
+  CHECK(too_many.run("test_meet_as_grid", num_resident + 1) == Executor::Outcome::failed);
+  CHECK(too_many.failure() == NCCL_EP_SIM_FAILURE_DEADLOCK);
+  CHECK(contains(too_many.report(), "1 of " + std::to_string(num_resident + 1) + " blocks wait for room on an SM"));
+}
+
+TEST_CASE("sim_executor: a deadlock says who waits for what and where") {
+  World polls(small_config(4));
+  CHECK(polls.run("test_wait_forever") == Executor::Outcome::failed);
+  CHECK(polls.failure() == NCCL_EP_SIM_FAILURE_DEADLOCK);
+  CHECK(contains(polls.report(), "test_wait_forever on rank 1, block 0, warp 0, lane 7: polls rank 1 memory + 0x40"));
+  CHECK(contains(polls.report(), "(value 0)"));
+  CHECK(contains(polls.report(), "sim_executor_kernels.cpp:"));
+
+  World meets(small_config(4));
+  CHECK(meets.run("test_forget_barrier") == Executor::Outcome::failed);
+  CHECK(contains(meets.report(), "warp 0, lanes 0-31: waits for sync_block"));
+  CHECK(contains(meets.report(), "warp 1, lanes 0-3: waits for sync_warp"));
+  CHECK(contains(meets.report(), "warp 1, lanes 4-31: waits for time to pass"));
+}
+
+TEST_CASE("sim_executor: misuse is a failure that says so") {
+  const auto fault_of = [](const std::string& kernel) {
+    World world(small_config(6));
+    CHECK(world.run(kernel) == Executor::Outcome::failed);
+    CHECK(world.failure() == NCCL_EP_SIM_FAILURE_FAULT);
+    return world.report();
+  };
+  CHECK(contains(fault_of("test_barrier_disagreement"), "those who came before said"));
+  CHECK(contains(fault_of("test_leave_bulk_store"), "still read from shared memory"));
+  CHECK(contains(fault_of("test_unmade_mbarrier"), "there is no initialised mbarrier at rank"));
+  CHECK(contains(fault_of("test_null"), "a bad access to address 0x0"));
+  CHECK(contains(fault_of("test_misaligned"), "an access of 4 bytes to rank"));
+  CHECK(contains(fault_of("test_much_stack"), "more stack than"));
+}
+
+TEST_CASE("sim_executor: a raw spin loop hangs nobody") {
+  World world(small_config(7, 1));
+  CHECK(world.run("test_plain_spin") == Executor::Outcome::idle);
+}
+
+TEST_CASE("sim_executor: a silent rank stands still until it wakes") {
+  World world(small_config(8));
+  world.executor->set_silent(0, true);
+  REQUIRE(world.run("test_global_idx", 2, 64) == Executor::Outcome::idle);
+  CHECK(world.num_done == 1);
+  CHECK(world.words[0][5] == 0);
+  world.executor->set_silent(0, false);
+  REQUIRE(world.executor->run() == Executor::Outcome::idle);
+  CHECK(world.num_done == 2);
+  CHECK(world.words[0][5] == 2005);
+}
+
+TEST_CASE("sim_executor: actions happen in the order of their steps, and pauses are obeyed") {
+  World world(small_config(9));
+  std::vector<int> order;
+  world.executor->after(500, [&] { order.push_back(2); });
+  world.executor->after(100, [&] {
+    order.push_back(1);
+    world.executor->request_pause();
+  });
+  CHECK(world.executor->run() == Executor::Outcome::paused);
+  CHECK(order == std::vector<int>{1});
+  CHECK(world.executor->run() == Executor::Outcome::idle);
+  CHECK(order == std::vector<int>{1, 2});
+}
+
+TEST_CASE("sim_executor: the seed decides the run") {
+  const auto hash_of = [](uint64_t seed) {
+    World world(small_config(seed));
+    CHECK(world.run("test_send") == Executor::Outcome::idle);
+    CHECK(world.run("test_bulk", 3, 128) == Executor::Outcome::idle);
+    return world.executor->schedule_hash();
+  };
+  for (uint64_t seed = 1; seed <= 8; ++seed) CHECK(hash_of(seed) == hash_of(seed));
+  CHECK(hash_of(1) != hash_of(2));
+}
+
+TEST_CASE("sim_executor: the step limit ends a simulation") {
+  ncclEpSimConfig_t config = small_config(10);
+  config.step_limit = 300;
+  World world(config);
+  CHECK(world.run("test_leave_early", 4, 128) == Executor::Outcome::failed);
+  CHECK(world.failure() == NCCL_EP_SIM_FAILURE_STEP_LIMIT);
+}
+
+TEST_CASE("sim_executor: launches that no GPU could run are refused") {
+  World world(small_config(11));
+  const KernelEntry& kernel = *find_kernel("test_send");
+  const auto refused = [&](runtime::LaunchShape shape, size_t args_bytes) {
+    CHECK_THROWS_AS(world.executor->check_launch(kernel, shape, args_bytes), Error);
+  };
+  refused({0, 64, 0}, sizeof(Args));
+  refused({1, 48, 0}, sizeof(Args));
+  refused({1, 2048, 0}, sizeof(Args));
+  refused({1, 64, 1 << 20}, sizeof(Args));
+  refused({1, 64, 0}, sizeof(Args) + 8);
+}
