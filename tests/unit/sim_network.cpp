@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+// The simulated network: what a signal, a counter and a flush promise, and that they promise no more.
+#include "device/device.hpp"
+#include "device/gin.hpp"
+#include "sim/cluster.hpp"
+#include "sim_test_cluster.hpp"
+#include "sim_test_kernels.hpp"
+
+namespace nccl_ep::sim::test {
+
+namespace {
+
+constexpr uint64_t kNumSeeds = 40;
+constexpr uint32_t kWords = 64;
+
+struct GinArgs {
+  GinComm comm;
+  ncclWindow_t window;
+  uint32_t* memory;  // this rank's side of the window: 2 * kWords that are sent, 2 * kWords that arrive, a VA
+                     // signal
+  uint32_t* out;
+  uint32_t variant;
+};
+
+enum Variant : uint32_t { kStrong, kWeak, kVaSignal, kTwoContexts };
+
+dev::WindowAddress word(const GinArgs& args, uint64_t index) {
+  return {args.window, index * sizeof(uint32_t)};
+}
+
+// Two puts to rank 1; the signal rides on the second.
+void send_two(const GinArgs& args) {
+  if (dev::thread_idx() != 0) return;
+  for (uint32_t i = 0; i < 2 * kWords; ++i) dev::st(args.memory + i, i + 1);
+  const dev::Gin gin(args.comm, 0), other(args.comm, 1);
+  const dev::Gin& first = args.variant == kTwoContexts ? other : gin;
+  const dev::Signal signal =
+      args.variant == kVaSignal ? dev::signal(word(args, 4 * kWords)) : dev::signal(uint32_t{3});
+  first.put(1, word(args, 2 * kWords), word(args, 0), kWords * 4);
+  gin.put(1, word(args, 3 * kWords), word(args, kWords), kWords * 4,
+          args.variant == kWeak ? dev::weak(signal) : dev::strong(signal));
+}
+
+void receive_two(const GinArgs& args) {
+  if (dev::thread_idx() != 0) return;
+  const dev::Gin gin(args.comm, 0);
+  gin.wait_signal(args.variant == kVaSignal ? dev::signal(word(args, 4 * kWords)) : dev::signal(uint32_t{3}),
+                  1);
+  for (uint32_t i = 0; i < 2 * kWords; ++i) dev::st(args.out + i, dev::ld(args.memory + 2 * kWords + i));
+}
+
+// Sends a buffer, and overwrites it when `variant` allows it: 0 at once, 1 after a flush, 2 after its
+// counter.
+void send_and_overwrite(const GinArgs& args) {
+  if (dev::thread_idx() != 0) return;
+  const dev::Gin gin(args.comm, 2);
+  for (uint32_t i = 0; i < 2 * kWords; ++i) dev::st(args.memory + i, i + 1);
+  gin.put(1, word(args, 2 * kWords), word(args, 0), 2 * kWords * 4, dev::strong(dev::signal(uint32_t{3})), 5);
+  if (args.variant == 1) gin.flush();
+  if (args.variant == 2) gin.wait_counter(5, 1);
+  for (uint32_t i = 0; i < 2 * kWords; ++i) dev::st(args.memory + i, 0u);
+}
+
+void receive_one(const GinArgs& args) {
+  if (dev::thread_idx() != 0) return;
+  const dev::Gin gin(args.comm, 2);
+  gin.wait_signal(dev::signal(uint32_t{3}), 1);
+  for (uint32_t i = 0; i < 2 * kWords; ++i) dev::st(args.out + i, dev::ld(args.memory + 2 * kWords + i));
+  gin.reset_signal(dev::signal(uint32_t{3}));
+}
+
+// Rank 0 gets what rank 1 has, with a value of its own put there first.
+void get_back(const GinArgs& args) {
+  if (dev::thread_idx() != 0) return;
+  const dev::Gin gin(args.comm, 0);
+  gin.put_value(1, word(args, 0), 1234, 4, dev::strong(dev::signal(uint32_t{0})));
+  gin.wait_signal(dev::signal(uint32_t{1}), 5);
+  gin.get(1, word(args, 0), word(args, 1), 4);
+  gin.flush();
+  dev::st(args.out, dev::ld(args.memory + 1));
+}
+
+void answer(const GinArgs& args) {
+  if (dev::thread_idx() != 0) return;
+  const dev::Gin gin(args.comm, 0);
+  gin.wait_signal(dev::signal(uint32_t{0}), 1);
+  gin.signal(0, dev::strong(dev::signal(uint32_t{1}), 5));
+}
+
+EP_SIM_KERNEL("test_gin_send_two", send_two, GinArgs)
+EP_SIM_KERNEL("test_gin_receive_two", receive_two, GinArgs)
+EP_SIM_KERNEL("test_gin_send_and_overwrite", send_and_overwrite, GinArgs)
+EP_SIM_KERNEL("test_gin_receive_one", receive_one, GinArgs)
+EP_SIM_KERNEL("test_gin_get_back", get_back, GinArgs)
+EP_SIM_KERNEL("test_gin_answer", answer, GinArgs)
+
+// What a rank needs to use the network in these tests.
+struct Endpoint {
+  explicit Endpoint(const TestRank& self) : memory(self.allocate_symmetric<uint32_t>(kMemoryBytes / 4)) {
+    ncclComm_t handle = nullptr;
+    expect_success(ncclEpSimGetComm(self.cluster, self.rank, &handle));
+    auto* sim = static_cast<SimComm*>(reinterpret_cast<runtime::ForeignCommunicator*>(handle));
+    comm = sim->cluster->gin().comm(sim->rank);
+    out = self.allocate<uint32_t>(2 * kWords);
+    self.fill(memory, 0, kMemoryBytes, nullptr);
+    self.synchronize();
+    window = self.register_window(memory, kMemoryBytes);
+  }
+  GinArgs args(uint32_t variant) const { return {comm, window, memory, out, variant}; }
+
+  static constexpr size_t kMemoryBytes = (4 * kWords + 2) * sizeof(uint32_t);
+  uint32_t* memory;
+  uint32_t* out;
+  GinComm comm;
+  ncclWindow_t window;
+};
+
+// Two nodes of one GPU each: rank 0 runs `first`, rank 1 `second`.
+struct Exchange {
+  Exchange(uint64_t seed, uint32_t variant, const char* first, const char* second, bool checker)
+      : cluster([&] {
+          ncclEpSimConfig_t config = ranks(1, seed);
+          config.num_nodes = 2;
+          config.checker = checker ? NCCL_EP_SIM_SWITCH_ON : NCCL_EP_SIM_SWITCH_OFF;
+          return config;
+        }()) {
+    cluster.run([&](const TestRank& self) {
+      const Endpoint endpoint(self);
+      self.launch(self.rank == 0 ? first : second, endpoint.args(variant), nullptr);
+      (void)self.try_synchronize();
+      if (self.rank == 0) first_word = endpoint.out[0];
+      if (self.rank == 1) received.assign(endpoint.out, endpoint.out + 2 * kWords);
+    });
+  }
+
+  bool is_correct() const {
+    for (uint32_t i = 0; i < 2 * kWords; ++i) {
+      if (received[i] != i + 1) return false;
+    }
+    return true;
+  }
+
+  TestCluster cluster;
+  std::vector<uint32_t> received;
+  uint32_t first_word = 0;
+};
+
+struct Tally {
+  uint64_t num_wrong = 0;  // data, without the checker
+  uint64_t num_races = 0;
+};
+
+Tally run_seeds(uint32_t variant, const char* first, const char* second) {
+  Tally tally;
+  for (uint64_t seed = 1; seed <= kNumSeeds; ++seed) {
+    tally.num_wrong += !Exchange(seed, variant, first, second, false).is_correct();
+    tally.num_races +=
+        Exchange(seed, variant, first, second, true).cluster.failure() == NCCL_EP_SIM_FAILURE_RACE;
+  }
+  return tally;
+}
+
+}  // namespace
+
+TEST_CASE("sim_network: a strong signal says that all earlier puts have landed") {
+  for (const uint32_t variant : {kStrong, kVaSignal}) {
+    const Tally tally = run_seeds(variant, "test_gin_send_two", "test_gin_receive_two");
+    CHECK(tally.num_wrong == 0);
+    CHECK(tally.num_races == 0);
+  }
+}
+
+TEST_CASE("sim_network: a weak signal, or one of another context, says less") {
+  for (const uint32_t variant : {kWeak, kTwoContexts}) {
+    const Tally tally = run_seeds(variant, "test_gin_send_two", "test_gin_receive_two");
+    CHECK(tally.num_wrong > 0);
+    CHECK(tally.num_races == kNumSeeds);
+  }
+}
+
+TEST_CASE("sim_network: a source may be overwritten after a flush or its counter, not before") {
+  for (const uint32_t variant : {0, 1, 2}) {
+    const Tally tally = run_seeds(variant, "test_gin_send_and_overwrite", "test_gin_receive_one");
+    CHECK((tally.num_wrong > 0) == (variant == 0));
+    CHECK(tally.num_races == (variant == 0 ? kNumSeeds : 0));
+  }
+}
+
+TEST_CASE("sim_network: values, gets and lone signals arrive, and are counted") {
+  for (uint64_t seed = 1; seed <= kNumSeeds; ++seed) {
+    const Exchange exchange(seed, 0, "test_gin_get_back", "test_gin_answer", true);
+    CHECK_MESSAGE(exchange.cluster.failure() == NCCL_EP_SIM_FAILURE_NONE, exchange.cluster.report());
+    CHECK(exchange.first_word == 1234);
+    CHECK(exchange.cluster.link(0, 1).gin_puts == 1);
+    CHECK(exchange.cluster.link(0, 1).bytes == 4);
+    CHECK(exchange.cluster.link(0, 1).gin_gets == 1);
+    CHECK(exchange.cluster.link(0, 1).gin_signals == 1);
+    CHECK(exchange.cluster.link(1, 0).gin_signals == 1);
+  }
+}
+
+TEST_CASE("sim_network: what is under way when a node is lost never arrives") {
+  ncclEpSimConfig_t config = ranks(1);
+  config.num_nodes = 2;
+  TestCluster cluster(config);
+  expect_success(ncclEpSimDelayRank(cluster.handle(), 0, 1 << 20));
+  cluster.run([](const TestRank& self) {
+    const Endpoint endpoint(self);
+    const GinArgs args = endpoint.args(kStrong);
+    if (self.rank == 0) {
+      self.launch("test_gin_send_two", args, nullptr);
+      self.synchronize();
+      expect_success(ncclEpSimLoseNode(self.cluster, 0));
+    }
+    self.barrier();
+    if (self.rank == 0) return;
+    self.launch("test_gin_receive_two", args, nullptr);
+    CHECK(self.try_synchronize() == ncclInternalError);
+  });
+  CHECK(cluster.failure() == NCCL_EP_SIM_FAILURE_DEADLOCK);
+}
+
+}  // namespace nccl_ep::sim::test
