@@ -360,6 +360,7 @@ EP_DEVICE T shfl_xor(T value, uint32_t mask) {
   return detail::bits<T>(__shfl_xor_sync(detail::kWarp, detail::bits<Word>(value), static_cast<int>(mask)));
 }
 EP_DEVICE uint32_t sum_warp(uint32_t value) { return __reduce_add_sync(detail::kWarp, value); }
+EP_DEVICE uint32_t max_warp(uint32_t value) { return __reduce_max_sync(detail::kWarp, value); }
 EP_DEVICE uint32_t or_warp(uint32_t value) { return __reduce_or_sync(detail::kWarp, value); }
 
 EP_DEVICE uint32_t popc(uint32_t bits) { return static_cast<uint32_t>(__popc(bits)); }

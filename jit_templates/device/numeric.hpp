@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sixteen bytes of a row, and their elements as floats.
+// The elements of a row as floats, a 4-byte word at a time.
 #pragma once
 
 #include "device/device.hpp"
@@ -12,39 +12,33 @@ struct alignas(16) Pack {
 };
 
 template <DType kDType>
-struct PackOf {
-  static constexpr int kSize = kDType == DType::fp32 ? 4 : 8;
+struct WordOf {
+  static constexpr int kSize = kDType == DType::fp32 ? 1 : 2;  // elements
 
-  EP_DEVICE static float from_bits(uint16_t bits) {
-    return kDType == DType::bf16 ? dev::float_from_bf16(bits) : dev::float_from_fp16(bits);
+  EP_DEVICE static void unpack(uint32_t word, float (&value)[kSize]) {
+    if constexpr (kDType == DType::fp32) {
+      value[0] = dev::float_from_bits(word);
+    } else {
+      value[0] = from_half(static_cast<uint16_t>(word));
+      value[1] = from_half(static_cast<uint16_t>(word >> 16));
+    }
   }
-  EP_DEVICE static uint32_t to_bits(float value) {
-    return kDType == DType::bf16 ? dev::bf16_from_float(value) : dev::fp16_from_float(value);
-  }
-
-  EP_DEVICE static void unpack(const Pack& pack, float (&value)[kSize]) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if constexpr (kDType == DType::fp32) {
-        value[i] = dev::float_from_bits(pack.word[i]);
-      } else {
-        value[2 * i] = from_bits(static_cast<uint16_t>(pack.word[i]));
-        value[2 * i + 1] = from_bits(static_cast<uint16_t>(pack.word[i] >> 16));
-      }
+  EP_DEVICE static uint32_t pack(const float (&value)[kSize]) {
+    if constexpr (kDType == DType::fp32) {
+      return dev::bits_from_float(value[0]);
+    } else {
+      return to_half(value[0]) | to_half(value[1]) << 16;
     }
   }
 
-  EP_DEVICE static Pack pack(const float (&value)[kSize]) {
-    Pack pack;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if constexpr (kDType == DType::fp32) {
-        pack.word[i] = dev::bits_from_float(value[i]);
-      } else {
-        pack.word[i] = to_bits(value[2 * i]) | to_bits(value[2 * i + 1]) << 16;
-      }
-    }
-    return pack;
+ private:
+  EP_DEVICE static float from_half(uint16_t bits) {
+    if constexpr (kDType == DType::bf16) return dev::float_from_bf16(bits);
+    return dev::float_from_fp16(bits);
+  }
+  EP_DEVICE static uint32_t to_half(float value) {
+    if constexpr (kDType == DType::bf16) return dev::bf16_from_float(value);
+    return dev::fp16_from_float(value);
   }
 };
 

@@ -8,39 +8,49 @@
 // results are bit-reproducible. Memory: the home rank's bank of this epoch; only expert rank s writes what lies at [s].
 #pragma once
 
+#include "ll/push.cuh"
 #include "ll/routing.cuh"
 #include "ll/rows.cuh"
 
 namespace nccl_ep::ll {
 
-// The weight at (token, k). An expert that is repeated in the row was dispatched once; its weights add up in the first
-// place.
-EP_DEVICE float summed_weight(const LlCombineArgs& args, uint32_t token, uint32_t k) {
-  const float* weights = args.topk_weights + uint64_t{token} * args.routing.num_topk;
-  const int64_t id = topk_id(args.routing, token, k);
-  float weight = dev::ld_nc(weights + k);
-  for (uint32_t later = k + 1; later < args.routing.num_topk; ++later) {
-    if (topk_id(args.routing, token, later) == id) weight = dev::add(weight, dev::ld_nc(weights + later));
+// A token's weights, in the warp's shared memory. An expert that is repeated in the token's row was dispatched once; its
+// weights add up in the first place. The whole warp calls it.
+EP_DEVICE void list_weights(const LlCombineArgs& args, uint32_t token, float* weights) {
+  const uint32_t num_topk = args.routing.num_topk;
+  const float* given = args.topk_weights + uint64_t{token} * num_topk;
+  for (uint32_t k = dev::lane_idx(); k < num_topk; k += 32) {
+    const int64_t id = topk_id(args.routing, token, k);
+    float weight = dev::ld_nc(given + k);
+#pragma unroll 8
+    for (uint32_t later = k + 1; later < num_topk; ++later) {
+      if (topk_id(args.routing, token, later) == id) weight = dev::add(weight, dev::ld_nc(given + later));
+    }
+    weights[k] = weight;
   }
-  return weight;
+  dev::sync_warp();
 }
 
 // Expert-major: sends the weights of this rank's tokens to the ranks they went to, three a unit; a lane for each unit
 // and rank.
 EP_DEVICE void send_weights(const Operation& op, const LlCombineArgs& args, const RankSets& sets) {
+  EP_SHARED(float, weights, [kMaxWarps][kMaxHits]);
   const LlGroupState& group = op.group;
   const uint32_t num_topk = args.routing.num_topk, num_units = (num_topk + 2) / 3;
   for (uint32_t token = worker_idx(); token < args.routing.num_tokens; token += num_workers()) {
+    const float* listed = weights[dev::warp_idx()];
+    list_weights(args, token, weights[dev::warp_idx()]);
     for (uint32_t i = dev::lane_idx(); i < num_units * group.num_ranks; i += 32) {
       const uint32_t peer = i % group.num_ranks, first = i / group.num_ranks * 3;
       if (!sets.of(peer).has(token)) continue;
       Unit unit{{0, 0, 0}, op.epoch};
 #pragma unroll
       for (uint32_t j = 0; j < 3; ++j) {
-        if (first + j < num_topk) unit.word[j] = dev::bits_from_float(summed_weight(args, token, first + j));
+        if (first + j < num_topk) unit.word[j] = dev::bits_from_float(listed[first + j]);
       }
       dev::st_unit(op.route(peer, group.rank, token, first / 3), unit);
     }
+    dev::sync_warp();  // the weights are about to be replaced
   }
 }
 
@@ -51,19 +61,19 @@ struct Addend {
   uint32_t k;  // expert-major: whose weight it gets
 };
 
-// Adds weight times row over a chunk. Several rows are in flight at a time; the order of the sum is that of the rows.
-// load(batch, packs, i) fetches row i; before the first sum, weights_ready() may wait for the weights.
+// Adds weight times row over a lane's words. Several rows are in flight at a time; the order of the sum is that of the
+// rows. load(batch, i) fetches row i; before the first sum, weights_ready() may wait for the weights.
 template <DType kDType, bool kUnits, class Load, class WeightsReady>
-EP_DEVICE bool add_rows(const LanePacks<kUnits>& packs, const Addend* addends, uint32_t num_addends, Load load,
-                        WeightsReady weights_ready, LaneBatch<kUnits>& result) {
-  using Packing = PackOf<kDType>;
-  constexpr uint32_t kPacks = LanePacks<kUnits>::kCount, kRowsInFlight = 2;
-  float sum[kPacks][Packing::kSize] = {};
+EP_DEVICE bool add_rows(const Addend* addends, uint32_t num_addends, Load load, WeightsReady weights_ready,
+                        LaneBatch<kUnits>& result) {
+  using Word = WordOf<kDType>;
+  constexpr uint32_t kWords = LaneWords<kUnits>::kCount, kRowsInFlight = 2;
+  float sum[kWords][Word::kSize] = {};
   for (uint32_t first = 0; first < num_addends; first += kRowsInFlight) {
     LaneBatch<kUnits> batch[kRowsInFlight];
 #pragma unroll
     for (uint32_t r = 0; r < kRowsInFlight; ++r) {
-      if (first + r < num_addends && !load(batch[r], packs, first + r)) return false;
+      if (first + r < num_addends && !load(batch[r], first + r)) return false;
     }
     if (first == 0 && !weights_ready()) return false;
 #pragma unroll
@@ -71,18 +81,18 @@ EP_DEVICE bool add_rows(const LanePacks<kUnits>& packs, const Addend* addends, u
       if (first + r >= num_addends) continue;
       const float weight = addends[first + r].weight;
 #pragma unroll
-      for (uint32_t i = 0; i < kPacks; ++i) {
-        float value[Packing::kSize];
-        Packing::unpack(batch[r].pack[i], value);
+      for (uint32_t i = 0; i < kWords; ++i) {
+        float value[Word::kSize];
+        Word::unpack(batch[r].word[i], value);
 #pragma unroll
-        for (int j = 0; j < Packing::kSize; ++j) {
+        for (int j = 0; j < Word::kSize; ++j) {
           sum[i][j] = first + r == 0 ? dev::mul(weight, value[j]) : dev::fma(weight, value[j], sum[i][j]);
         }
       }
     }
   }
 #pragma unroll
-  for (uint32_t i = 0; i < kPacks; ++i) result.pack[i] = Packing::pack(sum[i]);
+  for (uint32_t i = 0; i < kWords; ++i) result.word[i] = Word::pack(sum[i]);
   return true;
 }
 
@@ -96,22 +106,26 @@ struct ResultItem {
         chunk(item / group.num_ranks % num_chunks) {}
 };
 
-// The caller's rows that belong to a received token.
+// The caller's rows that belong to a received token, in the warp's shared memory. Returns how many there are. What is
+// remembered of the token is read all at once, whether or not it has that many hits.
 template <Layout kLayout>
-EP_DEVICE void list_local_rows(const LlCombineArgs& args, const ResultItem& item, const LlRouteHeader& header,
-                               Addend* addends) {
+EP_DEVICE uint32_t list_local_rows(const LlCombineArgs& args, const ResultItem& item, Addend* addends) {
   const LlLayout& layout = args.group.layout;
-  const uint64_t slot = layout.slot(item.home, item.token), row_bytes = uint64_t{args.rows.packs_per_row} * 16;
+  const uint64_t slot = layout.slot(item.home, item.token), bytes = row_bytes(args.rows);
+  const LlRouteHeader header = *args.routing.header(slot);
+  const uint32_t num_tokens = *args.routing.num_tokens_of(item.home);
+  dev::sync_warp();  // the addends are about to be replaced
   if constexpr (kLayout == Layout::rank_major) {
-    if (dev::lane_idx() == 0) addends[0] = {args.tokens + layout.slot(item.home, header.row) * row_bytes, 1.0f, 0};
+    if (dev::lane_idx() == 0) addends[0] = {args.tokens + layout.slot(item.home, header.row) * bytes, 1.0f, 0};
   } else {
     const uint64_t zone = uint64_t{args.group.num_ranks} * layout.max_tokens;
-    for (uint32_t hit = dev::lane_idx(); hit < header.num_hits; hit += 32) {
+    for (uint32_t hit = dev::lane_idx(); hit < args.routing.handle_layout.max_hits; hit += 32) {
       const LlRouteEntry entry = *args.routing.entry(slot, hit);
-      addends[hit] = {args.tokens + (entry.expert * zone + entry.row) * row_bytes, 0, entry.k};
+      addends[hit] = {args.tokens + (entry.expert * zone + entry.row) * bytes, 0, entry.k};
     }
   }
   dev::sync_warp();
+  return item.token < num_tokens ? header.num_hits : 0;
 }
 
 EP_DEVICE bool await_weights(const Operation& op, const ResultItem& item, uint32_t num_hits, Addend* addends) {
@@ -128,62 +142,81 @@ EP_DEVICE bool await_weights(const Operation& op, const ResultItem& item, uint32
   return dev::all(ok);
 }
 
-// Adds up the local rows of one chunk and pushes the sum home.
-template <Layout kLayout, DType kDType, bool kUnits>
-EP_DEVICE bool push_sum(const Operation& op, const LlCombineArgs& args, const ResultItem& item, const RowCut& cut,
-                        uint32_t num_hits, Addend* addends) {
-  const LlGroupState& group = op.group;
-  const Chunk part = cut.chunk(item.chunk);
-  const uint32_t num_addends = kLayout == Layout::expert_major ? num_hits : 1;
-  const auto load = [&](LaneBatch<kUnits>& batch, const LanePacks<kUnits>& packs, uint32_t i) {
-    batch.load(packs, addends[i].row);
-    return true;
-  };
+// Adds up the local rows of one chunk and hands the sum on, piece by piece, to store(words, sum).
+template <Layout kLayout, DType kDType, bool kUnits, class Store>
+EP_DEVICE bool add_local_rows(const Operation& op, const LlCombineArgs& args, const ResultItem& item,
+                              uint32_t num_hits, Addend* addends, Store store) {
+  const Chunk part(args.rows, item.chunk);
+  const uint32_t words_per_row = 4 * args.rows.packs_per_row;
   bool waited = kLayout == Layout::rank_major;
   const auto weights_ready = [&] {
     const bool ok = waited || await_weights(op, item, num_hits, addends);
     waited = true;
     return ok;
   };
-  for (uint32_t begin = part.begin; begin < part.end; begin += LanePacks<kUnits>::kPerWarp) {
-    const LanePacks<kUnits> packs(part, begin);
+  for (uint32_t begin = part.begin; begin < part.end; begin += kLlPacksPerWarp) {
+    const LaneWords<kUnits> words(part, begin);
+    const auto load = [&](LaneBatch<kUnits>& batch, uint32_t i) {
+      batch.load(words, addends[i].row, words_per_row);
+      return true;
+    };
     LaneBatch<kUnits> sum;
-    if (!add_rows<kDType, kUnits>(packs, addends, num_addends, load, weights_ready, sum)) return false;
-    if constexpr (kUnits) {
-      sum.store_units(packs, op.unit_row(item.home, group.rank, item.token), op.epoch);
-    } else {
-      sum.store(packs, op.row(item.home, group.rank, item.token));
-    }
-  }
-  dev::sync_warp();
-  if (!kUnits && dev::lane_idx() == 0) {
-    dev::st_release<dev::Scope::system>(op.flag(item.home, group.rank, item.token, item.chunk), op.epoch);
+    const uint32_t num_addends = kLayout == Layout::expert_major ? num_hits : 1;
+    if (!add_rows<kDType, kUnits>(addends, num_addends, load, weights_ready, sum)) return false;
+    store(words, sum);
   }
   return true;
 }
 
+// Pushes the sum of one chunk home: as units, or through shared memory.
 template <Layout kLayout, DType kDType>
-EP_DEVICE void push_sums(const Operation& op, const LlCombineArgs& args, Addend* addends) {
-  const LlGroupState& group = op.group;
-  uint32_t most_tokens = 0;
-  for (uint32_t home = 0; home < group.num_ranks; ++home) {
+EP_DEVICE bool push_sum(const Operation& op, const LlCombineArgs& args, const ResultItem& item, uint32_t num_hits,
+                        Addend* addends, PushQueue& queue) {
+  const uint32_t rank = op.group.rank, words_per_row = 4 * args.rows.packs_per_row;
+  if (goes_as_units(op.group, *args.routing.num_tokens_of(item.home))) {
+    const auto store = [&](const LaneWords<true>& words, const LaneBatch<true>& sum) {
+      sum.store_units(words, op.unit_row(item.home, rank, item.token), op.epoch);
+    };
+    return add_local_rows<kLayout, kDType, true>(op, args, item, num_hits, addends, store);
+  }
+  const Chunk part(args.rows, item.chunk);
+  unsigned char* stage = queue.stage(dev::shfl(queue.num_pushed(), 0));  // the first lane pushes
+  const auto store = [&](const LaneWords<false>& words, const LaneBatch<false>& sum) {
+    sum.store(words, stage - part.begin * 16, words_per_row);
+  };
+  if (!dev::all(add_local_rows<kLayout, kDType, false>(op, args, item, num_hits, addends, store))) return false;
+  dev::fence_proxy_async();
+  dev::sync_warp();
+  if (dev::lane_idx() == 0) {
+    queue.push({op.row(item.home, rank, item.token) + part.begin * 16,
+                op.flag(item.home, rank, item.token, item.chunk), (part.end - part.begin) * 16});
+  }
+  dev::sync_warp();
+  return true;
+}
+
+// The most tokens that any rank dispatched. The whole warp calls it.
+EP_DEVICE uint32_t most_tokens(const LlCombineArgs& args) {
+  uint32_t most = 0;
+  for (uint32_t home = dev::lane_idx(); home < args.group.num_ranks; home += 32) {
     const uint32_t num_tokens = *args.routing.num_tokens_of(home);
-    if (num_tokens > most_tokens) most_tokens = num_tokens;
+    if (num_tokens > most) most = num_tokens;
   }
-  const uint32_t num_chunks = max_chunks(args.rows);
-  for (uint32_t i = worker_idx(); i < group.num_ranks * most_tokens * num_chunks; i += num_workers()) {
-    const ResultItem item(group, num_chunks, i);
-    const uint32_t num_tokens = *args.routing.num_tokens_of(item.home);
-    const RowCut cut(args.rows, goes_as_units(group, num_tokens));
-    if (item.token >= num_tokens || item.chunk >= cut.num_chunks) continue;
-    const LlRouteHeader header = *args.routing.header(group.layout.slot(item.home, item.token));
-    if (header.num_hits == 0) continue;
-    list_local_rows<kLayout>(args, item, header, addends);
-    const bool ok = cut.units ? push_sum<kLayout, kDType, true>(op, args, item, cut, header.num_hits, addends)
-                              : push_sum<kLayout, kDType, false>(op, args, item, cut, header.num_hits, addends);
-    if (!ok) return;
-    dev::sync_warp();  // the addends are about to be reused
+  return dev::max_warp(most);
+}
+
+template <Layout kLayout, DType kDType>
+EP_DEVICE void push_sums(const Operation& op, const LlCombineArgs& args, unsigned char* shared, uint32_t num_tokens,
+                         Addend* addends) {
+  const uint32_t num_items = op.group.num_ranks * num_tokens * args.rows.num_chunks;
+  PushQueue queue(args.rows, op.epoch, shared);
+  for (uint32_t i = worker_idx(); i < num_items; i += num_workers()) {
+    const ResultItem item(op.group, args.rows.num_chunks, i);
+    const uint32_t num_hits = list_local_rows<kLayout>(args, item, addends);
+    if (num_hits == 0) continue;
+    if (!push_sum<kLayout, kDType>(op, args, item, num_hits, addends, queue)) break;
   }
+  if (dev::lane_idx() == 0) queue.finish();
 }
 
 // Lists the ranks' rows for one of this rank's tokens, in rank order; with flags, waits for the chunk.
@@ -214,38 +247,39 @@ EP_DEVICE bool list_rank_rows(const Operation& op, const RankSets& sets, uint32_
 
 // Adds the rows of the token's ranks, in rank order. The whole warp calls it.
 template <DType kDType, bool kUnits>
-EP_DEVICE bool collect_chunk(const Operation& op, const LlCombineArgs& args, const RankSets& sets, const RowCut& cut,
-                             uint32_t token, uint32_t chunk, Addend* addends) {
+EP_DEVICE bool collect_chunk(const Operation& op, const LlCombineArgs& args, const RankSets& sets, uint32_t token,
+                             uint32_t chunk, Addend* addends) {
+  dev::sync_warp();  // the addends are about to be reused
   uint32_t num_addends = 0;
   if (!list_rank_rows(op, sets, token, chunk, kUnits, num_addends, addends)) return false;
-  const Chunk part = cut.chunk(chunk);
-  const auto load = [&](LaneBatch<kUnits>& batch, const LanePacks<kUnits>& packs, uint32_t i) {
-    if constexpr (kUnits) {
-      return batch.load_units(op, {Wait::combine_row, addends[i].k, token}, packs,
-                              reinterpret_cast<const Unit*>(addends[i].row));
-    } else {
-      batch.load(packs, addends[i].row);
-      return true;
-    }
-  };
-  for (uint32_t begin = part.begin; begin < part.end; begin += LanePacks<kUnits>::kPerWarp) {
-    const LanePacks<kUnits> packs(part, begin);
+  const Chunk part(args.rows, chunk);
+  const uint32_t words_per_row = 4 * args.rows.packs_per_row;
+  for (uint32_t begin = part.begin; begin < part.end; begin += kLlPacksPerWarp) {
+    const LaneWords<kUnits> words(part, begin);
+    const auto load = [&](LaneBatch<kUnits>& batch, uint32_t i) {
+      if constexpr (kUnits) {
+        return batch.load_units(op, {Wait::combine_row, addends[i].k, token}, words,
+                                reinterpret_cast<const Unit*>(addends[i].row));
+      } else {
+        batch.load(words, addends[i].row, words_per_row);
+        return true;
+      }
+    };
     LaneBatch<kUnits> sum;
-    if (!add_rows<kDType, kUnits>(packs, addends, num_addends, load, [] { return true; }, sum)) return false;
-    sum.store(packs, args.out_tokens + token * cut.row_bytes());
+    if (!add_rows<kDType, kUnits>(addends, num_addends, load, [] { return true; }, sum)) return false;
+    sum.store(words, args.out_tokens + token * row_bytes(args.rows), words_per_row);
   }
-  dev::sync_warp();  // the addends are about to be reused
   return true;
 }
 
 template <DType kDType>
 EP_DEVICE void collect_sums(const Operation& op, const LlCombineArgs& args, const RankSets& sets, Addend* addends) {
-  const RowCut cut(args.rows, goes_as_units(op.group, args.routing.num_tokens));
-  const uint32_t num_items = args.routing.num_tokens * cut.num_chunks;
+  const uint32_t num_chunks = args.rows.num_chunks, num_items = args.routing.num_tokens * num_chunks;
+  const bool units = goes_as_units(op.group, args.routing.num_tokens);
   for (uint32_t item = worker_idx(); item < num_items; item += num_workers()) {
-    const uint32_t token = item / cut.num_chunks, chunk = item % cut.num_chunks;
-    const bool ok = cut.units ? collect_chunk<kDType, true>(op, args, sets, cut, token, chunk, addends)
-                              : collect_chunk<kDType, false>(op, args, sets, cut, token, chunk, addends);
+    const uint32_t token = item / num_chunks, chunk = item % num_chunks;
+    const bool ok = units ? collect_chunk<kDType, true>(op, args, sets, token, chunk, addends)
+                          : collect_chunk<kDType, false>(op, args, sets, token, chunk, addends);
     if (!dev::all(ok)) return;
   }
 }
@@ -255,13 +289,14 @@ EP_DEVICE void combine(const LlCombineArgs& args) {
   EP_DYNAMIC_SHARED(shared);
   EP_SHARED(Addend, addends, [kMaxWarps][kMaxHits]);
   const Operation op(args.group, operation_epoch(args.group, args.routing, args.phases));
-  const RankSets sets(args.routing, shared);
+  const RankSets sets(args.routing, shared + args.rows.scratch_offset);
   bool ok = true;
   if (args.phases & kLlSend) {
+    const uint32_t num_tokens = most_tokens(args);
     ok = begin_sending(op, args.routing, sets, false);
     if (ok) {
       if constexpr (kLayout == Layout::expert_major) send_weights(op, args, sets);
-      push_sums<kLayout, kDType>(op, args, addends[dev::warp_idx()]);
+      push_sums<kLayout, kDType>(op, args, shared, num_tokens, addends[dev::warp_idx()]);
     }
   } else {
     collect_rank_sets(op.group, args.routing, sets);

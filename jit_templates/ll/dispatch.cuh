@@ -8,6 +8,7 @@
 
 #include "ll/push.cuh"
 #include "ll/routes.cuh"
+#include "ll/rows.cuh"
 
 namespace nccl_ep::ll {
 
@@ -15,60 +16,113 @@ EP_DEVICE bool dispatches_units(const LlDispatchArgs& args, uint32_t num_tokens)
   return !args.zero_copy && goes_as_units(args.group, num_tokens);
 }
 
-// The ranks base ... base + 31 that need a token's row from this rank. Own rows are copied by the receiver.
-EP_DEVICE uint32_t peers_of(const LlGroupState& group, const RankSets& sets, uint32_t token, uint32_t base) {
-  const uint32_t ranks = sets.ranks_of(group, token, base);
-  return group.rank - base < 32 ? ranks & ~(1u << (group.rank - base)) : ranks;
-}
-
 // Where the row of (this rank, token) goes on `peer`.
 EP_DEVICE unsigned char* pushed_row(const Operation& op, const LlDispatchArgs& args, const RankSets& sets,
                                     uint32_t peer, uint32_t token) {
   if (!args.zero_copy) return op.row(peer, op.group.rank, token);
   const uint64_t slot = op.group.layout.slot(op.group.rank, sets.of(peer).count_before(token));
-  return args.out_window.at<unsigned char>(peer, slot * 16 * args.rows.packs_per_row);
+  return args.out_window.at<unsigned char>(peer, slot * row_bytes(args.rows));
 }
 
-// Rows go to a group of 32 ranks at a time, a lane for each rank.
-EP_DEVICE void push_rows(const Operation& op, const LlDispatchArgs& args, unsigned char* shared,
-                         const RankSets& sets) {
-  EP_SHARED(dev::Mbarrier, loaded, [kMaxWarps][PushStages::kCount]);
-  const LlGroupState& group = op.group;
-  const RowCut cut(args.rows, false);
-  const uint32_t num_groups = (group.num_ranks + 31) / 32;
-  const uint32_t num_items = args.routing.num_tokens * cut.num_chunks * num_groups;
-  push_chunks(args.rows, op.epoch, num_items, shared, loaded[dev::warp_idx()], [&](uint32_t item) {
-    const uint32_t base = item % num_groups * 32;
-    const uint32_t chunk = item / num_groups % cut.num_chunks, token = item / num_groups / cut.num_chunks;
-    const uint32_t peers = peers_of(group, sets, token, base);
-    Push push{};
-    if (peers == 0) return push;
-    const Chunk part = cut.chunk(chunk);
-    push.source = args.tokens + token * cut.row_bytes() + part.begin * 16;
-    push.bytes = (part.end - part.begin) * 16;
-    if (peers >> dev::lane_idx() & 1) {
-      const uint32_t peer = base + dev::lane_idx();
-      push.destination = pushed_row(op, args, sets, peer, token) + part.begin * 16;
-      push.flag = op.flag(peer, group.rank, token, chunk);
+// Who pushes to whom. Each block serves one peer (or, if there are fewer blocks, a few in turn), starting from the next
+// rank: links then carry as much as they can, which they do not when all ranks visit the peers in the same order. The
+// blocks that send routes push nothing if there are enough others.
+struct PushTeam {
+  uint32_t first_peer, num_teams;  // peers are counted from the next rank on
+  uint32_t worker, num_workers;    // this warp among those that serve the same peer
+
+  EP_DEVICE PushTeam(uint32_t num_ranks, uint32_t num_warps) {
+    const uint32_t first_block = dev::num_blocks() >= 3 * num_ranks ? num_ranks : 0;
+    const uint32_t num_blocks = dev::num_blocks() - first_block, num_peers = num_ranks - 1;
+    num_teams = num_peers < num_blocks ? num_peers : num_blocks;
+    if (dev::block_idx() < first_block || dev::warp_idx() >= num_warps || num_peers == 0) {
+      first_peer = num_peers;  // no peer
+      return;
     }
-    return push;
-  });
+    const uint32_t block = dev::block_idx() - first_block, team_blocks = (num_blocks - block % num_teams - 1) / num_teams + 1;
+    first_peer = block % num_teams;
+    worker = dev::warp_idx() * team_blocks + block / num_teams;
+    num_workers = num_warps * team_blocks;
+  }
+};
+
+// The row chunks that a pushing warp sends to one peer, one after the other.
+struct PushItems {
+  TokenBits tokens;
+  uint32_t num_items, num_chunks, step, at;
+
+  EP_DEVICE PushItems(const LlDispatchArgs& args, const RankSets& sets, const PushTeam& team, uint32_t peer)
+      : tokens(sets.of(peer)),
+        num_items(args.routing.num_tokens * args.rows.num_chunks),
+        num_chunks(args.rows.num_chunks),
+        step(team.num_workers),
+        at(team.worker) {
+    skip();
+  }
+  EP_DEVICE bool more() const { return at < num_items; }
+  EP_DEVICE uint32_t token() const { return at / num_chunks; }
+  EP_DEVICE uint32_t chunk() const { return at % num_chunks; }
+  EP_DEVICE void next() {
+    at += step;
+    skip();
+  }
+
+ private:
+  EP_DEVICE void skip() {
+    while (more() && !tokens.has(token())) at += step;
+  }
+};
+
+// Rows as chunks: loaded and stored by bulk copies that one lane issues. The next chunk is loaded while the last one is
+// on its way.
+EP_DEVICE void push_chunks(const Operation& op, const LlDispatchArgs& args, unsigned char* shared,
+                           const RankSets& sets) {
+  EP_SHARED(dev::Mbarrier, loaded_barriers, [kMaxWarps][kPushStages]);
+  const uint32_t num_ranks = op.group.num_ranks;
+  const PushTeam team(num_ranks, args.rows.push_warps);
+  if (team.first_peer >= num_ranks - 1 || dev::lane_idx() != 0) return;
+  dev::Mbarrier* loaded = loaded_barriers[dev::warp_idx()];
+  for (uint32_t i = 0; i < kPushStages; ++i) dev::mbar_init(&loaded[i], 1);
+  dev::fence_mbar_init();
+
+  PushQueue queue(args.rows, op.epoch, shared);
+  const auto load = [&](const PushItems& items) {
+    const Chunk part(args.rows, items.chunk());
+    const uint32_t bytes = (part.end - part.begin) * 16, n = queue.num_pushed();
+    dev::mbar_arrive_expect_tx(&loaded[n % kPushStages], bytes);
+    dev::bulk_load(queue.stage(n), args.tokens + items.token() * row_bytes(args.rows) + part.begin * 16, bytes,
+                   &loaded[n % kPushStages]);
+  };
+  for (uint32_t i = team.first_peer; i < num_ranks - 1; i += team.num_teams) {
+    const uint32_t peer = (op.group.rank + 1 + i) % num_ranks;
+    PushItems items(args, sets, team, peer);
+    if (items.more()) load(items);
+    while (items.more()) {
+      const uint32_t n = queue.num_pushed(), token = items.token(), chunk = items.chunk();
+      const Chunk part(args.rows, chunk);
+      dev::mbar_wait(&loaded[n % kPushStages], n / kPushStages % 2);
+      queue.push({pushed_row(op, args, sets, peer, token) + part.begin * 16, op.flag(peer, op.group.rank, token, chunk),
+                  (part.end - part.begin) * 16});
+      items.next();
+      if (items.more()) load(items);
+    }
+  }
+  queue.finish();
 }
 
-EP_DEVICE void push_unit_rows(const Operation& op, const LlDispatchArgs& args, const RankSets& sets) {
-  const LlGroupState& group = op.group;
-  const RowCut cut(args.rows, true);
-  const uint32_t num_items = args.routing.num_tokens * cut.num_chunks;
-  for (uint32_t item = worker_idx(); item < num_items; item += num_workers()) {
-    const uint32_t token = item / cut.num_chunks;
-    const Chunk part = cut.chunk(item % cut.num_chunks);
-    const LanePacks<true> packs(part, part.begin);
-    LaneBatch<true> batch;
-    batch.load(packs, args.tokens + token * cut.row_bytes());
-    for (uint32_t base = 0; base < group.num_ranks; base += 32) {
-      for (uint32_t peers = peers_of(group, sets, token, base); peers != 0; peers &= peers - 1) {
-        const uint32_t peer = base + static_cast<uint32_t>(dev::find_first(peers));
-        batch.store_units(packs, op.unit_row(peer, group.rank, token), op.epoch);
+// Rows as units: stored by the lanes themselves.
+EP_DEVICE void push_units(const Operation& op, const LlDispatchArgs& args, const RankSets& sets) {
+  const uint32_t num_ranks = op.group.num_ranks, words_per_row = 4 * args.rows.packs_per_row;
+  const PushTeam team(num_ranks, dev::num_warps());
+  for (uint32_t i = team.first_peer; i < num_ranks - 1; i += team.num_teams) {
+    const uint32_t peer = (op.group.rank + 1 + i) % num_ranks;
+    for (PushItems items(args, sets, team, peer); items.more(); items.next()) {
+      const Chunk part(args.rows, items.chunk());
+      for (uint32_t begin = part.begin; begin < part.end; begin += kLlPacksPerWarp) {
+        const LaneWords<true> words(part, begin);
+        LaneBatch<true> batch;
+        batch.load(words, args.tokens + items.token() * row_bytes(args.rows), words_per_row);
+        batch.store_units(words, op.unit_row(peer, op.group.rank, items.token()), op.epoch);
       }
     }
   }
@@ -83,50 +137,47 @@ EP_DEVICE void send(const Operation& op, const LlDispatchArgs& args, unsigned ch
     send_routes<kLayout>(op, args, sets, (group.rank + 1 + i) % group.num_ranks);
   }
   if (dispatches_units(args, args.routing.num_tokens)) {
-    push_unit_rows(op, args, sets);
+    push_units(op, args, sets);
   } else {
-    push_rows(op, args, shared, sets);
+    push_chunks(op, args, shared, sets);
   }
 }
 
-// One piece of a received row: which chunk of which token, and how to get hold of it.
+// One piece of a received row.
 struct ReceivedPiece {
   uint32_t source, token, chunk;
-  RowCut cut;
-  Chunk part;
-
-  EP_DEVICE ReceivedPiece(const LlRowPlan& plan, bool as_units, uint32_t source_rank, uint32_t token_idx,
-                          uint32_t chunk_idx)
-      : source(source_rank), token(token_idx), chunk(chunk_idx), cut(plan, as_units), part(cut.chunk(chunk_idx)) {}
+  bool units;
 };
 
 // Copies a piece to the rows destination(0) ... destination(num_destinations - 1), from the bank or, if it is this
-// rank's own, from the caller's tokens.
+// rank's own, from the caller's tokens. The whole warp calls it.
 template <class Destination>
 EP_DEVICE void receive_piece(const Operation& op, const LlDispatchArgs& args, const ReceivedPiece& piece,
                              uint32_t num_destinations, Destination destination) {
   const uint32_t rank = op.group.rank, source = piece.source, token = piece.token;
+  const uint32_t words_per_row = 4 * args.rows.packs_per_row;
+  const Chunk part(args.rows, piece.chunk);
   const bool own = source == rank;
-  if (piece.cut.units && !own) {
-    const LanePacks<true> packs(piece.part, piece.part.begin);
-    LaneBatch<true> batch;
-    const Awaited awaited{Wait::dispatch_row, source, token};
-    if (!batch.load_units(op, awaited, packs, op.unit_row(rank, source, token))) return;
-    for (uint32_t i = 0; i < num_destinations; ++i) batch.store(packs, destination(i));
+  if (piece.units && !own) {
+    for (uint32_t begin = part.begin; begin < part.end; begin += kLlPacksPerWarp) {
+      const LaneWords<true> words(part, begin);
+      LaneBatch<true> batch;
+      if (!batch.load_units(op, {Wait::dispatch_row, source, token}, words, op.unit_row(rank, source, token))) return;
+      for (uint32_t i = 0; i < num_destinations; ++i) batch.store(words, destination(i), words_per_row);
+    }
     return;
   }
   if (!own && !await_chunk(op, Wait::dispatch_row, source, token, piece.chunk)) return;
-  const unsigned char* row = own ? args.tokens + token * piece.cut.row_bytes() : op.row(rank, source, token);
+  const unsigned char* row = own ? args.tokens + token * row_bytes(args.rows) : op.row(rank, source, token);
   constexpr uint32_t kBatches = 2;  // in flight at a time
-  using Packs = LanePacks<false>;
-  for (uint32_t begin = piece.part.begin; begin < piece.part.end; begin += kBatches * Packs::kPerWarp) {
+  for (uint32_t begin = part.begin; begin < part.end; begin += kBatches * kLlPacksPerWarp) {
     LaneBatch<false> batch[kBatches];
 #pragma unroll
-    for (uint32_t b = 0; b < kBatches; ++b) batch[b].load(Packs(piece.part, begin + b * Packs::kPerWarp), row);
+    for (uint32_t b = 0; b < kBatches; ++b) batch[b].load({part, begin + b * kLlPacksPerWarp}, row, words_per_row);
     for (uint32_t i = 0; i < num_destinations; ++i) {
       unsigned char* to = destination(i);
 #pragma unroll
-      for (uint32_t b = 0; b < kBatches; ++b) batch[b].store(Packs(piece.part, begin + b * Packs::kPerWarp), to);
+      for (uint32_t b = 0; b < kBatches; ++b) batch[b].store({part, begin + b * kLlPacksPerWarp}, to, words_per_row);
     }
   }
 }
@@ -174,7 +225,7 @@ EP_DEVICE void receive_into_experts(const Operation& op, const LlDispatchArgs& a
   if (num_hits == 0) return;
   const uint64_t zone = uint64_t{op.group.num_ranks} * op.group.layout.max_tokens;
   receive_piece(op, args, piece, num_hits, [&](uint32_t hit) {
-    return args.out_tokens + (routes[hit].expert * zone + routes[hit].value) * piece.cut.row_bytes();
+    return args.out_tokens + (routes[hit].expert * zone + routes[hit].value) * row_bytes(args.rows);
   });
 }
 
@@ -210,7 +261,7 @@ EP_DEVICE void receive_by_rank(const Operation& op, const LlDispatchArgs& args, 
   if (args.zero_copy && piece.source != op.group.rank) {
     await_chunk(op, Wait::dispatch_row, piece.source, piece.token, piece.chunk);
   } else {
-    receive_piece(op, args, piece, 1, [&](uint32_t) { return args.out_tokens + slot * piece.cut.row_bytes(); });
+    receive_piece(op, args, piece, 1, [&](uint32_t) { return args.out_tokens + slot * row_bytes(args.rows); });
   }
 }
 
@@ -223,11 +274,7 @@ EP_DEVICE uint32_t most_tokens(const Operation& op, bool& ok) {
     if (unit.word[0] > most) most = unit.word[0];
   }
   ok = dev::all(ok);
-  for (uint32_t step = 1; step < 32; step *= 2) {
-    const uint32_t other = dev::shfl_xor(most, step);
-    if (other > most) most = other;
-  }
-  return most;
+  return dev::max_warp(most);
 }
 
 // Tokens come in order, each rank's in turn, own rows first. The warps that push rows come last, since they are busy.
@@ -235,7 +282,7 @@ template <Layout kLayout>
 EP_DEVICE void receive_rows(const Operation& op, const LlDispatchArgs& args) {
   EP_SHARED(Route, routes, [kMaxWarps][kMaxHits]);
   const LlGroupState& group = op.group;
-  const uint32_t num_chunks = max_chunks(args.rows), num_ranks = group.num_ranks;
+  const uint32_t num_chunks = args.rows.num_chunks, num_ranks = group.num_ranks;
   const uint32_t max_hits = args.routing.num_topk;
   uint32_t num_items = num_ranks * group.layout.max_tokens * num_chunks;
   bool all_counted = false;
@@ -245,8 +292,8 @@ EP_DEVICE void receive_rows(const Operation& op, const LlDispatchArgs& args) {
     Route* warp_routes = routes[dev::warp_idx()];
     const ReceivedToken received = await_token(op, source, token, max_hits, warp_routes);
     if (!received.ok) return;
-    const ReceivedPiece piece(args.rows, dispatches_units(args, received.num_tokens), source, token, chunk);
-    if (token < received.num_tokens && chunk < piece.cut.num_chunks) {
+    const ReceivedPiece piece{source, token, chunk, dispatches_units(args, received.num_tokens)};
+    if (token < received.num_tokens) {
       if constexpr (kLayout == Layout::expert_major) {
         receive_into_experts(op, args, piece, received, warp_routes);
       } else {

@@ -47,6 +47,7 @@ template <bool kWholeWarp = false, class Ready>
 EP_DEVICE bool wait_for(const LlGroupState& group, uint32_t epoch, Awaited awaited, Ready ready) {
   constexpr int kPollsBeforeClock = 64;  // reading the clock costs as much as several polls
   const auto agreed = [](bool mine) { return kWholeWarp ? dev::any(mine) : mine; };
+#pragma unroll 1
   for (int i = 0; i < kPollsBeforeClock; ++i) {
     if (ready()) return true;
   }
@@ -62,10 +63,12 @@ EP_DEVICE bool wait_for(const LlGroupState& group, uint32_t epoch, Awaited await
   return true;
 }
 
-// The same for a flag that guards other data. Failing polls are relaxed, since an acquire empties the first cache.
+// The same for a flag that guards other data. Only the first poll and the last acquire, since each acquire empties the
+// first-level cache.
 template <class T, class Matches>
 EP_DEVICE bool wait_acquire(const LlGroupState& group, uint32_t epoch, Awaited awaited, const T* flag,
                             Matches matches) {
+  if (matches(dev::ld_acquire<dev::Scope::system>(flag))) return true;
   return wait_for(group, epoch, awaited, [&] {
     return matches(dev::ld_relaxed<dev::Scope::system>(flag)) && matches(dev::ld_acquire<dev::Scope::system>(flag));
   });
@@ -111,11 +114,11 @@ EP_DEVICE uint32_t operation_epoch(const LlGroupState& group, const LlRouting& r
   return *routing.pending_epoch();
 }
 
-// Tells every rank that this one has started the operation, and which banks it has finished reading. Block 0 calls it.
+// Tells every rank that this one has started the operation, and which banks it has finished reading. One warp calls it.
 EP_DEVICE void announce(const Operation& op) {
   const LlGroupState& group = op.group;
   const uint64_t word = uint64_t{op.epoch} << 32 | dev::ld_relaxed<dev::Scope::gpu>(&group.progress->consumed);
-  for (uint32_t peer = dev::thread_idx(); peer < group.num_ranks; peer += dev::num_threads()) {
+  for (uint32_t peer = dev::lane_idx(); peer < group.num_ranks; peer += 32) {
     dev::st_release<dev::Scope::system>(group.window.at<uint64_t>(peer, group.layout.hello_at(group.rank)), word);
   }
 }

@@ -59,12 +59,23 @@ struct RouteScratch {
 // -1 where the place is not on it.
 template <class Visit>
 EP_DEVICE void for_each_place(const LlGroupState& group, const LlRouting& routing, uint32_t peer, Visit visit) {
-  const uint32_t num_places = routing.num_tokens * routing.num_topk;
-  for (uint32_t place = dev::thread_idx(); place < num_places; place += dev::num_threads()) {
-    const uint32_t token = place / routing.num_topk, k = place % routing.num_topk;
-    const int32_t expert = expert_of(group, token, topk_id(routing, token, k));
-    const int32_t local = expert - static_cast<int32_t>(peer * group.num_local_experts);
-    visit(token, k, local >= 0 && local < static_cast<int32_t>(group.num_local_experts) ? local : -1);
+  constexpr uint32_t kIdsInFlight = 4;
+  const uint32_t num_places = routing.num_tokens * routing.num_topk, step = dev::num_threads();
+  for (uint32_t first = dev::thread_idx(); first < num_places; first += kIdsInFlight * step) {
+    int64_t id[kIdsInFlight];
+#pragma unroll
+    for (uint32_t i = 0; i < kIdsInFlight; ++i) {
+      const uint32_t place = first + i * step;
+      id[i] = place < num_places ? topk_id(routing, 0, place) : -1;
+    }
+#pragma unroll
+    for (uint32_t i = 0; i < kIdsInFlight; ++i) {
+      const uint32_t place = first + i * step, token = place / routing.num_topk;
+      if (place >= num_places) continue;
+      const int32_t local = expert_of(group, token, id[i]) - static_cast<int32_t>(peer * group.num_local_experts);
+      const bool is_local = local >= 0 && local < static_cast<int32_t>(group.num_local_experts);
+      visit(token, place % routing.num_topk, is_local ? local : -1);
+    }
   }
 }
 

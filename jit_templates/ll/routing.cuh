@@ -100,13 +100,13 @@ EP_DEVICE void collect_rank_sets(const LlGroupState& group, const LlRouting& rou
 // How every sending half starts: say hello, wait for the peers, and know where tokens go. All threads of all blocks
 // call it; false: a peer is missing, send nothing.
 EP_DEVICE bool begin_sending(const Operation& op, const LlRouting& routing, const RankSets& sets, bool windows) {
-  if (dev::block_idx() == 0) announce(op);
   EP_SHARED(uint32_t, peers_ok, [1]);
-  collect_rank_sets(op.group, routing, sets);
   if (dev::warp_idx() == dev::num_warps() - 1) {  // the warp with the least to collect
+    if (dev::block_idx() == dev::num_blocks() - 1) announce(op);
     const bool ok = await_peers(op, windows);
     if (dev::lane_idx() == 0) peers_ok[0] = ok;
   }
+  collect_rank_sets(op.group, routing, sets);
   dev::sync_block();
   return peers_ok[0] != 0;
 }

@@ -2,8 +2,8 @@
 // Moving rows, a warp at a time, in one of two ways (ll_layout.hpp says when).
 //
 // Chunks: a row is cut into chunks so that several warps share it and its first part is copied on while the rest is in
-// flight. Whoever pushes a chunk into another rank's memory stores it, meets its warp (or waits for its bulk copies),
-// and then releases the chunk's flag at system scope; whoever reads the chunk has acquired that flag.
+// flight. Chunks are pushed with ordinary stores and then flagged (push.cuh); whoever reads a chunk has acquired its
+// flag.
 //
 // Units: each carries three words of the row and the epoch, so it needs neither flag nor fence.
 #pragma once
@@ -22,92 +22,99 @@ EP_DEVICE bool goes_as_units(const LlGroupState& group, uint32_t num_tokens) {
 struct Chunk {
   uint32_t begin, end;
 
-  EP_DEVICE Chunk(uint32_t packs_per_row, uint32_t packs_per_chunk, uint32_t chunk) : begin(chunk * packs_per_chunk) {
-    const uint32_t rest = begin < packs_per_row ? packs_per_row - begin : 0;
-    end = begin + (rest < packs_per_chunk ? rest : packs_per_chunk);
+  EP_DEVICE Chunk(const LlRowPlan& plan, uint32_t chunk) : begin(chunk * plan.packs_per_chunk) {
+    const uint32_t rest = plan.packs_per_row - begin;
+    end = begin + (rest < plan.packs_per_chunk ? rest : plan.packs_per_chunk);
   }
 };
 
-// How the rows of a rank are cut: by the plan, or for units into what one warp holds at a time.
-struct RowCut {
-  uint32_t packs_per_row, packs_per_chunk, num_chunks;
-  bool units;
+EP_DEVICE uint64_t row_bytes(const LlRowPlan& plan) { return uint64_t{plan.packs_per_row} * 16; }
 
-  EP_DEVICE RowCut(const LlRowPlan& plan, bool as_units)
-      : packs_per_row(plan.packs_per_row),
-        packs_per_chunk(as_units ? kLlPacksPerWarp : plan.packs_per_chunk),
-        num_chunks(as_units ? (plan.packs_per_row + kLlPacksPerWarp - 1) / kLlPacksPerWarp : plan.num_chunks),
-        units(as_units) {}
-  EP_DEVICE Chunk chunk(uint32_t i) const { return {packs_per_row, packs_per_chunk, i}; }
-  EP_DEVICE uint64_t row_bytes() const { return uint64_t{packs_per_row} * 16; }
-};
-
-// The most chunks that any rank's rows are cut into.
-EP_DEVICE uint32_t max_chunks(const LlRowPlan& plan) {
-  const uint32_t as_units = RowCut(plan, true).num_chunks;
-  return as_units > plan.num_chunks ? as_units : plan.num_chunks;
-}
-
-// Which packs of a chunk a lane holds at a time: neighbouring lanes take neighbouring packs, or, where units are read
-// or written, three packs in a row each, which are four units.
+// Twelve words a lane of a row, from some pack on: three packs of neighbouring lanes side by side, or, where units are
+// read or written, four units side by side. Both ways every access of a warp covers consecutive bytes.
 template <bool kUnits>
-struct LanePacks {
-  static constexpr uint32_t kCount = 3;
-  static constexpr uint32_t kPerWarp = kLlPacksPerWarp;
-  static constexpr uint32_t kNumUnits = 4;
-  uint32_t first, end;
+struct LaneWords {
+  static constexpr uint32_t kCount = 12;
+  static constexpr uint32_t kPacksPerWarp = kLlPacksPerWarp;
+  static constexpr uint32_t kPieces = kUnits ? 4 : 3;
+  static constexpr uint32_t kWordsPerPiece = kCount / kPieces;
+  uint32_t first, end;  // pieces of the row: this lane's first, and behind the chunk's last
 
-  EP_DEVICE LanePacks(const Chunk& chunk, uint32_t begin)
-      : first(begin + (kUnits ? kCount : 1) * dev::lane_idx()), end(chunk.end) {}
-  EP_DEVICE uint32_t at(uint32_t i) const { return first + (kUnits ? 1 : 32) * i; }
-  EP_DEVICE bool has(uint32_t i) const { return at(i) < end; }
-  // Units of this lane; the last may be partly empty.
-  EP_DEVICE uint32_t first_unit() const { return first / 3 * kNumUnits; }
-  EP_DEVICE bool has_unit(uint32_t i) const { return first < end && 3 * i < 4 * (end - first); }
+  EP_DEVICE LaneWords(const Chunk& chunk, uint32_t begin_pack)
+      : first(pieces(begin_pack) + dev::lane_idx()), end(pieces(chunk.end)) {}
+  EP_DEVICE uint32_t at(uint32_t piece) const { return first + 32 * piece; }
+  EP_DEVICE bool has(uint32_t piece) const { return at(piece) < end; }
+  // Only the last unit of a row may be partly empty.
+  EP_DEVICE static uint32_t pieces(uint32_t packs) { return kUnits ? (4 * packs + 2) / 3 : packs; }
 };
 
 template <bool kUnits>
 struct LaneBatch {
-  Pack pack[LanePacks<kUnits>::kCount];
+  using Words = LaneWords<kUnits>;
+  uint32_t word[Words::kCount];
 
-  EP_DEVICE void load(const LanePacks<kUnits>& packs, const unsigned char* row) {
+  EP_DEVICE void load(const Words& words, const unsigned char* row, uint32_t words_per_row) {
 #pragma unroll
-    for (uint32_t i = 0; i < packs.kCount; ++i) {
-      if (packs.has(i)) pack[i] = dev::ld(reinterpret_cast<const Pack*>(row) + packs.at(i));
+    for (uint32_t i = 0; i < Words::kPieces; ++i) {
+      if (!words.has(i)) continue;
+      if constexpr (kUnits) {
+#pragma unroll
+        for (uint32_t j = 0; j < 3; ++j) {
+          const uint32_t at = 3 * words.at(i) + j;
+          if (at < words_per_row) word[3 * i + j] = dev::ld(reinterpret_cast<const uint32_t*>(row) + at);
+        }
+      } else {
+        const Pack pack = dev::ld(reinterpret_cast<const Pack*>(row) + words.at(i));
+#pragma unroll
+        for (uint32_t j = 0; j < 4; ++j) word[4 * i + j] = pack.word[j];
+      }
     }
   }
-  EP_DEVICE void store(const LanePacks<kUnits>& packs, unsigned char* row) const {
+
+  EP_DEVICE void store(const Words& words, unsigned char* row, uint32_t words_per_row) const {
 #pragma unroll
-    for (uint32_t i = 0; i < packs.kCount; ++i) {
-      if (packs.has(i)) dev::st(reinterpret_cast<Pack*>(row) + packs.at(i), pack[i]);
+    for (uint32_t i = 0; i < Words::kPieces; ++i) {
+      if (!words.has(i)) continue;
+      if constexpr (kUnits) {
+#pragma unroll
+        for (uint32_t j = 0; j < 3; ++j) {
+          const uint32_t at = 3 * words.at(i) + j;
+          if (at < words_per_row) dev::st(reinterpret_cast<uint32_t*>(row) + at, word[3 * i + j]);
+        }
+      } else {
+        const Pack pack{{word[4 * i], word[4 * i + 1], word[4 * i + 2], word[4 * i + 3]}};
+        dev::st(reinterpret_cast<Pack*>(row) + words.at(i), pack);
+      }
     }
   }
-  // Waits for the lane's units of a row and takes the packs out of them.
-  EP_DEVICE bool load_units(const Operation& op, Awaited awaited, const LanePacks<true>& packs, const Unit* row) {
-    Unit unit[packs.kNumUnits];
+
+  // Waits for the lane's units of a row.
+  EP_DEVICE bool load_units(const Operation& op, Awaited awaited, const Words& words, const Unit* row) {
+    static_assert(kUnits);
+    Unit unit[Words::kPieces];
     const bool ok = wait_for(op.group, op.epoch, awaited, [&] {
       bool arrived = true;
 #pragma unroll
-      for (uint32_t i = 0; i < packs.kNumUnits; ++i) {
-        if (packs.has_unit(i)) unit[i] = dev::ld_unit(row + packs.first_unit() + i);
+      for (uint32_t i = 0; i < Words::kPieces; ++i) {
+        if (words.has(i)) unit[i] = dev::ld_unit(row + words.at(i));
       }
 #pragma unroll
-      for (uint32_t i = 0; i < packs.kNumUnits; ++i) {
-        if (packs.has_unit(i)) arrived &= unit[i].epoch == op.epoch;
+      for (uint32_t i = 0; i < Words::kPieces; ++i) {
+        if (words.has(i)) arrived &= unit[i].epoch == op.epoch;
       }
       return arrived;
     });
 #pragma unroll
-    for (uint32_t word = 0; word < 12; ++word) pack[word / 4].word[word % 4] = unit[word / 3].word[word % 3];
+    for (uint32_t w = 0; w < Words::kCount; ++w) word[w] = unit[w / 3].word[w % 3];
     return ok;
   }
-  EP_DEVICE void store_units(const LanePacks<true>& packs, Unit* row, uint32_t epoch) const {
+
+  EP_DEVICE void store_units(const Words& words, Unit* row, uint32_t epoch) const {
+    static_assert(kUnits);
 #pragma unroll
-    for (uint32_t i = 0; i < packs.kNumUnits; ++i) {
-      Unit unit{{0, 0, 0}, epoch};
-#pragma unroll
-      for (uint32_t j = 0; j < 3; ++j) unit.word[j] = pack[(3 * i + j) / 4].word[(3 * i + j) % 4];
-      if (packs.has_unit(i)) dev::st_unit(row + packs.first_unit() + i, unit);
+    for (uint32_t i = 0; i < Words::kPieces; ++i) {
+      const Unit unit{{word[3 * i], word[3 * i + 1], word[3 * i + 2]}, epoch};
+      if (words.has(i)) dev::st_unit(row + words.at(i), unit);
     }
   }
 };

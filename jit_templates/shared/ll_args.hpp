@@ -64,14 +64,13 @@ struct LlRouting {
   }
 };
 
-// How rows that travel as they are, are cut and shared out among warps.
+// How rows are cut among warps.
 struct LlRowPlan {
-  uint32_t packs_per_row;     // 16-byte packs
-  uint32_t packs_per_chunk;
+  uint32_t packs_per_row;    // 16-byte packs
+  uint32_t packs_per_chunk;  // a multiple of three: units carry three words
   uint32_t num_chunks;
-  uint32_t num_send_workers;  // dispatch: warps that push rows; all warps receive
-  uint32_t stage_bytes;       // of shared memory for a chunk that is being pushed; each pushing warp has two
-  uint32_t scratch_offset;    // shared memory behind all stages
+  uint32_t push_warps;       // of a block: how many push chunks; each has two stages of shared memory
+  uint32_t scratch_offset;   // shared memory behind the stages
 };
 
 struct LlDispatchArgs {

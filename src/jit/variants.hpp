@@ -11,7 +11,7 @@
 namespace nccl_ep::jit {
 
 // The launch bounds that every kernel is compiled for: the widest block a plan may launch, one block an SM.
-inline constexpr uint32_t kMaxThreads = 512;
+inline constexpr uint32_t kMaxThreads = kLlMaxThreads;
 inline constexpr uint32_t kMinBlocksPerSm = 1;
 
 enum class LlOp { dispatch, combine };
