@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sim_network_kernels.hpp"
+
+#include "device/device.hpp"
+
+namespace nccl_ep::sim::test {
+
+namespace {
+
+dev::WindowAddress word(const GinArgs& args, uint64_t index) {
+  return {args.window, index * sizeof(uint32_t)};
+}
+
+// Two puts to rank 1; the signal rides on the second.
+void send_two(const GinArgs& args) {
+  if (dev::thread_idx() != 0) return;
+  for (uint32_t i = 0; i < 2 * kWords; ++i) dev::st(args.memory + i, i + 1);
+  const dev::Gin gin(args.comm, 0), other(args.comm, 1);
+  const dev::Gin& first = args.variant == kTwoContexts ? other : gin;
+  const dev::Signal signal =
+      args.variant == kVaSignal ? dev::signal(word(args, 4 * kWords)) : dev::signal(uint32_t{3});
+  first.put(1, word(args, 2 * kWords), word(args, 0), kWords * 4);
+  gin.put(1, word(args, 3 * kWords), word(args, kWords), kWords * 4,
+          args.variant == kWeak ? dev::weak(signal) : dev::strong(signal));
+}
+
+void receive_two(const GinArgs& args) {
+  if (dev::thread_idx() != 0) return;
+  const dev::Gin gin(args.comm, 0);
+  gin.wait_signal(args.variant == kVaSignal ? dev::signal(word(args, 4 * kWords)) : dev::signal(uint32_t{3}),
+                  1);
+  for (uint32_t i = 0; i < 2 * kWords; ++i) dev::st(args.out + i, dev::ld(args.memory + 2 * kWords + i));
+}
+
+// Sends a buffer, and overwrites it when `variant` allows it: 0 at once, 1 after a flush, 2 after its
+// counter.
+void send_and_overwrite(const GinArgs& args) {
+  if (dev::thread_idx() != 0) return;
+  const dev::Gin gin(args.comm, 2);
+  for (uint32_t i = 0; i < 2 * kWords; ++i) dev::st(args.memory + i, i + 1);
+  gin.put(1, word(args, 2 * kWords), word(args, 0), 2 * kWords * 4, dev::strong(dev::signal(uint32_t{3})), 5);
+  if (args.variant == 1) gin.flush();
+  if (args.variant == 2) gin.wait_counter(5, 1);
+  for (uint32_t i = 0; i < 2 * kWords; ++i) dev::st(args.memory + i, 0u);
+}
+
+void receive_one(const GinArgs& args) {
+  if (dev::thread_idx() != 0) return;
+  const dev::Gin gin(args.comm, 2);
+  gin.wait_signal(dev::signal(uint32_t{3}), 1);
+  for (uint32_t i = 0; i < 2 * kWords; ++i) dev::st(args.out + i, dev::ld(args.memory + 2 * kWords + i));
+  gin.reset_signal(dev::signal(uint32_t{3}));
+}
+
+// Rank 0 gets what rank 1 has, with a value of its own put there first.
+void get_back(const GinArgs& args) {
+  if (dev::thread_idx() != 0) return;
+  const dev::Gin gin(args.comm, 0);
+  gin.put_value(1, word(args, 0), 1234, 4, dev::strong(dev::signal(uint32_t{0})));
+  gin.wait_signal(dev::signal(uint32_t{1}), 5);
+  gin.get(1, word(args, 0), word(args, 1), 4);
+  gin.flush();
+  dev::st(args.out, dev::ld(args.memory + 1));
+}
+
+void answer(const GinArgs& args) {
+  if (dev::thread_idx() != 0) return;
+  const dev::Gin gin(args.comm, 0);
+  gin.wait_signal(dev::signal(uint32_t{0}), 1);
+  gin.signal(0, dev::strong(dev::signal(uint32_t{1}), 5));
+}
+
+}  // namespace
+
+EP_SIM_KERNEL("test_gin_send_two", send_two, GinArgs)
+EP_SIM_KERNEL("test_gin_receive_two", receive_two, GinArgs)
+EP_SIM_KERNEL("test_gin_send_and_overwrite", send_and_overwrite, GinArgs)
+EP_SIM_KERNEL("test_gin_receive_one", receive_one, GinArgs)
+EP_SIM_KERNEL("test_gin_get_back", get_back, GinArgs)
+EP_SIM_KERNEL("test_gin_answer", answer, GinArgs)
+
+}  // namespace nccl_ep::sim::test
