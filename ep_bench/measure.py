@@ -22,9 +22,6 @@ from ep_bench.verify import WrongData
 ROUNDS = 10
 """Libraries take turns this often."""
 
-SIM_GRAPH_OPERATIONS = 2
-"""Operations in a graph on the simulator."""
-
 Progress = Callable[[], None]
 
 
@@ -117,7 +114,7 @@ class SimMeter:
                 sent = self._count_graph(subject, operation)
             else:
                 subject.spoil()
-                sent = self._device.count_bytes(operation.enqueue, 1)
+                sent = self._device.count_bytes(operation.enqueue)
             subject.check(operation)
         except WrongData as error:
             return error
@@ -127,9 +124,8 @@ class SimMeter:
 
     def _count_graph(self, subject: Subject, operation: Operation) -> float:
         with self._device.capture() as graph:
-            for _ in range(SIM_GRAPH_OPERATIONS):
-                operation.enqueue()
+            operation.enqueue()
         subject.spoil()
-        sent = self._device.count_bytes(graph.launch, SIM_GRAPH_OPERATIONS)
+        sent = self._device.count_bytes(graph.launch)
         graph.close()
         return sent

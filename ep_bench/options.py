@@ -51,7 +51,7 @@ class Defaults:
 
 DEFAULTS = {
     "cuda": Defaults(0, (1, 8, 32, 128), (7168,), (256,), ("kernel", "graph", "host"), 120.0),
-    "sim": Defaults(8, (8, 40), (1024,), (64,), ("graph", "host"), None),
+    "sim": Defaults(8, (8, 40), (512,), (64,), ("graph", "host"), None),
 }
 
 

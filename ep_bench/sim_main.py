@@ -52,10 +52,10 @@ def run_cluster(options: Options, notes: list[str]) -> int:
 
 
 def _explain(error: Exception, cluster: sim.Cluster) -> int:
-    traceback.print_exc()
     if cluster.failure is sim.Failure.NONE:
+        traceback.print_exc()
         return exit_for(error)
-    print(f"ep_bench: the simulator stopped: {cluster.failure.name}\n{cluster.report}", file=sys.stderr)
+    print(f"ep_bench: the simulation ended with a {cluster.failure.name}:\n{cluster.report}", file=sys.stderr)
     return Exit.HANG
 
 

@@ -69,8 +69,8 @@ class SimDevice:
     def synchronize(self) -> None:
         self.stream.synchronize()
 
-    def count_bytes(self, action: Callable[[], None], repeats: int) -> float:
-        """Runs ``action`` on all ranks and says how many bytes crossed links: mean over ranks and repeats."""
+    def count_bytes(self, action: Callable[[], None]) -> float:
+        """Runs ``action`` on all ranks and says how many bytes crossed links: mean over ranks."""
         self._rank.barrier()
         if self._rank.rank == 0:
             self.cluster.reset_traffic()
@@ -82,7 +82,7 @@ class SimDevice:
         self._rank.barrier()
         remote = ~np.eye(len(links), dtype=bool)
         crossed = int(links["bytes"][remote].sum() + links["read_bytes"][remote].sum())
-        return crossed / len(links) / repeats
+        return crossed / len(links)
 
 
 class SimMemory:
