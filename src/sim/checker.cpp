@@ -325,8 +325,9 @@ void Checker::mbar_complete_phase(const void* mbar) {
 }
 
 void Checker::mbar_observe(Thread& thread, const void* mbar, Pc pc, bool phase_done) {
-  if (phase_done) state_->learn(thread.knowledge, state_->mbars.at(number(mbar)).completed);
+  // First compare, then learn: what a phase brings does not excuse looking before the mbarrier is initialised.
   state_->access(thread, mbar, kMbarrierBytes, false, atomic(Scope::block), pc);
+  if (phase_done) state_->learn(thread.knowledge, state_->mbars.at(number(mbar)).completed);
 }
 
 // --- Operations

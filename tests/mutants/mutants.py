@@ -20,7 +20,7 @@ class Mutant:
         original: the exact snippet.
         replacement: what takes its place.
         why: the damage it does.
-        scenarios: of scenario.py, in each of which it must be noticed.
+        scenarios: of scenario.py; every seed must notice it in at least one of them.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Mutant:
 
 CHUNKS = ("expert-major-chunks", "rank-major-chunks")
 UNITS = ("expert-major-units",)
+AHEAD = ("halves",)  # only then a bank would not be free anyway
 
 OPERATION = [
     Mutant(
@@ -50,7 +51,7 @@ OPERATION = [
         "dev::st_release<dev::Scope::system>(group.window",
         "dev::st_relaxed<dev::Scope::system>(group.window",
         "A peer may overwrite a bank while this rank still reads it.",
-        CHUNKS,
+        AHEAD,
     ),
     Mutant(
         "hello is released to this GPU only",
@@ -61,10 +62,18 @@ OPERATION = [
         UNITS,
     ),
     Mutant(
-        "flags and hello are not acquired",
+        "flags and hello are not acquired at the first poll",
         "ll/operation.cuh",
-        "matches(dev::ld_acquire<dev::Scope::system>(flag))",
-        "matches(dev::ld_relaxed<dev::Scope::system>(flag))",
+        "if (matches(dev::ld_acquire<dev::Scope::system>(flag))) return true;",
+        "if (matches(dev::ld_relaxed<dev::Scope::system>(flag))) return true;",
+        "Rows may be read before they have arrived.",
+        CHUNKS,
+    ),
+    Mutant(
+        "flags and hello are not acquired at later polls",
+        "ll/operation.cuh",
+        "(flag)) && matches(dev::ld_acquire<dev::Scope::system>(flag));",
+        "(flag));",
         "Rows may be read before they have arrived.",
         CHUNKS,
     ),
@@ -74,7 +83,7 @@ OPERATION = [
         "return bank_free && (",
         "return (",
         "Rows of two operations ago are overwritten while they are read.",
-        CHUNKS,
+        AHEAD,
     ),
     Mutant(
         "a bank counts as free one operation early",
@@ -82,7 +91,7 @@ OPERATION = [
         "consumed + LlLayout::kNumBanks - op.epoch",
         "consumed + LlLayout::kNumBanks + 1 - op.epoch",
         "Rows of two operations ago are overwritten while they are read.",
-        CHUNKS,
+        AHEAD,
     ),
     Mutant(
         "banks do not alternate",
@@ -97,8 +106,8 @@ OPERATION = [
         "ll/operation.cuh",
         "dev::ld_relaxed<dev::Scope::gpu>(&group.progress->consumed);",
         "op.epoch;",
-        "Peers overwrite what this operation has not read yet.",
-        CHUNKS,
+        "Peers overwrite what this rank has not read yet.",
+        AHEAD,
     ),
     Mutant(
         "output windows are not awaited",
@@ -133,7 +142,7 @@ ROUTING = [
         "dev::sync_block();\n  return peers_ok[0] != 0;",
         "return peers_ok[0] != 0;",
         "Warps send to banks that only another warp knows to be free, and read sets that are being filled.",
-        (*CHUNKS, *UNITS),
+        UNITS,
     ),
     Mutant(
         "hits are read before all are collected",
@@ -192,13 +201,13 @@ ROWS = [
         "return value == op.epoch;",
         "return value != 0;",
         "A chunk of two operations ago is taken for the new one.",
-        CHUNKS,
+        (*CHUNKS, *AHEAD),
     ),
     Mutant(
         "row units are sent as ordinary stores",
         "ll/rows.cuh",
-        "if (packs.has_unit(i)) dev::st_unit(",
-        "if (packs.has_unit(i)) dev::st(",
+        "dev::st_unit(row + words.at(i), unit);",
+        "dev::st(row + words.at(i), unit);",
         "The tag may be seen before the words that it vouches for.",
         UNITS,
     ),
@@ -208,7 +217,7 @@ ROWS = [
         "arrived &= unit[i].epoch == op.epoch;",
         "arrived &= i != 0 || unit[i].epoch == op.epoch;",
         "Words of units that are still under way are taken.",
-        UNITS,
+        (*UNITS, "rank-major-units"),
     ),
 ]
 
@@ -216,16 +225,16 @@ PUSH = [
     Mutant(
         "row flags are not released",
         "ll/push.cuh",
-        "dev::st_release<dev::Scope::system>(flag, epoch)",
-        "dev::st_relaxed<dev::Scope::system>(flag, epoch)",
+        "dev::st_release<dev::Scope::system>(last_flag_",
+        "dev::st_relaxed<dev::Scope::system>(last_flag_",
         "The flag may be seen before the row.",
         CHUNKS,
     ),
     Mutant(
         "row flags are released to this GPU only",
         "ll/push.cuh",
-        "dev::st_release<dev::Scope::system>(flag, epoch)",
-        "dev::st_release<dev::Scope::gpu>(flag, epoch)",
+        "dev::st_release<dev::Scope::system>(last_flag_",
+        "dev::st_release<dev::Scope::gpu>(last_flag_",
         "Peers are outside the scope.",
         CHUNKS,
     ),
@@ -246,99 +255,48 @@ PUSH = [
         CHUNKS,
     ),
     Mutant(
-        "a stage is filled without meeting the warp",
+        "two chunks are on their way when the next is prepared",
         "ll/push.cuh",
-        "dev::sync_warp();\n    if (following.source)",
-        "if (following.source)",
-        "Other lanes' copies may still read the stage.",
+        "dev::bulk_wait<1>();",
+        "dev::bulk_wait<2>();",
+        "The stage of the chunk before last is filled while it is read.",
         CHUNKS,
     ),
+    Mutant(
+        "there is one stage in place of two",
+        "ll/push.cuh",
+        "stages_ + n % kPushStages * stage_bytes_",
+        "stages_",
+        "A chunk is prepared where the last one is still read.",
+        CHUNKS,
+    ),
+]
+
+DISPATCH = [
     Mutant(
         "loads are not awaited",
-        "ll/push.cuh",
-        "    stages.await_load(n);\n",
+        "ll/dispatch.cuh",
+        "      dev::mbar_wait(&loaded[n % kPushStages], n / kPushStages % 2);\n",
         "",
-        "The row is stored before it has been loaded.",
+        "A chunk is stored before it has been loaded.",
         CHUNKS,
     ),
     Mutant(
-        "the stage's parity never flips",
-        "ll/push.cuh",
-        "n / kCount % 2",
+        "the stages' parity never flips",
+        "ll/dispatch.cuh",
+        "n / kPushStages % 2",
         "0",
         "From its second use on, a stage counts as loaded at once.",
         CHUNKS,
     ),
     Mutant(
         "mbarriers are not fenced",
-        "ll/push.cuh",
-        "      dev::fence_mbar_init();\n",
+        "ll/dispatch.cuh",
+        "  dev::fence_mbar_init();\n",
         "",
         "The engine may not see their initialisation.",
         CHUNKS,
     ),
-    Mutant(
-        "mbarriers are used without meeting the warp",
-        "ll/push.cuh",
-        "dev::fence_mbar_init();\n    }\n    dev::sync_warp();",
-        "dev::fence_mbar_init();\n    }",
-        "Other lanes may poll them before they are initialised.",
-        CHUNKS,
-    ),
-]
-
-COMBINE = [
-    Mutant(
-        "sums are announced without meeting the warp",
-        "ll/combine.cuh",
-        "dev::sync_warp();\n  if (!kUnits && dev::lane_idx() == 0)",
-        "if (!kUnits && dev::lane_idx() == 0)",
-        "Only lane 0's part of the sum is released.",
-        CHUNKS,
-    ),
-    Mutant(
-        "sums are not released",
-        "ll/combine.cuh",
-        "dev::st_release<dev::Scope::system>(op.flag(",
-        "dev::st_relaxed<dev::Scope::system>(op.flag(",
-        "The flag may be seen before the sum.",
-        CHUNKS,
-    ),
-    Mutant(
-        "sums are read without meeting the warp",
-        "ll/combine.cuh",
-        "ok = dev::all(ok);\n  dev::sync_warp();",
-        "ok = dev::all(ok);",
-        "Lanes read lists and rows that only other lanes know.",
-        (*CHUNKS, *UNITS),
-    ),
-    Mutant(
-        "lists of rows are reused without meeting the warp",
-        "ll/combine.cuh",
-        "dev::sync_warp();  // the addends are about to be reused\n  return true;",
-        "return true;",
-        "A lane overwrites the list that others still read.",
-        UNITS,
-    ),
-    Mutant(
-        "lists of local rows are read without meeting the warp",
-        "ll/combine.cuh",
-        "  }\n  dev::sync_warp();\n}",
-        "  }\n}",
-        "Lanes read entries that other lanes have not written yet.",
-        UNITS,
-    ),
-    Mutant(
-        "a sum's flag of any epoch is taken",
-        "ll/combine.cuh",
-        "return value == op.epoch;",
-        "return value != 0;",
-        "A sum of two operations ago is taken for the new one.",
-        CHUNKS,
-    ),
-]
-
-DISPATCH = [
     Mutant(
         "places are read without meeting the warp",
         "ll/dispatch.cuh",
@@ -354,6 +312,73 @@ DISPATCH = [
         "",
         "A lane overwrites routes that others still read.",
         UNITS,
+    ),
+]
+
+COMBINE = [
+    Mutant(
+        "sums are pushed without the proxy fence",
+        "ll/combine.cuh",
+        "  dev::fence_proxy_async();\n",
+        "",
+        "The bulk copy may not see the sum.",
+        CHUNKS,
+    ),
+    Mutant(
+        "sums are pushed without meeting the warp",
+        "ll/combine.cuh",
+        "dev::fence_proxy_async();\n  dev::sync_warp();",
+        "dev::fence_proxy_async();",
+        "Lane 0 pushes what other lanes have not stored yet.",
+        CHUNKS,
+    ),
+    Mutant(
+        "stages are filled without meeting the warp",
+        "ll/combine.cuh",
+        "(part.end - part.begin) * 16});\n  }\n  dev::sync_warp();",
+        "(part.end - part.begin) * 16});\n  }",
+        "Only lane 0 knows that the stage is free.",
+        CHUNKS,
+    ),
+    Mutant(
+        "sums are read without meeting the warp",
+        "ll/combine.cuh",
+        "ok = dev::all(ok);\n  dev::sync_warp();",
+        "ok = dev::all(ok);",
+        "Lanes read lists and rows that only other lanes know.",
+        CHUNKS,
+    ),
+    Mutant(
+        "lists of rows are reused without meeting the warp",
+        "ll/combine.cuh",
+        "  dev::sync_warp();  // the addends are about to be reused\n",
+        "",
+        "A lane overwrites the list that others still read.",
+        CHUNKS,
+    ),
+    Mutant(
+        "lists of local rows are read without meeting the warp",
+        "ll/combine.cuh",
+        "  }\n  dev::sync_warp();\n  return item.token",
+        "  }\n  return item.token",
+        "Lanes read entries that other lanes have not written yet.",
+        UNITS,
+    ),
+    Mutant(
+        "weights are read without meeting the warp",
+        "ll/combine.cuh",
+        "weights[k] = weight;\n  }\n  dev::sync_warp();",
+        "weights[k] = weight;\n  }",
+        "Lanes send weights that other lanes have not listed yet.",
+        UNITS,
+    ),
+    Mutant(
+        "a sum's flag of any epoch is taken",
+        "ll/combine.cuh",
+        "return value == op.epoch;",
+        "return value != 0;",
+        "A sum of two operations ago is taken for the new one.",
+        CHUNKS,
     ),
 ]
 

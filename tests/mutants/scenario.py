@@ -18,7 +18,6 @@ sys.path[:0] = [str(HERE.parent / folder) for folder in ("", "protocol", "litmus
 
 import ll  # noqa: E402
 import nccl_ep as ep  # noqa: E402
-import numpy as np  # noqa: E402
 from clusters import SimCluster  # noqa: E402
 from nccl_ep import sim  # noqa: E402
 from nccl_ep.sim._ffi import check, ffi, library  # noqa: E402
@@ -46,26 +45,53 @@ def chained(seed: int, layout: ep.Layout, shape: ll.Shape) -> None:
         ll.check(problem, layout, [result[i] for result in results])
 
 
+def in_halves(seed: int, layout: ep.Layout, shape: ll.Shape) -> None:
+    """Two dispatches are sent before the first is received, so that a rank may be two operations ahead of another."""
+    problems = make_problems(seed, shape)
+
+    def main(rank: Any) -> Any:
+        with ep.Group(rank.comm, ll.group_config(problems[0], timeout_ns=TIMEOUT_NS)) as group:
+            exchanges = [ll.Exchange(rank, problem, layout) for problem in problems]
+            handles = [exchange.make_handle(group) for exchange in exchanges]
+            for first in range(0, NUM_CALLS, 2):
+                for i in (first, first + 1):
+                    exchanges[i].dispatch(handles[i], send_only=True)
+                for i in (first, first + 1):
+                    handles[i].complete()
+            return [exchange.results() for exchange in exchanges]
+
+    check_dispatched(problems, layout, run_simulated(main, seed, shape))
+
+
 def into_one_window(seed: int, shape: ll.Shape) -> None:
-    """Dispatches into one output window again and again; the stream copies what has come in between."""
+    """Dispatches into one output window again and again. In between, the stream copies what has come out of it and
+    clears it, as a caller's kernels would.
+    """
     problems = make_problems(seed, shape)
 
     def main(rank: Any) -> Any:
         with ep.Group(rank.comm, ll.group_config(problems[0], timeout_ns=TIMEOUT_NS)) as group:
             exchanges = [ll.Exchange(rank, problem, ll.RM, windows=True) for problem in problems]
-            for exchange in exchanges:
-                exchange.received, exchange.window = exchanges[0].received, exchanges[0].window
-                handle = exchange.make_handle(group)
-                exchange.dispatch(handle)
-                copy_on_default_stream(rank.sim, np.empty_like(exchange.received), exchange.received)
-                exchange.combine(handle)
-            return [exchange.results()["combined"] for exchange in exchanges]
+            output, window = exchanges[0].received, exchanges[0].window
+            poison = rank.array(output)
+            copies = [rank.array(output) for _ in exchanges]
+            for exchange, copy in zip(exchanges, copies, strict=True):
+                exchange.received, exchange.window = output, window
+                exchange.dispatch(exchange.make_handle(group))
+                copy_on_default_stream(rank.sim, copy, output)
+                copy_on_default_stream(rank.sim, output, poison)
+            return [{**e.results(), "received": c} for e, c in zip(exchanges, copies, strict=True)]
 
-    results = run_simulated(main, seed, shape)
+    check_dispatched(problems, ll.RM, run_simulated(main, seed, shape))
+
+
+def check_dispatched(problems: list[ll.Problem], layout: ep.Layout, results: list[Any]) -> None:
+    """Compares all that dispatch delivers."""
     for i, problem in enumerate(problems):
-        for rank in range(shape.num_ranks):
-            wanted = ll.expected(problem, rank, ll.RM)["combined"]
-            ll.assert_same_bits(results[rank][i], wanted, f"rank {rank}: combined")
+        for rank, found in enumerate(results):
+            for name, wanted in ll.expected(problem, rank, layout).items():
+                if name != "combined":
+                    ll.assert_same_bits(found[i][name], wanted, f"call {i}, rank {rank}: {name}")
 
 
 def make_problems(seed: int, shape: ll.Shape) -> list[ll.Problem]:
@@ -83,19 +109,17 @@ def run_simulated(main: Callable[[Any], Any], seed: int, shape: ll.Shape) -> lis
 
 
 def copy_on_default_stream(rank: sim.Rank, target: ll.Array, source: ll.Array) -> None:
-    """Has the GPU read an array, behind the work that was put on its stream before."""
-    KEPT.append(target)
+    """Has the GPU copy an array, behind the work that was put on its stream before."""
     pointers = [ffi.cast("void*", array.ctypes.data) for array in (target, source)]
     check(library().ncclEpSimMemcpyAsync(rank._c, rank.rank, *pointers, source.nbytes, ffi.NULL))
 
-
-KEPT: list[ll.Array] = []  # targets of copies, which must outlive them
 
 SCENARIOS: dict[str, Callable[[int], None]] = {
     "expert-major-units": lambda seed: chained(seed, ll.EM, FEW),
     "expert-major-chunks": lambda seed: chained(seed, ll.EM, MANY),
     "rank-major-units": lambda seed: chained(seed, ll.RM, FEW),
     "rank-major-chunks": lambda seed: chained(seed, ll.RM, MANY),
+    "halves": lambda seed: in_halves(seed, ll.EM, MANY),
     "zero-copy": lambda seed: into_one_window(seed, FEW),
 }
 
