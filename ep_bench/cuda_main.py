@@ -15,7 +15,7 @@ import nccl_ep
 
 from ep_bench.devices import driver, nccl
 from ep_bench.devices.cuda import CudaDevice
-from ep_bench.devices.kernel_times import why_unavailable
+from ep_bench.devices.kernel_times import why_missing, why_not_working
 from ep_bench.devices.nvrtc import CompileError
 from ep_bench.exits import INTERRUPTED, UsageError, exit_for
 from ep_bench.finish import console_for, exit_code, report
@@ -65,13 +65,16 @@ def _run(options: Options, place: Place) -> int:
         meter = CudaMeter(device, peers, options.iters, options.warmup, audience.fed)
         runner = Runner(options, device, peers, meter, setup, audience)
         audience.begin(setup, len(cases) * len(options.ops) * len(modes))
+        without_cupti = [mode for mode in modes if mode != "kernel"]
+        if without_cupti:
+            runner.run(cases, found, without_cupti)
         # CUPTI stays in the process once it was used, so what it might slow down comes first.
-        for some in (
-            [mode for mode in modes if mode != "kernel"],
-            [mode for mode in modes if mode == "kernel"],
-        ):
-            if some:
-                runner.run(cases, found, some)
+        if "kernel" in modes:
+            reason = _any_reason(peers.all_gather(why_not_working()))
+            if reason:
+                audience.complain(reason)
+            else:
+                runner.run(cases, found, ["kernel"])
     if screen is not None:
         with screen:
             report(options, setup, _in_order(runner.rows, modes), screen)
@@ -83,10 +86,14 @@ def _possible_modes(options: Options, peers: Any) -> tuple[list[str], list[str]]
     """The modes that work on all ranks, and notes about the others."""
     if "kernel" not in options.modes:
         return list(options.modes), []
-    reasons = [reason for reason in peers.all_gather(why_unavailable()) if reason]
-    if not reasons:
+    reason = _any_reason(peers.all_gather(why_missing()))
+    if reason is None:
         return list(options.modes), []
-    return [mode for mode in options.modes if mode != "kernel"], [reasons[0]]
+    return [mode for mode in options.modes if mode != "kernel"], [reason]
+
+
+def _any_reason(reasons: list[str | None]) -> str | None:
+    return next((reason for reason in reasons if reason), None)
 
 
 def _setup(options: Options, device: CudaDevice, found: list[Library], notes: list[str]) -> Setup:

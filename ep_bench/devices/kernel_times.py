@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from functools import cache
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Any
 
@@ -11,15 +12,20 @@ _BUFFER_BYTES = 8 << 20
 _FLUSH_EVERYTHING = 1
 
 
-def why_unavailable() -> str | None:
-    """Why there are no kernel times here, or None if there are."""
-    try:
-        from cupti import cupti  # noqa: F401
-    except ModuleNotFoundError:
+def why_missing() -> str | None:
+    """Why there cannot be kernel times here, or None if there can. Leaves the process as it is."""
+    if find_spec("cupti") is None:
         return "no kernel times: cupti-python is missing (pip install cupti-python)"
-    except (ImportError, OSError, RuntimeError) as error:
-        return f"no kernel times: cupti-python does not load: {error}"
     return None
+
+
+def why_not_working() -> str | None:
+    """Why there are no kernel times here, or None if there are. From now on CUPTI is in the process."""
+    try:
+        with KernelTimes():
+            return None
+    except Exception as error:  # cupti-python has an exception type for each way to fail
+        return f"no kernel times: cupti-python does not work: {error}"
 
 
 class KernelTimes:
