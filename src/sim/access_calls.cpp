@@ -122,6 +122,7 @@ void store(void* p, Bits value, uint32_t bytes) {
   const check::Pc pc = EP_CALLER;
   sim.maybe_step();
   sim.current->polling.idle_reads = 0;
+  ++sim.progress;
   const uint32_t peer = check_access(sim, p, bytes, pc);
   if (sim.checker != nullptr) sim.checker->write(*sim.current->checked, p, bytes, pc);
   count_store(sim, peer, bytes);

@@ -153,7 +153,7 @@ void finish_store(ExecutorState& sim, const BulkStore& store, const std::vector<
   wake_if_awaiting_bulk(sim, *store.thread);
   Grid& grid = *store.thread->warp->block->grid;
   --grid.bulk_stores_in_flight;
-  sim.finish_grid_if_over(grid);
+  sim.end_grid_if_over(grid);
 }
 
 void read_store(ExecutorState& sim, const BulkStore& store) {

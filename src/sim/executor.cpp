@@ -20,6 +20,7 @@ namespace {
 
 constexpr uint64_t kStepsBetweenChecks = 1024;
 constexpr uint32_t kMaxIdleRounds = 48;
+constexpr uint64_t kStepsWithoutProgress = 16384;
 constexpr uint64_t kFirstIdleNs = 1024;
 
 size_t stack_bytes([[maybe_unused]] bool has_checker) {
@@ -43,7 +44,7 @@ class Running {
     check::hook_state.memory_begin = state.memory.begin();
     check::hook_state.memory_bytes = state.memory.bytes();
     check::hook_state.checker = state.checker;
-    check::hook_state.yield = [] { running_state->step(); };
+    check::hook_state.yield = [] { running_state->step(nullptr); };
   }
   ~Running() {
     running_state = nullptr;
@@ -68,8 +69,8 @@ ExecutorState::ExecutorState(Executor& executor, const ncclEpSimConfig_t& config
       scheduler(config.schedule, topology.num_ranks(), random.fork()),
       stores(random.fork()),
       gpus(topology.num_ranks()) {
-  const auto delay = [&] { return uint64_t{4} << random.below(17); };
-  delays = {delay(), delay(), delay()};
+  const auto delay = [&] { return uint64_t{4} << random.below(15); };
+  delays = {delay(), delay(), delay(), delay()};
   constexpr uint64_t kAccessesPerStep[] = {0, 256, 32, 4};
   accesses_per_step = kAccessesPerStep[random.below(4)];
   accesses_until_step = accesses_per_step == 0 ? EventQueue::kNever : 1;
@@ -81,7 +82,7 @@ ExecutorState::ExecutorState(Executor& executor, const ncclEpSimConfig_t& config
 
 // ---- steps
 
-void ExecutorState::step() {
+void ExecutorState::step(GpuThread* preferred) {
   ++steps;
   perform_store_at_random();
   if (steps >= attention_at) {
@@ -89,7 +90,7 @@ void ExecutorState::step() {
     Fiber::switch_to(current->fiber, main);
     return;
   }
-  GpuThread* next = scheduler.next(current);
+  GpuThread* next = scheduler.next(preferred);
   if (next != current) enter(*next);
 }
 
@@ -216,6 +217,7 @@ void ExecutorState::attend() {
     fail(NCCL_EP_SIM_FAILURE_STEP_LIMIT,
          "the simulation has not ended after " + std::to_string(steps) + " steps (ncclEpSimConfig_t.step_limit)");
   }
+  notice_hidden_spinning();
   while (!failure && events.next_due() <= steps) {
     ++progress;
     events.take()();
@@ -240,14 +242,34 @@ bool ExecutorState::advance_time() {
     return true;
   }
   if (is_idle()) return false;
+  if (parked.empty()) {
+    fail(NCCL_EP_SIM_FAILURE_DEADLOCK, describe_deadlock());
+    return false;
+  }
+  return begin_idle_round();
+}
+
+// Lets all parked threads look again, at a later time. False: that has been tried often enough.
+bool ExecutorState::begin_idle_round() {
   if (std::exchange(progress_at_idle_round, progress) != progress) idle_rounds = 0;
-  if (parked.empty() || ++idle_rounds > kMaxIdleRounds) {
+  if (++idle_rounds > kMaxIdleRounds) {
     fail(NCCL_EP_SIM_FAILURE_DEADLOCK, describe_deadlock());
     return false;
   }
   idle_ns += kFirstIdleNs << idle_rounds;
+  steps_at_idle_round = steps;
   for (GpuThread* thread : parked.take_all()) make_runnable(*thread);
   return true;
+}
+
+// Threads that spin in ways that go unnoticed, such as on plain memory, must not keep time from passing.
+void ExecutorState::notice_hidden_spinning() {
+  if (progress != progress_when_noticed) {
+    progress_when_noticed = progress;
+    steps_at_idle_round = steps;
+  } else if (steps - steps_at_idle_round >= kStepsWithoutProgress) {
+    begin_idle_round();
+  }
 }
 
 bool ExecutorState::is_idle() const {

@@ -40,6 +40,7 @@ struct EngineDelays {
   uint64_t bulk_load;
   uint64_t bulk_store_read;
   uint64_t bulk_store_write;
+  uint64_t grid_end;  // from the end of the last thread until everything is stored
 };
 
 // What a signal handler leaves behind.
@@ -52,7 +53,9 @@ struct ExecutorState {
   ExecutorState(Executor& executor, const ncclEpSimConfig_t& config, check::Checker* checker, LinkCounters& counters);
 
   // --- Steps, on a fiber.
-  void step();
+  void step() { step(current); }
+  // The schedule may favour the preferred thread's neighbourhood. Null: all are equal, for threads that may be spinning.
+  void step(GpuThread* preferred);
   // Ordinary accesses are steps only now and then.
   void maybe_step() {
     if (--accesses_until_step == 0) step_at_access();
@@ -79,7 +82,8 @@ struct ExecutorState {
   void launch(std::unique_ptr<Grid> grid);
   void start_blocks(uint32_t rank);
   void finish_blocks();
-  void finish_grid_if_over(Grid& grid);
+  void end_grid_if_over(Grid& grid);
+  void end_grid(Grid& grid);
   void on_lane_exit(Warp& warp);
   void on_thread_exit(Block& block);
   bool has_room(const Sm& sm, const Grid& grid) const;
@@ -91,6 +95,8 @@ struct ExecutorState {
   void attend();
   void resume_fiber(GpuThread& thread);
   bool advance_time();
+  bool begin_idle_round();
+  void notice_hidden_spinning();
   bool is_idle() const;
   void fail(ncclEpSimFailure_t kind, std::string report);
   void fail_if_raced();
@@ -137,9 +143,11 @@ struct ExecutorState {
   uint64_t num_threads_started = 0;
   uint64_t num_grids_started = 0;
 
-  // While no thread can go on, parked ones are let loose and the clock is put forward, further each time.
-  uint64_t progress = 0;
+  // While nothing goes on, parked threads are let loose and the clock is put forward, further each time.
+  uint64_t progress = 0;  // counts what could make a difference to somebody
   uint64_t progress_at_idle_round = 0;
+  uint64_t progress_when_noticed = 0;
+  uint64_t steps_at_idle_round = 0;
   uint32_t idle_rounds = 0;
   uint64_t idle_ns = 0;
 

@@ -143,8 +143,6 @@ struct Grid {
   uint32_t num_blocks_done = 0;
   uint32_t bulk_stores_in_flight = 0;
   std::vector<check::Operation*> unlearned_operations;  // bulk stores that no thread waited for
-
-  bool is_over() const { return num_blocks_done == num_blocks && bulk_stores_in_flight == 0; }
 };
 
 }  // namespace nccl_ep::sim

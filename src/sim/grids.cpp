@@ -246,12 +246,16 @@ void ExecutorState::finish_blocks() {
   }
   for (Grid* grid : touched) {
     start_blocks(grid->rank);
-    finish_grid_if_over(*grid);
+    end_grid_if_over(*grid);
   }
 }
 
-void ExecutorState::finish_grid_if_over(Grid& grid) {
-  if (!grid.is_over() || failure) return;
+void ExecutorState::end_grid_if_over(Grid& grid) {
+  if (grid.num_blocks_done != grid.num_blocks || grid.bulk_stores_in_flight > 0) return;
+  after(1 + random.below(delays.grid_end), [this, &grid] { end_grid(grid); });
+}
+
+void ExecutorState::end_grid(Grid& grid) {
   for (const auto& block : grid.blocks) {
     stores.perform(block->stores);
     for (uint32_t i = 0; i < block->num_warps; ++i) stores.perform(block->warps[i].stores);

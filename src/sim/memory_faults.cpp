@@ -37,13 +37,16 @@ void on_fault(int signal, siginfo_t* info, void* context) {
   sigaction(signal, signal == SIGSEGV ? &previous_segv : &previous_bus, nullptr);
 }
 
-void install_handlers() {
+// Others may have put their handlers in place of ours since the last time; then theirs are what comes after ours.
+void install_handler(int signal, struct sigaction& previous) {
   struct sigaction action = {};
+  sigaction(signal, nullptr, &action);
+  if ((action.sa_flags & SA_SIGINFO) != 0 && action.sa_sigaction == on_fault) return;
+  previous = action;
   action.sa_sigaction = on_fault;
   action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
   sigemptyset(&action.sa_mask);
-  sigaction(SIGSEGV, &action, &previous_segv);
-  sigaction(SIGBUS, &action, &previous_bus);
+  sigaction(signal, &action, nullptr);
 }
 
 // Handlers cannot run on the stack of a fiber, which may be what has overflown.
@@ -52,7 +55,9 @@ class SignalStack {
   SignalStack() {
     memory_ = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory_ == MAP_FAILED) throw std::bad_alloc();
-    const stack_t stack = {memory_, 0, kBytes};
+    stack_t stack = {};
+    stack.ss_sp = memory_;
+    stack.ss_size = kBytes;
     sigaltstack(&stack, &previous_);
   }
   ~SignalStack() {
@@ -71,10 +76,12 @@ class SignalStack {
 }  // namespace
 
 void catch_memory_faults() {
-  static std::once_flag once;
-  std::call_once(once, install_handlers);
+  static std::mutex mutex;
   static thread_local SignalStack stack;
   (void)stack;
+  const std::lock_guard lock(mutex);
+  install_handler(SIGSEGV, previous_segv);
+  install_handler(SIGBUS, previous_bus);
 }
 
 }  // namespace nccl_ep::sim

@@ -48,6 +48,7 @@ std::string polled_places(const Memory& memory, const GpuThread& thread) {
 }
 
 std::string wait_of(const Memory& memory, const GpuThread& thread) {
+  if (thread.is_runnable()) return "runs, and never waits in a way that the simulator knows";
   const Wait& wait = thread.wait;
   if (thread.polling.parked) {
     const std::string places = polled_places(memory, thread);
@@ -67,7 +68,7 @@ struct WaitingLanes {
 void collect(const Memory& memory, const Warp& warp, std::vector<WaitingLanes>& all) {
   const size_t first = all.size();
   for (const GpuThread& thread : warp.threads) {
-    if (thread.done || thread.is_runnable()) continue;
+    if (thread.done) continue;
     const std::string wait = wait_of(memory, thread);
     size_t i = first;
     while (i < all.size() && (all[i].wait != wait || all[i].pc != thread.wait.pc)) ++i;
@@ -99,7 +100,7 @@ std::string ExecutorState::describe_deadlock() const {
   }
   const std::map<uintptr_t, SourceLine> lines = find_source_lines(pcs);
 
-  std::string text = "deadlock: no thread can go on, and nothing is under way that would change that";
+  std::string text = "deadlock: the threads wait, and nothing is under way that would end that";
   for (size_t i = 0; i < all.size() && i < kMaxLines; ++i) {
     text += "\n  " + name_of(*all[i].warp) + ", " + name_of_lanes(all[i].lanes) + ": " + all[i].wait;
     if (all[i].pc != 0) text += ", at " + lines.at(all[i].pc).text();

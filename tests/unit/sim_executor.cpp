@@ -242,7 +242,12 @@ TEST_CASE("sim_executor: misuse is a failure that says so") {
 
 TEST_CASE("sim_executor: a raw spin loop hangs nobody") {
   World world(small_config(7, 1));
-  CHECK(world.run("test_plain_spin") == Executor::Outcome::idle);
+  const Executor::Outcome outcome = world.run("test_plain_spin");
+  CHECK(world.report() == "");
+  CHECK(outcome == Executor::Outcome::idle);
+  World hung(small_config(7, 1));
+  CHECK(hung.run("test_plain_hang") == Executor::Outcome::failed);
+  CHECK_MESSAGE(contains(hung.report(), "lane 0: runs, and never waits"), hung.report());
 }
 
 TEST_CASE("sim_executor: a silent rank stands still until it wakes") {

@@ -77,7 +77,7 @@ void hand_over(const Args& args) {
   dev::st(word(args, args.rank, dev::thread_idx()), sum);
 }
 
-void barrier_disagreement(const Args&) { dev::bar_sync(3, dev::warp_idx() == 0 ? 64 : 32); }
+void barrier_disagreement(const Args&) { dev::bar_sync(3, dev::lane_idx() == 0 ? 64 : 32); }
 
 void wait_forever(const Args& args) {
   if (dev::thread_idx() != 7) return;
@@ -195,6 +195,7 @@ void write_misaligned(const Args& args) { dev::st(args.memory.at<uint32_t>(args.
 void use_much_stack(const Args& args) { dev::st(word(args, args.rank, 0), deep(1000)); }
 
 // One thread looks at plain memory, which the other writes.
+template <bool kWrites>
 void spin_on_plain_memory(const Args& args) {
   volatile uint32_t* flag = word(args, args.rank, 0);
   if (dev::thread_idx() == 0) {
@@ -203,7 +204,7 @@ void spin_on_plain_memory(const Args& args) {
   }
   if (dev::thread_idx() == 40) {
     for (int i = 0; i < 100; ++i) dev::pause();
-    *flag = 1;
+    if (kWrites) *flag = 1;
   }
 }
 
@@ -228,4 +229,5 @@ EP_SIM_KERNEL("test_two_flags_or_time", wait_for_two_flags_or_time, Args)
 EP_SIM_KERNEL("test_null", write_to_null, Args)
 EP_SIM_KERNEL("test_misaligned", write_misaligned, Args)
 EP_SIM_KERNEL("test_much_stack", use_much_stack, Args)
-EP_SIM_KERNEL("test_plain_spin", spin_on_plain_memory, Args)
+EP_SIM_KERNEL("test_plain_spin", spin_on_plain_memory<true>, Args)
+EP_SIM_KERNEL("test_plain_hang", spin_on_plain_memory<false>, Args)
