@@ -290,19 +290,13 @@ EP_DEVICE void combine(const LlCombineArgs& args) {
   EP_SHARED(Addend, addends, [kMaxWarps][kMaxHits]);
   const Operation op(args.group, operation_epoch(args.group, args.routing, args.phases));
   const RankSets sets(args.routing, shared + args.rows.scratch_offset);
-  bool ok = true;
-  if (args.phases & kLlSend) {
-    const uint32_t num_tokens = most_tokens(args);
-    ok = begin_sending(op, args.routing, sets, false);
-    if (ok) {
-      if constexpr (kLayout == Layout::expert_major) send_weights(op, args, sets);
-      push_sums<kLayout, kDType>(op, args, shared, num_tokens, addends[dev::warp_idx()]);
-    }
-  } else {
-    collect_rank_sets(op.group, args.routing, sets);
-    dev::sync_block();
+  const bool sends = args.phases & kLlSend;
+  const uint32_t num_tokens = sends ? most_tokens(args) : 0;
+  if (begin(op, args.routing, sets, sends, false)) {
+    if (kLayout == Layout::expert_major && sends) send_weights(op, args, sets);
+    if (sends) push_sums<kLayout, kDType>(op, args, shared, num_tokens, addends[dev::warp_idx()]);
+    if (args.phases & kLlReceive) collect_sums<kDType>(op, args, sets, addends[dev::warp_idx()]);
   }
-  if (ok && args.phases & kLlReceive) collect_sums<kDType>(op, args, sets, addends[dev::warp_idx()]);
   finish(op, args.routing, args.phases);
 }
 

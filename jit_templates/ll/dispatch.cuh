@@ -132,7 +132,7 @@ template <Layout kLayout>
 EP_DEVICE void send(const Operation& op, const LlDispatchArgs& args, unsigned char* shared) {
   const LlGroupState& group = op.group;
   const RankSets sets(args.routing, shared + args.rows.scratch_offset);
-  if (!begin_sending(op, args.routing, sets, args.zero_copy)) return;
+  if (!begin(op, args.routing, sets, true, args.zero_copy)) return;
   for (uint32_t i = dev::block_idx(); i < group.num_ranks; i += dev::num_blocks()) {
     send_routes<kLayout>(op, args, sets, (group.rank + 1 + i) % group.num_ranks);
   }

@@ -34,6 +34,11 @@ EP_DEVICE void report(const LlGroupState& group, FaultRecord fault) {
   dev::st_release<dev::Scope::system>(&record->code, fault.code);
 }
 
+// Whether an operation of this rank has failed. What it should have left for later ones may then be missing.
+EP_DEVICE bool has_failed(const LlGroupState& group) {
+  return dev::ld_relaxed<dev::Scope::gpu>(&group.progress->failed) != 0;
+}
+
 // What is awaited, in a fault's words.
 struct Awaited {
   Wait what;
@@ -53,7 +58,7 @@ EP_DEVICE bool wait_for(const LlGroupState& group, uint32_t epoch, Awaited await
   }
   const uint64_t start = dev::clock_ns();
   while (!ready()) {
-    if (agreed(dev::ld_relaxed<dev::Scope::gpu>(&group.progress->failed) != 0)) return false;
+    if (agreed(has_failed(group))) return false;
     if (agreed(dev::clock_ns() - start > group.timeout_ns)) {
       report(group, {FaultRecord::kTimeout, awaited.what, 0, awaited.peer, awaited.token, epoch, 0});
       return false;

@@ -97,18 +97,21 @@ EP_DEVICE void collect_rank_sets(const LlGroupState& group, const LlRouting& rou
   }
 }
 
-// How every sending half starts: say hello, wait for the peers, and know where tokens go. All threads of all blocks
-// call it; false: a peer is missing, send nothing.
-EP_DEVICE bool begin_sending(const Operation& op, const LlRouting& routing, const RankSets& sets, bool windows) {
-  EP_SHARED(uint32_t, peers_ok, [1]);
+// How a half starts that must know where tokens go. Before sending, it says hello and waits for the peers. All threads of
+// all blocks call it; false: a peer is missing or an earlier operation has failed, do nothing.
+EP_DEVICE bool begin(const Operation& op, const LlRouting& routing, const RankSets& sets, bool sends, bool windows) {
+  EP_SHARED(uint32_t, ready, [1]);
   if (dev::warp_idx() == dev::num_warps() - 1) {  // the warp with the least to collect
-    if (dev::block_idx() == dev::num_blocks() - 1) announce(op);
-    const bool ok = await_peers(op, windows);
-    if (dev::lane_idx() == 0) peers_ok[0] = ok;
+    bool ok = !dev::any(has_failed(op.group));
+    if (sends) {
+      if (dev::block_idx() == dev::num_blocks() - 1) announce(op);
+      ok &= await_peers(op, windows);
+    }
+    if (dev::lane_idx() == 0) ready[0] = ok;
   }
   collect_rank_sets(op.group, routing, sets);
   dev::sync_block();
-  return peers_ok[0] != 0;
+  return ready[0] != 0;
 }
 
 }  // namespace nccl_ep::ll
