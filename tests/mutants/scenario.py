@@ -46,7 +46,7 @@ def chained(seed: int, layout: ep.Layout, shape: ll.Shape) -> None:
 
 
 def in_halves(seed: int, layout: ep.Layout, shape: ll.Shape) -> None:
-    """Two dispatches are sent before the first is received, so that a rank may be two operations ahead of another."""
+    """Two dispatches are sent before the first is received, so that a rank may be two ahead of another."""
     problems = make_problems(seed, shape)
 
     def main(rank: Any) -> Any:
@@ -64,8 +64,9 @@ def in_halves(seed: int, layout: ep.Layout, shape: ll.Shape) -> None:
 
 
 def into_one_window(seed: int, shape: ll.Shape) -> None:
-    """Dispatches into one output window again and again. In between, the stream copies what has come out of it and
-    clears it, as a caller's kernels would.
+    """Dispatches into one output window again and again.
+
+    In between, the stream copies what has come out of it and clears it, as a caller's kernels would.
     """
     problems = make_problems(seed, shape)
 
