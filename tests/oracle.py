@@ -62,20 +62,20 @@ class Problem:
 def sources_of_expert(problem: Problem, expert: int) -> list[tuple[int, int]]:
     """The (source rank, token) pairs an expert receives, in the order of its rows."""
     return [
-        (source, token)
-        for source in range(problem.num_ranks)
-        for token, row in enumerate(problem.topk_idx[source])
-        if expert in row
+        (source, int(token))
+        for source, routes in enumerate(problem.topk_idx)
+        for token in np.flatnonzero((routes == expert).any(axis=1))
     ]
 
 
 def tokens_for_rank(problem: Problem, source: int, rank: int) -> list[int]:
     """The tokens that a source sends to a rank, in the order of their rows."""
-    return [
-        token
-        for token, row in enumerate(problem.topk_idx[source])
-        if any(expert >= 0 and problem.rank_of(expert) == rank for expert in row)
-    ]
+    routes = problem.topk_idx[source]
+    return [int(token) for token in np.flatnonzero(_on_rank(problem, rank, routes).any(axis=1))]
+
+
+def _on_rank(problem: Problem, rank: int, routes: Array) -> Array:
+    return (routes >= 0) & (routes // problem.num_local_experts == rank)
 
 
 # ---- Dispatch ----
@@ -116,7 +116,7 @@ def dispatch_rank_major(
     for source in range(problem.num_ranks):
         for row, token in enumerate(tokens_for_rank(problem, source, rank)):
             experts = problem.topk_idx[source][token]
-            here = (experts >= first) & (experts < first + problem.num_local_experts)
+            here = _on_rank(problem, rank, experts)
             out.tokens[source, row] = problem.tokens[source][token]
             out.topk_idx[source, row] = np.where(here, experts if global_ids else experts - first, -1)
             out.topk_weights[source, row] = np.where(here, problem.topk_weights[source][token], 0)

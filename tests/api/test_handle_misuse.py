@@ -206,7 +206,7 @@ def misaligned(d: Desk) -> ep.Tensor:
 COMMON_DISPATCH = (
     ("backward", dispatch(pass_direction=ep.PassDir.BWD), IU, r"pass_direction.*BWD.*expected"),
     ("recipe", dispatch(quantization_recipe=1), IU, r"quant_recipe.*1.*not available"),
-    ("unknown recipe", dispatch(quantization_recipe=9), IU, r"quant_recipe.*9.*expected"),
+    ("unknown recipe", dispatch(quantization_recipe=9), IA, r"quant_recipe.*9.*expected"),
     ("round_scales", dispatch(round_scales=1), IA, r"round_scales.*expected 0"),
     ("tokens 1D", dispatch(lambda d: d.inputs(tokens=d.array((H,), BF16))), IA, r"inputs\.tokens.*1 dim.*2"),
     (

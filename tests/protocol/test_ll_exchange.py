@@ -79,7 +79,7 @@ def test_tokens_without_routes_get_zeros(make_cluster: Any, layout: ep.Layout, s
 
 @LAYOUTS
 def test_an_expert_named_twice_gets_the_token_once(make_cluster: Any, layout: ep.Layout, seed: int) -> None:
-    problem = make_problem(Shape(num_topk=6, repeats=True, tokens=(6, 6)), seed)
+    problem = make_problem(Shape(num_local_experts=3, num_topk=6, repeats=True, tokens=(6, 6)), seed)
     check(problem, layout, make_cluster(2, seed).run(exchange, problem, layout))
 
 

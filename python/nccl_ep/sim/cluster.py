@@ -139,7 +139,7 @@ class Cluster:
         if failures:
             index, failure = failures[0]
             _add_note(failure, f"on simulated rank {index} of {self.num_ranks}, seed {self.seed}")
-            if self.report:
+            if self.report not in str(failure):
                 _add_note(failure, self.report)
             raise failure
         return results
