@@ -55,6 +55,8 @@ def _explain(error: Exception, cluster: sim.Cluster) -> int:
     if cluster.failure is sim.Failure.NONE:
         traceback.print_exc()
         return exit_for(error)
+    if not isinstance(error, nccl_ep.Error):  # whose message is the report below
+        traceback.print_exc()
     print(f"ep_bench: the simulation ended with a {cluster.failure.name}:\n{cluster.report}", file=sys.stderr)
     return Exit.HANG
 
