@@ -89,8 +89,9 @@ def release(ptr: int) -> None:
 
 
 def copy_to_device(ptr: int, source: int, num_bytes: int) -> None:
-    """Copies from the host, and waits."""
+    """Copies from the host, and waits until the device has it: the copy alone may end a little earlier."""
     call("cuMemcpyHtoD_v2", Pointer(ptr), Pointer(source), ctypes.c_size_t(num_bytes))
+    call("cuStreamSynchronize", None)
 
 
 def copy_to_host(target: int, ptr: int, num_bytes: int) -> None:

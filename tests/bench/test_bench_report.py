@@ -83,7 +83,7 @@ def test_columns_are_what_varies_and_the_rest_is_said_once():
     assert names[:4] == ["layout", "tokens", "op", "mode"]
     assert "hidden" not in names
     assert "library" not in names
-    assert constants_of(ROWS)["hidden"] == 32
+    assert constants_of(ROWS)["hidden"] == "32"
     assert "layout" not in constants_of(ROWS)
 
 
