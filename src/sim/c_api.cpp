@@ -318,7 +318,7 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimEventCreate(ncclEpSimCluster_t cluster, in
                                                   ncclEpSimEvent_t* event) {
   return guarded(__func__, [&] {
     given(event, "event") = nullptr;
-    *event = handle_of(LockedRank(cluster, rank).rank.create_event());
+    *event = handle_of(LockedRank(cluster, rank).rank.events.add(std::make_unique<Event>()));
   });
 }
 

@@ -13,6 +13,12 @@ void Hosts::enter(Lock& lock, uint32_t rank) {
   if (self.presence == Presence::inside) {
     throw Error(ncclInvalidUsage, "rank " + std::to_string(rank) + " has already been entered");
   }
+  if (self.presence == Presence::left && threads_.contains(std::this_thread::get_id())) {
+    throw Error(ncclInvalidUsage,
+                "rank " + std::to_string(rank) +
+                    " has been left and may enter again when all ranks have left, but this thread "
+                    "is still inside for another rank");
+  }
   session_ended_.wait(lock, [&] { return self.presence == Presence::outside; });
   self = {Presence::inside, std::this_thread::get_id()};
   ++threads_[self.thread].num_ranks;

@@ -74,12 +74,6 @@ void Rank::learn_from_streams() {
   for (const Stream* stream : all_streams()) host.learn(stream->knowledge);
 }
 
-Event* Rank::create_event() {
-  auto event = std::make_unique<Event>();
-  event->rank = index;
-  return events.add(std::move(event));
-}
-
 void* Rank::allocate_host(size_t bytes) {
   constexpr size_t kAlignment = 256;
   void* memory = std::aligned_alloc(kAlignment, align_up(std::max<size_t>(bytes, 1), kAlignment));

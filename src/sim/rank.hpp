@@ -97,7 +97,6 @@ struct Rank {
   bool is_idle();
   void learn_from_streams();
 
-  Event* create_event();
   void* allocate_host(size_t bytes);
   bool owns(const void* memory, Memory::Zone zone) const;
   ncclEpSimUsage_t usage() const;

@@ -48,7 +48,6 @@ struct Stream {
 };
 
 struct Event {
-  uint32_t rank = 0;
   std::shared_ptr<Milestone> last_record;  // null: never recorded, or recorded in a capture
   CapturePoint point;
 

@@ -114,7 +114,10 @@ TEST_CASE("sim_hosts: one thread may act for all ranks") {
     self.synchronize();
     CHECK(array[0] == 1);
   }
-  for (int rank = 0; rank < 2; ++rank) expect_success(ncclEpSimRankLeave(cluster.handle(), rank));
+  expect_success(ncclEpSimRankLeave(cluster.handle(), 0));
+  CHECK(ncclEpSimRankEnter(cluster.handle(), 0) == ncclInvalidUsage);  // it would wait for itself
+  CHECK(ncclEpSimClusterDestroy(cluster.handle()) == ncclInvalidUsage);
+  expect_success(ncclEpSimRankLeave(cluster.handle(), 1));
 }
 
 TEST_CASE("sim_hosts: waiting for a rank that was not entered is refused") {
