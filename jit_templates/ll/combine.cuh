@@ -8,7 +8,6 @@
 // results are bit-reproducible. Memory: the home rank's bank of this epoch; only expert rank s writes what lies at [s].
 #pragma once
 
-#include "ll/push.cuh"
 #include "ll/routing.cuh"
 #include "ll/rows.cuh"
 
@@ -168,10 +167,10 @@ EP_DEVICE bool add_local_rows(const Operation& op, const LlCombineArgs& args, co
   return true;
 }
 
-// Pushes the sum of one chunk home: as units, or through shared memory.
+// Stores the sum of one chunk at its home rank, as units or as it is.
 template <Layout kLayout, DType kDType>
 EP_DEVICE bool push_sum(const Operation& op, const LlCombineArgs& args, const ResultItem& item, uint32_t num_hits,
-                        Addend* addends, PushQueue& queue) {
+                        Addend* addends) {
   const uint32_t rank = op.group.rank, words_per_row = 4 * args.rows.packs_per_row;
   if (goes_as_units(op.group, *args.routing.num_tokens_of(item.home))) {
     const auto store = [&](const LaneWords<true>& words, const LaneBatch<true>& sum) {
@@ -179,20 +178,10 @@ EP_DEVICE bool push_sum(const Operation& op, const LlCombineArgs& args, const Re
     };
     return add_local_rows<kLayout, kDType, true>(op, args, item, num_hits, addends, store);
   }
-  const Chunk part(args.rows, item.chunk);
-  unsigned char* stage = queue.stage(dev::shfl(queue.num_pushed(), 0));  // the first lane pushes
   const auto store = [&](const LaneWords<false>& words, const LaneBatch<false>& sum) {
-    sum.store(words, stage - part.begin * 16, words_per_row);
+    sum.store(words, op.row(item.home, rank, item.token), words_per_row);
   };
-  if (!dev::all(add_local_rows<kLayout, kDType, false>(op, args, item, num_hits, addends, store))) return false;
-  dev::fence_proxy_async();
-  dev::sync_warp();
-  if (dev::lane_idx() == 0) {
-    queue.push({op.row(item.home, rank, item.token) + part.begin * 16,
-                op.flag(item.home, rank, item.token, item.chunk), (part.end - part.begin) * 16});
-  }
-  dev::sync_warp();
-  return true;
+  return add_local_rows<kLayout, kDType, false>(op, args, item, num_hits, addends, store);
 }
 
 // The most tokens that any rank dispatched. The whole warp calls it.
@@ -205,18 +194,25 @@ EP_DEVICE uint32_t most_tokens(const LlCombineArgs& args) {
   return dev::max_warp(most);
 }
 
+// A fence waits for all stores that its multiprocessor has under way, so a warp fences once, behind all its chunks, and
+// then raises their flags. A flag that nobody waits for does no harm.
 template <Layout kLayout, DType kDType>
-EP_DEVICE void push_sums(const Operation& op, const LlCombineArgs& args, unsigned char* shared, uint32_t num_tokens,
-                         Addend* addends) {
-  const uint32_t num_items = op.group.num_ranks * num_tokens * args.rows.num_chunks;
-  PushQueue queue(args.rows, op.epoch, shared);
+EP_DEVICE void push_sums(const Operation& op, const LlCombineArgs& args, uint32_t num_tokens, Addend* addends) {
+  const LlGroupState& group = op.group;
+  const uint32_t num_items = group.num_ranks * num_tokens * args.rows.num_chunks;
   for (uint32_t i = worker_idx(); i < num_items; i += num_workers()) {
-    const ResultItem item(op.group, args.rows.num_chunks, i);
+    const ResultItem item(group, args.rows.num_chunks, i);
     const uint32_t num_hits = list_local_rows<kLayout>(args, item, addends);
     if (num_hits == 0) continue;
-    if (!push_sum<kLayout, kDType>(op, args, item, num_hits, addends, queue)) break;
+    if (!dev::all(push_sum<kLayout, kDType>(op, args, item, num_hits, addends))) return;
   }
-  if (dev::lane_idx() == 0) queue.finish();
+  dev::sync_warp();
+  dev::fence<dev::Scope::system>();
+  for (uint32_t i = worker_idx() + dev::lane_idx() * num_workers(); i < num_items; i += 32 * num_workers()) {
+    const ResultItem item(group, args.rows.num_chunks, i);
+    if (goes_as_units(group, *args.routing.num_tokens_of(item.home))) continue;
+    dev::st_relaxed<dev::Scope::system>(op.flag(item.home, group.rank, item.token, item.chunk), op.epoch);
+  }
 }
 
 // Lists the ranks' rows for one of this rank's tokens, in rank order; with flags, waits for the chunk.
@@ -289,12 +285,12 @@ EP_DEVICE void combine(const LlCombineArgs& args) {
   EP_DYNAMIC_SHARED(shared);
   EP_SHARED(Addend, addends, [kMaxWarps][kMaxHits]);
   const Operation op(args.group, operation_epoch(args.group, args.routing, args.phases));
-  const RankSets sets(args.routing, shared + args.rows.scratch_offset);
+  const RankSets sets(args.routing, shared);
   const bool sends = args.phases & kLlSend;
   const uint32_t num_tokens = sends ? most_tokens(args) : 0;
   if (begin(op, args.routing, sets, sends, false)) {
     if (kLayout == Layout::expert_major && sends) send_weights(op, args, sets);
-    if (sends) push_sums<kLayout, kDType>(op, args, shared, num_tokens, addends[dev::warp_idx()]);
+    if (sends) push_sums<kLayout, kDType>(op, args, num_tokens, addends[dev::warp_idx()]);
     if (args.phases & kLlReceive) collect_sums<kDType>(op, args, sets, addends[dev::warp_idx()]);
   }
   finish(op, args.routing, args.phases);

@@ -2,8 +2,8 @@
 // Moving rows, a warp at a time, in one of two ways (ll_layout.hpp says when).
 //
 // Chunks: a row is cut into chunks so that several warps share it and its first part is copied on while the rest is in
-// flight. Chunks are pushed with ordinary stores and then flagged (push.cuh); whoever reads a chunk has acquired its
-// flag.
+// flight. Whoever pushes chunks into another rank's memory flags them once they have arrived (push.cuh, combine.cuh);
+// whoever reads a chunk has acquired its flag.
 //
 // Units: each carries three words of the row and the epoch, so it needs neither flag nor fence.
 #pragma once

@@ -11,6 +11,7 @@ namespace nccl_ep {
 // Threads of a block at most; a warp holds three packs (of 16 bytes) a lane at a time. Twelve warps of 168 registers.
 constexpr uint32_t kLlMaxThreads = 384;
 constexpr uint32_t kLlPacksPerWarp = 96;
+constexpr uint32_t kLlMaxStaticSharedBytes = 24 * 1024;  // of any kernel
 
 enum class Layout : uint32_t { expert_major = 1, rank_major = 2 };
 enum class DType : uint32_t { bf16, fp16, fp32 };
@@ -69,8 +70,8 @@ struct LlRowPlan {
   uint32_t packs_per_row;    // 16-byte packs
   uint32_t packs_per_chunk;  // a multiple of three: units carry three words
   uint32_t num_chunks;
-  uint32_t push_warps;       // of a block: how many push chunks; each has two stages of shared memory
-  uint32_t scratch_offset;   // shared memory behind the stages
+  uint32_t push_warps;      // dispatch: warps of a block that push chunks; each has two stages of shared memory
+  uint32_t scratch_offset;  // dispatch: shared memory behind the stages
 };
 
 struct LlDispatchArgs {

@@ -160,6 +160,7 @@ void Group::prepare() {
   ll_limits_ = {config_.max_num_sms ? config_.max_num_sms : limits.num_sms, limits.max_threads_per_block,
                 limits.max_shared_bytes_per_block};
   kernels_ = jit::load_ll_kernels(device());
+  admit_kernels();
   allocator_ = std::make_unique<Allocator>(device(), config_.alloc);
   state_ = DeviceMemory(*allocator_, allocator_->allocate(sizeof(LlProgress), "group state"));
   fault_ = HostMemory(device(), device().allocate_host(sizeof(FaultRecord)));
@@ -172,6 +173,17 @@ void Group::prepare() {
   ll_state_.rank = comm_->rank();
   ll_state_.num_ranks = comm_->num_ranks();
   ll_state_.num_local_experts = ll_shape_.num_local_experts();
+}
+
+// Lets every kernel use what shared memory a plan may give it, and makes sure that a block fits on an SM.
+void Group::admit_kernels() {
+  const size_t shared_bytes = ll_limits_.max_shared_bytes - kLlMaxStaticSharedBytes;
+  const uint32_t num_threads = std::min(kLlMaxThreads, ll_limits_.max_threads_per_block);
+  for (const jit::LlVariant& variant : jit::all_ll_variants()) {
+    if (device().blocks_per_sm(kernels_.at(variant), {1, num_threads, shared_bytes}) == 0) {
+      throw Error(ncclInternalError, jit::name(variant) + " does not fit on one of the device's SMs");
+    }
+  }
 }
 
 // Collective: the window, cleared on every rank before any rank may write into it.

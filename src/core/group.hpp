@@ -51,6 +51,7 @@ class Group {
  private:
   Group() = default;
   void prepare();
+  void admit_kernels();
   void connect();
 
   std::unique_ptr<runtime::Communicator> comm_;

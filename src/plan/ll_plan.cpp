@@ -12,12 +12,11 @@ namespace nccl_ep::plan {
 namespace {
 
 constexpr uint32_t kDispatchPacksPerChunk = 4 * kLlPacksPerWarp;
-constexpr uint32_t kCombinePacksPerChunk = 2 * kLlPacksPerWarp;
+constexpr uint32_t kCombinePacksPerChunk = kLlPacksPerWarp;
 constexpr uint32_t kDispatchPushers = 512;     // warps that keep the links busy while the rest receive
 constexpr uint32_t kStagesPerPusher = 2;       // kPushStages of the kernels
 constexpr size_t kExpertSetBytes = 32 * 1024;  // for the experts of one pass
 constexpr size_t kScratchBytes = 64 * 1024;    // set aside for token sets and hits
-constexpr size_t kStaticSharedBytes = 24 * 1024;
 
 LlRowPlan cut_rows(uint64_t row_bytes, uint32_t packs_per_chunk, uint32_t pinned_chunks) {
   LlRowPlan rows{};
@@ -43,7 +42,7 @@ runtime::LaunchShape launch_shape(const LlShape& shape, const LlRowPlan& rows, c
 // The warps of a block that push chunks, as far as their stages fit into shared memory.
 void choose_pushers(LlPlan& plan, uint32_t wanted, const Limits& limits) {
   const size_t stage_bytes = size_t{kStagesPerPusher} * plan.rows.packs_per_chunk * 16;
-  const size_t fit = (limits.max_shared_bytes - kStaticSharedBytes - kScratchBytes) / stage_bytes;
+  const size_t fit = (limits.max_shared_bytes - kLlMaxStaticSharedBytes - kScratchBytes) / stage_bytes;
   if (fit == 0) {
     throw Error(ncclInvalidUsage, "a row of " + std::to_string(uint64_t{plan.rows.packs_per_row} * 16) +
                                       " bytes needs more shared memory than the device has");
@@ -82,9 +81,7 @@ LlPlan plan_ll_combine(const LlShape& shape, uint64_t row_bytes, uint32_t num_to
   LlPlan plan;
   plan.rows = cut_rows(row_bytes, kCombinePacksPerChunk, tuning.combine_chunks);
   plan.launch = launch_shape(shape, plan.rows, limits, tuning);
-  choose_pushers(plan, plan.launch.num_threads / 32, limits);
-  plan.launch.num_threads = 32 * plan.rows.push_warps;  // all warps push
-  plan.launch.shared_bytes += shape.num_ranks * sizeof(uint32_t) * div_up(num_tokens, 32);
+  plan.launch.shared_bytes = shape.num_ranks * sizeof(uint32_t) * div_up(num_tokens, 32);
   return plan;
 }
 
