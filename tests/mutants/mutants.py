@@ -42,7 +42,7 @@ class Mutant:
 
 CHUNKS = ("expert-major-chunks", "rank-major-chunks")
 UNITS = ("expert-major-units",)
-AHEAD = ("halves",)  # only then a bank would not be free anyway
+ONE_WAY = ("one-way",)  # otherwise the peers' rows tell that their banks are free
 
 OPERATION = [
     Mutant(
@@ -51,7 +51,7 @@ OPERATION = [
         "dev::st_release<dev::Scope::system>(group.window",
         "dev::st_relaxed<dev::Scope::system>(group.window",
         "A peer may overwrite a bank while this rank still reads it.",
-        AHEAD,
+        ONE_WAY,
     ),
     Mutant(
         "hello is released to this GPU only",
@@ -78,36 +78,12 @@ OPERATION = [
         CHUNKS,
     ),
     Mutant(
-        "banks are not awaited",
-        "ll/operation.cuh",
-        "return bank_free && (",
-        "return (",
-        "Rows of two operations ago are overwritten while they are read.",
-        AHEAD,
-    ),
-    Mutant(
-        "a bank counts as free one operation early",
-        "ll/operation.cuh",
-        "consumed + LlLayout::kNumBanks - op.epoch",
-        "consumed + LlLayout::kNumBanks + 1 - op.epoch",
-        "Rows of two operations ago are overwritten while they are read.",
-        AHEAD,
-    ),
-    Mutant(
         "banks do not alternate",
         "ll/operation.cuh",
         "bank(op_epoch % LlLayout::kNumBanks)",
         "bank(0)",
         "Rows of the operation before are overwritten while they are read.",
         CHUNKS,
-    ),
-    Mutant(
-        "consumption is announced before it happens",
-        "ll/operation.cuh",
-        "dev::ld_relaxed<dev::Scope::gpu>(&group.progress->consumed);",
-        "op.epoch;",
-        "Peers overwrite what this rank has not read yet.",
-        AHEAD,
     ),
     Mutant(
         "output windows are not awaited",
@@ -137,10 +113,18 @@ OPERATION = [
 
 ROUTING = [
     Mutant(
+        "peers are not awaited",
+        "ll/routing.cuh",
+        "      ok &= await_peers(op, windows);\n",
+        "",
+        "A bank may be overwritten while it is read.",
+        ONE_WAY,
+    ),
+    Mutant(
         "sending begins without the block's barrier",
         "ll/routing.cuh",
-        "dev::sync_block();\n  return peers_ok[0] != 0;",
-        "return peers_ok[0] != 0;",
+        "dev::sync_block();\n  return ready[0] != 0;",
+        "return ready[0] != 0;",
         "Warps send to banks that only another warp knows to be free, and read sets that are being filled.",
         UNITS,
     ),
@@ -201,7 +185,7 @@ ROWS = [
         "return value == op.epoch;",
         "return value != 0;",
         "A chunk of two operations ago is taken for the new one.",
-        (*CHUNKS, *AHEAD),
+        CHUNKS,
     ),
     Mutant(
         "row units are sent as ordinary stores",
@@ -217,7 +201,7 @@ ROWS = [
         "arrived &= unit[i].epoch == op.epoch;",
         "arrived &= i != 0 || unit[i].epoch == op.epoch;",
         "Words of units that are still under way are taken.",
-        (*UNITS, "rank-major-units"),
+        UNITS,
     ),
 ]
 
@@ -317,27 +301,27 @@ DISPATCH = [
 
 COMBINE = [
     Mutant(
-        "sums are pushed without the proxy fence",
+        "sums are announced without meeting the warp",
         "ll/combine.cuh",
-        "  dev::fence_proxy_async();\n",
+        "  dev::sync_warp();\n  dev::fence<dev::Scope::system>();",
+        "  dev::fence<dev::Scope::system>();",
+        "A lane announces sums that others have stored in part.",
+        CHUNKS,
+    ),
+    Mutant(
+        "sums are announced without a fence",
+        "ll/combine.cuh",
+        "  dev::fence<dev::Scope::system>();\n",
         "",
-        "The bulk copy may not see the sum.",
+        "A flag may be seen before its sum.",
         CHUNKS,
     ),
     Mutant(
-        "sums are pushed without meeting the warp",
+        "sums are fenced for this GPU only",
         "ll/combine.cuh",
-        "dev::fence_proxy_async();\n  dev::sync_warp();",
-        "dev::fence_proxy_async();",
-        "Lane 0 pushes what other lanes have not stored yet.",
-        CHUNKS,
-    ),
-    Mutant(
-        "stages are filled without meeting the warp",
-        "ll/combine.cuh",
-        "(part.end - part.begin) * 16});\n  }\n  dev::sync_warp();",
-        "(part.end - part.begin) * 16});\n  }",
-        "Only lane 0 knows that the stage is free.",
+        "dev::fence<dev::Scope::system>();",
+        "dev::fence<dev::Scope::gpu>();",
+        "Home ranks are outside the scope.",
         CHUNKS,
     ),
     Mutant(

@@ -42,7 +42,7 @@ ALL_SCENARIOS = [
     "expert-major-chunks",
     "rank-major-units",
     "rank-major-chunks",
-    "halves",
+    "one-way",
     "zero-copy",
 ]
 
