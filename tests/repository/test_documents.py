@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the documentation says is so: links, commands, examples, tables of numbers and names."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_EXAMPLE = re.compile(r"<!-- (examples/\S+) -->\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def page_id(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def blocks(page: Path, language: str) -> Iterator[str]:
+    """The page's code in this language."""
+    for found in _FENCE.finditer(page.read_text()):
+        if found[1] == language:
+            yield found[2]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that headings make, as code hosts do it."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_links_lead_somewhere(page: Path) -> None:
+    prose = _FENCE.sub("", page.read_text())
+    for link in _LINK.findall(prose):
+        if link.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{page_id(page)} links to {link}"
+        assert not anchor or anchor in anchors(target), f"{page_id(page)} links to {link}"
+
+
+def test_every_page_is_in_the_reading_order() -> None:
+    order = (ROOT / "docs" / "README.md").read_text()
+    for page in (ROOT / "docs").rglob("*.md"):
+        name = str(page.relative_to(ROOT / "docs"))
+        assert name == "README.md" or f"({name})" in order, name
+
+
+def test_the_readme_shows_the_examples_as_they_are() -> None:
+    shown = dict(_EXAMPLE.findall(README.read_text()))
+    assert set(shown) == {"examples/quickstart.py", "examples/ll_roundtrip.c"}
+    for name, text in shown.items():
+        licence, code = (ROOT / name).read_text().split("\n", 1)
+        assert "SPDX-License-Identifier" in licence
+        assert text == code, f"README.md shows another {name}: copy it, without its first line"
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    command = "pip install '.[test]' && pytest"
+    assert f"{command}\n" in list(blocks(README, "sh"))
+    assert f"{{ {command}; }}" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.sim_only
+@pytest.mark.parametrize("page", [p for p in PAGES if p != README and any(blocks(p, "python"))], ids=page_id)
+def test_python_on_the_page_runs(page: Path) -> None:
+    for code in blocks(page, "python"):
+        exec(compile(code, page_id(page), "exec"), {"__name__": "__main__"})
+
+
+def test_every_environment_variable_is_documented() -> None:
+    sources = [path for ending in ("*.cpp", "*.hpp") for path in (ROOT / "src").rglob(ending)]
+    used = {
+        name for path in sources for name in re.findall(r'(?:getenv|variable)\("(\w+)"\)', path.read_text())
+    }
+    launchers = (ROOT / "ep_bench/launch/environment.py").read_text()
+    used |= set(re.findall(r'"([A-Z][A-Z_]{3,})"', launchers)) - {"SIZE"}
+    documented = set(re.findall(r"`([A-Z][A-Z_]+)`", (ROOT / "docs/environment.md").read_text()))
+    assert {"NCCL_EP_CACHE_DIR", "NCCL_EP_SIM_SEED", "EP_BENCH_MEETING"} <= used
+    assert used <= documented
+    assert {name for name in documented if name.startswith(("NCCL_EP_", "EP_BENCH_"))} <= used
+
+
+def test_every_choice_of_ll_tuning_is_documented() -> None:
+    names = re.findall(r'\{"(\w+)", &LlTuning::', (ROOT / "src/plan/ll_plan.cpp").read_text())
+    table = (ROOT / "docs" / "environment.md").read_text()
+    assert names
+    assert re.findall(r"^\| `([a-z_]+)` \|", table, re.MULTILINE) == names
+
+
+def test_the_longest_rows_of_units_are_as_documented() -> None:
+    header = (ROOT / "jit_templates/shared/ll_layout.hpp").read_text()
+    limit = re.search(r"kUnitRowTokens = (\d+);", header)
+    assert limit
+    for page in ("ll.md", "decisions/002-rows-as-units-or-as-chunks.md"):
+        text = " ".join((ROOT / "docs" / page).read_text().split())
+        assert f"dispatches at most {limit[1]} tokens" in text, page
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_the_example_of_the_window_layout_is_right(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "ll.md").read_text()
+    asked = re.search(
+        r"<!-- layout: ranks (\d+), tokens (\d+), local experts (\d+), hits (\d+), row bytes (\d+) -->", text
+    )
+    assert asked
+    table = re.findall(r"^\| ([a-z]+(?: [a-z]+| \d)?)(?:, .*?)? \| (\d+) \| (\d*) ?\|$", text, re.MULTILINE)
+    starts = {name: int(start) for name, start, _ in table}
+    sizes = {name: int(size) for name, _, size in table if size}
+    program = tmp_path / "layout.cpp"
+    program.write_text(
+        '#include <cstdio>\n#include "shared/ll_layout.hpp"\n'
+        f"int main() {{ const auto x = nccl_ep::LlLayout::make({', '.join(asked.groups())});\n"
+        "const auto show = [](const char* name, uint64_t value) {\n"
+        'std::printf("%s=%llu\\n", name, (unsigned long long)value); };\n'
+        'show("hello", x.hello_at(0)); show("bank 0", x.bank_at(0)); show("counts", 0);\n'
+        'show("routes", x.routes); show("flags", x.flags); show("rows", x.rows);\n'
+        'show("unit rows", x.unit_rows); show("bank 1", x.bank_at(1)); show("end", x.size());\n'
+        'show("row", x.row_at(0, 1, 2)); }\n'
+    )
+    binary = tmp_path / "layout"
+    subprocess.run(["g++", "-std=c++17", f"-I{ROOT / 'jit_templates'}", program, "-o", binary], check=True)
+    printed = subprocess.run([binary], check=True, capture_output=True, text=True).stdout
+    real = {name: int(value) for name, value in (line.split("=") for line in printed.splitlines())}
+    row = real.pop("row")
+    assert starts == real
+    assert sizes["bank 0"] == real["bank 1"] - real["bank 0"]
+    assert re.search(rf"= {row}, and rank 1 alone", text)
+
+
+def test_every_target_of_the_makefile_says_what_it_does() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    phony = re.search(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)
+    assert phony
+    described = re.findall(r"^([a-z-]+):.*##", makefile, re.MULTILINE)
+    assert sorted(described) == sorted(phony[1].split())
