@@ -127,7 +127,7 @@ void store(void* p, Bits value, uint32_t bytes) {
   if (sim.checker != nullptr) sim.checker->write(*sim.current->checked, p, bytes, pc);
   count_store(sim, peer, bytes);
   if (peer != Memory::kNobody && sim.config.stores != NCCL_EP_SIM_STORES_DIRECT) {
-    sim.stores.add(sim.current->stores, p, &value, bytes);
+    sim.stores.add(sim.current->stores, StoreBuffer::Kind::weak, p, &value, bytes);
   } else {
     std::memcpy(p, &value, bytes);
   }
@@ -214,12 +214,15 @@ void store_unit(void* p, Bits unit) {
   sim.step();
   const uint32_t peer = check_access(sim, p, sizeof(Unit), pc);
   check_scope(sim, p, dev::Scope::system, pc);
-  sim.stores.perform_at(p, sizeof(Unit));
   if (sim.checker != nullptr) sim.checker->write_unit(*sim.current->checked, p, pc);
   count_store(sim, peer, sizeof(Unit));
-  std::memcpy(p, &unit, sizeof(Unit));
   sim.made_progress();
-  sim.notify(p, sizeof(Unit));
+  if (peer != Memory::kNobody && sim.config.stores != NCCL_EP_SIM_STORES_DIRECT) {
+    sim.stores.add(sim.current->stores, StoreBuffer::Kind::unit, p, &unit, sizeof(Unit));
+  } else {
+    std::memcpy(p, &unit, sizeof(Unit));
+    sim.notify(p, sizeof(Unit));
+  }
 }
 
 void fence(dev::Scope scope) {

@@ -18,6 +18,7 @@ __thread const Identity* identity = nullptr;
 
 namespace {
 
+constexpr uint64_t kSalt = 0x6578656375746f72;  // others draw from the seed as well
 constexpr uint64_t kStepsBetweenChecks = 1024;
 constexpr uint32_t kMaxIdleRounds = 48;
 constexpr uint64_t kStepsWithoutProgress = 16384;
@@ -63,11 +64,11 @@ ExecutorState::ExecutorState(Executor& executor, const ncclEpSimConfig_t& config
       topology(topology_of(config)),
       checker(checker),
       counters(counters),
-      random(config.seed),
+      random(config.seed ^ kSalt),
       memory(config, checker),
       stacks(stack_bytes(checker != nullptr)),
       scheduler(config.schedule, topology.num_ranks(), random.fork()),
-      stores(random.fork()),
+      stores(random.fork(), [this](void* unit) { notify(unit, sizeof(Unit)); }),
       gpus(topology.num_ranks()) {
   const auto delay = [&] { return uint64_t{4} << random.below(15); };
   delays = {delay(), delay(), delay(), delay()};
@@ -84,9 +85,9 @@ ExecutorState::ExecutorState(Executor& executor, const ncclEpSimConfig_t& config
 
 void ExecutorState::step(GpuThread* preferred) {
   ++steps;
+  check_stack();
   perform_store_at_random();
   if (steps >= attention_at) {
-    check_stack();
     Fiber::switch_to(current->fiber, main);
     return;
   }
@@ -100,11 +101,17 @@ void ExecutorState::step_at_access() {
   step();
 }
 
+// Now and then, the more often the more there is to perform.
 void ExecutorState::perform_store_at_random() {
-  if (stores.num_pending() == 0 || config.stores != NCCL_EP_SIM_STORES_RANDOM) return;
-  if (steps_until_store-- > 0) return;
-  steps_until_store = random.below(64);
-  stores.perform_any();
+  const bool late = config.stores == NCCL_EP_SIM_STORES_LATE;
+  const size_t num_candidates = late ? stores.num_pending_units() : stores.num_pending();
+  if (num_candidates == 0 || steps_until_store-- > 0) return;
+  steps_until_store = random.below(1 + 4096 / (64 + num_candidates));
+  if (late) {
+    stores.perform_any_unit();
+  } else {
+    stores.perform_any();
+  }
 }
 
 void ExecutorState::wait(const Wait& wait) {
@@ -116,17 +123,16 @@ void ExecutorState::wait(const Wait& wait) {
 // Returns when the current thread goes on.
 void ExecutorState::switch_away() {
   ++steps;
+  check_stack();
   GpuThread* next = steps >= attention_at ? nullptr : scheduler.next(current);
   if (next != nullptr) {
     enter(*next);
   } else {
-    check_stack();
     Fiber::switch_to(current->fiber, main);
   }
 }
 
 void ExecutorState::enter(GpuThread& thread) {
-  check_stack();
   GpuThread& from = *current;
   make_current(thread);
   Fiber::switch_to(from.fiber, thread.fiber);
@@ -140,7 +146,7 @@ void ExecutorState::make_current(GpuThread& thread) {
 }
 
 void ExecutorState::check_stack() {
-  constexpr ptrdiff_t kMargin = 256;
+  constexpr ptrdiff_t kMargin = 1024;
   const auto* here = static_cast<const std::byte*>(__builtin_frame_address(0));
   if (here - current->stack < kMargin) fail_thread(current->wait.pc, kStackOverflow);
 }

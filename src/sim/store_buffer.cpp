@@ -2,6 +2,7 @@
 #include "sim/store_buffer.hpp"
 
 #include <cstring>
+#include <utility>
 
 namespace nccl_ep::sim {
 
@@ -10,6 +11,7 @@ struct PendingStore {
   PendingStore* next_in_granule;
   void* address;
   uint32_t bytes;
+  StoreBuffer::Kind kind;
   bool performed;
   std::byte value[16];
 };
@@ -23,7 +25,8 @@ uintptr_t granule_of(const void* address) { return reinterpret_cast<uintptr_t>(a
 
 }  // namespace
 
-StoreBuffer::StoreBuffer(Random random) : random_(random) {}
+StoreBuffer::StoreBuffer(Random random, std::function<void(void*)> on_unit)
+    : random_(random), on_unit_(std::move(on_unit)) {}
 StoreBuffer::~StoreBuffer() = default;
 
 PendingStore* StoreBuffer::take_node() {
@@ -39,11 +42,12 @@ PendingStore* StoreBuffer::take_node() {
   return node;
 }
 
-void StoreBuffer::add(StoreList& list, void* address, const void* value, uint32_t bytes) {
+void StoreBuffer::add(StoreList& list, Kind kind, void* address, const void* value, uint32_t bytes) {
   PendingStore* store = take_node();
   store->next_in_list = store->next_in_granule = nullptr;
   store->address = address;
   store->bytes = bytes;
+  store->kind = kind;
   store->performed = false;
   std::memcpy(store->value, value, bytes);
 
@@ -51,9 +55,9 @@ void StoreBuffer::add(StoreList& list, void* address, const void* value, uint32_
   list.last = store;
 
   const uintptr_t key = granule_of(address);
-  const auto [granule, is_new] = by_granule_.try_emplace(key, Granule{store, store, granules_.size()});
+  const auto [granule, is_new] = by_granule_.try_emplace(key, Granule{store, store, kind, granules(kind).size()});
   if (is_new) {
-    granules_.push_back(key);
+    granules(kind).push_back(key);
   } else {
     granule->second.last->next_in_granule = store;
     granule->second.last = store;
@@ -80,7 +84,7 @@ void StoreBuffer::perform(StoreList& list) {
 }
 
 void StoreBuffer::perform_at(const void* address, size_t bytes) {
-  if (granules_.empty()) return;
+  if (num_pending() == 0) return;
   const uintptr_t end = granule_of(static_cast<const std::byte*>(address) + bytes + kGranuleBytes - 1);
   for (uintptr_t granule = granule_of(address); granule < end; ++granule) {
     if (by_granule_.contains(granule)) perform_granule(granule);
@@ -88,22 +92,30 @@ void StoreBuffer::perform_at(const void* address, size_t bytes) {
 }
 
 void StoreBuffer::perform_any() {
-  if (!granules_.empty()) perform_granule(granules_[random_.below(granules_.size())]);
+  if (num_pending() == 0) return;
+  const size_t chosen = random_.below(num_pending()), num_weak = granules_[0].size();
+  perform_granule(chosen < num_weak ? granules_[0][chosen] : granules_[1][chosen - num_weak]);
+}
+
+void StoreBuffer::perform_any_unit() {
+  if (num_pending_units() > 0) perform_granule(granules_[1][random_.below(num_pending_units())]);
 }
 
 void StoreBuffer::perform_granule(uintptr_t key) {
-  const auto granule = by_granule_.find(key);
-  for (PendingStore* store = granule->second.first; store != nullptr; store = store->next_in_granule) {
+  const auto entry = by_granule_.find(key);
+  const Granule granule = entry->second;
+  by_granule_.erase(entry);
+  std::vector<uintptr_t>& all = granules(granule.kind);
+  if (granule.position + 1 != all.size()) {
+    all[granule.position] = all.back();
+    by_granule_.find(all.back())->second.position = granule.position;
+  }
+  all.pop_back();
+  for (PendingStore* store = granule.first; store != nullptr; store = store->next_in_granule) {
     std::memcpy(store->address, store->value, store->bytes);
     store->performed = true;
+    if (store->kind == Kind::unit) on_unit_(store->address);
   }
-  const size_t position = granule->second.position;
-  by_granule_.erase(granule);
-  if (position + 1 != granules_.size()) {
-    granules_[position] = granules_.back();
-    by_granule_.find(granules_[position])->second.position = position;
-  }
-  granules_.pop_back();
 }
 
 }  // namespace nccl_ep::sim

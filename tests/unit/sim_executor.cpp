@@ -237,7 +237,8 @@ TEST_CASE("sim_executor: misuse is a failure that says so") {
   CHECK(contains(fault_of("test_unmade_mbarrier"), "there is no initialised mbarrier at rank"));
   CHECK(contains(fault_of("test_null"), "a bad access to address 0x0"));
   CHECK(contains(fault_of("test_misaligned"), "an access of 4 bytes to rank"));
-  CHECK(contains(fault_of("test_much_stack"), "more stack than"));
+  const std::string overflow = fault_of("test_much_stack");
+  CHECK_MESSAGE(contains(overflow, "more stack than"), overflow);
 }
 
 TEST_CASE("sim_executor: a raw spin loop hangs nobody") {
