@@ -51,8 +51,8 @@ extern "C" __global__ void push_rows(const PushArgs args) {
       load(i + 1);
     }
     dev::mbar_wait(&arrived[warp][i % kStages], i / kStages % 2);
-    dev::bulk_store(target + size_t{first + i * stride} * args.row_bytes,
-                    stages + size_t{i % kStages} * args.row_bytes, args.row_bytes);
+    dev::bulk_store(target + size_t{first + i * stride} * args.row_bytes, stages + size_t{i % kStages} * args.row_bytes,
+                    args.row_bytes);
     dev::bulk_commit();
   }
   dev::bulk_wait<0>();

@@ -31,8 +31,7 @@ static void* run_sim_rank(void* argument) {
 }
 
 // Runs `body` for each rank of a new cluster of `num_ranks` GPUs in one node.
-static void run_sim_ranks(int num_ranks,
-                          void (*body)(ncclEpSimCluster_t cluster, int rank, ncclComm_t comm)) {
+static void run_sim_ranks(int num_ranks, void (*body)(ncclEpSimCluster_t cluster, int rank, ncclComm_t comm)) {
   ncclEpSimConfig_t config = NCCL_EP_SIM_CONFIG_INIT;
   config.gpus_per_node = (uint32_t)num_ranks;
   ncclEpSimCluster_t cluster;
@@ -48,8 +47,8 @@ static void run_sim_ranks(int num_ranks,
 }
 
 // A tensor of 4-byte elements in the rank's device memory, which goes with the cluster.
-static ncclEpTensor_t* make_sim_tensor(ncclEpSimCluster_t cluster, int rank, ncclDataType_t datatype,
-                                       unsigned ndim, const size_t* sizes) {
+static ncclEpTensor_t* make_sim_tensor(ncclEpSimCluster_t cluster, int rank, ncclDataType_t datatype, unsigned ndim,
+                                       const size_t* sizes) {
   ncclEpTensor_t* tensor;
   size_t bytes = 4;
   for (unsigned i = 0; i < ndim; ++i) bytes *= sizes[i];
@@ -57,5 +56,4 @@ static ncclEpTensor_t* make_sim_tensor(ncclEpSimCluster_t cluster, int rank, ncc
   OK(ncclEpSimMalloc(cluster, rank, &tensor->data, bytes));
   return tensor;
 }
-#define TENSOR(datatype, ndim, ...) \
-  make_sim_tensor(cluster, rank, datatype, ndim, (const size_t[]){__VA_ARGS__})
+#define TENSOR(datatype, ndim, ...) make_sim_tensor(cluster, rank, datatype, ndim, (const size_t[]){__VA_ARGS__})

@@ -87,8 +87,7 @@ constexpr T ncclEpStructInit(unsigned int magic) {
 #define NCCL_EP_STRUCT_INIT(type, magic_value) (ncclEpStructInit<type>(magic_value))
 #else
 #define NCCL_EP_STATIC_ASSERT(condition, message) _Static_assert(condition, message)
-#define NCCL_EP_STRUCT_INIT(type, magic_value) \
-  ((type){.size = (unsigned int)sizeof(type), .magic = (magic_value)})
+#define NCCL_EP_STRUCT_INIT(type, magic_value) ((type){.size = (unsigned int)sizeof(type), .magic = (magic_value)})
 #endif
 
 // The struct has this size today, and its header is where the library looks for it.
@@ -98,8 +97,7 @@ constexpr T ncclEpStructInit(unsigned int magic) {
   NCCL_EP_STATIC_ASSERT(offsetof(type, magic) == 4, #type " must have its magic at byte 4")
 // A version of the struct ends where it always has.
 #define NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(type, last_field, bytes) \
-  NCCL_EP_STATIC_ASSERT(NCCL_EP_FIELD_END(type, last_field) == (bytes),    \
-                        #type " has moved the end of a version")
+  NCCL_EP_STATIC_ASSERT(NCCL_EP_FIELD_END(type, last_field) == (bytes), #type " has moved the end of a version")
 #define NCCL_EP_STATIC_ASSERT_OFFSET(type, field, bytes) \
   NCCL_EP_STATIC_ASSERT(offsetof(type, field) == (bytes), #type "." #field " has moved")
 
@@ -193,10 +191,9 @@ constexpr ncclEpGroupConfig_t ncclEpGroupConfigInit() {
 extern "C" {
 #define NCCL_EP_GROUP_CONFIG_INIT (ncclEpGroupConfigInit())
 #else
-#define NCCL_EP_GROUP_CONFIG_INIT                                           \
-  ((ncclEpGroupConfig_t){.size = (unsigned int)sizeof(ncclEpGroupConfig_t), \
-                         .magic = NCCL_EP_MAGIC,                            \
-                         .version = NCCL_EP_API_VERSION})
+#define NCCL_EP_GROUP_CONFIG_INIT \
+  ((ncclEpGroupConfig_t){         \
+      .size = (unsigned int)sizeof(ncclEpGroupConfig_t), .magic = NCCL_EP_MAGIC, .version = NCCL_EP_API_VERSION})
 #endif
 
 // ---- Handles ----------------------------------------------------------------------------------------------
@@ -465,8 +462,8 @@ ncclResult_t ncclEpComplete(ncclEpHandle_t handle, const ncclEpCompleteConfig_t*
 // Writes to *size_out how many bytes of device memory a handle of this layout and K needs. Not collective;
 // capturable.
 // Errors: as ncclEpInitHandle; *size_out is then untouched.
-ncclResult_t ncclEpHandleMemSize(ncclEpGroup_t ep_group, ncclEpLayout_t layout,
-                                 const ncclEpHandleConfig_t* config, size_t* size_out, int num_topk);
+ncclResult_t ncclEpHandleMemSize(ncclEpGroup_t ep_group, ncclEpLayout_t layout, const ncclEpHandleConfig_t* config,
+                                 size_t* size_out, int num_topk);
 
 // Creates a handle without a routing. `handle_mem`: a uint8 tensor [n] in device memory, n >=
 // ncclEpHandleMemSize, that stays the caller's and must outlive the handle; or NULL to allocate it as
@@ -475,13 +472,12 @@ ncclResult_t ncclEpHandleMemSize(ncclEpGroup_t ep_group, ncclEpLayout_t layout,
 // HT: EM, FLAT); num_topk below 1 or above the group's bound; an alignment that is no power of two;
 // handle_mem too small.
 ncclResult_t ncclEpInitHandle(ncclEpHandle_t* handle, ncclEpGroup_t ep_group, ncclEpLayout_t layout,
-                              const ncclEpHandleConfig_t* config, int num_topk,
-                              const ncclEpTensor_t* handle_mem);
+                              const ncclEpHandleConfig_t* config, int num_topk, const ncclEpTensor_t* handle_mem);
 
 // Makes a descriptor with its own copy of `sizes`, in host memory; data and window are to be set by the
 // caller. `config` may be NULL. Errors: ncclInvalidArgument: NULL tensor or sizes, ndim 0, malformed config.
-ncclResult_t ncclEpTensorAlloc(ncclEpTensor_t** tensor, unsigned int ndim, ncclDataType_t datatype,
-                               const size_t* sizes, const ncclEpTensorAllocConfig_t* config);
+ncclResult_t ncclEpTensorAlloc(ncclEpTensor_t** tensor, unsigned int ndim, ncclDataType_t datatype, const size_t* sizes,
+                               const ncclEpTensorAllocConfig_t* config);
 
 // Frees a descriptor of ncclEpTensorAlloc. NULL is fine. Errors: ncclInvalidArgument: any other descriptor,
 // or one whose `sizes` pointer was changed.
@@ -506,8 +502,7 @@ ncclResult_t ncclEpErrorClear(ncclEpGroup_t ep_group);
 // ---- The binary interface, checked wherever this header is compiled ---------------------------------------
 
 NCCL_EP_STATIC_ASSERT_STRUCT_ABI(ncclEpTensor_t, NCCL_EP_TENSOR_V1_SIZE);
-NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpTensor_t, NCCL_EP_TENSOR_V1_LAST_FIELD,
-                                          NCCL_EP_TENSOR_V1_SIZE);
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpTensor_t, NCCL_EP_TENSOR_V1_LAST_FIELD, NCCL_EP_TENSOR_V1_SIZE);
 NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpTensor_t, ndim, 8);
 NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpTensor_t, datatype, 12);
 NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpTensor_t, data, 16);
@@ -516,8 +511,7 @@ NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpTensor_t, win_offset, 32);
 NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpTensor_t, sizes, 40);
 
 NCCL_EP_STATIC_ASSERT_STRUCT_ABI(ncclEpTensorAllocConfig_t, NCCL_EP_TENSOR_ALLOC_CONFIG_V1_SIZE);
-NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpTensorAllocConfig_t,
-                                          NCCL_EP_TENSOR_ALLOC_CONFIG_V1_LAST_FIELD,
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpTensorAllocConfig_t, NCCL_EP_TENSOR_ALLOC_CONFIG_V1_LAST_FIELD,
                                           NCCL_EP_TENSOR_ALLOC_CONFIG_V1_SIZE);
 
 NCCL_EP_STATIC_ASSERT(sizeof(ncclEpAllocConfig_t) == 24, "ncclEpAllocConfig_t has changed its size");

@@ -50,11 +50,7 @@ const char* ncclEpSimGetLastError(void);
 
 // ---- The cluster
 
-typedef enum {
-  NCCL_EP_SIM_SWITCH_AUTO = 0,
-  NCCL_EP_SIM_SWITCH_OFF = 1,
-  NCCL_EP_SIM_SWITCH_ON = 2
-} ncclEpSimSwitch_t;
+typedef enum { NCCL_EP_SIM_SWITCH_AUTO = 0, NCCL_EP_SIM_SWITCH_OFF = 1, NCCL_EP_SIM_SWITCH_ON = 2 } ncclEpSimSwitch_t;
 
 // When stores to other ranks' memory become visible there.
 typedef enum {
@@ -129,8 +125,7 @@ ncclResult_t ncclEpSimWindowRegister(ncclEpSimCluster_t cluster, int rank, void*
 // Every rank calls it, in any order; does not wait.
 ncclResult_t ncclEpSimWindowDeregister(ncclEpSimCluster_t cluster, int rank, ncclWindow_t window);
 // Where the window's memory on `peer`, a world rank of the same LSA team, is for kernels of `rank`.
-ncclResult_t ncclEpSimWindowPeer(ncclEpSimCluster_t cluster, int rank, ncclWindow_t window, int peer,
-                                 void** memory);
+ncclResult_t ncclEpSimWindowPeer(ncclEpSimCluster_t cluster, int rank, ncclWindow_t window, int peer, void** memory);
 
 typedef struct {
   uint64_t device_bytes;  // allocated with ncclEpSimMalloc or ncclEpSimMemAlloc, or by nccl_ep
@@ -162,8 +157,8 @@ ncclResult_t ncclEpSimDeviceSynchronize(ncclEpSimCluster_t cluster, int rank);
 
 // Both pointers may be host or device memory; nothing is staged, so both must stay as they are until it is
 // done.
-ncclResult_t ncclEpSimMemcpyAsync(ncclEpSimCluster_t cluster, int rank, void* dst, const void* src,
-                                  size_t bytes, cudaStream_t stream);
+ncclResult_t ncclEpSimMemcpyAsync(ncclEpSimCluster_t cluster, int rank, void* dst, const void* src, size_t bytes,
+                                  cudaStream_t stream);
 ncclResult_t ncclEpSimMemsetAsync(ncclEpSimCluster_t cluster, int rank, void* dst, int value, size_t bytes,
                                   cudaStream_t stream);
 
@@ -174,8 +169,7 @@ ncclResult_t ncclEpSimLaunch(ncclEpSimCluster_t cluster, int rank, const char* k
 
 ncclResult_t ncclEpSimEventCreate(ncclEpSimCluster_t cluster, int rank, ncclEpSimEvent_t* event);
 ncclResult_t ncclEpSimEventDestroy(ncclEpSimCluster_t cluster, int rank, ncclEpSimEvent_t event);
-ncclResult_t ncclEpSimEventRecord(ncclEpSimCluster_t cluster, int rank, ncclEpSimEvent_t event,
-                                  cudaStream_t stream);
+ncclResult_t ncclEpSimEventRecord(ncclEpSimCluster_t cluster, int rank, ncclEpSimEvent_t event, cudaStream_t stream);
 // Work put on `stream` later waits for what the event's last record covered. Never recorded: waits for
 // nothing.
 ncclResult_t ncclEpSimStreamWaitEvent(ncclEpSimCluster_t cluster, int rank, cudaStream_t stream,
@@ -192,16 +186,14 @@ ncclResult_t ncclEpSimStreamBeginCapture(ncclEpSimCluster_t cluster, int rank, c
 ncclResult_t ncclEpSimStreamEndCapture(ncclEpSimCluster_t cluster, int rank, cudaStream_t stream,
                                        ncclEpSimGraph_t* graph);
 // Each launch runs the graph's work in a random order that its dependencies allow.
-ncclResult_t ncclEpSimGraphLaunch(ncclEpSimCluster_t cluster, int rank, ncclEpSimGraph_t graph,
-                                  cudaStream_t stream);
+ncclResult_t ncclEpSimGraphLaunch(ncclEpSimCluster_t cluster, int rank, ncclEpSimGraph_t graph, cudaStream_t stream);
 ncclResult_t ncclEpSimGraphDestroy(ncclEpSimCluster_t cluster, int rank, ncclEpSimGraph_t graph);
 
 // ---- Between the ranks' hosts
 
 // Collective; wait. out has num_ranks * bytes, rank r's contribution at r * bytes.
 ncclResult_t ncclEpSimBarrier(ncclEpSimCluster_t cluster, int rank);
-ncclResult_t ncclEpSimAllGather(ncclEpSimCluster_t cluster, int rank, const void* in, void* out,
-                                size_t bytes);
+ncclResult_t ncclEpSimAllGather(ncclEpSimCluster_t cluster, int rank, const void* in, void* out, size_t bytes);
 
 // ---- What happened
 
@@ -219,8 +211,7 @@ typedef struct {
 } ncclEpSimLinkCounters_t;
 
 // Of the link from rank `src` to rank `dst`, since the start or the last reset.
-ncclResult_t ncclEpSimGetLinkCounters(ncclEpSimCluster_t cluster, int src, int dst,
-                                      ncclEpSimLinkCounters_t* counters);
+ncclResult_t ncclEpSimGetLinkCounters(ncclEpSimCluster_t cluster, int src, int dst, ncclEpSimLinkCounters_t* counters);
 ncclResult_t ncclEpSimResetCounters(ncclEpSimCluster_t cluster);
 
 typedef enum {
@@ -234,8 +225,7 @@ typedef enum {
 
 // The first failure, with a report that names the seed, the place and the source line. The text belongs to
 // the cluster; "" without a failure.
-ncclResult_t ncclEpSimGetFailure(ncclEpSimCluster_t cluster, ncclEpSimFailure_t* failure,
-                                 const char** report);
+ncclResult_t ncclEpSimGetFailure(ncclEpSimCluster_t cluster, ncclEpSimFailure_t* failure, const char** report);
 
 // A digest of all scheduling decisions so far. Two runs with equal digests were the same run.
 ncclResult_t ncclEpSimGetScheduleHash(ncclEpSimCluster_t cluster, uint64_t* hash);

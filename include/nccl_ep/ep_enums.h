@@ -18,10 +18,9 @@ typedef enum {
 // How received rows are arranged.
 typedef enum {
   NCCL_EP_LAYOUT_UNSET = 0,
-  NCCL_EP_LAYOUT_EXPERT_MAJOR =
-      1,  // EM: a zone for each local expert; a token has a row in each it is routed to
-  NCCL_EP_LAYOUT_RANK_MAJOR = 2,  // RM: a zone for each source rank; a token has one row (LL)
-  NCCL_EP_LAYOUT_FLAT = 3         // one list ordered by source rank and token; a token has one row (HT)
+  NCCL_EP_LAYOUT_EXPERT_MAJOR = 1,  // EM: a zone for each local expert; a token has a row in each it is routed to
+  NCCL_EP_LAYOUT_RANK_MAJOR = 2,    // RM: a zone for each source rank; a token has one row (LL)
+  NCCL_EP_LAYOUT_FLAT = 3           // one list ordered by source rank and token; a token has one row (HT)
 } ncclEpLayout_t;
 
 typedef enum { NCCL_EP_FWD_PASS = 0, NCCL_EP_BWD_PASS = 1 } ncclEpPassDir_t;

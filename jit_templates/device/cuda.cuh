@@ -63,9 +63,7 @@ EP_DEVICE To bits(const From& from) {
   return to;
 }
 
-EP_DEVICE uint32_t shared_address(const void* p) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
+EP_DEVICE uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 EP_DEVICE uint64_t global_address(const void* p) { return __cvta_generic_to_global(p); }
 template <Scope kScope>
 EP_DEVICE uint64_t address(const void* p) {
@@ -107,10 +105,7 @@ EP_DEVICE T ld(const T* p) {
   } else {
     static_assert(sizeof(T) == 16);
     uint4 v;
-    asm volatile("ld.v4.b32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "l"(p)
-                 : "memory");
+    asm volatile("ld.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p) : "memory");
     return detail::bits<T>(v);
   }
 }
@@ -155,8 +150,7 @@ EP_DEVICE void st(T* p, const detail::SameAs<T>& value) {
   } else {
     static_assert(sizeof(T) == 16);
     const uint4 v = detail::bits<uint4>(value);
-    asm volatile("st.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
-                 : "memory");
+    asm volatile("st.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
   }
 }
 
@@ -182,17 +176,11 @@ EP_DEVICE void st(T* p, const detail::SameAs<T>& value) {
     EP_WITH_SCOPE(scope, ".acq_rel", INSTRUCTION) \
   }
 
-#define EP_LOAD(semantics)                         \
-  if constexpr (sizeof(T) == 4) {                  \
-    asm volatile("ld" semantics ".b32 %0, [%1];"   \
-                 : "=r"(value)                     \
-                 : "l"(detail::address<kScope>(p)) \
-                 : "memory");                      \
-  } else {                                         \
-    asm volatile("ld" semantics ".b64 %0, [%1];"   \
-                 : "=l"(value)                     \
-                 : "l"(detail::address<kScope>(p)) \
-                 : "memory");                      \
+#define EP_LOAD(semantics)                                                                                    \
+  if constexpr (sizeof(T) == 4) {                                                                             \
+    asm volatile("ld" semantics ".b32 %0, [%1];" : "=r"(value) : "l"(detail::address<kScope>(p)) : "memory"); \
+  } else {                                                                                                    \
+    asm volatile("ld" semantics ".b64 %0, [%1];" : "=l"(value) : "l"(detail::address<kScope>(p)) : "memory"); \
   }
 
 template <Scope kScope, class T>
@@ -377,8 +365,7 @@ EP_DEVICE void bar_arrive(uint32_t id, uint32_t num_threads) {
 // ---- mbarrier and bulk copy
 
 EP_DEVICE void mbar_init(Mbarrier* bar, uint32_t arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(detail::shared_address(bar)), "r"(arrivals)
-               : "memory");
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(detail::shared_address(bar)), "r"(arrivals) : "memory");
 }
 
 EP_DEVICE void mbar_inval(Mbarrier* bar) {
@@ -392,15 +379,13 @@ EP_DEVICE void fence_mbar_init() {
 }
 
 EP_DEVICE void mbar_arrive(Mbarrier* bar) {
-  asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" ::"r"(detail::shared_address(bar))
-               : "memory");
+  asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" ::"r"(detail::shared_address(bar)) : "memory");
 }
 
 EP_DEVICE void mbar_arrive_expect_tx(Mbarrier* bar, uint32_t bytes) {
-  asm volatile(
-      "mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;" ::"r"(detail::shared_address(bar)),
-      "r"(bytes)
-      : "memory");
+  asm volatile("mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;" ::"r"(detail::shared_address(bar)),
+               "r"(bytes)
+               : "memory");
 }
 
 EP_DEVICE bool mbar_test(Mbarrier* bar, uint32_t parity) {
@@ -434,18 +419,16 @@ EP_DEVICE void mbar_wait(Mbarrier* bar, uint32_t parity) {
 }
 
 EP_DEVICE void bulk_load(void* shared_dst, const void* global_src, uint32_t bytes, Mbarrier* bar) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-          detail::shared_address(shared_dst)),
-      "l"(detail::global_address(global_src)), "r"(bytes), "r"(detail::shared_address(bar))
-      : "memory");
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                   detail::shared_address(shared_dst)),
+               "l"(detail::global_address(global_src)), "r"(bytes), "r"(detail::shared_address(bar))
+               : "memory");
 }
 
 EP_DEVICE void bulk_store(void* global_dst, const void* shared_src, uint32_t bytes) {
-  asm volatile(
-      "cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(detail::global_address(global_dst)),
-      "r"(detail::shared_address(shared_src)), "r"(bytes)
-      : "memory");
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(detail::global_address(global_dst)),
+               "r"(detail::shared_address(shared_src)), "r"(bytes)
+               : "memory");
 }
 
 EP_DEVICE void bulk_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }

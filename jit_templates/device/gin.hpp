@@ -60,12 +60,8 @@ struct SignalAction {
   Signal signal = {};
   uint64_t value = 0;
 };
-EP_HOST_DEVICE SignalAction strong(Signal signal, uint64_t value = 1) {
-  return {SignalAction::kStrong, signal, value};
-}
-EP_HOST_DEVICE SignalAction weak(Signal signal, uint64_t value = 1) {
-  return {SignalAction::kWeak, signal, value};
-}
+EP_HOST_DEVICE SignalAction strong(Signal signal, uint64_t value = 1) { return {SignalAction::kStrong, signal, value}; }
+EP_HOST_DEVICE SignalAction weak(Signal signal, uint64_t value = 1) { return {SignalAction::kWeak, signal, value}; }
 
 constexpr uint32_t kNoCounter = 0xffffffff;
 
@@ -77,8 +73,7 @@ class Gin {
   void put(uint32_t peer, WindowAddress dst, WindowAddress src, uint64_t bytes, SignalAction at_peer = {},
            uint32_t counter = kNoCounter) const;
   // The value travels with the request: nothing is read later.
-  void put_value(uint32_t peer, WindowAddress dst, uint64_t value, uint32_t bytes,
-                 SignalAction at_peer = {}) const;
+  void put_value(uint32_t peer, WindowAddress dst, uint64_t value, uint32_t bytes, SignalAction at_peer = {}) const;
   void signal(uint32_t peer, SignalAction at_peer) const;
   void get(uint32_t peer, WindowAddress src, WindowAddress local_dst, uint64_t bytes) const;
   void flush() const;

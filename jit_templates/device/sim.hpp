@@ -14,20 +14,19 @@
 #define EP_DEVICE inline
 
 // Function-local statics tell the arrays apart; where they are is the running block's affair.
-#define EP_SHARED(T, name, ...)                                                                              \
-  static const uint32_t name##_id = ::nccl_ep::sim::device::new_shared_array_id();                           \
-  typedef T name##_type __VA_ARGS__;                                                                         \
-  name##_type& name = *static_cast<name##_type*>(                                                            \
+#define EP_SHARED(T, name, ...)                                                    \
+  static const uint32_t name##_id = ::nccl_ep::sim::device::new_shared_array_id(); \
+  typedef T name##_type __VA_ARGS__;                                               \
+  name##_type& name = *static_cast<name##_type*>(                                  \
       ::nccl_ep::sim::device::shared_array(name##_id, sizeof(name##_type), alignof(name##_type)))
 #define EP_DYNAMIC_SHARED(name) unsigned char* const name = ::nccl_ep::sim::device::dynamic_shared()
 
 // Makes `void function(const Args&)` a kernel that can be launched by its name. A later one replaces an earlier one.
 #define EP_SIM_KERNEL(name, function, Args) EP_SIM_KERNEL_NUMBERED(name, function, Args, __COUNTER__)
 #define EP_SIM_KERNEL_NUMBERED(name, function, Args, number) EP_SIM_KERNEL_NAMED(name, function, Args, number)
-#define EP_SIM_KERNEL_NAMED(name, function, Args, number)                           \
-  [[maybe_unused]] static const bool ep_sim_kernel_##number =                       \
-      ::nccl_ep::sim::register_kernel(                                              \
-          name, [](const void* args) { (function)(*static_cast<const Args*>(args)); }, sizeof(Args));
+#define EP_SIM_KERNEL_NAMED(name, function, Args, number)                                      \
+  [[maybe_unused]] static const bool ep_sim_kernel_##number = ::nccl_ep::sim::register_kernel( \
+      name, [](const void* args) { (function)(*static_cast<const Args*>(args)); }, sizeof(Args));
 
 namespace nccl_ep::dev {
 
@@ -71,8 +70,8 @@ EP_SIM_EXPORT void store(void* p, Bits value, uint32_t bytes);
 EP_SIM_EXPORT uint64_t sync_load(const void* p, uint32_t bytes, dev::Order order, dev::Scope scope);
 EP_SIM_EXPORT void sync_store(void* p, uint64_t value, uint32_t bytes, dev::Order order, dev::Scope scope);
 enum class Update { add, bitwise_or, exchange, compare_and_swap };
-EP_SIM_EXPORT uint64_t update(Update what, void* p, uint64_t value, uint64_t expected, uint32_t bytes,
-                              dev::Order order, dev::Scope scope);
+EP_SIM_EXPORT uint64_t update(Update what, void* p, uint64_t value, uint64_t expected, uint32_t bytes, dev::Order order,
+                              dev::Scope scope);
 EP_SIM_EXPORT Bits load_unit(const void* p);
 EP_SIM_EXPORT void store_unit(void* p, Bits unit);
 EP_SIM_EXPORT void fence(dev::Scope scope);

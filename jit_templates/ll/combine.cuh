@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Low-Latency combine: every token's results back to its home rank and added up there, in one launch.
 //
-// Parties: a token's home rank, and the expert ranks its row was dispatched to. Expert-major: the home rank first sends
-// each expert rank the token's weights (as units, so nothing needs to be fenced); the expert rank adds up weight times
-// row over its local experts in fp32 and pushes one row home. Rank-major: the caller has done that, the row is pushed
-// as it is. The home rank adds the ranks' rows in rank order in fp32 and rounds once. Both sums have a fixed order, so
-// results are bit-reproducible. Memory: the home rank's bank of this epoch; only expert rank s writes what lies at [s].
+// Parties: a token's home rank, and the expert ranks its row was dispatched to. Expert-major: the home rank
+// first sends each expert rank the token's weights (as units, so nothing needs to be fenced); the expert rank
+// adds up weight times row over its local experts in fp32 and pushes one row home. Rank-major: the caller has
+// done that, the row is pushed as it is. The home rank adds the ranks' rows in rank order in fp32 and rounds
+// once. Both sums have a fixed order, so results are bit-reproducible. Memory: the home rank's bank of this
+// epoch; only expert rank s writes what lies at [s].
 #pragma once
 
 #include "ll/routing.cuh"
@@ -13,25 +14,25 @@
 
 namespace nccl_ep::ll {
 
-// A token's weights, in the warp's shared memory. An expert that is repeated in the token's row was dispatched once; its
-// weights add up in the first place. The whole warp calls it.
+// A token's weights, in the warp's shared memory. An expert that is repeated in the token's row was
+// dispatched once; its weights add up in the first place. The whole warp calls it.
 EP_DEVICE void list_weights(const LlCombineArgs& args, uint32_t token, float* weights) {
   const uint32_t num_topk = args.routing.num_topk;
   const float* given = args.topk_weights + uint64_t{token} * num_topk;
   for (uint32_t k = dev::lane_idx(); k < num_topk; k += 32) {
-    const int64_t id = topk_id(args.routing, token, k);
+    const uint64_t id = load_id(args.routing, token, k);
     float weight = dev::ld_nc(given + k);
 #pragma unroll 8
     for (uint32_t later = k + 1; later < num_topk; ++later) {
-      if (topk_id(args.routing, token, later) == id) weight = dev::add(weight, dev::ld_nc(given + later));
+      if (load_id(args.routing, token, later) == id) weight = dev::add(weight, dev::ld_nc(given + later));
     }
     weights[k] = weight;
   }
   dev::sync_warp();
 }
 
-// Expert-major: sends the weights of this rank's tokens to the ranks they went to, three a unit; a lane for each unit
-// and rank.
+// Expert-major: sends the weights of this rank's tokens to the ranks they went to, three a unit; a lane for
+// each unit and rank.
 EP_DEVICE void send_weights(const Operation& op, const LlCombineArgs& args, const RankSets& sets) {
   EP_SHARED(float, weights, [kMaxWarps][kMaxHits]);
   const LlGroupState& group = op.group;
@@ -60,8 +61,9 @@ struct Addend {
   uint32_t k;  // expert-major: whose weight it gets
 };
 
-// Adds weight times row over a lane's words. Several rows are in flight at a time; the order of the sum is that of the
-// rows. load(batch, i) fetches row i; before the first sum, weights_ready() may wait for the weights.
+// Adds weight times row over a lane's words. Several rows are in flight at a time; the order of the sum is
+// that of the rows. load(batch, i) fetches row i; before the first sum, weights_ready() may wait for the
+// weights.
 template <DType kDType, bool kUnits, class Load, class WeightsReady>
 EP_DEVICE bool add_rows(const Addend* addends, uint32_t num_addends, Load load, WeightsReady weights_ready,
                         LaneBatch<kUnits>& result) {
@@ -105,8 +107,8 @@ struct ResultItem {
         chunk(item / group.num_ranks % num_chunks) {}
 };
 
-// The caller's rows that belong to a received token, in the warp's shared memory. Returns how many there are. What is
-// remembered of the token is read all at once, whether or not it has that many hits.
+// The caller's rows that belong to a received token, in the warp's shared memory. Returns how many there are.
+// What is remembered of the token is read all at once, whether or not it has that many hits.
 template <Layout kLayout>
 EP_DEVICE uint32_t list_local_rows(const LlCombineArgs& args, const ResultItem& item, Addend* addends) {
   const LlLayout& layout = args.group.layout;
@@ -143,8 +145,8 @@ EP_DEVICE bool await_weights(const Operation& op, const ResultItem& item, uint32
 
 // Adds up the local rows of one chunk and hands the sum on, piece by piece, to store(words, sum).
 template <Layout kLayout, DType kDType, bool kUnits, class Store>
-EP_DEVICE bool add_local_rows(const Operation& op, const LlCombineArgs& args, const ResultItem& item,
-                              uint32_t num_hits, Addend* addends, Store store) {
+EP_DEVICE bool add_local_rows(const Operation& op, const LlCombineArgs& args, const ResultItem& item, uint32_t num_hits,
+                              Addend* addends, Store store) {
   const Chunk part(args.rows, item.chunk);
   const uint32_t words_per_row = 4 * args.rows.packs_per_row;
   bool waited = kLayout == Layout::rank_major;
@@ -194,8 +196,7 @@ EP_DEVICE uint32_t most_tokens(const LlCombineArgs& args) {
   return dev::max_warp(most);
 }
 
-// A fence waits for all stores that its multiprocessor has under way, so a warp fences once, behind all its chunks, and
-// then raises their flags. A flag that nobody waits for does no harm.
+// Behind all its chunks, a warp raises their flags. A flag that nobody waits for does no harm.
 template <Layout kLayout, DType kDType>
 EP_DEVICE void push_sums(const Operation& op, const LlCombineArgs& args, uint32_t num_tokens, Addend* addends) {
   const LlGroupState& group = op.group;
@@ -206,8 +207,7 @@ EP_DEVICE void push_sums(const Operation& op, const LlCombineArgs& args, uint32_
     if (num_hits == 0) continue;
     if (!dev::all(push_sum<kLayout, kDType>(op, args, item, num_hits, addends))) return;
   }
-  dev::sync_warp();
-  dev::fence<dev::Scope::system>();
+  publish_pushes();
   for (uint32_t i = worker_idx() + dev::lane_idx() * num_workers(); i < num_items; i += 32 * num_workers()) {
     const ResultItem item(group, args.rows.num_chunks, i);
     if (goes_as_units(group, *args.routing.num_tokens_of(item.home))) continue;

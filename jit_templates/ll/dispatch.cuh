@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Low-Latency dispatch: every token's row once to each rank that hosts one of its experts, in one launch.
 //
-// Parties: each rank is source and receiver. Its first blocks send routes and counts to one peer each (routes.cuh);
-// then its warps push rows, and all warps receive. Memory: the receiver's bank of this epoch, or with zero_copy its
-// output window for the rows. A silent peer ends as a time-out of a named wait.
+// Parties: each rank is source and receiver. Its first blocks send routes and counts to one peer each
+// (routes.cuh); then its warps push rows, and all warps receive. Memory: the receiver's bank of this epoch,
+// or with zero_copy its output window for the rows. A silent peer ends as a time-out of a named wait.
 #pragma once
 
-#include "ll/push.cuh"
 #include "ll/routes.cuh"
 #include "ll/rows.cuh"
 
@@ -24,39 +23,39 @@ EP_DEVICE unsigned char* pushed_row(const Operation& op, const LlDispatchArgs& a
   return args.out_window.at<unsigned char>(peer, slot * row_bytes(args.rows));
 }
 
-// Who pushes to whom. Each block serves one peer (or, if there are fewer blocks, a few in turn), starting from the next
-// rank: links then carry as much as they can, which they do not when all ranks visit the peers in the same order. The
-// blocks that send routes push nothing if there are enough others.
+// Who pushes to whom. Each block serves one peer (or, if there are fewer blocks, a few in turn), starting
+// from the next rank: links then carry more than when all ranks visit the peers in the same order. The blocks
+// that send routes push nothing if there are enough others.
 struct PushTeam {
   uint32_t first_peer, num_teams;  // peers are counted from the next rank on
   uint32_t worker, num_workers;    // this warp among those that serve the same peer
 
-  EP_DEVICE PushTeam(uint32_t num_ranks, uint32_t num_warps) {
+  EP_DEVICE explicit PushTeam(uint32_t num_ranks) {
     const uint32_t first_block = dev::num_blocks() >= 3 * num_ranks ? num_ranks : 0;
     const uint32_t num_blocks = dev::num_blocks() - first_block, num_peers = num_ranks - 1;
     num_teams = num_peers < num_blocks ? num_peers : num_blocks;
-    if (dev::block_idx() < first_block || dev::warp_idx() >= num_warps || num_peers == 0) {
-      first_peer = num_peers;  // no peer
-      return;
-    }
-    const uint32_t block = dev::block_idx() - first_block, team_blocks = (num_blocks - block % num_teams - 1) / num_teams + 1;
+    first_peer = num_peers;  // none
+    worker = num_workers = 0;
+    if (dev::block_idx() < first_block || num_peers == 0) return;
+    const uint32_t block = dev::block_idx() - first_block;
+    const uint32_t team_blocks = (num_blocks - block % num_teams - 1) / num_teams + 1;
     first_peer = block % num_teams;
     worker = dev::warp_idx() * team_blocks + block / num_teams;
-    num_workers = num_warps * team_blocks;
+    num_workers = dev::num_warps() * team_blocks;
   }
 };
 
-// The row chunks that a pushing warp sends to one peer, one after the other.
+// The row chunks that a warp pushes to one peer, one after the other: at = token * num_chunks + chunk.
 struct PushItems {
   TokenBits tokens;
   uint32_t num_items, num_chunks, step, at;
 
-  EP_DEVICE PushItems(const LlDispatchArgs& args, const RankSets& sets, const PushTeam& team, uint32_t peer)
+  EP_DEVICE PushItems(const LlDispatchArgs& args, const RankSets& sets, uint32_t peer, uint32_t first, uint32_t every)
       : tokens(sets.of(peer)),
         num_items(args.routing.num_tokens * args.rows.num_chunks),
         num_chunks(args.rows.num_chunks),
-        step(team.num_workers),
-        at(team.worker) {
+        step(every),
+        at(first) {
     skip();
   }
   EP_DEVICE bool more() const { return at < num_items; }
@@ -73,57 +72,43 @@ struct PushItems {
   }
 };
 
-// Rows as chunks: loaded and stored by bulk copies that one lane issues. The next chunk is loaded while the last one is
-// on its way.
-EP_DEVICE void push_chunks(const Operation& op, const LlDispatchArgs& args, unsigned char* shared,
-                           const RankSets& sets) {
-  EP_SHARED(dev::Mbarrier, loaded_barriers, [kMaxWarps][kPushStages]);
-  const uint32_t num_ranks = op.group.num_ranks;
-  const PushTeam team(num_ranks, args.rows.push_warps);
-  if (team.first_peer >= num_ranks - 1 || dev::lane_idx() != 0) return;
-  dev::Mbarrier* loaded = loaded_barriers[dev::warp_idx()];
-  for (uint32_t i = 0; i < kPushStages; ++i) dev::mbar_init(&loaded[i], 1);
-  dev::fence_mbar_init();
-
-  PushQueue queue(args.rows, op.epoch, shared);
-  const auto load = [&](const PushItems& items) {
-    const Chunk part(args.rows, items.chunk());
-    const uint32_t bytes = (part.end - part.begin) * 16, n = queue.num_pushed();
-    dev::mbar_arrive_expect_tx(&loaded[n % kPushStages], bytes);
-    dev::bulk_load(queue.stage(n), args.tokens + items.token() * row_bytes(args.rows) + part.begin * 16, bytes,
-                   &loaded[n % kPushStages]);
-  };
-  for (uint32_t i = team.first_peer; i < num_ranks - 1; i += team.num_teams) {
-    const uint32_t peer = (op.group.rank + 1 + i) % num_ranks;
-    PushItems items(args, sets, team, peer);
-    if (items.more()) load(items);
-    while (items.more()) {
-      const uint32_t n = queue.num_pushed(), token = items.token(), chunk = items.chunk();
-      const Chunk part(args.rows, chunk);
-      dev::mbar_wait(&loaded[n % kPushStages], n / kPushStages % 2);
-      queue.push({pushed_row(op, args, sets, peer, token) + part.begin * 16, op.flag(peer, op.group.rank, token, chunk),
-                  (part.end - part.begin) * 16});
-      items.next();
-      if (items.more()) load(items);
+// Stores one chunk of a token's row at the peer. The whole warp calls it.
+template <bool kUnits>
+EP_DEVICE void push_chunk(const Operation& op, const LlDispatchArgs& args, const RankSets& sets, uint32_t peer,
+                          uint32_t token, uint32_t chunk) {
+  const uint32_t words_per_row = 4 * args.rows.packs_per_row;
+  const unsigned char* row = args.tokens + token * row_bytes(args.rows);
+  const Chunk part(args.rows, chunk);
+  for (uint32_t begin = part.begin; begin < part.end; begin += kLlPacksPerWarp) {
+    const LaneWords<kUnits> words(part, begin);
+    LaneBatch<kUnits> batch;
+    batch.load(words, row, words_per_row);
+    if constexpr (kUnits) {
+      batch.store_units(words, op.unit_row(peer, op.group.rank, token), op.epoch);
+    } else {
+      batch.store(words, pushed_row(op, args, sets, peer, token), words_per_row);
     }
   }
-  queue.finish();
 }
 
-// Rows as units: stored by the lanes themselves.
-EP_DEVICE void push_units(const Operation& op, const LlDispatchArgs& args, const RankSets& sets) {
-  const uint32_t num_ranks = op.group.num_ranks, words_per_row = 4 * args.rows.packs_per_row;
-  const PushTeam team(num_ranks, dev::num_warps());
+template <bool kUnits>
+EP_DEVICE void push_rows(const Operation& op, const LlDispatchArgs& args, const RankSets& sets) {
+  const uint32_t num_ranks = op.group.num_ranks, lane = dev::lane_idx();
+  const PushTeam team(num_ranks);
   for (uint32_t i = team.first_peer; i < num_ranks - 1; i += team.num_teams) {
     const uint32_t peer = (op.group.rank + 1 + i) % num_ranks;
-    for (PushItems items(args, sets, team, peer); items.more(); items.next()) {
-      const Chunk part(args.rows, items.chunk());
-      for (uint32_t begin = part.begin; begin < part.end; begin += kLlPacksPerWarp) {
-        const LaneWords<true> words(part, begin);
-        LaneBatch<true> batch;
-        batch.load(words, args.tokens + items.token() * row_bytes(args.rows), words_per_row);
-        batch.store_units(words, op.unit_row(peer, op.group.rank, items.token()), op.epoch);
-      }
+    for (PushItems items(args, sets, peer, team.worker, team.num_workers); items.more(); items.next()) {
+      push_chunk<kUnits>(op, args, sets, peer, items.token(), items.chunk());
+    }
+  }
+  if (kUnits) return;
+  publish_pushes();
+  for (uint32_t i = team.first_peer; i < num_ranks - 1; i += team.num_teams) {
+    const uint32_t peer = (op.group.rank + 1 + i) % num_ranks;
+    const uint32_t first = team.worker + lane * team.num_workers;  // a lane for each chunk
+    for (PushItems items(args, sets, peer, first, 32 * team.num_workers); items.more(); items.next()) {
+      uint32_t* flag = op.flag(peer, op.group.rank, items.token(), items.chunk());
+      dev::st_relaxed<dev::Scope::system>(flag, op.epoch);
     }
   }
 }
@@ -131,15 +116,15 @@ EP_DEVICE void push_units(const Operation& op, const LlDispatchArgs& args, const
 template <Layout kLayout>
 EP_DEVICE void send(const Operation& op, const LlDispatchArgs& args, unsigned char* shared) {
   const LlGroupState& group = op.group;
-  const RankSets sets(args.routing, shared + args.rows.scratch_offset);
+  const RankSets sets(args.routing, shared);
   if (!begin(op, args.routing, sets, true, args.zero_copy)) return;
   for (uint32_t i = dev::block_idx(); i < group.num_ranks; i += dev::num_blocks()) {
     send_routes<kLayout>(op, args, sets, (group.rank + 1 + i) % group.num_ranks);
   }
   if (dispatches_units(args, args.routing.num_tokens)) {
-    push_units(op, args, sets);
+    push_rows<true>(op, args, sets);
   } else {
-    push_chunks(op, args, shared, sets);
+    push_rows<false>(op, args, sets);
   }
 }
 
@@ -149,8 +134,8 @@ struct ReceivedPiece {
   bool units;
 };
 
-// Copies a piece to the rows destination(0) ... destination(num_destinations - 1), from the bank or, if it is this
-// rank's own, from the caller's tokens. The whole warp calls it.
+// Copies a piece to the rows destination(0) ... destination(num_destinations - 1), from the bank or, if it is
+// this rank's own, from the caller's tokens. The whole warp calls it.
 template <class Destination>
 EP_DEVICE void receive_piece(const Operation& op, const LlDispatchArgs& args, const ReceivedPiece& piece,
                              uint32_t num_destinations, Destination destination) {
@@ -169,21 +154,16 @@ EP_DEVICE void receive_piece(const Operation& op, const LlDispatchArgs& args, co
   }
   if (!own && !await_chunk(op, Wait::dispatch_row, source, token, piece.chunk)) return;
   const unsigned char* row = own ? args.tokens + token * row_bytes(args.rows) : op.row(rank, source, token);
-  constexpr uint32_t kBatches = 2;  // in flight at a time
-  for (uint32_t begin = part.begin; begin < part.end; begin += kBatches * kLlPacksPerWarp) {
-    LaneBatch<false> batch[kBatches];
-#pragma unroll
-    for (uint32_t b = 0; b < kBatches; ++b) batch[b].load({part, begin + b * kLlPacksPerWarp}, row, words_per_row);
-    for (uint32_t i = 0; i < num_destinations; ++i) {
-      unsigned char* to = destination(i);
-#pragma unroll
-      for (uint32_t b = 0; b < kBatches; ++b) batch[b].store({part, begin + b * kLlPacksPerWarp}, to, words_per_row);
-    }
+  for (uint32_t begin = part.begin; begin < part.end; begin += kLlPacksPerWarp) {
+    const LaneWords<false> words(part, begin);
+    LaneBatch<false> batch;
+    batch.load(words, row, words_per_row);
+    for (uint32_t i = 0; i < num_destinations; ++i) batch.store(words, destination(i), words_per_row);
   }
 }
 
-// The row numbers of a token's hits in their experts: the sender's numbering plus what lower-ranked sources send.
-// A group of lanes adds the counts for one hit. Leaves them in the routes' values.
+// The row numbers of a token's hits in their experts: the sender's numbering plus what lower-ranked sources
+// send. A group of lanes adds the counts for one hit. Leaves them in the routes' values.
 EP_DEVICE bool place_hits(const Operation& op, uint32_t source, uint32_t num_hits, Route* routes) {
   const uint32_t lane = dev::lane_idx();
   uint32_t group_size = 1;
@@ -229,8 +209,8 @@ EP_DEVICE void receive_into_experts(const Operation& op, const LlDispatchArgs& a
   });
 }
 
-// Rank-major: the row of recv_topk_idx and of the weights for a received token; -1 and 0 where an entry is not on this
-// rank.
+// Rank-major: the row of recv_topk_idx and of the weights for a received token; -1 and 0 where an entry is
+// not on this rank.
 EP_DEVICE void write_topk_row(const LlDispatchArgs& args, uint64_t slot, const Route* routes, uint32_t num_hits) {
   const LlGroupState& group = args.group;
   const uint32_t num_topk = args.routing.num_topk;
@@ -277,7 +257,8 @@ EP_DEVICE uint32_t most_tokens(const Operation& op, bool& ok) {
   return dev::max_warp(most);
 }
 
-// Tokens come in order, each rank's in turn, own rows first. The warps that push rows come last, since they are busy.
+// Tokens come in order, each rank's in turn, own rows first. The warps that push rows come last, since they
+// are busy.
 template <Layout kLayout>
 EP_DEVICE void receive_rows(const Operation& op, const LlDispatchArgs& args) {
   EP_SHARED(Route, routes, [kMaxWarps][kMaxHits]);
@@ -339,7 +320,8 @@ EP_DEVICE void count_experts(const Operation& op, const LlDispatchArgs& args) {
 #pragma unroll
     for (uint32_t i = 0; i < 3; ++i) {
       const uint32_t total = dev::sum_warp(count[i]);
-      if (dev::lane_idx() == i && first + i < num_experts) args.expert_counters[first + i] = static_cast<int32_t>(total);
+      if (dev::lane_idx() == i && first + i < num_experts)
+        args.expert_counters[first + i] = static_cast<int32_t>(total);
     }
   }
 }

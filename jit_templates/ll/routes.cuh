@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // What travels ahead of the rows in dispatch: for each token its hits on the receiving rank, and counts.
 //
-// The sender numbers the rows: within each expert (and within the receiving rank) by token. So a receiver finds the
-// final place of a row from the row's own units and the counts of the lower-ranked sources, in whatever order rows
-// arrive: rows lie by (source rank, token).
+// The sender numbers the rows: within each expert (and within the receiving rank) by token. So a receiver
+// finds the final place of a row from the row's own units and the counts of the lower-ranked sources, in
+// whatever order rows arrive: rows lie by (source rank, token).
 //
 //   counts[source] unit 0      {tokens of the source, its rows for this rank, -}
 //   counts[source] unit 1 + i  {rows for experts 3i, 3i + 1, 3i + 2}                      expert-major
 //   routes[source][token][hit] {local expert | k << 16, value, number of hits | row << 8}
-//                              value: expert-major the row's number in the expert, rank-major the weight's bits
-//                              row: the row's number among the source's rows for this rank
+//                              value: expert-major the row's number in the expert, rank-major the weight's
+//                              bits row: the row's number among the source's rows for this rank
 //   A token without hits sends one unit that says so.
 #pragma once
 
@@ -20,9 +20,7 @@ namespace nccl_ep::ll {
 struct Route {
   uint32_t expert, k, value, num_hits, row;
 
-  EP_DEVICE Unit encode(uint32_t epoch) const {
-    return Unit{{expert | k << 16, value, num_hits | row << 8}, epoch};
-  }
+  EP_DEVICE Unit encode(uint32_t epoch) const { return Unit{{expert | k << 16, value, num_hits | row << 8}, epoch}; }
   EP_DEVICE static Route decode(const Unit& unit) {
     return {unit.word[0] & 0xffff, unit.word[0] >> 16, unit.word[1], unit.word[2] & 0xff, unit.word[2] >> 8};
   }
@@ -55,42 +53,41 @@ struct RouteScratch {
   }
 };
 
-// Calls visit(token, k, expert) for every place of the top-k table, a thread for each; expert is local to `peer`, or
-// -1 where the place is not on it.
+// Calls visit(token, k, expert, id) for every place of the top-k table, a thread for each; expert is local to
+// `peer`, or -1 where the place is not on it; id is what lies there.
 template <class Visit>
 EP_DEVICE void for_each_place(const LlGroupState& group, const LlRouting& routing, uint32_t peer, Visit visit) {
   constexpr uint32_t kIdsInFlight = 4;
   const uint32_t num_places = routing.num_tokens * routing.num_topk, step = dev::num_threads();
   for (uint32_t first = dev::thread_idx(); first < num_places; first += kIdsInFlight * step) {
-    int64_t id[kIdsInFlight];
+    uint64_t id[kIdsInFlight] = {};
 #pragma unroll
     for (uint32_t i = 0; i < kIdsInFlight; ++i) {
-      const uint32_t place = first + i * step;
-      id[i] = place < num_places ? topk_id(routing, 0, place) : -1;
+      if (first + i * step < num_places) id[i] = load_id(routing, 0, first + i * step);
     }
 #pragma unroll
     for (uint32_t i = 0; i < kIdsInFlight; ++i) {
       const uint32_t place = first + i * step, token = place / routing.num_topk;
       if (place >= num_places) continue;
-      const int32_t local = expert_of(group, token, id[i]) - static_cast<int32_t>(peer * group.num_local_experts);
+      const int32_t expert = expert_of(group, token, widen(routing, id[i]));
+      const int32_t local = expert - static_cast<int32_t>(peer * group.num_local_experts);
       const bool is_local = local >= 0 && local < static_cast<int32_t>(group.num_local_experts);
-      visit(token, place % routing.num_topk, is_local ? local : -1);
+      visit(token, place - token * routing.num_topk, is_local ? local : -1, id[i]);
     }
   }
 }
 
-// Finds the hits on `peer` and, for the experts of the pass, who sends to them. In the expert-major layout an expert
-// that is repeated in a row is one hit.
+// Finds the hits on `peer` and, for the experts of the pass, who sends to them. In the expert-major layout an
+// expert that is repeated in a row is one hit.
 template <Layout kLayout>
 EP_DEVICE void collect_hits(const LlDispatchArgs& args, const RouteScratch& scratch, uint32_t peer, ExpertPass pass) {
-  const uint32_t num_words = 2 * args.routing.num_tokens +
-                             (kLayout == Layout::expert_major ? (pass.end - pass.begin) * scratch.num_words : 0);
+  const uint32_t num_words =
+      2 * args.routing.num_tokens + (kLayout == Layout::expert_major ? (pass.end - pass.begin) * scratch.num_words : 0);
   for (uint32_t i = dev::thread_idx(); i < num_words; i += dev::num_threads()) scratch.hits[i] = 0;
   dev::sync_block();
-  for_each_place(args.group, args.routing, peer, [&](uint32_t token, uint32_t k, int32_t expert) {
+  for_each_place(args.group, args.routing, peer, [&](uint32_t token, uint32_t k, int32_t expert, uint64_t id) {
     if (expert < 0) return;
     if constexpr (kLayout == Layout::expert_major) {
-      const int64_t id = int64_t{peer} * args.group.num_local_experts + expert;
       if (is_repeated(args.routing, token, k, id)) return;
       if (pass.has(expert)) scratch.of_expert(expert - pass.begin).set(token);
     }
@@ -102,7 +99,7 @@ EP_DEVICE void collect_hits(const LlDispatchArgs& args, const RouteScratch& scra
 template <Layout kLayout>
 EP_DEVICE void send_token_routes(const Operation& op, const LlDispatchArgs& args, const RankSets& sets,
                                  const RouteScratch& scratch, uint32_t peer, ExpertPass pass) {
-  for_each_place(args.group, args.routing, peer, [&](uint32_t token, uint32_t k, int32_t expert) {
+  for_each_place(args.group, args.routing, peer, [&](uint32_t token, uint32_t k, int32_t expert, uint64_t) {
     const uint32_t num_hits = scratch.num_hits(token);
     Unit* units = op.route(peer, op.group.rank, token, 0);
     if (num_hits == 0 && k == 0 && pass.begin == 0) dev::st_unit(units, Route{}.encode(op.epoch));
@@ -159,17 +156,17 @@ struct ReceivedToken {
   bool ok;              // nothing timed out
   uint32_t num_tokens;  // of the source; if the token is not among them, the rest is zero
   uint32_t num_hits;
-  uint32_t row;         // the row's number among the source's rows for this rank
+  uint32_t row;  // the row's number among the source's rows for this rank
 };
 
-// Waits for a token's routes and leaves them in `routes`. The whole warp calls it: the last lane watches the source's
-// count, each other lane a hit; further hits are read afterwards.
+// Waits for a token's routes and leaves them in `routes`. The whole warp calls it: the last lane watches the
+// source's count, each other lane a hit; further hits are read afterwards.
 EP_DEVICE ReceivedToken await_token(const Operation& op, uint32_t source, uint32_t token, uint32_t max_hits,
                                     Route* routes) {
   constexpr uint32_t kCountLane = 31;
   const uint32_t rank = op.group.rank, lane = dev::lane_idx();
-  const Unit* address = lane == kCountLane ? op.counts(rank, source, 0)
-                                           : op.route(rank, source, token, lane < max_hits ? lane : 0);
+  const Unit* address =
+      lane == kCountLane ? op.counts(rank, source, 0) : op.route(rank, source, token, lane < max_hits ? lane : 0);
   Unit unit;
   ReceivedToken received{};
   received.ok = wait_for<true>(op.group, op.epoch, {Wait::token_routes, source, token}, [&] {

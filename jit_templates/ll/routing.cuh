@@ -6,11 +6,15 @@
 
 namespace nccl_ep::ll {
 
-// The id at (token, k) as the caller wrote it.
-EP_DEVICE int64_t topk_id(const LlRouting& routing, uint32_t token, uint32_t k) {
+// The id at (token, k) as it lies in memory, zero-extended. It is widened where it is used: until then
+// nothing waits for the load, so that several can be under way.
+EP_DEVICE uint64_t load_id(const LlRouting& routing, uint32_t token, uint32_t k) {
   const uint64_t at = uint64_t{token} * routing.num_topk + k;
-  if (routing.idx_is_64bit) return dev::ld_nc(static_cast<const int64_t*>(routing.topk_idx) + at);
-  return dev::ld_nc(static_cast<const int32_t*>(routing.topk_idx) + at);
+  if (routing.idx_is_64bit) return dev::ld_nc(static_cast<const uint64_t*>(routing.topk_idx) + at);
+  return dev::ld_nc(static_cast<const uint32_t*>(routing.topk_idx) + at);
+}
+EP_DEVICE int64_t widen(const LlRouting& routing, uint64_t id) {
+  return routing.idx_is_64bit ? static_cast<int64_t>(id) : static_cast<int32_t>(id);
 }
 
 // The expert of an id, or -1 for no route. An id beyond the last expert is a fault of the caller's.
@@ -24,9 +28,10 @@ EP_DEVICE int32_t expert_of(const LlGroupState& group, uint32_t token, int64_t i
 }
 
 // Whether the id at (token, k) stands earlier in the token's row too.
-EP_DEVICE bool is_repeated(const LlRouting& routing, uint32_t token, uint32_t k, int64_t id) {
+EP_DEVICE bool is_repeated(const LlRouting& routing, uint32_t token, uint32_t k, uint64_t id) {
   bool repeated = false;
-  for (uint32_t before = 0; before < k; ++before) repeated |= topk_id(routing, token, before) == id;
+#pragma unroll 8
+  for (uint32_t before = 0; before < k; ++before) repeated |= load_id(routing, token, before) == id;
   return repeated;
 }
 
@@ -73,14 +78,15 @@ EP_DEVICE void collect_rank_sets(const LlGroupState& group, const LlRouting& rou
     for (uint32_t base = 0; base < group.num_ranks; base += 32) {
       uint32_t ranks = 0;
       for (uint32_t first = 0; token < routing.num_tokens && first < routing.num_topk; first += kIdsInFlight) {
-        int64_t id[kIdsInFlight];
+        uint64_t id[kIdsInFlight] = {};
 #pragma unroll
         for (uint32_t i = 0; i < kIdsInFlight; ++i) {
-          id[i] = first + i < routing.num_topk ? topk_id(routing, token, first + i) : -1;
+          if (first + i < routing.num_topk) id[i] = load_id(routing, token, first + i);
         }
 #pragma unroll
         for (uint32_t i = 0; i < kIdsInFlight; ++i) {
-          const int32_t expert = expert_of(group, token, id[i]);
+          if (first + i >= routing.num_topk) continue;
+          const int32_t expert = expert_of(group, token, widen(routing, id[i]));
           if (expert < 0) continue;
           const uint32_t rank = static_cast<uint32_t>(expert) / group.num_local_experts;
           if (rank - base < 32) ranks |= 1u << (rank - base);
@@ -97,8 +103,8 @@ EP_DEVICE void collect_rank_sets(const LlGroupState& group, const LlRouting& rou
   }
 }
 
-// How a half starts that must know where tokens go. Before sending, it says hello and waits for the peers. All threads of
-// all blocks call it; false: a peer is missing or an earlier operation has failed, do nothing.
+// How a half starts that must know where tokens go. Before sending, it says hello and waits for the peers.
+// All threads of all blocks call it; false: a peer is missing or an earlier operation has failed, do nothing.
 EP_DEVICE bool begin(const Operation& op, const LlRouting& routing, const RankSets& sets, bool sends, bool windows) {
   EP_SHARED(uint32_t, ready, [1]);
   if (dev::warp_idx() == dev::num_warps() - 1) {  // the warp with the least to collect

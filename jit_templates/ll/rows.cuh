@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Moving rows, a warp at a time, in one of two ways (ll_layout.hpp says when).
 //
-// Chunks: a row is cut into chunks so that several warps share it and its first part is copied on while the rest is in
-// flight. Whoever pushes chunks into another rank's memory flags them once they have arrived (push.cuh, combine.cuh);
-// whoever reads a chunk has acquired its flag.
+// Chunks: a row is cut into chunks so that several warps share it and its first part is copied on while the
+// rest is in flight. Who pushes chunks into another rank's memory meets its warp, fences at system scope and
+// raises their flags (publish_pushes); who reads a chunk has acquired its flag.
 //
 // Units: each carries three words of the row and the epoch, so it needs neither flag nor fence.
 #pragma once
@@ -30,8 +30,9 @@ struct Chunk {
 
 EP_DEVICE uint64_t row_bytes(const LlRowPlan& plan) { return uint64_t{plan.packs_per_row} * 16; }
 
-// Twelve words a lane of a row, from some pack on: three packs of neighbouring lanes side by side, or, where units are
-// read or written, four units side by side. Both ways every access of a warp covers consecutive bytes.
+// Twelve words a lane of a row, from some pack on: three packs of neighbouring lanes side by side, or, where
+// units are read or written, four units side by side. Both ways every access of a warp covers consecutive
+// bytes.
 template <bool kUnits>
 struct LaneWords {
   static constexpr uint32_t kCount = 12;
@@ -118,6 +119,13 @@ struct LaneBatch {
     }
   }
 };
+
+// Between a warp's pushes and the flags that its lanes then raise with relaxed stores. A fence waits for all
+// stores that its multiprocessor has under way, so it comes once, behind all chunks of the warp.
+EP_DEVICE void publish_pushes() {
+  dev::sync_warp();
+  dev::fence<dev::Scope::system>();
+}
 
 // Waits for a chunk that another rank pushes into this rank's memory. The whole warp calls it.
 EP_DEVICE bool await_chunk(const Operation& op, Wait what, uint32_t source, uint32_t token, uint32_t chunk) {

@@ -8,7 +8,8 @@
 
 namespace nccl_ep {
 
-// Threads of a block at most; a warp holds three packs (of 16 bytes) a lane at a time. Twelve warps of 168 registers.
+// Threads of a block at most; a warp holds three packs (of 16 bytes) a lane at a time. Twelve warps of 168
+// registers.
 constexpr uint32_t kLlMaxThreads = 384;
 constexpr uint32_t kLlPacksPerWarp = 96;
 constexpr uint32_t kLlMaxStaticSharedBytes = 24 * 1024;  // of any kernel
@@ -52,9 +53,7 @@ struct LlRouting {
   EP_HOST_DEVICE uint32_t* num_tokens_of(uint32_t source) const {
     return at<uint32_t>(handle_layout.num_tokens_at(source));
   }
-  EP_HOST_DEVICE LlRouteHeader* header(uint64_t slot) const {
-    return at<LlRouteHeader>(handle_layout.header_at(slot));
-  }
+  EP_HOST_DEVICE LlRouteHeader* header(uint64_t slot) const { return at<LlRouteHeader>(handle_layout.header_at(slot)); }
   EP_HOST_DEVICE LlRouteEntry* entry(uint64_t slot, uint32_t hit) const {
     return at<LlRouteEntry>(handle_layout.entry_at(slot, hit));
   }
@@ -70,8 +69,6 @@ struct LlRowPlan {
   uint32_t packs_per_row;    // 16-byte packs
   uint32_t packs_per_chunk;  // a multiple of three: units carry three words
   uint32_t num_chunks;
-  uint32_t push_warps;      // dispatch: warps of a block that push chunks; each has two stages of shared memory
-  uint32_t scratch_offset;  // dispatch: shared memory behind the stages
 };
 
 struct LlDispatchArgs {
@@ -81,15 +78,15 @@ struct LlDispatchArgs {
   uint32_t phases;
   uint32_t experts_per_pass;  // expert-major: how many experts' token bitmaps fit in shared memory at a time
   uint32_t global_expert_ids;
-  uint32_t zero_copy;             // rank-major: rows go straight to out_window
-  const unsigned char* tokens;    // [num_tokens, row]
-  const float* topk_weights;      // rank-major: [num_tokens, num_topk], else null
-  unsigned char* out_tokens;      // [local experts, ranks * max tokens, row] or [ranks, max tokens, row]
-  PeerWindow out_window;          // rank-major with zero_copy: out_tokens as every rank sees it
-  float* out_topk_weights;        // rank-major: [ranks, max tokens, num_topk]
-  int32_t* out_topk_idx;          // rank-major: [ranks, max tokens, num_topk]
-  int32_t* expert_counters;       // expert-major: [local experts]
-  int32_t* src_rank_counters;     // rank-major: [ranks], or null
+  uint32_t zero_copy;           // rank-major: rows go straight to out_window
+  const unsigned char* tokens;  // [num_tokens, row]
+  const float* topk_weights;    // rank-major: [num_tokens, num_topk], else null
+  unsigned char* out_tokens;    // [local experts, ranks * max tokens, row] or [ranks, max tokens, row]
+  PeerWindow out_window;        // rank-major with zero_copy: out_tokens as every rank sees it
+  float* out_topk_weights;      // rank-major: [ranks, max tokens, num_topk]
+  int32_t* out_topk_idx;        // rank-major: [ranks, max tokens, num_topk]
+  int32_t* expert_counters;     // expert-major: [local experts]
+  int32_t* src_rank_counters;   // rank-major: [ranks], or null
 };
 
 struct LlCombineArgs {

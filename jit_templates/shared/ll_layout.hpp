@@ -73,9 +73,7 @@ struct LlLayout {
   EP_HOST_DEVICE uint64_t unit_row_at(uint32_t bank, uint32_t source, uint32_t token) const {
     return bank_at(bank) + unit_rows + sizeof(Unit) * units_per_row * (uint64_t{source} * unit_tokens() + token);
   }
-  EP_HOST_DEVICE uint64_t slot(uint32_t source, uint32_t token) const {
-    return uint64_t{source} * max_tokens + token;
-  }
+  EP_HOST_DEVICE uint64_t slot(uint32_t source, uint32_t token) const { return uint64_t{source} * max_tokens + token; }
   EP_HOST_DEVICE uint64_t size() const { return bank_at(kNumBanks); }
 };
 
@@ -96,9 +94,7 @@ struct LlHandleLayout {
   uint32_t max_hits;
 
   EP_HOST_DEVICE uint64_t pending_epoch_at() const { return 0; }
-  EP_HOST_DEVICE uint64_t num_tokens_at(uint32_t source) const {
-    return LlLayout::kAlign + sizeof(uint32_t) * source;
-  }
+  EP_HOST_DEVICE uint64_t num_tokens_at(uint32_t source) const { return LlLayout::kAlign + sizeof(uint32_t) * source; }
   EP_HOST_DEVICE uint64_t header_at(uint64_t slot) const {
     return align_up(num_tokens_at(num_ranks), LlLayout::kAlign) + sizeof(LlRouteHeader) * slot;
   }

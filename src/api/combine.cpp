@@ -27,8 +27,8 @@ void decode(core::CombineRequest& request, const ncclEpCombineConfig_t& config) 
 }  // namespace
 
 extern "C" ncclResult_t ncclEpCombine(ncclEpHandle_t handle, const ncclEpCombineInputs_t* inputs,
-                                      const ncclEpCombineOutputs_t* outputs,
-                                      const ncclEpCombineConfig_t* config, cudaStream_t stream) {
+                                      const ncclEpCombineOutputs_t* outputs, const ncclEpCombineConfig_t* config,
+                                      cudaStream_t stream) {
   return guarded("ncclEpCombine", group_of(handle), [&] {
     require("handle", handle, "a handle");
     core::CombineRequest request;

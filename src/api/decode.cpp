@@ -18,8 +18,7 @@ bool has_zero_extent(const ncclEpTensor_t& tensor) {
 
 }  // namespace
 
-void check_struct_header(const char* field, const char* type, unsigned size, unsigned magic,
-                         unsigned v1_size) {
+void check_struct_header(const char* field, const char* type, unsigned size, unsigned magic, unsigned v1_size) {
   if (magic != NCCL_EP_MAGIC) {
     refuse(ncclInvalidArgument, field,
            "magic is " + hex(magic) + ", expected " + hex(NCCL_EP_MAGIC) + ": initialise " + type +
@@ -27,8 +26,8 @@ void check_struct_header(const char* field, const char* type, unsigned size, uns
   }
   if (size < v1_size) {
     refuse(ncclInvalidArgument, field,
-           "size is " + std::to_string(size) + ", expected at least " + std::to_string(v1_size) +
-               ": initialise " + type + " with its INIT macro");
+           "size is " + std::to_string(size) + ", expected at least " + std::to_string(v1_size) + ": initialise " +
+               type + " with its INIT macro");
   }
 }
 
@@ -41,19 +40,16 @@ const ncclEpTensor_t* decode_tensor(const char* field, const ncclEpTensor_t* ten
   }
   if (tensor->size < NCCL_EP_TENSOR_V1_SIZE) {
     refuse(ncclInvalidArgument, field,
-           "size is " + std::to_string(tensor->size) + ", expected at least " +
-               std::to_string(NCCL_EP_TENSOR_V1_SIZE) +
+           "size is " + std::to_string(tensor->size) + ", expected at least " + std::to_string(NCCL_EP_TENSOR_V1_SIZE) +
                ": initialise ncclEpTensor_t with NCCL_EP_TENSOR_INIT");
   }
   if (tensor->magic == kAllocatedTensorMagic && !has_own_sizes(*tensor)) {
-    refuse(
-        ncclInvalidArgument, field,
-        "sizes was changed since ncclEpTensorAlloc, or the descriptor copied; expected the original pointer");
+    refuse(ncclInvalidArgument, field,
+           "sizes was changed since ncclEpTensorAlloc, or the descriptor copied; expected the original pointer");
   }
   if (tensor->ndim == 0) refuse(ncclInvalidArgument, field, "ndim is 0, expected at least 1");
   if (!tensor->sizes) {
-    refuse(ncclInvalidArgument, field,
-           "sizes is NULL, expected " + std::to_string(tensor->ndim) + " extents");
+    refuse(ncclInvalidArgument, field, "sizes is NULL, expected " + std::to_string(tensor->ndim) + " extents");
   }
   if (!tensor->data && !tensor->win_hdl && !has_zero_extent(*tensor)) {
     refuse(ncclInvalidArgument, field, "data and win_hdl are NULL, expected one of them, or a zero extent");

@@ -36,8 +36,7 @@ NCCL_EP_VERSIONS(ncclEpCompleteConfig_t, NCCL_EP_COMPLETE_CONFIG);
 #undef NCCL_EP_VERSIONS
 
 // Throws unless the struct's first two words are what its INIT macro writes, or a version's newer than v1.
-void check_struct_header(const char* field, const char* type, unsigned size, unsigned magic,
-                         unsigned v1_size);
+void check_struct_header(const char* field, const char* type, unsigned size, unsigned magic, unsigned v1_size);
 
 // The part of `given` that both sides know, over defaults. NULL: all defaults.
 template <class Struct>

@@ -39,8 +39,7 @@ void decode(core::DispatchRequest& request, const ncclEpDispatchConfig_t& config
 }  // namespace
 
 extern "C" ncclResult_t ncclEpDispatch(ncclEpHandle_t handle, const ncclEpDispatchInputs_t* inputs,
-                                       const ncclEpDispatchOutputs_t* outputs,
-                                       const ncclEpLayoutInfo_t* layout_info,
+                                       const ncclEpDispatchOutputs_t* outputs, const ncclEpLayoutInfo_t* layout_info,
                                        const ncclEpDispatchConfig_t* config, cudaStream_t stream) {
   return guarded("ncclEpDispatch", group_of(handle), [&] {
     require("handle", handle, "a handle");

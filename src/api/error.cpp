@@ -13,8 +13,7 @@ struct LastError {
 
 thread_local LastError last;
 
-ncclResult_t store(const char* function, ncclEpGroup_t group, ncclResult_t code,
-                   const char* problem) noexcept {
+ncclResult_t store(const char* function, ncclEpGroup_t group, ncclResult_t code, const char* problem) noexcept {
   last.group = group;
   try {
     last.message.assign(function).append(": ").append(problem);
@@ -46,6 +45,4 @@ const char* last_error(ncclEpGroup_t group) noexcept {
 
 }  // namespace nccl_ep::api
 
-extern "C" const char* ncclEpGetLastError(ncclEpGroup_t ep_group) {
-  return nccl_ep::api::last_error(ep_group);
-}
+extern "C" const char* ncclEpGetLastError(ncclEpGroup_t ep_group) { return nccl_ep::api::last_error(ep_group); }

@@ -5,8 +5,7 @@
 using namespace nccl_ep;
 using namespace nccl_ep::api;
 
-extern "C" ncclResult_t ncclEpCreateGroup(ncclEpGroup_t* ep_group, ncclComm_t comm,
-                                          const ncclEpGroupConfig_t* config) {
+extern "C" ncclResult_t ncclEpCreateGroup(ncclEpGroup_t* ep_group, ncclComm_t comm, const ncclEpGroupConfig_t* config) {
   if (ep_group) *ep_group = nullptr;
   return guarded("ncclEpCreateGroup", nullptr, [&] {
     require("ep_group", ep_group, "a place for the group");
@@ -26,8 +25,7 @@ extern "C" ncclResult_t ncclEpGroupDestroy(ncclEpGroup_t ep_group) {
     if (!ep_group) return;
     if (const int num_handles = ep_group->num_handles) {
       refuse(ncclInvalidUsage, "ep_group",
-             "has " + std::to_string(num_handles) +
-                 " handles, expected ncclEpHandleDestroy for each of them first");
+             "has " + std::to_string(num_handles) + " handles, expected ncclEpHandleDestroy for each of them first");
     }
     delete ep_group;
   });

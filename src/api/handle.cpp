@@ -9,9 +9,8 @@ using namespace nccl_ep::api;
 
 namespace {
 
-std::unique_ptr<ncclEpHandle> init_handle(ncclEpGroup& group, ncclEpLayout_t layout,
-                                          const ncclEpHandleConfig_t* config, int num_topk,
-                                          const ncclEpTensor_t* handle_mem) {
+std::unique_ptr<ncclEpHandle> init_handle(ncclEpGroup& group, ncclEpLayout_t layout, const ncclEpHandleConfig_t* config,
+                                          int num_topk, const ncclEpTensor_t* handle_mem) {
   decode_enum("layout", layout, NCCL_EP_LAYOUT_FLAT);
   const ncclEpHandleConfig_t current = decode_optional("config", config);
   auto result = std::make_unique<ncclEpHandle>(group);
@@ -20,15 +19,14 @@ std::unique_ptr<ncclEpHandle> init_handle(ncclEpGroup& group, ncclEpLayout_t lay
   return result;
 }
 
-void update_handle(ncclEpHandle& handle, const ncclEpTensor_t* topk_idx,
-                   const ncclEpLayoutInfo_t* layout_info, cudaStream_t stream) {
+void update_handle(ncclEpHandle& handle, const ncclEpTensor_t* topk_idx, const ncclEpLayoutInfo_t* layout_info,
+                   cudaStream_t stream) {
   const ncclEpLayoutInfo_t current = decode_optional("layout_info", layout_info);
   decode_tensor("layout_info.expert_counters", current.expert_counters);
   decode_tensor("layout_info.src_rank_counters", current.src_rank_counters);
   decode_tensor("layout_info.expert_offsets", current.expert_offsets);
   decode_tensor("layout_info.recv_total_counter", current.recv_total_counter);
-  handle.handle->update(decode_required_tensor("topk_idx", topk_idx), layout_info ? &current : nullptr,
-                        stream);
+  handle.handle->update(decode_required_tensor("topk_idx", topk_idx), layout_info ? &current : nullptr, stream);
 }
 
 // K of a routing table.
@@ -44,8 +42,7 @@ int num_topk_of(const ncclEpTensor_t* topk_idx) {
 }  // namespace
 
 extern "C" ncclResult_t ncclEpHandleMemSize(ncclEpGroup_t ep_group, ncclEpLayout_t layout,
-                                            const ncclEpHandleConfig_t* config, size_t* size_out,
-                                            int num_topk) {
+                                            const ncclEpHandleConfig_t* config, size_t* size_out, int num_topk) {
   return guarded("ncclEpHandleMemSize", ep_group, [&] {
     require("ep_group", ep_group, "a group");
     require("size_out", size_out, "a place for the size");
@@ -54,9 +51,9 @@ extern "C" ncclResult_t ncclEpHandleMemSize(ncclEpGroup_t ep_group, ncclEpLayout
   });
 }
 
-extern "C" ncclResult_t ncclEpInitHandle(ncclEpHandle_t* handle, ncclEpGroup_t ep_group,
-                                         ncclEpLayout_t layout, const ncclEpHandleConfig_t* config,
-                                         int num_topk, const ncclEpTensor_t* handle_mem) {
+extern "C" ncclResult_t ncclEpInitHandle(ncclEpHandle_t* handle, ncclEpGroup_t ep_group, ncclEpLayout_t layout,
+                                         const ncclEpHandleConfig_t* config, int num_topk,
+                                         const ncclEpTensor_t* handle_mem) {
   if (handle) *handle = nullptr;
   return guarded("ncclEpInitHandle", ep_group, [&] {
     require("handle", handle, "a place for the handle");
@@ -73,9 +70,8 @@ extern "C" ncclResult_t ncclEpUpdateHandle(ncclEpHandle_t handle, const ncclEpTe
   });
 }
 
-extern "C" ncclResult_t ncclEpCreateHandle(ncclEpHandle_t* handle, ncclEpGroup_t ep_group,
-                                           ncclEpLayout_t layout, const ncclEpTensor_t* topk_idx,
-                                           const ncclEpLayoutInfo_t* layout_info,
+extern "C" ncclResult_t ncclEpCreateHandle(ncclEpHandle_t* handle, ncclEpGroup_t ep_group, ncclEpLayout_t layout,
+                                           const ncclEpTensor_t* topk_idx, const ncclEpLayoutInfo_t* layout_info,
                                            const ncclEpHandleConfig_t* config, cudaStream_t stream) {
   if (handle) *handle = nullptr;
   return guarded("ncclEpCreateHandle", ep_group, [&] {

@@ -12,17 +12,16 @@ using namespace nccl_ep::api;
 
 extern "C" ncclResult_t ncclEpJitWarmup(const char* archs, ncclEpJitVisitor_t visit, void* context) {
   return guarded("ncclEpJitWarmup", nullptr, [&] {
-    jit::warm_up(archs ? jit::parse_archs(archs) : runtime::visible_archs(),
-                 [&](const jit::WarmKernel& kernel) {
-                   const ncclEpJitKernel_t seen{kernel.name.c_str(),
-                                                kernel.arch.c_str(),
-                                                kernel.file.c_str(),
-                                                kernel.bytes,
-                                                kernel.was_cached,
-                                                static_cast<unsigned int>(kernel.index),
-                                                static_cast<unsigned int>(kernel.count)};
-                   if (visit) visit(&seen, context);
-                 });
+    jit::warm_up(archs ? jit::parse_archs(archs) : runtime::visible_archs(), [&](const jit::WarmKernel& kernel) {
+      const ncclEpJitKernel_t seen{kernel.name.c_str(),
+                                   kernel.arch.c_str(),
+                                   kernel.file.c_str(),
+                                   kernel.bytes,
+                                   kernel.was_cached,
+                                   static_cast<unsigned int>(kernel.index),
+                                   static_cast<unsigned int>(kernel.count)};
+      if (visit) visit(&seen, context);
+    });
   });
 }
 

@@ -7,8 +7,7 @@ using namespace nccl_ep::api;
 namespace {
 
 [[noreturn]] void refuse_mask() {
-  refuse(ncclInvalidUsage, "ep_group",
-         "has no config.enable_mask; rank masks are not available in this version");
+  refuse(ncclInvalidUsage, "ep_group", "has no config.enable_mask; rank masks are not available in this version");
 }
 
 }  // namespace

@@ -84,8 +84,8 @@ void* address_of(const char* field, const ncclEpTensor_t& tensor, runtime::Commu
   if (!data && !is_empty(tensor)) refuse(ncclInvalidArgument, field, "has neither data nor a window");
   if (reinterpret_cast<uintptr_t>(data) % alignment != 0) {
     refuse(ncclInvalidArgument, field,
-           "data is at " + std::to_string(reinterpret_cast<uintptr_t>(data) % alignment) + " bytes past a multiple of " +
-               std::to_string(alignment) + ", expected an address that is one");
+           "data is at " + std::to_string(reinterpret_cast<uintptr_t>(data) % alignment) +
+               " bytes past a multiple of " + std::to_string(alignment) + ", expected an address that is one");
   }
   return data;
 }

@@ -9,12 +9,10 @@ namespace {
 const char* sentence(Wait wait) {
   switch (wait) {
 #define NCCL_EP_WAIT_SENTENCE(name, text) \
-  case Wait::name:                        \
-    return text;
+  case Wait::name: return text;
     NCCL_EP_WAITS(NCCL_EP_WAIT_SENTENCE)
 #undef NCCL_EP_WAIT_SENTENCE
-    default:
-      return "something unknown";
+    default: return "something unknown";
   }
 }
 

@@ -19,8 +19,7 @@ class Group {
  public:
   // Collective. Checks the configuration, here and against the other ranks', compiles what will be needed, and
   // allocates. `config` is a negotiated current-version struct.
-  static std::unique_ptr<Group> create(std::unique_ptr<runtime::Communicator> comm,
-                                       const ncclEpGroupConfig_t& config);
+  static std::unique_ptr<Group> create(std::unique_ptr<runtime::Communicator> comm, const ncclEpGroupConfig_t& config);
   // Collective.
   ~Group();
   Group(const Group&) = delete;

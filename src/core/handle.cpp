@@ -31,9 +31,8 @@ Handle::~Handle() {
 
 void Handle::require_idle() const {
   if (!group_.pending) return;
-  throw Error(ncclInvalidUsage,
-              std::string(group_.pending == this ? "this handle" : "another handle of the group") +
-                  " has a send_only operation pending, expected ncclEpComplete on it first");
+  throw Error(ncclInvalidUsage, std::string(group_.pending == this ? "this handle" : "another handle of the group") +
+                                    " has a send_only operation pending, expected ncclEpComplete on it first");
 }
 
 void Handle::require_routing() const {
@@ -55,8 +54,7 @@ void Handle::update(const ncclEpTensor_t* topk_idx, const ncclEpLayoutInfo_t* la
            "extent 0 is " + std::to_string(num_tokens) + ", expected at most " + std::to_string(max_tokens) +
                " = max_dispatch_tokens_per_rank");
   }
-  routing_.topk_idx =
-      address_of("topk_idx", *topk_idx, group_.comm(), element_bytes(topk_idx->datatype));
+  routing_.topk_idx = address_of("topk_idx", *topk_idx, group_.comm(), element_bytes(topk_idx->datatype));
   routing_.idx_is_64bit = topk_idx->datatype == ncclInt64;
   routing_.num_tokens = static_cast<uint32_t>(num_tokens);
   has_routing_ = true;
@@ -66,14 +64,9 @@ void Handle::update(const ncclEpTensor_t* topk_idx, const ncclEpLayoutInfo_t* la
 void Handle::complete(cudaStream_t stream) {
   group_.throw_if_faulted();
   switch (pending_) {
-    case Pending::none:
-      return;
-    case Pending::dispatch:
-      launch(pending_dispatch_, kLlReceive, stream);
-      break;
-    case Pending::combine:
-      launch(pending_combine_, pending_dtype_, kLlReceive, stream);
-      break;
+    case Pending::none: return;
+    case Pending::dispatch: launch(pending_dispatch_, kLlReceive, stream); break;
+    case Pending::combine: launch(pending_combine_, pending_dtype_, kLlReceive, stream); break;
   }
   pending_ = Pending::none;
   group_.pending = nullptr;

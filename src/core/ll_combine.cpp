@@ -13,7 +13,8 @@ DType dtype_of(ncclDataType_t dtype) {
 
 void check_common(const CombineRequest& request) {
   if (request.pass_direction != NCCL_EP_FWD_PASS) {
-    refuse(ncclInvalidUsage, "config.pass_direction", "is NCCL_EP_BWD_PASS, expected NCCL_EP_FWD_PASS: Low Latency has no backward pass");
+    refuse(ncclInvalidUsage, "config.pass_direction",
+           "is NCCL_EP_BWD_PASS, expected NCCL_EP_FWD_PASS: Low Latency has no backward pass");
   }
   if (request.recipe != NCCL_EP_COMB_QUANT_NONE) {
     refuse(ncclInvalidUsage, "config.quant_recipe",

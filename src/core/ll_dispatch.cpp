@@ -14,7 +14,8 @@ struct Sizes {
 
 void check_common(const DispatchRequest& request) {
   if (request.pass_direction != NCCL_EP_FWD_PASS) {
-    refuse(ncclInvalidUsage, "config.pass_direction", "is NCCL_EP_BWD_PASS, expected NCCL_EP_FWD_PASS: Low Latency has no backward pass");
+    refuse(ncclInvalidUsage, "config.pass_direction",
+           "is NCCL_EP_BWD_PASS, expected NCCL_EP_FWD_PASS: Low Latency has no backward pass");
   }
   if (request.recipe != NCCL_EP_DISP_QUANT_NONE) {
     refuse(ncclInvalidUsage, "config.quant_recipe",
@@ -53,8 +54,9 @@ void check_rank_major(const DispatchRequest& request, const Sizes& sizes) {
                {{sizes.ranks, "ranks"},
                 {sizes.max_tokens, "max_dispatch_tokens_per_rank"},
                 {sizes.hidden, "hidden of inputs.tokens"}});
-  const std::initializer_list<Extent> table = {
-      {sizes.ranks, "ranks"}, {sizes.max_tokens, "max_dispatch_tokens_per_rank"}, {sizes.topk, "num_topk of the handle"}};
+  const std::initializer_list<Extent> table = {{sizes.ranks, "ranks"},
+                                               {sizes.max_tokens, "max_dispatch_tokens_per_rank"},
+                                               {sizes.topk, "num_topk of the handle"}};
   check_tensor("outputs.topk_weights", request.out_topk_weights, {ncclFloat32}, table);
   check_tensor("outputs.topk_idx", request.out_topk_idx, {ncclInt32}, table);
   if (request.src_rank_counters) {
@@ -68,8 +70,9 @@ bool use_windows(ncclEpZeroCopyMode_t mode, Layout layout, const ncclEpTensor_t&
   const bool possible = layout == Layout::rank_major && out_tokens.win_hdl != nullptr;
   if (mode == NCCL_EP_ZERO_COPY_ON && !possible) {
     refuse(ncclInvalidArgument, "outputs.tokens",
-           layout == Layout::rank_major ? "has no window, expected one with config.zero_copy ON"
-                                        : "is expert-major, which has no zero copy; expected config.zero_copy AUTO or OFF");
+           layout == Layout::rank_major
+               ? "has no window, expected one with config.zero_copy ON"
+               : "is expert-major, which has no zero copy; expected config.zero_copy AUTO or OFF");
   }
   return possible;
 }
@@ -119,9 +122,8 @@ LlDispatchArgs Handle::ll_dispatch_args(const DispatchRequest& request) {
 
 void Handle::launch(LlDispatchArgs args, uint32_t phases, cudaStream_t stream) {
   const Layout layout = static_cast<Layout>(layout_);
-  const plan::LlPlan plan =
-      plan::plan_ll_dispatch(group_.ll_shape(), layout, uint64_t{args.rows.packs_per_row} * 16, args.routing.num_tokens,
-                             group_.ll_limits(), group_.ll_tuning());
+  const plan::LlPlan plan = plan::plan_ll_dispatch(group_.ll_shape(), layout, uint64_t{args.rows.packs_per_row} * 16,
+                                                   args.routing.num_tokens, group_.ll_limits(), group_.ll_tuning());
   args.rows = plan.rows;
   args.experts_per_pass = plan.experts_per_pass;
   args.phases = phases;

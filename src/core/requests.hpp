@@ -30,7 +30,7 @@ struct DispatchRequest {
 
 struct CombineRequest {
   const ncclEpTensor_t* tokens = nullptr;
-  const ncclEpTensor_t* topk_weights = nullptr;      // inputs.topk_weights
+  const ncclEpTensor_t* topk_weights = nullptr;  // inputs.topk_weights
   const ncclEpTensor_t* scales = nullptr;
   const ncclEpTensor_t* out_tokens = nullptr;
   const ncclEpTensor_t* out_topk_weights = nullptr;  // outputs.topk_weights: LL expert-major reads it

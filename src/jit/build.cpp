@@ -32,18 +32,15 @@ std::vector<fs::path> template_files(const fs::path& folder) {
     if (item.is_regular_file()) files.push_back(item.path());
   }
   if (files.empty()) {
-    throw Error(ncclSystemError,
-                "kernel sources: nothing in " + folder.string() +
-                    ", expected the folder jit_templates; NCCL_EP_TEMPLATE_DIR can name another");
+    throw Error(ncclSystemError, "kernel sources: nothing in " + folder.string() +
+                                     ", expected the folder jit_templates; NCCL_EP_TEMPLATE_DIR can name another");
   }
   std::sort(files.begin(), files.end());
   return files;
 }
 
 // Every field with its length before it, so that no two different inputs make the same text.
-void append(std::string& text, const std::string& field) {
-  text += std::to_string(field.size()) + ":" + field;
-}
+void append(std::string& text, const std::string& field) { text += std::to_string(field.size()) + ":" + field; }
 
 void dump(const fs::path& folder, const CompileJob& job, const Compiled& compiled) {
   fs::create_directories(folder);
@@ -79,11 +76,8 @@ CacheKey cache_key(const CompileJob& job, const std::string& compiler) {
   return {job.name, job.arch, sha256(inputs)};
 }
 
-Build find_or_compile(const Cache& cache, const CacheKey& key,
-                      const std::function<std::string()>& compile_binary) {
-  const auto from_cache = [&](std::string& binary) {
-    return Build{std::move(binary), true, cache.file(key), {}};
-  };
+Build find_or_compile(const Cache& cache, const CacheKey& key, const std::function<std::string()>& compile_binary) {
+  const auto from_cache = [&](std::string& binary) { return Build{std::move(binary), true, cache.file(key), {}}; };
   if (auto binary = cache.find(key)) return from_cache(*binary);
   const Cache::Lock lock(cache, key);
   if (auto binary = cache.find(key)) return from_cache(*binary);
@@ -111,8 +105,7 @@ Build build(const LlVariant& variant, const std::string& arch, const Settings& s
 
 Cache user_cache(const Settings& settings) {
   if (settings.cache_dir) return Cache(*settings.cache_dir);
-  throw Error(ncclSystemError,
-              "kernel cache: neither NCCL_EP_CACHE_DIR, XDG_CACHE_HOME nor HOME names a folder");
+  throw Error(ncclSystemError, "kernel cache: neither NCCL_EP_CACHE_DIR, XDG_CACHE_HOME nor HOME names a folder");
 }
 
 }  // namespace nccl_ep::jit

@@ -23,8 +23,7 @@ struct Build {
 Build build(const LlVariant& variant, const std::string& arch, const Settings& settings);
 
 // The same with any cache and compiler; what the unit tests drive.
-Build find_or_compile(const Cache& cache, const CacheKey& key,
-                      const std::function<std::string()>& compile_binary);
+Build find_or_compile(const Cache& cache, const CacheKey& key, const std::function<std::string()>& compile_binary);
 
 // SHA-256 over the source, all templates, the architecture and the compiler.
 CacheKey cache_key(const CompileJob& job, const std::string& compiler);

@@ -23,8 +23,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kExtension = "cubin";
-constexpr size_t kDigestBytes =
-    64;  // an entry is the binary, then the hash of the binary, which loaders ignore
+constexpr size_t kDigestBytes = 64;  // an entry is the binary, then the hash of the binary, which loaders ignore
 
 [[noreturn]] void fail(const std::string& what, const fs::path& where) {
   throw Error(ncclSystemError, "kernel cache: " + what + " " + where.string() + ": " + std::strerror(errno));
@@ -38,8 +37,7 @@ void create_private(const fs::path& folder) {
 void check_private(const fs::path& folder) {
   struct stat info{};
   if (stat(folder.c_str(), &info) != 0) fail("cannot look at", folder);
-  if (!S_ISDIR(info.st_mode))
-    throw Error(ncclSystemError, "kernel cache: " + folder.string() + " is not a folder");
+  if (!S_ISDIR(info.st_mode)) throw Error(ncclSystemError, "kernel cache: " + folder.string() + " is not a folder");
   if (info.st_uid != geteuid()) {
     throw Error(ncclSystemError, "kernel cache: " + folder.string() + " belongs to user " +
                                      std::to_string(info.st_uid) + ", expected " + std::to_string(geteuid()) +
@@ -92,8 +90,7 @@ std::optional<CacheKey> key_of(const fs::path& file) {
   std::istringstream parts(file.filename().string());
   CacheKey key;
   std::string extension;
-  std::getline(std::getline(std::getline(std::getline(parts, key.name, '.'), key.arch, '.'), key.hash, '.'),
-               extension);
+  std::getline(std::getline(std::getline(std::getline(parts, key.name, '.'), key.arch, '.'), key.hash, '.'), extension);
   if (!parts || extension != kExtension) return std::nullopt;
   return key;
 }

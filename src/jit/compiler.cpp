@@ -16,8 +16,7 @@ using nvrtcProgram = struct _nvrtcProgram*;
 using nvrtcResult = int;  // 0 is success
 
 // No contraction: kernels say fma where they mean it, so that sums are the same bits everywhere.
-constexpr std::array<const char*, 4> kOptions = {"-std=c++17", "-default-device", "-fmad=false",
-                                                 "--ptxas-options=-v"};
+constexpr std::array<const char*, 4> kOptions = {"-std=c++17", "-default-device", "-fmad=false", "--ptxas-options=-v"};
 
 struct Nvrtc {
   nvrtcResult (*nvrtcVersion)(int*, int*) = nullptr;
@@ -69,8 +68,7 @@ Nvrtc load_nvrtc() {
   nvrtc.version = std::to_string(major) + "." + std::to_string(minor);
   // 16-byte units need the 128-bit system-scope accesses of PTX 8.4.
   if (major < 12 || (major == 12 && minor < 4)) {
-    throw Error(ncclSystemError,
-                "NVRTC is " + nvrtc.version + " (" + nvrtc.path + "), expected 12.4 or later");
+    throw Error(ncclSystemError, "NVRTC is " + nvrtc.version + " (" + nvrtc.path + "), expected 12.4 or later");
   }
   load_builtins(nvrtc);
   return nvrtc;
@@ -84,8 +82,7 @@ const Nvrtc& nvrtc() {
 class Program {
  public:
   explicit Program(const CompileJob& job) {
-    check(nvrtc().nvrtcCreateProgram(&program_, job.source.c_str(), (job.name + ".cu").c_str(), 0, nullptr,
-                                     nullptr),
+    check(nvrtc().nvrtcCreateProgram(&program_, job.source.c_str(), (job.name + ".cu").c_str(), 0, nullptr, nullptr),
           "nvrtcCreateProgram");
   }
   ~Program() { nvrtc().nvrtcDestroyProgram(&program_); }
@@ -146,8 +143,8 @@ Compiled compile(const CompileJob& job) {
   const nvrtcResult result = program.compile(options);
   const std::string log = program.log();
   if (result != 0) {
-    throw Error(ncclInternalError, "kernel " + job.name + " does not compile for " + job.arch +
-                                       " with NVRTC " + nvrtc().version + " (" + nvrtc().path +
+    throw Error(ncclInternalError, "kernel " + job.name + " does not compile for " + job.arch + " with NVRTC " +
+                                       nvrtc().version + " (" + nvrtc().path +
                                        "): " + nvrtc().nvrtcGetErrorString(result) + "\n" + log);
   }
   return {program.binary(), program.ptx(), log};

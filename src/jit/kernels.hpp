@@ -17,8 +17,7 @@ struct LlKernels {
 
   runtime::Kernel*& at(const LlVariant& variant) {
     const auto layout = static_cast<uint32_t>(variant.layout) - static_cast<uint32_t>(Layout::expert_major);
-    return variant.op == LlOp::dispatch ? dispatch[layout]
-                                        : combine[layout][static_cast<uint32_t>(variant.dtype)];
+    return variant.op == LlOp::dispatch ? dispatch[layout] : combine[layout][static_cast<uint32_t>(variant.dtype)];
   }
 };
 

@@ -20,8 +20,7 @@ std::filesystem::path installed_templates() {
   const std::filesystem::path beside = prefix / "jit_templates";
   const std::filesystem::path shared = prefix / "share" / "nccl_ep" / "jit_templates";
   std::error_code ignored;
-  return !std::filesystem::exists(beside, ignored) && std::filesystem::exists(shared, ignored) ? shared
-                                                                                               : beside;
+  return !std::filesystem::exists(beside, ignored) && std::filesystem::exists(shared, ignored) ? shared : beside;
 }
 
 }  // namespace

@@ -6,18 +6,13 @@ namespace {
 
 std::string op_name(LlOp op) { return op == LlOp::dispatch ? "dispatch" : "combine"; }
 
-std::string layout_name(Layout layout) {
-  return layout == Layout::expert_major ? "expert_major" : "rank_major";
-}
+std::string layout_name(Layout layout) { return layout == Layout::expert_major ? "expert_major" : "rank_major"; }
 
 std::string dtype_name(DType dtype) {
   switch (dtype) {
-    case DType::bf16:
-      return "bf16";
-    case DType::fp16:
-      return "fp16";
-    case DType::fp32:
-      return "fp32";
+    case DType::bf16: return "bf16";
+    case DType::fp16: return "fp16";
+    case DType::fp32: return "fp32";
   }
   return {};
 }
@@ -39,10 +34,8 @@ std::string source(const LlVariant& variant) {
   const std::string parameters = is_dispatch ? layout : layout + ", DType::" + dtype_name(variant.dtype);
   return "#include \"ll/" + op + ".cuh\"\n" +  //
          "using namespace nccl_ep;\n" + "static_assert(sizeof(" + args + ") == " + args_bytes +
-         ", \"host and device disagree\");\n" + "extern \"C\" __global__ void __launch_bounds__(" + bounds +
-         ")\n" +  //
-         name(variant) + "(const __grid_constant__ " + args + " args) { ll::" + op + "<" + parameters +
-         ">(args); }\n";
+         ", \"host and device disagree\");\n" + "extern \"C\" __global__ void __launch_bounds__(" + bounds + ")\n" +  //
+         name(variant) + "(const __grid_constant__ " + args + " args) { ll::" + op + "<" + parameters + ">(args); }\n";
 }
 
 std::vector<LlVariant> all_ll_variants() {

@@ -24,13 +24,11 @@ std::vector<std::string> parse_archs(const std::string& list) {
   std::istringstream stream(list);
   for (std::string arch; std::getline(stream, arch, ',');) {
     if (!is_arch(arch)) {
-      throw Error(ncclInvalidArgument,
-                  "archs: \"" + arch + "\", expected architectures such as sm_90a,sm_100a");
+      throw Error(ncclInvalidArgument, "archs: \"" + arch + "\", expected architectures such as sm_90a,sm_100a");
     }
     archs.push_back(arch);
   }
-  if (archs.empty())
-    throw Error(ncclInvalidArgument, "archs: empty, expected architectures such as sm_90a,sm_100a");
+  if (archs.empty()) throw Error(ncclInvalidArgument, "archs: empty, expected architectures such as sm_90a,sm_100a");
   return archs;
 }
 
@@ -43,15 +41,13 @@ void warm_up(const std::vector<std::string>& archs, const std::function<void(con
   std::vector<Pending> pending;
   for (const std::string& arch : archs) {
     for (const LlVariant& variant : all_ll_variants()) {
-      pending.push_back(
-          {name(variant), arch, std::async(std::launch::async, build, variant, arch, settings)});
+      pending.push_back({name(variant), arch, std::async(std::launch::async, build, variant, arch, settings)});
     }
   }
   for (size_t i = 0; i < pending.size(); ++i) {
     const Build built = pending[i].build.get();
     if (!built.store_error.empty()) throw Error(ncclSystemError, built.store_error);
-    done({pending[i].name, pending[i].arch, built.file, built.binary.size(), built.was_cached, i,
-          pending.size()});
+    done({pending[i].name, pending[i].arch, built.file, built.binary.size(), built.was_cached, i, pending.size()});
   }
 }
 

@@ -11,45 +11,28 @@
 namespace nccl_ep::plan {
 namespace {
 
-constexpr uint32_t kDispatchPacksPerChunk = 4 * kLlPacksPerWarp;
-constexpr uint32_t kCombinePacksPerChunk = kLlPacksPerWarp;
-constexpr uint32_t kDispatchPushers = 512;     // warps that keep the links busy while the rest receive
-constexpr uint32_t kStagesPerPusher = 2;       // kPushStages of the kernels
+constexpr uint32_t kPacksPerChunk = kLlPacksPerWarp;
 constexpr size_t kExpertSetBytes = 32 * 1024;  // for the experts of one pass
-constexpr size_t kScratchBytes = 64 * 1024;    // set aside for token sets and hits
 
-LlRowPlan cut_rows(uint64_t row_bytes, uint32_t packs_per_chunk, uint32_t pinned_chunks) {
+LlRowPlan cut_rows(uint64_t row_bytes, uint32_t pinned_chunks) {
   LlRowPlan rows{};
   rows.packs_per_row = static_cast<uint32_t>(row_bytes / 16);
   const uint64_t least = div_up(rows.packs_per_row, LlLayout::kMaxChunks);
-  const uint64_t wanted = pinned_chunks ? div_up(rows.packs_per_row, pinned_chunks) : packs_per_chunk;
+  const uint64_t wanted = pinned_chunks ? div_up(rows.packs_per_row, pinned_chunks) : kPacksPerChunk;
   rows.packs_per_chunk = static_cast<uint32_t>(align_up(std::max(wanted, least), 3));
   rows.num_chunks = static_cast<uint32_t>(div_up(rows.packs_per_row, rows.packs_per_chunk));
   return rows;
 }
 
-// As many blocks as there are SMs, but no more than give every warp a row chunk; at least one for each rank, since a
-// block each sends the routes. All of them must be resident at once. A block needs a warp that pushes and one that flags.
+// As many blocks as there are SMs, but no more than give every warp a row chunk; at least one for each rank,
+// since a block each sends the routes. All of them must be resident at once.
 runtime::LaunchShape launch_shape(const LlShape& shape, const LlRowPlan& rows, const Limits& limits,
                                   const LlTuning& tuning) {
   const uint32_t wanted = tuning.num_threads ? tuning.num_threads : kLlMaxThreads;
-  const uint32_t num_threads = std::clamp(wanted / 32 * 32, 64u, std::min(kLlMaxThreads, limits.max_threads_per_block));
+  const uint32_t num_threads = std::clamp(wanted / 32 * 32, 32u, std::min(kLlMaxThreads, limits.max_threads_per_block));
   const uint64_t num_items = uint64_t{shape.num_ranks} * shape.max_tokens * rows.num_chunks;
   const uint64_t useful = std::max<uint64_t>(shape.num_ranks, div_up(num_items, num_threads / 32));
   return {static_cast<uint32_t>(std::min<uint64_t>(limits.num_sms, useful)), num_threads, 0};
-}
-
-// The warps of a block that push chunks, as far as their stages fit into shared memory.
-void choose_pushers(LlPlan& plan, uint32_t wanted, const Limits& limits) {
-  const size_t stage_bytes = size_t{kStagesPerPusher} * plan.rows.packs_per_chunk * 16;
-  const size_t fit = (limits.max_shared_bytes - kLlMaxStaticSharedBytes - kScratchBytes) / stage_bytes;
-  if (fit == 0) {
-    throw Error(ncclInvalidUsage, "a row of " + std::to_string(uint64_t{plan.rows.packs_per_row} * 16) +
-                                      " bytes needs more shared memory than the device has");
-  }
-  plan.rows.push_warps = static_cast<uint32_t>(std::min<size_t>({wanted, fit, plan.launch.num_threads / 32}));
-  plan.rows.scratch_offset = static_cast<uint32_t>(align_up(plan.rows.push_warps * stage_bytes, 128));
-  plan.launch.shared_bytes = plan.rows.scratch_offset;
 }
 
 }  // namespace
@@ -57,14 +40,11 @@ void choose_pushers(LlPlan& plan, uint32_t wanted, const Limits& limits) {
 LlPlan plan_ll_dispatch(const LlShape& shape, Layout layout, uint64_t row_bytes, uint32_t num_tokens,
                         const Limits& limits, const LlTuning& tuning) {
   LlPlan plan;
-  plan.rows = cut_rows(row_bytes, kDispatchPacksPerChunk, tuning.dispatch_chunks);
+  plan.rows = cut_rows(row_bytes, tuning.dispatch_chunks);
   plan.launch = launch_shape(shape, plan.rows, limits, tuning);
-  const uint32_t pushers = tuning.dispatch_pushers ? tuning.dispatch_pushers : kDispatchPushers;
-  choose_pushers(plan, static_cast<uint32_t>(div_up(pushers, plan.launch.num_blocks)), limits);
-
   const size_t set_bytes = sizeof(uint32_t) * div_up(num_tokens, 32);
   const size_t hit_bytes = 2 * sizeof(uint32_t) * num_tokens;
-  plan.launch.shared_bytes += shape.num_ranks * set_bytes + hit_bytes;
+  plan.launch.shared_bytes = shape.num_ranks * set_bytes + hit_bytes;
   plan.experts_per_pass = 1;
   if (layout == Layout::expert_major) {
     // Three experts share a count unit, so a pass covers a multiple of three.
@@ -79,7 +59,7 @@ LlPlan plan_ll_dispatch(const LlShape& shape, Layout layout, uint64_t row_bytes,
 LlPlan plan_ll_combine(const LlShape& shape, uint64_t row_bytes, uint32_t num_tokens, const Limits& limits,
                        const LlTuning& tuning) {
   LlPlan plan;
-  plan.rows = cut_rows(row_bytes, kCombinePacksPerChunk, tuning.combine_chunks);
+  plan.rows = cut_rows(row_bytes, tuning.combine_chunks);
   plan.launch = launch_shape(shape, plan.rows, limits, tuning);
   plan.launch.shared_bytes = shape.num_ranks * sizeof(uint32_t) * div_up(num_tokens, 32);
   return plan;
@@ -92,7 +72,6 @@ LlTuning parse_ll_tuning(const char* text) {
     uint32_t LlTuning::* field;
   } kNames[] = {{"threads", &LlTuning::num_threads},
                 {"dispatch_chunks", &LlTuning::dispatch_chunks},
-                {"dispatch_pushers", &LlTuning::dispatch_pushers},
                 {"combine_chunks", &LlTuning::combine_chunks}};
   for (const char* at = text; at && *at;) {
     const char* comma = std::strchr(at, ',');
@@ -101,9 +80,8 @@ LlTuning parse_ll_tuning(const char* text) {
     const auto* known = std::find_if(std::begin(kNames), std::end(kNames),
                                      [&](const auto& name) { return entry.substr(0, equals) == name.name; });
     if (equals == std::string::npos || known == std::end(kNames)) {
-      throw Error(ncclInvalidUsage, "NCCL_EP_LL_TUNING: '" + entry +
-                                        "' is not one of threads=, dispatch_chunks=, dispatch_pushers=, "
-                                        "combine_chunks=");
+      throw Error(ncclInvalidUsage,
+                  "NCCL_EP_LL_TUNING: '" + entry + "' is not one of threads=, dispatch_chunks=, combine_chunks=");
     }
     tuning.*known->field = static_cast<uint32_t>(std::strtoul(entry.c_str() + equals + 1, nullptr, 10));
     at = comma ? comma + 1 : nullptr;
@@ -114,10 +92,9 @@ LlTuning parse_ll_tuning(const char* text) {
 std::string to_string(const LlPlan& plan) {
   char text[256];
   std::snprintf(text, sizeof(text),
-                "%u blocks x %u threads, %zu B shared, rows of %u packs in %u chunks of %u, "
-                "%u warps a block push, %u experts a pass",
+                "%u blocks x %u threads, %zu B shared, rows of %u packs in %u chunks of %u, %u experts a pass",
                 plan.launch.num_blocks, plan.launch.num_threads, plan.launch.shared_bytes, plan.rows.packs_per_row,
-                plan.rows.num_chunks, plan.rows.packs_per_chunk, plan.rows.push_warps, plan.experts_per_pass);
+                plan.rows.num_chunks, plan.rows.packs_per_chunk, plan.experts_per_pass);
   return text;
 }
 

@@ -34,7 +34,6 @@ struct Limits {
 struct LlTuning {
   uint32_t num_threads = 0;
   uint32_t dispatch_chunks = 0;
-  uint32_t dispatch_pushers = 0;
   uint32_t combine_chunks = 0;
 };
 LlTuning parse_ll_tuning(const char* text);  // "threads=512,dispatch_chunks=4,..."; nullptr is the default

@@ -58,8 +58,7 @@ Library Library::open(const LibraryQuery& query) {
   candidates.insert(candidates.end(), query.sonames.begin(), query.sonames.end());
   std::string failures;
   for (const std::string& candidate : candidates) {
-    if (void* handle = dlopen(candidate.c_str(), RTLD_LAZY | RTLD_LOCAL))
-      return Library(query, handle, false);
+    if (void* handle = dlopen(candidate.c_str(), RTLD_LAZY | RTLD_LOCAL)) return Library(query, handle, false);
     failures += std::string("\n  ") + dlerror();
   }
   throw Error(ncclSystemError, query.what + " was not found: " + query.remedy + ". Tried:" + failures);

@@ -80,14 +80,10 @@ inline Bits weak_load(const void* p, uint32_t bytes, check::Pc pc) {
 
 uint64_t apply(device::Update what, uint64_t old, uint64_t value, uint64_t expected) {
   switch (what) {
-    case device::Update::add:
-      return old + value;
-    case device::Update::bitwise_or:
-      return old | value;
-    case device::Update::exchange:
-      return value;
-    default:
-      return old == expected ? value : old;
+    case device::Update::add: return old + value;
+    case device::Update::bitwise_or: return old | value;
+    case device::Update::exchange: return value;
+    default: return old == expected ? value : old;
   }
 }
 

@@ -25,9 +25,7 @@ SlotRange Slots::take(uint32_t rank, uint32_t count, const Clock& known) {
   return {first, count, 0};
 }
 
-void Slots::give_back(uint32_t rank, const SlotRange& range) {
-  pools_[{rank, range.count}].free.push_back(range);
-}
+void Slots::give_back(uint32_t rank, const SlotRange& range) { pools_[{rank, range.count}].free.push_back(range); }
 
 void Names::add(const Grid& grid) {
   if (grids_.size() == kMaxGrids) grids_.pop_front();
@@ -46,17 +44,15 @@ std::string Names::of(Slot slot, Epoch epoch) const {
   if (grid != grids_.rend()) {
     const uint32_t block = (slot - grid->slots.first) / grid->slots_per_block;
     const uint32_t thread = (slot - grid->slots.first) % grid->slots_per_block;
-    return grid->name.kernel + " rank " + std::to_string(grid->name.rank) + " block " +
-           std::to_string(block) + " warp " + std::to_string(thread / 32) + " lane " +
-           std::to_string(thread % 32);
+    return grid->name.kernel + " rank " + std::to_string(grid->name.rank) + " block " + std::to_string(block) +
+           " warp " + std::to_string(thread / 32) + " lane " + std::to_string(thread % 32);
   }
-  const auto operation = std::find_if(
-      operations_.rbegin(), operations_.rend(),
-      [&](const OperationEntry& entry) { return slot == entry.slot && entry.first_epoch <= epoch; });
+  const auto operation = std::find_if(operations_.rbegin(), operations_.rend(), [&](const OperationEntry& entry) {
+    return slot == entry.slot && entry.first_epoch <= epoch;
+  });
   if (operation == operations_.rend()) return "an earlier kernel or operation";
   const Issuer& issuer = operation->issuer;
-  if (issuer.epoch == 0)
-    return std::string(operation->what) + " on a stream of rank " + std::to_string(issuer.rank);
+  if (issuer.epoch == 0) return std::string(operation->what) + " on a stream of rank " + std::to_string(issuer.rank);
   return std::string(operation->what) + " issued by " + of(issuer.slot, issuer.epoch);
 }
 

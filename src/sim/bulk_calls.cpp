@@ -61,7 +61,8 @@ bool test(ExecutorState& sim, Mbarrier* bar, uint32_t parity, check::Pc pc) {
   sim.step();
   const MbarrierState& state = require_mbarrier(sim, bar, pc);
   if (parity > 1) {
-    sim.fail_thread(pc, [=] { return "a test of an mbarrier's phase " + std::to_string(parity) + ", expected 0 or 1"; });
+    sim.fail_thread(pc,
+                    [=] { return "a test of an mbarrier's phase " + std::to_string(parity) + ", expected 0 or 1"; });
   }
   const bool done = state.phase % 2 != parity;
   if (sim.checker != nullptr) sim.checker->mbar_observe(*sim.current->checked, bar, pc, done);
@@ -80,7 +81,8 @@ void check_bulk_copy(ExecutorState& sim, const void* shared, const void* global,
     });
   }
   if (!is_own_shared(sim, shared, bytes)) {
-    sim.fail_thread(pc, [=] { return "a bulk copy with " + describe(shared) + ", expected the block's shared memory"; });
+    sim.fail_thread(pc,
+                    [=] { return "a bulk copy with " + describe(shared) + ", expected the block's shared memory"; });
   }
   const uint32_t rank = sim.current->warp->block->grid->rank, owner = sim.memory.owner(global);
   if (sim.memory.is_shared(global) ||
@@ -101,8 +103,7 @@ void check_bulk_copy(ExecutorState& sim, const void* shared, const void* global,
 check::Operation* begin_operation(ExecutorState& sim, const char* what, void* dst, const void* src, uint32_t bytes,
                                   check::Pc pc) {
   if (sim.checker == nullptr) return nullptr;
-  check::Operation* operation =
-      sim.checker->begin(*sim.current->checked, what, check::Checker::Proxy::async, pc);
+  check::Operation* operation = sim.checker->begin(*sim.current->checked, what, check::Checker::Proxy::async, pc);
   sim.checker->reads(*operation, src, bytes);
   sim.checker->writes(*operation, dst, bytes);
   return operation;
@@ -226,7 +227,8 @@ void mbar_arrive(Mbarrier* bar, uint32_t expected_bytes) {
   MbarrierState& state = require_mbarrier(sim, bar, pc);
   if (state.num_pending == 0) {
     sim.fail_thread(pc, [&] {
-      return "more than " + std::to_string(state.num_arrivals) + " arrivals in a phase of the mbarrier at " + describe(bar);
+      return "more than " + std::to_string(state.num_arrivals) + " arrivals in a phase of the mbarrier at " +
+             describe(bar);
     });
   }
   state.pending_bytes += expected_bytes;
@@ -268,8 +270,8 @@ void bulk_load(void* shared_dst, const void* global_src, uint32_t bytes, Mbarrie
   check_bulk_copy(sim, shared_dst, global_src, bytes, pc);
   require_mbarrier(sim, bar, pc);
   Block& block = *sim.current->warp->block;
-  const BulkLoad load{&block, shared_dst, global_src, bytes, bar,
-                      begin_operation(sim, "bulk load", shared_dst, global_src, bytes, pc)};
+  const BulkLoad load{&block, shared_dst, global_src,
+                      bytes,  bar,        begin_operation(sim, "bulk load", shared_dst, global_src, bytes, pc)};
   if (sim.checker != nullptr) sim.checker->will_complete_on(*load.operation, bar);
   const uint32_t rank = block.grid->rank, owner = sim.memory.owner(global_src);
   if (owner != rank && owner != Memory::kNobody) sim.counters.count_load(rank, owner, bytes);

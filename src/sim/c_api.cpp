@@ -65,8 +65,7 @@ ncclResult_t guarded(const char* function, Body&& body) noexcept {
 
 template <class T>
 T& given(T* out, const char* name) {
-  if (out == nullptr)
-    throw Error(ncclInvalidArgument, std::string(name) + " is NULL, expected a place for the result");
+  if (out == nullptr) throw Error(ncclInvalidArgument, std::string(name) + " is NULL, expected a place for the result");
   return *out;
 }
 
@@ -87,9 +86,7 @@ struct LockedRank {
 
 uint32_t checked(ncclEpSimCluster_t cluster, int rank) { return LockedRank(cluster, rank).rank.index; }
 
-SimDevice device(ncclEpSimCluster_t cluster, int rank) {
-  return SimDevice(open(cluster), checked(cluster, rank));
-}
+SimDevice device(ncclEpSimCluster_t cluster, int rank) { return SimDevice(open(cluster), checked(cluster, rank)); }
 
 SimCommunicator communicator(ncclEpSimCluster_t cluster, int rank) {
   return SimCommunicator(open(cluster), checked(cluster, rank));
@@ -117,8 +114,7 @@ NCCL_EP_SIM_API const char* ncclEpSimGetLastError(void) { return last_error.c_st
 
 // ---- The cluster
 
-NCCL_EP_SIM_API ncclResult_t ncclEpSimClusterCreate(ncclEpSimCluster_t* cluster,
-                                                    const ncclEpSimConfig_t* config) {
+NCCL_EP_SIM_API ncclResult_t ncclEpSimClusterCreate(ncclEpSimCluster_t* cluster, const ncclEpSimConfig_t* config) {
   return guarded(__func__, [&] {
     given(cluster, "cluster") = nullptr;
     *cluster = new ncclEpSimCluster{std::make_shared<Cluster>(nccl_ep::sim::resolve(config))};
@@ -131,8 +127,7 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimClusterDestroy(ncclEpSimCluster_t cluster)
     {
       const Hosts::Lock lock = cluster->cluster->lock();
       if (cluster->cluster->hosts().anyone_inside()) {
-        throw Error(ncclInvalidUsage,
-                    "some ranks have not left the cluster:\n" + cluster->cluster->hosts().describe());
+        throw Error(ncclInvalidUsage, "some ranks have not left the cluster:\n" + cluster->cluster->hosts().describe());
       }
     }
     delete cluster;
@@ -167,8 +162,7 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimRankLeave(ncclEpSimCluster_t cluster, int 
 
 // ---- Memory
 
-NCCL_EP_SIM_API ncclResult_t ncclEpSimMalloc(ncclEpSimCluster_t cluster, int rank, void** memory,
-                                             size_t bytes) {
+NCCL_EP_SIM_API ncclResult_t ncclEpSimMalloc(ncclEpSimCluster_t cluster, int rank, void** memory, size_t bytes) {
   return guarded(__func__, [&] {
     given(memory, "memory") = nullptr;
     *memory = device(cluster, rank).allocate(bytes);
@@ -182,8 +176,7 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimFree(ncclEpSimCluster_t cluster, int rank,
   });
 }
 
-NCCL_EP_SIM_API ncclResult_t ncclEpSimMemAlloc(ncclEpSimCluster_t cluster, int rank, void** memory,
-                                               size_t bytes) {
+NCCL_EP_SIM_API ncclResult_t ncclEpSimMemAlloc(ncclEpSimCluster_t cluster, int rank, void** memory, size_t bytes) {
   return guarded(__func__, [&] {
     given(memory, "memory") = nullptr;
     *memory = communicator(cluster, rank).allocate_symmetric(bytes);
@@ -197,8 +190,7 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimMemFree(ncclEpSimCluster_t cluster, int ra
   });
 }
 
-NCCL_EP_SIM_API ncclResult_t ncclEpSimHostAlloc(ncclEpSimCluster_t cluster, int rank, void** memory,
-                                                size_t bytes) {
+NCCL_EP_SIM_API ncclResult_t ncclEpSimHostAlloc(ncclEpSimCluster_t cluster, int rank, void** memory, size_t bytes) {
   return guarded(__func__, [&] {
     given(memory, "memory") = nullptr;
     *memory = device(cluster, rank).allocate_host(bytes);
@@ -209,22 +201,20 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimHostFree(ncclEpSimCluster_t cluster, int r
   return guarded(__func__, [&] {
     LockedRank self(cluster, rank);
     if (memory != nullptr && self.rank.host_memory.erase(memory) == 0) {
-      throw Error(ncclInvalidArgument,
-                  "memory does not come from ncclEpSimHostAlloc on rank " + std::to_string(rank));
+      throw Error(ncclInvalidArgument, "memory does not come from ncclEpSimHostAlloc on rank " + std::to_string(rank));
     }
   });
 }
 
-NCCL_EP_SIM_API ncclResult_t ncclEpSimWindowRegister(ncclEpSimCluster_t cluster, int rank, void* memory,
-                                                     size_t bytes, ncclWindow_t* window) {
+NCCL_EP_SIM_API ncclResult_t ncclEpSimWindowRegister(ncclEpSimCluster_t cluster, int rank, void* memory, size_t bytes,
+                                                     ncclWindow_t* window) {
   return guarded(__func__, [&] {
     given(window, "window") = nullptr;
     *window = communicator(cluster, rank).register_window(memory, bytes);
   });
 }
 
-NCCL_EP_SIM_API ncclResult_t ncclEpSimWindowDeregister(ncclEpSimCluster_t cluster, int rank,
-                                                       ncclWindow_t window) {
+NCCL_EP_SIM_API ncclResult_t ncclEpSimWindowDeregister(ncclEpSimCluster_t cluster, int rank, ncclWindow_t window) {
   return guarded(__func__, [&] {
     LockedRank self(cluster, rank);
     self.rank.window(window);
@@ -232,8 +222,8 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimWindowDeregister(ncclEpSimCluster_t cluste
   });
 }
 
-NCCL_EP_SIM_API ncclResult_t ncclEpSimWindowPeer(ncclEpSimCluster_t cluster, int rank, ncclWindow_t window,
-                                                 int peer, void** memory) {
+NCCL_EP_SIM_API ncclResult_t ncclEpSimWindowPeer(ncclEpSimCluster_t cluster, int rank, ncclWindow_t window, int peer,
+                                                 void** memory) {
   return guarded(__func__, [&] {
     given(memory, "memory") = nullptr;
     LockedRank self(cluster, rank);
@@ -246,28 +236,24 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimWindowPeer(ncclEpSimCluster_t cluster, int
   });
 }
 
-NCCL_EP_SIM_API ncclResult_t ncclEpSimGetUsage(ncclEpSimCluster_t cluster, int rank,
-                                               ncclEpSimUsage_t* usage) {
+NCCL_EP_SIM_API ncclResult_t ncclEpSimGetUsage(ncclEpSimCluster_t cluster, int rank, ncclEpSimUsage_t* usage) {
   return guarded(__func__, [&] { given(usage, "usage") = LockedRank(cluster, rank).rank.usage(); });
 }
 
 // ---- Streams, events, graphs
 
-NCCL_EP_SIM_API ncclResult_t ncclEpSimStreamCreate(ncclEpSimCluster_t cluster, int rank,
-                                                   cudaStream_t* stream) {
+NCCL_EP_SIM_API ncclResult_t ncclEpSimStreamCreate(ncclEpSimCluster_t cluster, int rank, cudaStream_t* stream) {
   return guarded(__func__, [&] {
     given(stream, "stream") = nullptr;
     *stream = handle_of(LockedRank(cluster, rank).rank.create_stream());
   });
 }
 
-NCCL_EP_SIM_API ncclResult_t ncclEpSimStreamDestroy(ncclEpSimCluster_t cluster, int rank,
-                                                    cudaStream_t stream) {
+NCCL_EP_SIM_API ncclResult_t ncclEpSimStreamDestroy(ncclEpSimCluster_t cluster, int rank, cudaStream_t stream) {
   return guarded(__func__, [&] { LockedRank(cluster, rank).rank.destroy_stream(stream); });
 }
 
-NCCL_EP_SIM_API ncclResult_t ncclEpSimStreamSynchronize(ncclEpSimCluster_t cluster, int rank,
-                                                        cudaStream_t stream) {
+NCCL_EP_SIM_API ncclResult_t ncclEpSimStreamSynchronize(ncclEpSimCluster_t cluster, int rank, cudaStream_t stream) {
   return guarded(__func__, [&] { device(cluster, rank).synchronize(stream); });
 }
 
@@ -291,15 +277,14 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimDeviceSynchronize(ncclEpSimCluster_t clust
   });
 }
 
-NCCL_EP_SIM_API ncclResult_t ncclEpSimMemcpyAsync(ncclEpSimCluster_t cluster, int rank, void* dst,
-                                                  const void* src, size_t bytes, cudaStream_t stream) {
+NCCL_EP_SIM_API ncclResult_t ncclEpSimMemcpyAsync(ncclEpSimCluster_t cluster, int rank, void* dst, const void* src,
+                                                  size_t bytes, cudaStream_t stream) {
   return guarded(__func__, [&] { device(cluster, rank).copy(dst, src, bytes, stream); });
 }
 
 NCCL_EP_SIM_API ncclResult_t ncclEpSimMemsetAsync(ncclEpSimCluster_t cluster, int rank, void* dst, int value,
                                                   size_t bytes, cudaStream_t stream) {
-  return guarded(__func__,
-                 [&] { device(cluster, rank).fill(dst, static_cast<uint8_t>(value), bytes, stream); });
+  return guarded(__func__, [&] { device(cluster, rank).fill(dst, static_cast<uint8_t>(value), bytes, stream); });
 }
 
 NCCL_EP_SIM_API ncclResult_t ncclEpSimLaunch(ncclEpSimCluster_t cluster, int rank, const char* kernel,
@@ -314,16 +299,14 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimLaunch(ncclEpSimCluster_t cluster, int ran
   });
 }
 
-NCCL_EP_SIM_API ncclResult_t ncclEpSimEventCreate(ncclEpSimCluster_t cluster, int rank,
-                                                  ncclEpSimEvent_t* event) {
+NCCL_EP_SIM_API ncclResult_t ncclEpSimEventCreate(ncclEpSimCluster_t cluster, int rank, ncclEpSimEvent_t* event) {
   return guarded(__func__, [&] {
     given(event, "event") = nullptr;
     *event = handle_of(LockedRank(cluster, rank).rank.events.add(std::make_unique<Event>()));
   });
 }
 
-NCCL_EP_SIM_API ncclResult_t ncclEpSimEventDestroy(ncclEpSimCluster_t cluster, int rank,
-                                                   ncclEpSimEvent_t event) {
+NCCL_EP_SIM_API ncclResult_t ncclEpSimEventDestroy(ncclEpSimCluster_t cluster, int rank, ncclEpSimEvent_t event) {
   return guarded(__func__, [&] {
     LockedRank self(cluster, rank);
     self.rank.event(event);
@@ -331,8 +314,8 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimEventDestroy(ncclEpSimCluster_t cluster, i
   });
 }
 
-NCCL_EP_SIM_API ncclResult_t ncclEpSimEventRecord(ncclEpSimCluster_t cluster, int rank,
-                                                  ncclEpSimEvent_t event, cudaStream_t stream) {
+NCCL_EP_SIM_API ncclResult_t ncclEpSimEventRecord(ncclEpSimCluster_t cluster, int rank, ncclEpSimEvent_t event,
+                                                  cudaStream_t stream) {
   return guarded(__func__, [&] {
     LockedRank self(cluster, rank);
     self.cluster.begin_work(self.rank);
@@ -340,8 +323,8 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimEventRecord(ncclEpSimCluster_t cluster, in
   });
 }
 
-NCCL_EP_SIM_API ncclResult_t ncclEpSimStreamWaitEvent(ncclEpSimCluster_t cluster, int rank,
-                                                      cudaStream_t stream, ncclEpSimEvent_t event) {
+NCCL_EP_SIM_API ncclResult_t ncclEpSimStreamWaitEvent(ncclEpSimCluster_t cluster, int rank, cudaStream_t stream,
+                                                      ncclEpSimEvent_t event) {
   return guarded(__func__, [&] {
     LockedRank self(cluster, rank);
     self.cluster.begin_work(self.rank);
@@ -349,8 +332,7 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimStreamWaitEvent(ncclEpSimCluster_t cluster
   });
 }
 
-NCCL_EP_SIM_API ncclResult_t ncclEpSimEventSynchronize(ncclEpSimCluster_t cluster, int rank,
-                                                       ncclEpSimEvent_t handle) {
+NCCL_EP_SIM_API ncclResult_t ncclEpSimEventSynchronize(ncclEpSimCluster_t cluster, int rank, ncclEpSimEvent_t handle) {
   return guarded(__func__, [&] {
     LockedRank self(cluster, rank);
     const auto record = self.rank.event(handle).awaitable_record();
@@ -360,8 +342,7 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimEventSynchronize(ncclEpSimCluster_t cluste
   });
 }
 
-NCCL_EP_SIM_API ncclResult_t ncclEpSimEventQuery(ncclEpSimCluster_t cluster, int rank,
-                                                 ncclEpSimEvent_t handle) {
+NCCL_EP_SIM_API ncclResult_t ncclEpSimEventQuery(ncclEpSimCluster_t cluster, int rank, ncclEpSimEvent_t handle) {
   return guarded(__func__, [&] {
     LockedRank self(cluster, rank);
     const auto record = self.rank.event(handle).awaitable_record();
@@ -373,8 +354,7 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimEventQuery(ncclEpSimCluster_t cluster, int
   });
 }
 
-NCCL_EP_SIM_API ncclResult_t ncclEpSimStreamBeginCapture(ncclEpSimCluster_t cluster, int rank,
-                                                         cudaStream_t stream) {
+NCCL_EP_SIM_API ncclResult_t ncclEpSimStreamBeginCapture(ncclEpSimCluster_t cluster, int rank, cudaStream_t stream) {
   return guarded(__func__, [&] {
     LockedRank self(cluster, rank);
     if (stream == nullptr) throw Error(ncclInvalidUsage, "the default stream cannot be captured");
@@ -382,8 +362,8 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimStreamBeginCapture(ncclEpSimCluster_t clus
   });
 }
 
-NCCL_EP_SIM_API ncclResult_t ncclEpSimStreamEndCapture(ncclEpSimCluster_t cluster, int rank,
-                                                       cudaStream_t stream, ncclEpSimGraph_t* graph) {
+NCCL_EP_SIM_API ncclResult_t ncclEpSimStreamEndCapture(ncclEpSimCluster_t cluster, int rank, cudaStream_t stream,
+                                                       ncclEpSimGraph_t* graph) {
   return guarded(__func__, [&] {
     given(graph, "graph") = nullptr;
     LockedRank self(cluster, rank);
@@ -392,8 +372,8 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimStreamEndCapture(ncclEpSimCluster_t cluste
   });
 }
 
-NCCL_EP_SIM_API ncclResult_t ncclEpSimGraphLaunch(ncclEpSimCluster_t cluster, int rank,
-                                                  ncclEpSimGraph_t graph, cudaStream_t stream) {
+NCCL_EP_SIM_API ncclResult_t ncclEpSimGraphLaunch(ncclEpSimCluster_t cluster, int rank, ncclEpSimGraph_t graph,
+                                                  cudaStream_t stream) {
   return guarded(__func__, [&] {
     LockedRank self(cluster, rank);
     self.cluster.begin_work(self.rank);
@@ -401,8 +381,7 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimGraphLaunch(ncclEpSimCluster_t cluster, in
   });
 }
 
-NCCL_EP_SIM_API ncclResult_t ncclEpSimGraphDestroy(ncclEpSimCluster_t cluster, int rank,
-                                                   ncclEpSimGraph_t graph) {
+NCCL_EP_SIM_API ncclResult_t ncclEpSimGraphDestroy(ncclEpSimCluster_t cluster, int rank, ncclEpSimGraph_t graph) {
   return guarded(__func__, [&] {
     LockedRank self(cluster, rank);
     self.rank.graph(graph);
@@ -419,8 +398,8 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimBarrier(ncclEpSimCluster_t cluster, int ra
   });
 }
 
-NCCL_EP_SIM_API ncclResult_t ncclEpSimAllGather(ncclEpSimCluster_t cluster, int rank, const void* in,
-                                                void* out, size_t bytes) {
+NCCL_EP_SIM_API ncclResult_t ncclEpSimAllGather(ncclEpSimCluster_t cluster, int rank, const void* in, void* out,
+                                                size_t bytes) {
   return guarded(__func__, [&] {
     if (bytes > 0 && (in == nullptr || out == nullptr)) {
       throw Error(ncclInvalidArgument, std::string(in == nullptr ? "in" : "out") + " is NULL");

@@ -69,9 +69,8 @@ struct Checker::State {
 
   void learn(Agent& learner, const Message& message) {
     // Knowing what the author did when it published this means knowing all it knew.
-    if (message.author_epoch != 0 &&
-        (learner.did(message.author_slot, message.author_epoch) ||
-         learner.knowledge.ordered.at(message.author_slot) >= message.author_epoch)) {
+    if (message.author_epoch != 0 && (learner.did(message.author_slot, message.author_epoch) ||
+                                      learner.knowledge.ordered.at(message.author_slot) >= message.author_epoch)) {
       return;
     }
     learn(learner.knowledge, message.knowledge);
@@ -103,8 +102,7 @@ struct Checker::State {
   void remember_for_fence(Thread& thread, const Message& message) {
     for (Message& old : thread.unfenced_messages) {
       if (old.author.rank != message.author.rank || old.author.block != message.author.block) continue;
-      if (old.author_epoch != 0 && old.author_slot == message.author_slot &&
-          old.author_epoch == message.author_epoch) {
+      if (old.author_epoch != 0 && old.author_slot == message.author_slot && old.author_epoch == message.author_epoch) {
         return;
       }
       learn(old.knowledge, message.knowledge);
@@ -227,8 +225,7 @@ void Checker::write(Thread& thread, const void* address, size_t bytes, Pc pc) {
 
 void Checker::load(Thread& thread, const void* address, size_t bytes, Order order, Scope scope, Pc pc) {
   // First learn, then compare: what the load acquires orders it after the store it reads from.
-  if (const Word* word = state_->words.find(number(address)))
-    state_->read_messages(thread, *word, order, scope);
+  if (const Word* word = state_->words.find(number(address))) state_->read_messages(thread, *word, order, scope);
   state_->access(thread, address, bytes, false, atomic(scope), pc);
 }
 
@@ -391,22 +388,17 @@ void Checker::end(Operation* operation) {
 
 Knowledge Checker::publish(Thread& thread) { return state_->publish(thread); }
 
-void Checker::acquire(Thread& thread, const Knowledge& knowledge) {
-  state_->learn(thread.knowledge, knowledge);
-}
+void Checker::acquire(Thread& thread, const Knowledge& knowledge) { state_->learn(thread.knowledge, knowledge); }
 
 void Checker::deliver(Operation& operation, const void* address, size_t bytes, const Knowledge& knowledge) {
   state_->access(operation, address, bytes, true, atomic(Scope::system));
-  state_->words.at(number(address))
-      .add({Scope::system, operation.place, operation.slot, 0, knowledge}, state_->joiner);
+  state_->words.at(number(address)).add({Scope::system, operation.place, operation.slot, 0, knowledge}, state_->joiner);
 }
 
 // --- Results
 
 bool Checker::has_findings() const { return state_->report_writer.has_new(state_->races.findings()); }
 
-const std::vector<Report>& Checker::reports() {
-  return state_->report_writer.write(state_->races.findings());
-}
+const std::vector<Report>& Checker::reports() { return state_->report_writer.write(state_->races.findings()); }
 
 }  // namespace nccl_ep::sim::check

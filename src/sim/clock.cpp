@@ -127,8 +127,7 @@ Clock Clock::with(Slot slot, Epoch epoch) const {
 
 Clock Clock::with_leaf(Slot leaf_slot, const Epoch (&epochs)[kLeafSlots]) const {
   if (leaf_slot >= kMaxSlots) throw std::length_error("too many threads for the happens-before checker");
-  const uint32_t branch_index = leaf_slot / (kLeafSlots * kFanOut),
-                 leaf_index = leaf_slot / kLeafSlots % kFanOut;
+  const uint32_t branch_index = leaf_slot / (kLeafSlots * kFanOut), leaf_index = leaf_slot / kLeafSlots % kFanOut;
 
   Clock result(root_ != nullptr ? new Root(*root_) : new Root);
   Branch*& branch = result.root_->children[branch_index];

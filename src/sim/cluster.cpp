@@ -28,8 +28,7 @@ Cluster::Cluster(const ncclEpSimConfig_t& config)
       counters_(topology_.num_ranks()) {
   Random random(config.seed);
   if (config.checker == NCCL_EP_SIM_SWITCH_ON) {
-    checker_ =
-        std::make_unique<check::Checker>([this](uintptr_t address) { return executor_->describe(address); });
+    checker_ = std::make_unique<check::Checker>([this](uintptr_t address) { return executor_->describe(address); });
   }
   executor_ = std::make_unique<Executor>(config, checker_.get(), counters_);
   engine_ = std::make_unique<Engine>(*executor_, checker_.get(), topology_.num_ranks(), random.fork());
@@ -77,9 +76,8 @@ void Cluster::check_access(const void* begin, size_t bytes, const std::string& w
   const uint32_t owner = executor_->memory().owner(begin);
   if (owner == Memory::kNobody || bytes == 0) return;
   if (executor_->memory().find_allocation(owner, begin, bytes) != nullptr) return;
-  throw Error(ncclInvalidArgument, what + " is " + executor_->describe(reinterpret_cast<uintptr_t>(begin)) +
-                                       " and " + std::to_string(bytes) +
-                                       " bytes long, which does not lie in one allocation");
+  throw Error(ncclInvalidArgument, what + " is " + executor_->describe(reinterpret_cast<uintptr_t>(begin)) + " and " +
+                                       std::to_string(bytes) + " bytes long, which does not lie in one allocation");
 }
 
 // ---- Waiting
@@ -100,8 +98,8 @@ void Cluster::wait(Hosts::Lock& lock, Rank& rank, const std::string& what, std::
   hosts_.wait(lock, rank.index, what, [=] { return ready() || has_failed() || is_silent(); });
   throw_if_failed();
   if (!ready()) {
-    throw Error(ncclSystemError, "rank " + std::to_string(rank.index) + " waits for " + what +
-                                     ", but its GPU has been silenced");
+    throw Error(ncclSystemError,
+                "rank " + std::to_string(rank.index) + " waits for " + what + ", but its GPU has been silenced");
   }
 }
 
@@ -118,9 +116,8 @@ std::vector<Collectives::Bytes> Cluster::gather(Hosts::Lock& lock, Rank& rank, c
   throw_if_failed();
   const uint64_t call = collectives_.arrive(rank.index, name, std::move(contribution), rank.host);
   if (collectives_.is_complete(call)) hosts_.release_ready();
-  hosts_.wait(
-      lock, rank.index, "all ranks to make their collective call " + std::to_string(call) + ", here " + name,
-      [this, call] { return failure_.kind != NCCL_EP_SIM_FAILURE_NONE || collectives_.is_complete(call); });
+  hosts_.wait(lock, rank.index, "all ranks to make their collective call " + std::to_string(call) + ", here " + name,
+              [this, call] { return failure_.kind != NCCL_EP_SIM_FAILURE_NONE || collectives_.is_complete(call); });
   throw_if_failed();
   return collectives_.take(call, rank.host);
 }
@@ -140,16 +137,12 @@ void Cluster::move() {
   while (!hosts_.release_ready()) {
     start_streams();
     switch (executor_->run()) {
-      case Executor::Outcome::paused:
-        break;
+      case Executor::Outcome::paused: break;
       case Executor::Outcome::idle:
         if (hosts_.release_ready()) return;
-        fail(NCCL_EP_SIM_FAILURE_HOST_DEADLOCK,
-             "all hosts wait and the GPUs have nothing to do\n" + hosts_.describe());
+        fail(NCCL_EP_SIM_FAILURE_HOST_DEADLOCK, "all hosts wait and the GPUs have nothing to do\n" + hosts_.describe());
         break;
-      case Executor::Outcome::failed:
-        fail(executor_->failure()->kind, executor_->failure()->report);
-        break;
+      case Executor::Outcome::failed: fail(executor_->failure()->kind, executor_->failure()->report); break;
     }
   }
 }
@@ -169,9 +162,8 @@ void Cluster::start_streams() {
 
 void Cluster::fail(ncclEpSimFailure_t kind, const std::string& text) {
   failure_ = {kind, "simulated cluster of " + std::to_string(config_.num_nodes) + " x " +
-                        std::to_string(config_.gpus_per_node) + " GPUs, seed " +
-                        std::to_string(config_.seed) + " (NCCL_EP_SIM_SEED=" + std::to_string(config_.seed) +
-                        " repeats it): " + text};
+                        std::to_string(config_.gpus_per_node) + " GPUs, seed " + std::to_string(config_.seed) +
+                        " (NCCL_EP_SIM_SEED=" + std::to_string(config_.seed) + " repeats it): " + text};
 }
 
 uint64_t Cluster::schedule_hash() const { return executor_->schedule_hash() ^ engine_->hash(); }
@@ -185,8 +177,8 @@ void Cluster::set_silent(uint32_t rank, bool silent) {
 
 void Cluster::lose_node(int node) {
   if (node < 0 || static_cast<uint32_t>(node) >= config_.num_nodes) {
-    throw Error(ncclInvalidArgument, "node is " + std::to_string(node) + ", expected 0 to " +
-                                         std::to_string(config_.num_nodes - 1));
+    throw Error(ncclInvalidArgument,
+                "node is " + std::to_string(node) + ", expected 0 to " + std::to_string(config_.num_nodes - 1));
   }
   for (uint32_t rank = 0; rank < topology_.num_ranks(); ++rank) {
     if (topology_.node_of(rank) != static_cast<uint32_t>(node)) continue;

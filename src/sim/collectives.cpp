@@ -7,8 +7,7 @@
 
 namespace nccl_ep::sim {
 
-uint64_t Collectives::arrive(uint32_t rank, const std::string& name, Bytes contribution,
-                             const check::Knowledge& host) {
+uint64_t Collectives::arrive(uint32_t rank, const std::string& name, Bytes contribution, const check::Knowledge& host) {
   const uint64_t call = num_calls_[rank]++;
   while (rounds_.size() <= call - first_call_) {
     rounds_.push_back(std::make_shared<Round>());
@@ -42,9 +41,9 @@ void Collectives::check_agreement(const Round& round) const {
     const Contribution& other = round.contributions[rank];
     if (other.name == first.name && other.bytes.size() == first.bytes.size()) continue;
     throw Error(ncclInvalidUsage, "collective calls do not match: rank 0 calls " + first.name + " with " +
-                                      std::to_string(first.bytes.size()) + " bytes, rank " +
-                                      std::to_string(rank) + " calls " + other.name + " with " +
-                                      std::to_string(other.bytes.size()) + " bytes");
+                                      std::to_string(first.bytes.size()) + " bytes, rank " + std::to_string(rank) +
+                                      " calls " + other.name + " with " + std::to_string(other.bytes.size()) +
+                                      " bytes");
   }
 }
 

@@ -17,8 +17,7 @@ struct Registration {
 
 void check_symmetric(const Registration& registration, size_t rank) {
   if (registration.is_symmetric) return;
-  throw Error(ncclInvalidArgument, "rank " + std::to_string(rank) + " registers " +
-                                       std::to_string(registration.bytes) +
+  throw Error(ncclInvalidArgument, "rank " + std::to_string(rank) + " registers " + std::to_string(registration.bytes) +
                                        " bytes that do not lie in memory from ncclEpSimMemAlloc");
 }
 
@@ -28,11 +27,10 @@ PeerWindow linear_peers(const std::vector<std::byte*>& memory, uint32_t first_ra
   const uint64_t stride = num_ranks > 1 ? address(1) - address(0) : 0;
   for (uint32_t i = 1; i < num_ranks; ++i) {
     if (address(i) == address(0) + i * stride) continue;
-    throw Error(ncclInvalidUsage,
-                "the window's memory is at different offsets on ranks " + std::to_string(first_rank) +
-                    " and " + std::to_string(first_rank + i) +
-                    "; on the simulator all ranks must allocate symmetric memory in the same order "
-                    "with the same sizes");
+    throw Error(ncclInvalidUsage, "the window's memory is at different offsets on ranks " + std::to_string(first_rank) +
+                                      " and " + std::to_string(first_rank + i) +
+                                      "; on the simulator all ranks must allocate symmetric memory in the same order "
+                                      "with the same sizes");
   }
   return {address(0), stride};
 }
@@ -61,8 +59,7 @@ void SimCommunicator::release_symmetric(void* memory) noexcept {
 ncclWindow_t SimCommunicator::register_window(void* memory, size_t bytes) {
   Hosts::Lock lock = cluster_->lock();
   const void* allocation = cluster_->executor().memory().find_allocation(rank_.index, memory, bytes);
-  const Registration own{static_cast<std::byte*>(memory), bytes,
-                         rank_.owns(allocation, Memory::Zone::symmetric)};
+  const Registration own{static_cast<std::byte*>(memory), bytes, rank_.owns(allocation, Memory::Zone::symmetric)};
   auto window = std::make_unique<Window>();
   for (const Collectives::Bytes& other :
        cluster_->gather(lock, rank_, "ncclEpSimWindowRegister", to_bytes(&own, sizeof(own)))) {
@@ -91,8 +88,7 @@ PeerWindow SimCommunicator::peers(ncclWindow_t window, size_t offset) {
 void SimCommunicator::all_gather(const void* in, void* out, size_t bytes) {
   Hosts::Lock lock = cluster_->lock();
   auto* next = static_cast<std::byte*>(out);
-  for (const Collectives::Bytes& other :
-       cluster_->gather(lock, rank_, "ncclEpSimAllGather", to_bytes(in, bytes))) {
+  for (const Collectives::Bytes& other : cluster_->gather(lock, rank_, "ncclEpSimAllGather", to_bytes(in, bytes))) {
     std::memcpy(next, other.data(), bytes);
     next += bytes;
   }

@@ -64,8 +64,8 @@ ncclEpSimConfig_t resolve(const ncclEpSimConfig_t* config) {
   ncclEpSimConfig_t resolved = NCCL_EP_SIM_CONFIG_INIT;
   if (config != nullptr) {
     if (config->magic != NCCL_EP_SIM_MAGIC || config->size != sizeof(ncclEpSimConfig_t)) {
-      throw Error(ncclInvalidArgument, "ncclEpSimConfig_t has size " + std::to_string(config->size) +
-                                           ", expected " + std::to_string(sizeof(ncclEpSimConfig_t)) +
+      throw Error(ncclInvalidArgument, "ncclEpSimConfig_t has size " + std::to_string(config->size) + ", expected " +
+                                           std::to_string(sizeof(ncclEpSimConfig_t)) +
                                            "; initialise it with NCCL_EP_SIM_CONFIG_INIT");
     }
     resolved = *config;

@@ -97,8 +97,8 @@ uint32_t SimDevice::blocks_per_sm(runtime::Kernel* kernel, const runtime::Launch
   return cluster_->executor().blocks_per_sm(shape);
 }
 
-void SimDevice::launch(runtime::Kernel* kernel, const runtime::LaunchShape& shape, const void* args,
-                       size_t args_bytes, cudaStream_t stream) {
+void SimDevice::launch(runtime::Kernel* kernel, const runtime::LaunchShape& shape, const void* args, size_t args_bytes,
+                       cudaStream_t stream) {
   const KernelEntry& entry = entry_of(kernel);
   const Hosts::Lock lock = cluster_->lock();
   cluster_->executor().check_launch(entry, shape, args_bytes);

@@ -67,14 +67,12 @@ void Engine::run(uint32_t rank, const Work& work, check::Knowledge& knowledge, s
   std::visit([&](const auto& kind) { run(rank, kind, knowledge, std::move(done)); }, work);
 }
 
-void Engine::run(uint32_t rank, const KernelWork& work, check::Knowledge& knowledge,
-                 std::function<void()> done) {
+void Engine::run(uint32_t rank, const KernelWork& work, check::Knowledge& knowledge, std::function<void()> done) {
   executor_.launch(rank, *work.kernel, work.shape, work.args, knowledge, std::move(done));
 }
 
 // A copy takes effect at some moment of the time it takes. The work stays where it is until `done`.
-void Engine::run(uint32_t rank, const CopyWork& work, check::Knowledge& knowledge,
-                 std::function<void()> done) {
+void Engine::run(uint32_t rank, const CopyWork& work, check::Knowledge& knowledge, std::function<void()> done) {
   check::Operation* operation = nullptr;
   if (checker_ != nullptr) {
     operation = checker_->begin(knowledge, rank, "memcpy");
@@ -87,8 +85,7 @@ void Engine::run(uint32_t rank, const CopyWork& work, check::Knowledge& knowledg
   });
 }
 
-void Engine::run(uint32_t rank, const FillWork& work, check::Knowledge& knowledge,
-                 std::function<void()> done) {
+void Engine::run(uint32_t rank, const FillWork& work, check::Knowledge& knowledge, std::function<void()> done) {
   check::Operation* operation = nullptr;
   if (checker_ != nullptr) {
     operation = checker_->begin(knowledge, rank, "memset");
@@ -119,8 +116,7 @@ void Engine::run(uint32_t, const RecordWork& work, check::Knowledge& knowledge, 
   done();
 }
 
-void Engine::run(uint32_t rank, const WaitWork& work, check::Knowledge& knowledge,
-                 std::function<void()> done) {
+void Engine::run(uint32_t rank, const WaitWork& work, check::Knowledge& knowledge, std::function<void()> done) {
   Milestone& milestone = *work.milestone;
   if (!milestone.reached) {
     milestone.on_reached.push_back([this, rank, &work, &knowledge, done = std::move(done)] {

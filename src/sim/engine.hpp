@@ -42,9 +42,7 @@ class Engine {
  private:
   struct GraphRun;
 
-  void after_delay(uint32_t rank, std::function<void()> action) {
-    after_delay(rank, delay_bound_, std::move(action));
-  }
+  void after_delay(uint32_t rank, std::function<void()> action) { after_delay(rank, delay_bound_, std::move(action)); }
   struct Gpu {
     bool silent = false;
     uint64_t extra_delay = 0;

@@ -34,9 +34,7 @@ class EventQueue {
     uint64_t number;
     std::function<void()> action;
   };
-  static bool is_later(const Event& a, const Event& b) {
-    return a.due != b.due ? a.due > b.due : a.number > b.number;
-  }
+  static bool is_later(const Event& a, const Event& b) { return a.due != b.due ? a.due > b.due : a.number > b.number; }
 
   std::vector<Event> events_;
   uint64_t num_added_ = 0;

@@ -21,7 +21,7 @@ namespace {
 constexpr uint64_t kSalt = 0x6578656375746f72;  // others draw from the seed as well
 constexpr uint64_t kStepsBetweenChecks = 1024;
 constexpr uint32_t kMaxIdleRounds = 48;
-constexpr uint64_t kStepsWithoutProgress = 16384;
+constexpr uint32_t kRawStepsPerIdleRound = 4096;
 constexpr uint64_t kFirstIdleNs = 1024;
 
 size_t stack_bytes([[maybe_unused]] bool has_checker) {
@@ -33,8 +33,8 @@ size_t stack_bytes([[maybe_unused]] bool has_checker) {
 }
 
 const std::function<std::string()> kStackOverflow = [] {
-  return "a thread needs more stack than the simulator gives it (" + std::to_string(running_state->stacks.stack_bytes()) +
-         " bytes)";
+  return "a thread needs more stack than the simulator gives it (" +
+         std::to_string(running_state->stacks.stack_bytes()) + " bytes)";
 };
 
 // Sets what the OS thread must know while run() is on its stack.
@@ -45,7 +45,7 @@ class Running {
     check::hook_state.memory_begin = state.memory.begin();
     check::hook_state.memory_bytes = state.memory.bytes();
     check::hook_state.checker = state.checker;
-    check::hook_state.yield = [] { running_state->step(nullptr); };
+    check::hook_state.yield = [] { running_state->step_at_raw_accesses(); };
   }
   ~Running() {
     running_state = nullptr;
@@ -99,6 +99,17 @@ void ExecutorState::step_at_access() {
   if (accesses_per_step == 0) return;
   accesses_until_step = 1 + random.below(2 * accesses_per_step);
   step();
+}
+
+// After many raw accesses. A thread that spins on plain memory goes unnoticed otherwise, and would keep the
+// others from running and time from passing.
+void ExecutorState::step_at_raw_accesses() {
+  if (std::exchange(progress_at_raw_step, progress) != progress) raw_steps_in_vain = 0;
+  if (++raw_steps_in_vain % kRawStepsPerIdleRound == 0) {
+    idle_round_due = true;
+    request_attention();
+  }
+  step(nullptr);
 }
 
 // Now and then, the more often the more there is to perform.
@@ -160,14 +171,9 @@ void ExecutorState::fail_thread(check::Pc pc, const std::function<std::string()>
 
 void ExecutorState::look(const void* address, uint32_t bytes, uint64_t value, const char* what, check::Pc pc) {
   switch (current->polling.note(reinterpret_cast<uintptr_t>(address), bytes, value)) {
-    case Polling::Reading::changed:
-      ++progress;
-      break;
-    case Polling::Reading::unchanged:
-      break;
-    case Polling::Reading::idle:
-      parked.park(*current);
-      wait({what, 0, pc});
+    case Polling::Reading::changed: ++progress; break;
+    case Polling::Reading::unchanged: break;
+    case Polling::Reading::idle: parked.park(*current); wait({what, 0, pc});
   }
 }
 
@@ -223,7 +229,7 @@ void ExecutorState::attend() {
     fail(NCCL_EP_SIM_FAILURE_STEP_LIMIT,
          "the simulation has not ended after " + std::to_string(steps) + " steps (ncclEpSimConfig_t.step_limit)");
   }
-  notice_hidden_spinning();
+  if (std::exchange(idle_round_due, false)) begin_idle_round();
   while (!failure && events.next_due() <= steps) {
     ++progress;
     events.take()();
@@ -263,19 +269,8 @@ bool ExecutorState::begin_idle_round() {
     return false;
   }
   idle_ns += kFirstIdleNs << idle_rounds;
-  steps_at_idle_round = steps;
   for (GpuThread* thread : parked.take_all()) make_runnable(*thread);
   return true;
-}
-
-// Threads that spin in ways that go unnoticed, such as on plain memory, must not keep time from passing.
-void ExecutorState::notice_hidden_spinning() {
-  if (progress != progress_when_noticed) {
-    progress_when_noticed = progress;
-    steps_at_idle_round = steps;
-  } else if (steps - steps_at_idle_round >= kStepsWithoutProgress) {
-    begin_idle_round();
-  }
 }
 
 bool ExecutorState::is_idle() const {
@@ -348,8 +343,6 @@ void Executor::resume(GpuThread& thread) {
   ++state_->progress;
   state_->make_runnable(thread);
 }
-void Executor::fail_thread(check::Pc pc, const std::function<std::string()>& text) {
-  state_->fail_thread(pc, text);
-}
+void Executor::fail_thread(check::Pc pc, const std::function<std::string()>& text) { state_->fail_thread(pc, text); }
 
 }  // namespace nccl_ep::sim

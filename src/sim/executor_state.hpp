@@ -54,8 +54,10 @@ struct ExecutorState {
 
   // --- Steps, on a fiber.
   void step() { step(current); }
-  // The schedule may favour the preferred thread's neighbourhood. Null: all are equal, for threads that may be spinning.
+  // The schedule may favour the preferred thread's neighbourhood. Null: all are equal, for threads that may
+  // be spinning.
   void step(GpuThread* preferred);
+  void step_at_raw_accesses();
   // Ordinary accesses are steps only now and then.
   void maybe_step() {
     if (--accesses_until_step == 0) step_at_access();
@@ -96,7 +98,6 @@ struct ExecutorState {
   void resume_fiber(GpuThread& thread);
   bool advance_time();
   bool begin_idle_round();
-  void notice_hidden_spinning();
   bool is_idle() const;
   void fail(ncclEpSimFailure_t kind, std::string report);
   void fail_if_raced();
@@ -135,7 +136,7 @@ struct ExecutorState {
   bool pause_requested = false;
 
   uint64_t steps = 0;
-  uint64_t attention_at = 0;  // the main loop is needed at this step
+  uint64_t attention_at = 0;   // the main loop is needed at this step
   uint64_t accesses_per_step;  // on average; 0: ordinary accesses are no steps
   uint64_t accesses_until_step;
   uint64_t steps_until_store = 0;
@@ -146,8 +147,9 @@ struct ExecutorState {
   // While nothing goes on, parked threads are let loose and the clock is put forward, further each time.
   uint64_t progress = 0;  // counts what could make a difference to somebody
   uint64_t progress_at_idle_round = 0;
-  uint64_t progress_when_noticed = 0;
-  uint64_t steps_at_idle_round = 0;
+  uint64_t progress_at_raw_step = 0;
+  uint32_t raw_steps_in_vain = 0;
+  bool idle_round_due = false;
   uint32_t idle_rounds = 0;
   uint64_t idle_ns = 0;
 

@@ -28,9 +28,7 @@ struct GinEngine::Operation {
   check::Operation* checked = nullptr;
   check::Knowledge published;  // what the signal tells
 
-  bool is_put() const {
-    return request.kind == GinRequest::Kind::put || request.kind == GinRequest::Kind::put_value;
-  }
+  bool is_put() const { return request.kind == GinRequest::Kind::put || request.kind == GinRequest::Kind::put_value; }
   bool is_get() const { return request.kind == GinRequest::Kind::get; }
 };
 
@@ -88,13 +86,9 @@ GinEngine::Context& GinEngine::context(uint32_t rank, uint32_t index) const {
   return *contexts_[rank * cluster_.config().num_gin_contexts + index];
 }
 
-uint64_t GinEngine::num_issued(uint32_t rank, uint32_t index) const {
-  return context(rank, index).num_issued;
-}
+uint64_t GinEngine::num_issued(uint32_t rank, uint32_t index) const { return context(rank, index).num_issued; }
 
-const uint64_t* GinEngine::flushed(uint32_t rank, uint32_t index) const {
-  return context(rank, index).flushed;
-}
+const uint64_t* GinEngine::flushed(uint32_t rank, uint32_t index) const { return context(rank, index).flushed; }
 
 void GinEngine::acquire_flushed(uint32_t rank, uint32_t index) {
   if (checker_ == nullptr) return;
@@ -104,9 +98,8 @@ void GinEngine::acquire_flushed(uint32_t rank, uint32_t index) {
 uint64_t* GinEngine::counter(uint32_t rank, uint32_t index, uint32_t counter, check::Pc pc) const {
   const uint32_t limit = cluster_.config().num_gin_counters;
   if (counter >= limit) {
-    cluster_.executor().fail_thread(pc, [=] {
-      return "GIN counter " + std::to_string(counter) + ", expected less than " + std::to_string(limit);
-    });
+    cluster_.executor().fail_thread(
+        pc, [=] { return "GIN counter " + std::to_string(counter) + ", expected less than " + std::to_string(limit); });
   }
   return context(rank, index).counters + counter;
 }
@@ -119,9 +112,8 @@ std::byte* GinEngine::locate(uint32_t rank, uint32_t on_rank, dev::WindowAddress
                              check::Pc pc) const {
   const Window* window = cluster_.rank(static_cast<int>(rank)).windows.find(address.window);
   if (window == nullptr) {
-    cluster_.executor().fail_thread(pc, [=] {
-      return "GIN was given a window that rank " + std::to_string(rank) + " has not registered";
-    });
+    cluster_.executor().fail_thread(
+        pc, [=] { return "GIN was given a window that rank " + std::to_string(rank) + " has not registered"; });
   }
   const uint64_t limit = window->bytes[on_rank];
   if (address.offset > limit || bytes > limit - address.offset) {
@@ -136,8 +128,7 @@ std::byte* GinEngine::locate(uint32_t rank, uint32_t on_rank, dev::WindowAddress
 uint64_t* GinEngine::locate_signal(uint32_t rank, uint32_t on_rank, uint32_t index, dev::Signal signal,
                                    check::Pc pc) const {
   if (signal.window != nullptr) {
-    return reinterpret_cast<uint64_t*>(
-        locate(rank, on_rank, {signal.window, signal.index}, sizeof(uint64_t), pc));
+    return reinterpret_cast<uint64_t*>(locate(rank, on_rank, {signal.window, signal.index}, sizeof(uint64_t), pc));
   }
   const uint32_t limit = cluster_.config().num_gin_signals;
   if (signal.index >= limit) {
@@ -160,8 +151,7 @@ void GinEngine::issue(uint32_t rank, uint32_t index, const GinRequest& request, 
   operation->rank = rank;
   operation->context = index;
   if (operation->is_put()) operation->dst = locate(rank, request.peer, request.at_peer, request.bytes, pc);
-  if (request.kind == GinRequest::Kind::put)
-    operation->src = locate(rank, rank, request.local, request.bytes, pc);
+  if (request.kind == GinRequest::Kind::put) operation->src = locate(rank, rank, request.local, request.bytes, pc);
   if (operation->is_get()) {
     operation->dst = locate(rank, rank, request.local, request.bytes, pc);
     operation->src = locate(rank, request.peer, request.at_peer, request.bytes, pc);
@@ -249,9 +239,8 @@ void GinEngine::start_piece(const OperationPtr& operation, uint64_t offset, uint
   };
   const auto read = [this, operation, offset, data, land] {
     if (is_lost(*operation)) return;
-    const auto* source = operation->src != nullptr
-                             ? operation->src
-                             : reinterpret_cast<const std::byte*>(&operation->request.value);
+    const auto* source =
+        operation->src != nullptr ? operation->src : reinterpret_cast<const std::byte*>(&operation->request.value);
     std::memcpy(data->data(), source + offset, data->size());
     cluster_.engine().after_delay(operation->rank, landing_delay_, land);
     --operation->num_unread;
@@ -289,8 +278,7 @@ void GinEngine::finish_landing(const OperationPtr& operation) {
     learn(operation->published);
     const std::vector<OperationPtr> others = from.in_flight;
     for (const OperationPtr& later : others) {
-      const bool is_awaited = later->request.peer == operation->request.peer &&
-                              later->number > operation->number &&
+      const bool is_awaited = later->request.peer == operation->request.peer && later->number > operation->number &&
                               later->request.signal.strength == dev::SignalAction::kStrong;
       if (!is_awaited) continue;
       learn(later->published);
@@ -299,9 +287,8 @@ void GinEngine::finish_landing(const OperationPtr& operation) {
     }
   }
   deliver_if_ready(operation);
-  std::erase_if(from.in_flight, [](const OperationPtr& other) {
-    return other->num_unlanded == 0 && other->num_awaited == 0;
-  });
+  std::erase_if(from.in_flight,
+                [](const OperationPtr& other) { return other->num_unlanded == 0 && other->num_awaited == 0; });
   close(*operation);
 }
 
@@ -341,8 +328,8 @@ void GinEngine::add(uint64_t* word, uint64_t value) {
 
 // When nothing more can come of it.
 void GinEngine::close(Operation& operation) {
-  const bool is_open = operation.num_unread > 0 || operation.num_unlanded > 0 ||
-                       operation.has_signal_pending || operation.counter != nullptr || !operation.is_flushed;
+  const bool is_open = operation.num_unread > 0 || operation.num_unlanded > 0 || operation.has_signal_pending ||
+                       operation.counter != nullptr || !operation.is_flushed;
   if (is_open || operation.checked == nullptr) return;
   checker_->end(std::exchange(operation.checked, nullptr));
 }

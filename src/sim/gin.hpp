@@ -66,10 +66,8 @@ class GinEngine {
   using OperationPtr = std::shared_ptr<Operation>;
 
   Context& context(uint32_t rank, uint32_t index) const;
-  std::byte* locate(uint32_t rank, uint32_t on_rank, dev::WindowAddress address, uint64_t bytes,
-                    check::Pc pc) const;
-  uint64_t* locate_signal(uint32_t rank, uint32_t on_rank, uint32_t context, dev::Signal signal,
-                          check::Pc pc) const;
+  std::byte* locate(uint32_t rank, uint32_t on_rank, dev::WindowAddress address, uint64_t bytes, check::Pc pc) const;
+  uint64_t* locate_signal(uint32_t rank, uint32_t on_rank, uint32_t context, dev::Signal signal, check::Pc pc) const;
   bool is_lost(const Operation& operation) const;
 
   void count(const Operation& operation);

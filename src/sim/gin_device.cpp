@@ -23,8 +23,7 @@ GinPort& port(const GinComm& comm, uint32_t context, sim::check::Pc pc) {
   auto* found = reinterpret_cast<GinPort*>(comm.handle);
   sim::Executor& executor = sim::Executor::running();
   if (found->rank != executor.current_rank()) {
-    executor.fail_thread(
-        pc, [found] { return "GIN was given the GinComm of rank " + std::to_string(found->rank); });
+    executor.fail_thread(pc, [found] { return "GIN was given the GinComm of rank " + std::to_string(found->rank); });
   }
   if (context >= comm.num_contexts) {
     executor.fail_thread(pc, [=, limit = comm.num_contexts] {
@@ -53,8 +52,7 @@ void Gin::put(uint32_t peer, WindowAddress dst, WindowAddress src, uint64_t byte
   issue(comm_, context_, request, EP_CALLER);
 }
 
-void Gin::put_value(uint32_t peer, WindowAddress dst, uint64_t value, uint32_t bytes,
-                    SignalAction at_peer) const {
+void Gin::put_value(uint32_t peer, WindowAddress dst, uint64_t value, uint32_t bytes, SignalAction at_peer) const {
   const sim::check::Pc pc = EP_CALLER;
   if (bytes > sizeof(value)) {
     sim::Executor::running().fail_thread(

@@ -27,7 +27,8 @@ void run_thread(void* argument) {
   running_state->exit_thread();
 }
 
-[[noreturn]] void reject(const KernelEntry& kernel, const std::string& what, size_t value, const std::string& expected) {
+[[noreturn]] void reject(const KernelEntry& kernel, const std::string& what, size_t value,
+                         const std::string& expected) {
   throw Error(ncclInvalidUsage,
               "launch of " + kernel.name + ": " + what + " is " + std::to_string(value) + ", expected " + expected);
 }
@@ -74,8 +75,8 @@ void Executor::launch(uint32_t rank, const KernelEntry& kernel, const runtime::L
 
 void ExecutorState::launch(std::unique_ptr<Grid> grid) {
   if (checker != nullptr) {
-    grid->checked = checker->begin_grid({grid->kernel->name, grid->rank, grid->num_blocks, grid->num_threads},
-                                        *grid->knowledge);
+    grid->checked =
+        checker->begin_grid({grid->kernel->name, grid->rank, grid->num_blocks, grid->num_threads}, *grid->knowledge);
   }
   const uint32_t rank = grid->rank;
   gpus[rank].starting.push_back(grid.get());
@@ -163,10 +164,10 @@ void check_stacks(ExecutorState& sim, const Block& block) {
 void tidy_up(ExecutorState& sim, Block& block) {
   Grid& grid = *block.grid;
   if (block.bulk_loads_in_flight > 0) {
-    sim.fail(NCCL_EP_SIM_FAILURE_FAULT,
-             grid.kernel->name + " on rank " + std::to_string(grid.rank) + ", block " + std::to_string(block.index) +
-                 ", has ended with " + std::to_string(block.bulk_loads_in_flight) +
-                 " bulk loads into its shared memory under way");
+    sim.fail(NCCL_EP_SIM_FAILURE_FAULT, grid.kernel->name + " on rank " + std::to_string(grid.rank) + ", block " +
+                                            std::to_string(block.index) + ", has ended with " +
+                                            std::to_string(block.bulk_loads_in_flight) +
+                                            " bulk loads into its shared memory under way");
   }
   check_stacks(sim, block);
   for (uint32_t i = 0; i < block.num_warps; ++i) {
@@ -210,8 +211,9 @@ void ExecutorState::exit_thread() {
   for (BulkGroup& group : thread.bulk_groups) {
     if (group.num_unread > 0) {
       fail_thread(0, [] {
-        return std::string("a thread exits while its bulk stores are still read from shared memory; "
-                           "expected bulk_wait_read<0> before");
+        return std::string(
+            "a thread exits while its bulk stores are still read from shared memory; "
+            "expected bulk_wait_read<0> before");
       });
     }
     for (check::Operation* operation : group.operations) block.grid->unlearned_operations.push_back(operation);
@@ -270,7 +272,8 @@ void ExecutorState::end_grid(Grid& grid) {
     fail_if_raced();
     if (failure) return;
   }
-  const auto position = std::find_if(grids.begin(), grids.end(), [&](const auto& other) { return other.get() == &grid; });
+  const auto position =
+      std::find_if(grids.begin(), grids.end(), [&](const auto& other) { return other.get() == &grid; });
   const std::unique_ptr<Grid> ended = std::move(*position);
   grids.erase(position);
   ended->done();

@@ -14,10 +14,9 @@ void Hosts::enter(Lock& lock, uint32_t rank) {
     throw Error(ncclInvalidUsage, "rank " + std::to_string(rank) + " has already been entered");
   }
   if (self.presence == Presence::left && threads_.contains(std::this_thread::get_id())) {
-    throw Error(ncclInvalidUsage,
-                "rank " + std::to_string(rank) +
-                    " has been left and may enter again when all ranks have left, but this thread "
-                    "is still inside for another rank");
+    throw Error(ncclInvalidUsage, "rank " + std::to_string(rank) +
+                                      " has been left and may enter again when all ranks have left, but this thread "
+                                      "is still inside for another rank");
   }
   session_ended_.wait(lock, [&] { return self.presence == Presence::outside; });
   self = {Presence::inside, std::this_thread::get_id()};
@@ -27,8 +26,7 @@ void Hosts::enter(Lock& lock, uint32_t rank) {
 void Hosts::leave(uint32_t rank) {
   Rank& self = ranks_[rank];
   if (self.presence != Presence::inside || self.thread != std::this_thread::get_id()) {
-    throw Error(ncclInvalidUsage,
-                "rank " + std::to_string(rank) + " cannot be left: this thread has not entered it");
+    throw Error(ncclInvalidUsage, "rank " + std::to_string(rank) + " cannot be left: this thread has not entered it");
   }
   self = {Presence::left, {}};
   auto thread = threads_.find(std::this_thread::get_id());
@@ -71,8 +69,8 @@ bool Hosts::release_ready() {
 }
 
 bool Hosts::gpus_may_move() const {
-  const bool all_known = std::none_of(ranks_.begin(), ranks_.end(),
-                                      [](const Rank& r) { return r.presence == Presence::outside; });
+  const bool all_known =
+      std::none_of(ranks_.begin(), ranks_.end(), [](const Rank& r) { return r.presence == Presence::outside; });
   const bool all_wait =
       std::all_of(threads_.begin(), threads_.end(), [](const auto& entry) { return entry.second.waiting; });
   return all_known && all_wait && !threads_.empty();

@@ -12,20 +12,13 @@ namespace {
 
 const char* name_of(device::Meeting what) {
   switch (what) {
-    case device::Meeting::sync:
-      return "sync_warp";
-    case device::Meeting::ballot:
-      return "ballot, all or any";
-    case device::Meeting::shuffle:
-      return "shfl";
-    case device::Meeting::shuffle_xor:
-      return "shfl_xor";
-    case device::Meeting::sum:
-      return "sum_warp";
-    case device::Meeting::maximum:
-      return "max_warp";
-    default:
-      return "or_warp";
+    case device::Meeting::sync: return "sync_warp";
+    case device::Meeting::ballot: return "ballot, all or any";
+    case device::Meeting::shuffle: return "shfl";
+    case device::Meeting::shuffle_xor: return "shfl_xor";
+    case device::Meeting::sum: return "sum_warp";
+    case device::Meeting::maximum: return "max_warp";
+    default: return "or_warp";
   }
 }
 
@@ -84,15 +77,10 @@ void synchronise(ExecutorState& sim, Warp& warp) {
 void complete(ExecutorState& sim, Warp& warp) {
   WarpMeeting& meeting = warp.meeting;
   switch (meeting.what) {
-    case device::Meeting::sync:
-      synchronise(sim, warp);
-      break;
+    case device::Meeting::sync: synchronise(sim, warp); break;
     case device::Meeting::shuffle:
-    case device::Meeting::shuffle_xor:
-      shuffle(sim, meeting);
-      break;
-    default:
-      combine(meeting);
+    case device::Meeting::shuffle_xor: shuffle(sim, meeting); break;
+    default: combine(meeting);
   }
   for (uint32_t lanes = std::exchange(meeting.arrived, 0); lanes != 0; lanes &= lanes - 1) {
     sim.make_runnable(warp.threads[std::countr_zero(lanes)]);

@@ -63,7 +63,8 @@ Memory::Memory(const ncclEpSimConfig_t& config, check::Checker* checker)
   void* memory = mmap(nullptr, bytes(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) {
     throw Error(ncclSystemError, "cannot reserve " + std::to_string(bytes()) + " bytes of address space for " +
-                                     std::to_string(num_ranks_) + " simulated GPUs; ncclEpSimConfig_t.memory_bytes is " +
+                                     std::to_string(num_ranks_) +
+                                     " simulated GPUs; ncclEpSimConfig_t.memory_bytes is " +
                                      std::to_string(config.memory_bytes));
   }
   begin_ = reinterpret_cast<uintptr_t>(memory);
@@ -109,13 +110,11 @@ uintptr_t Memory::find_room(const Arena& arena, uint32_t rank, size_t bytes, Zon
 void* Memory::allocate(uint32_t rank, size_t bytes, Zone zone) {
   Arena& arena = arenas_[rank];
   bytes = std::max<size_t>(bytes, 1);
-  const uintptr_t begin =
-      bytes <= memory_bytes_ - arena.allocated_bytes ? find_room(arena, rank, bytes, zone) : 0;
+  const uintptr_t begin = bytes <= memory_bytes_ - arena.allocated_bytes ? find_room(arena, rank, bytes, zone) : 0;
   if (begin == 0) {
     throw Error(ncclSystemError, "rank " + std::to_string(rank) + " cannot allocate " + std::to_string(bytes) +
                                      " bytes of device memory; " + std::to_string(arena.allocated_bytes) + " of " +
-                                     std::to_string(memory_bytes_) +
-                                     " (ncclEpSimConfig_t.memory_bytes) are in use");
+                                     std::to_string(memory_bytes_) + " (ncclEpSimConfig_t.memory_bytes) are in use");
   }
   uintptr_t& used_end = arena.used_end[static_cast<int>(zone)];
   const uintptr_t needed_end = align_up(begin + bytes, kPage);
@@ -170,7 +169,8 @@ std::string Memory::describe(uintptr_t address) const {
   }
   const uint32_t rank = owner(p);
   if (rank == kNobody) return "address " + hex(address);
-  const std::string where = "rank " + std::to_string(rank) + " memory + " + hex(address - zone_begin(rank, Zone::symmetric));
+  const std::string where =
+      "rank " + std::to_string(rank) + " memory + " + hex(address - zone_begin(rank, Zone::symmetric));
   const auto& allocations = arenas_[rank].allocations;
   auto after = allocations.upper_bound(address);
   if (after == allocations.begin()) return where + " (not allocated)";

@@ -55,8 +55,7 @@ void Races::remember_read(const Agent& agent, Cell& cell, const Access& mine, co
   Access* place = &cell.reads[1];
   for (Access& read : cell.reads) {
     const bool mask_covered = (read.bytes_mask & ~mine.bytes_mask) == 0;
-    if (read.epoch == 0 ||
-        (mask_covered && (agent.did(read.slot, read.epoch) || known.at(read.slot) >= read.epoch))) {
+    if (read.epoch == 0 || (mask_covered && (agent.did(read.slot, read.epoch) || known.at(read.slot) >= read.epoch))) {
       place = &read;
       break;
     }
@@ -102,8 +101,7 @@ void Races::access(const Agent& agent, const Request& request) {
 }
 
 void Races::add(const Finding& finding) {
-  const Pair pair{finding.reason, finding.earlier.pc, finding.later.pc, finding.earlier_writes,
-                  finding.later_writes};
+  const Pair pair{finding.reason, finding.earlier.pc, finding.later.pc, finding.earlier_writes, finding.later_writes};
   const auto [entry, is_new] = index_.try_emplace(pair, findings_.size());
   if (is_new) {
     findings_.push_back(finding);

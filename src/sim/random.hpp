@@ -18,9 +18,7 @@ class Random {
     return z ^ (z >> 31);
   }
   // A number from 0 to bound - 1.
-  uint64_t below(uint64_t bound) {
-    return static_cast<uint64_t>(static_cast<unsigned __int128>(next()) * bound >> 64);
-  }
+  uint64_t below(uint64_t bound) { return static_cast<uint64_t>(static_cast<unsigned __int128>(next()) * bound >> 64); }
   bool one_in(uint64_t n) { return below(n) == 0; }
   // Another stream of numbers, for a part of the simulator of its own.
   Random fork() { return Random(next()); }

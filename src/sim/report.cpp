@@ -9,10 +9,8 @@ constexpr const char* kAllowed = "race-ok:";  // in a comment on the line of eit
 
 const char* headline(Reason reason) {
   switch (reason) {
-    case Reason::unordered:
-      return "race: nothing orders these two accesses";
-    case Reason::scope:
-      return "race: the scope of a synchronising access leaves the other thread out";
+    case Reason::unordered: return "race: nothing orders these two accesses";
+    case Reason::scope: return "race: the scope of a synchronising access leaves the other thread out";
     case Reason::proxy_fence:
       return "missing fence_proxy_async: a bulk copy may not see this write, although it comes later";
     case Reason::mbar_fence:
@@ -24,16 +22,11 @@ const char* headline(Reason reason) {
 std::string kind_of(const Access& access, bool writes) {
   const std::string verb = writes ? "write" : "read";
   switch (access.as_kind()) {
-    case Kind::plain:
-      return verb;
-    case Kind::unit:
-      return "unit " + verb;
-    case Kind::atomic_block:
-      return "synchronising " + verb + " (block scope)";
-    case Kind::atomic_gpu:
-      return "synchronising " + verb + " (gpu scope)";
-    case Kind::atomic_system:
-      return "synchronising " + verb + " (system scope)";
+    case Kind::plain: return verb;
+    case Kind::unit: return "unit " + verb;
+    case Kind::atomic_block: return "synchronising " + verb + " (block scope)";
+    case Kind::atomic_gpu: return "synchronising " + verb + " (gpu scope)";
+    case Kind::atomic_system: return "synchronising " + verb + " (system scope)";
   }
   return verb;
 }

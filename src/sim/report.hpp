@@ -13,8 +13,7 @@ namespace nccl_ep::sim::check {
 
 class ReportWriter {
  public:
-  ReportWriter(const Names& names, DescribeAddress describe)
-      : names_(names), describe_(std::move(describe)) {}
+  ReportWriter(const Names& names, DescribeAddress describe) : names_(names), describe_(std::move(describe)) {}
 
   bool has_new(const std::vector<Finding>& findings) const {
     return !reports_.empty() || findings.size() > num_written_;

@@ -88,12 +88,9 @@ GpuThread* Scheduler::next(GpuThread* current) {
   if (schedule_ == NCCL_EP_SIM_SCHEDULE_STARVE && starvation_.steps_left-- == 0) redraw_starvation();
   if (favoured_.empty() && starved_.empty()) return nullptr;
   switch (schedule_) {
-    case NCCL_EP_SIM_SCHEDULE_WARPS:
-      return next_of_warp(current);
-    case NCCL_EP_SIM_SCHEDULE_UNIFORM:
-      return any_lane(*any_warp());
-    default:
-      return next_of_burst(current);
+    case NCCL_EP_SIM_SCHEDULE_WARPS: return next_of_warp(current);
+    case NCCL_EP_SIM_SCHEDULE_UNIFORM: return any_lane(*any_warp());
+    default: return next_of_burst(current);
   }
 }
 
@@ -146,12 +143,9 @@ uint32_t Scheduler::starved_lanes(const Warp& warp) const {
   constexpr uint32_t kAll = ~0u;
   const uint64_t rank = warp.block->grid->rank, block = rank << 20 | warp.block->index, w = block << 5 | warp.index;
   switch (starvation_.level) {
-    case 0:
-      return is_starved(rank) ? kAll : 0;
-    case 1:
-      return is_starved(block) ? kAll : 0;
-    case 2:
-      return is_starved(w) ? kAll : 0;
+    case 0: return is_starved(rank) ? kAll : 0;
+    case 1: return is_starved(block) ? kAll : 0;
+    case 2: return is_starved(w) ? kAll : 0;
     default:
       uint32_t lanes = 0;
       for (uint64_t lane = 0; lane < kWarpSize; ++lane) lanes |= uint32_t{is_starved(w << 5 | lane)} << lane;

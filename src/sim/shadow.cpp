@@ -17,8 +17,8 @@ Shadow::~Shadow() {
 void Shadow::add(uintptr_t begin, size_t bytes) {
   if (begin % Cell::kBytes != 0) throw std::invalid_argument("tracked memory begins at a multiple of four");
   Region region{begin, (bytes + Cell::kBytes - 1) / Cell::kBytes * Cell::kBytes, nullptr};
-  void* cells = mmap(nullptr, region.shadow_bytes(), PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* cells =
+      mmap(nullptr, region.shadow_bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (cells == MAP_FAILED) throw std::bad_alloc();
   region.cells = static_cast<Cell*>(cells);
   const auto after = std::upper_bound(regions_.begin(), regions_.end(), begin,

@@ -21,7 +21,8 @@ constexpr size_t kRedzone = 0;
 
 void check_shared_limits(ExecutorState& sim, const Block& block, check::Pc pc) {
   const size_t dynamic_bytes = block.grid->shared_bytes, limit = sim.config.max_shared_bytes;
-  if (block.static_shared_bytes <= Memory::kMaxStaticShared && dynamic_bytes + block.static_shared_bytes <= limit) return;
+  if (block.static_shared_bytes <= Memory::kMaxStaticShared && dynamic_bytes + block.static_shared_bytes <= limit)
+    return;
   sim.fail_thread(pc, [&] {
     return "the block has " + std::to_string(block.static_shared_bytes) + " bytes of static shared memory (at most " +
            std::to_string(Memory::kMaxStaticShared) + ") and " + std::to_string(dynamic_bytes) +

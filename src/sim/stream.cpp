@@ -76,8 +76,7 @@ void wait_for(Event& event, Stream& stream, const check::Knowledge& host) {
     }
     join_capture(stream, event.point);
   } else if (stream.is_capturing()) {
-    throw Error(ncclInvalidUsage,
-                "a stream that is being captured waits for an event recorded outside the capture");
+    throw Error(ncclInvalidUsage, "a stream that is being captured waits for an event recorded outside the capture");
   } else if (event.last_record != nullptr) {
     stream.pending.push_back({WaitWork{event.last_record}, host});
   }
@@ -101,11 +100,10 @@ std::shared_ptr<const Graph> end_capture(Stream& stream) {
   const size_t num_joined = count_reaching(*graph, stream.point.nodes);
   abandon_capture(stream);
   if (num_joined != graph->nodes.size()) {
-    throw Error(ncclInvalidUsage,
-                std::to_string(graph->nodes.size() - num_joined) + " of the capture's " +
-                    std::to_string(graph->nodes.size()) +
-                    " nodes are on streams that were not joined to the captured one; record an "
-                    "event behind them and let the captured stream wait for it");
+    throw Error(ncclInvalidUsage, std::to_string(graph->nodes.size() - num_joined) + " of the capture's " +
+                                      std::to_string(graph->nodes.size()) +
+                                      " nodes are on streams that were not joined to the captured one; record an "
+                                      "event behind them and let the captured stream wait for it");
   }
   return graph;
 }

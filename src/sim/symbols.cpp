@@ -117,8 +117,7 @@ std::map<uintptr_t, SourceLine> find_source_lines(const std::vector<uintptr_t>& 
     for (const auto& target : targets) offsets.push_back(target.first);
     for (size_t i = 0; i < offsets.size(); i += kPcsPerCall) {
       const size_t end = std::min(offsets.size(), i + kPcsPerCall);
-      fill(module,
-           {offsets.begin() + static_cast<ptrdiff_t>(i), offsets.begin() + static_cast<ptrdiff_t>(end)},
+      fill(module, {offsets.begin() + static_cast<ptrdiff_t>(i), offsets.begin() + static_cast<ptrdiff_t>(end)},
            targets);
     }
   }

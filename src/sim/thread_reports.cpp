@@ -83,9 +83,7 @@ std::string name_of(const GpuThread& thread) {
   return name_of(*thread.warp) + ", lane " + std::to_string(thread.lane());
 }
 
-std::string place_of(check::Pc pc) {
-  return pc != 0 ? ", at " + find_source_lines({pc}).at(pc).text() : "";
-}
+std::string place_of(check::Pc pc) { return pc != 0 ? ", at " + find_source_lines({pc}).at(pc).text() : ""; }
 
 std::string ExecutorState::describe_deadlock() const {
   std::vector<WaitingLanes> all;

@@ -72,8 +72,8 @@ EP_DEVICE void load_pieces(Test& test) {
     if (me != 0 || piece >= kPieces) return;
     dev::Mbarrier* bar = &full[piece % kStages];
     dev::mbar_arrive_expect_tx(bar, kCopyBytes);
-    dev::bulk_load(stage + piece % kStages * kCopyWords, test.data(test.args.rank, piece * kCopyWords),
-                   kCopyBytes, bar);
+    dev::bulk_load(stage + piece % kStages * kCopyWords, test.data(test.args.rank, piece * kCopyWords), kCopyBytes,
+                   bar);
   };
   load(0);
   load(1);
@@ -173,8 +173,7 @@ LITMUS(bulk_groups) {
     for (uint32_t i = 0; i < kCopyWords; ++i) stage[i] = scramble(piece * kCopyWords + i);
     dev::fence_proxy_async();
     dev::bulk_store(test.data(0, piece * kCopyWords), stage, kCopyBytes / 2);
-    dev::bulk_store(test.data(0, piece * kCopyWords + kCopyWords / 2), stage + kCopyWords / 2,
-                    kCopyBytes / 2);
+    dev::bulk_store(test.data(0, piece * kCopyWords + kCopyWords / 2), stage + kCopyWords / 2, kCopyBytes / 2);
     dev::bulk_commit();
     dev::bulk_wait<1>();
     if (piece >= 1) expect_arrived(piece - 1);

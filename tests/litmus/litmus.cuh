@@ -47,9 +47,7 @@ struct Test {
   EP_DEVICE T* data(uint32_t rank, uint32_t word = 0) const {
     return args.memory.at<T>(rank, uint64_t{4} * word);
   }
-  EP_DEVICE uint32_t* flag(uint32_t rank, uint32_t idx = 0) const {
-    return data(rank, kFlags + idx * kFlagStride);
-  }
+  EP_DEVICE uint32_t* flag(uint32_t rank, uint32_t idx = 0) const { return data(rank, kFlags + idx * kFlagStride); }
 
   // Waits a second at most.
   template <class Ready>

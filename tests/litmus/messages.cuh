@@ -57,9 +57,7 @@ LITMUS(message_relaxed_store) { pass_messages(test, kPeer, STORE(system), ACQUIR
 LITMUS(message_relaxed_load) { pass_messages(test, kPeer, RELEASE(system), LOAD(system)); }
 LITMUS(message_release_too_narrow) { pass_messages(test, kPeer, RELEASE(gpu), ACQUIRE(system)); }
 LITMUS(message_acquire_too_narrow) { pass_messages(test, kPeer, RELEASE(system), ACQUIRE(gpu)); }
-LITMUS(message_block_scope_between_blocks) {
-  pass_messages(test, kNextBlock, RELEASE(block), ACQUIRE(block));
-}
+LITMUS(message_block_scope_between_blocks) { pass_messages(test, kNextBlock, RELEASE(block), ACQUIRE(block)); }
 
 #define FENCE_STORE(scope)                       \
   [](uint32_t* flag, uint32_t round) {           \
@@ -185,8 +183,8 @@ EP_DEVICE void try_atomics(Test& test, uint32_t at) {
     EXPECT(dev::atomic_add<Order::relaxed, Scope::system>(word, high) == 0);
     EXPECT(dev::atomic_or<Order::acquire, Scope::system>(word, static_cast<T>(5)) == high);
     EXPECT(dev::atomic_cas<Order::acq_rel, Scope::system>(word, static_cast<T>(5), high) == (high | 5));
-    EXPECT(dev::atomic_cas<Order::acq_rel, Scope::system>(word, static_cast<T>(high | 5),
-                                                          static_cast<T>(7)) == (high | 5));
+    EXPECT(dev::atomic_cas<Order::acq_rel, Scope::system>(word, static_cast<T>(high | 5), static_cast<T>(7)) ==
+           (high | 5));
     EXPECT(dev::atomic_exchange<Order::release, Scope::system>(word, static_cast<T>(9)) == 7);
     EXPECT(dev::atomic_add<Order::acq_rel, Scope::system>(word, static_cast<T>(-10)) == 9);
     EXPECT(dev::ld_relaxed<Scope::system>(word) == static_cast<T>(-1));

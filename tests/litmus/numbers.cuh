@@ -72,8 +72,7 @@ LITMUS(bf16_and_fp16_to_float_and_back) {
     const float bf16 = dev::float_from_bf16(half), fp16 = dev::float_from_fp16(half);
     EXPECT(dev::bits_from_float(bf16) == bits << 16 || is_nan(bits << 16));
     EXPECT(is_nan(bits << 16) ? is_nan(dev::bits_from_float(bf16)) : dev::bf16_from_float(bf16) == half);
-    EXPECT((bits & 0x7fffu) > 0x7c00u ? is_nan(dev::bits_from_float(fp16))
-                                      : dev::fp16_from_float(fp16) == half);
+    EXPECT((bits & 0x7fffu) > 0x7c00u ? is_nan(dev::bits_from_float(fp16)) : dev::fp16_from_float(fp16) == half);
     if ((bits & 0x7c00u) != 0x7c00u) {  // a finite number: mantissa times a power of two
       const uint32_t exponent = bits >> 10 & 31u, mantissa = bits & 1023u;
       double value = exponent == 0 ? mantissa : mantissa + 1024;

@@ -25,8 +25,7 @@ LITMUS(shuffles) {
   const uint32_t first = dev::thread_idx() - lane;
   EXPECT(dev::shfl(mine, 9) == scramble(first + 9));
   EXPECT(dev::shfl(mine, (lane + 5) % 32) == scramble(first + (lane + 5) % 32));
-  for (uint32_t mask = 1; mask < 32; mask *= 2)
-    EXPECT(dev::shfl_xor(mine, mask) == scramble(first + (lane ^ mask)));
+  for (uint32_t mask = 1; mask < 32; mask *= 2) EXPECT(dev::shfl_xor(mine, mask) == scramble(first + (lane ^ mask)));
   const uint64_t wide = uint64_t{mine} << 32 | lane;
   EXPECT(dev::shfl(wide, 3) == (uint64_t{scramble(first + 3)} << 32 | 3));
 }

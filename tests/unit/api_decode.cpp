@@ -22,9 +22,7 @@ std::string refusal(Call&& call, ncclResult_t code = ncclInvalidArgument) {
   return "";
 }
 
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
+bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 }  // namespace
 
@@ -75,8 +73,7 @@ TEST_CASE("api_decode: a struct without its header is refused with what was foun
                  "config: magic is 0x00001234, expected 0xC00FFFEE"));
   config = NCCL_EP_HANDLE_CONFIG_INIT;
   config.size = 15;
-  CHECK(contains(refusal([&] { decode_optional("config", &config); }),
-                 "config: size is 15, expected at least 16"));
+  CHECK(contains(refusal([&] { decode_optional("config", &config); }), "config: size is 15, expected at least 16"));
 }
 
 TEST_CASE("api_decode: any number is refused that is no value of its enumeration") {
@@ -102,8 +99,7 @@ TEST_CASE("api_decode: tensors need a header, extents and memory, in this order"
 
   ncclEpTensor_t broken = tensor;
   broken.magic = NCCL_EP_MAGIC;
-  CHECK(
-      contains(refusal([&] { decode_tensor("t", &broken); }), "t: magic is 0xC00FFFEE, expected 0xCAFECAFE"));
+  CHECK(contains(refusal([&] { decode_tensor("t", &broken); }), "t: magic is 0xC00FFFEE, expected 0xCAFECAFE"));
   broken = tensor;
   broken.size = 40;
   CHECK(contains(refusal([&] { decode_tensor("t", &broken); }), "t: size is 40, expected at least 48"));

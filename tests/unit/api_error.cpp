@@ -70,8 +70,7 @@ TEST_CASE("api_error: calls without an object answer NULL with a code") {
   CHECK(ncclEpGroupDestroy(nullptr) == ncclSuccess);
 
   ncclEpHandle_t handle = reinterpret_cast<ncclEpHandle_t>(1);
-  CHECK(ncclEpInitHandle(&handle, nullptr, NCCL_EP_LAYOUT_RANK_MAJOR, nullptr, 8, nullptr) ==
-        ncclInvalidArgument);
+  CHECK(ncclEpInitHandle(&handle, nullptr, NCCL_EP_LAYOUT_RANK_MAJOR, nullptr, 8, nullptr) == ncclInvalidArgument);
   CHECK(handle == nullptr);
   handle = reinterpret_cast<ncclEpHandle_t>(1);
   CHECK(ncclEpCreateHandle(&handle, nullptr, NCCL_EP_LAYOUT_RANK_MAJOR, nullptr, nullptr, nullptr, nullptr) ==

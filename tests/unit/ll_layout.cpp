@@ -20,12 +20,14 @@ std::vector<Region> regions_of(const LlLayout& layout) {
   std::vector<Region> regions{{layout.hello_at(0), layout.hello_at(layout.num_ranks)}};
   const uint32_t rank = layout.num_ranks - 1, token = layout.max_tokens - 1;
   for (uint32_t bank = 0; bank < LlLayout::kNumBanks; ++bank) {
-    regions.push_back({layout.counts_at(bank, 0, 0), layout.counts_at(bank, rank, layout.count_units - 1) + sizeof(Unit)});
-    regions.push_back({layout.route_at(bank, 0, 0, 0), layout.route_at(bank, rank, token, layout.max_hits - 1) + sizeof(Unit)});
+    regions.push_back(
+        {layout.counts_at(bank, 0, 0), layout.counts_at(bank, rank, layout.count_units - 1) + sizeof(Unit)});
+    regions.push_back(
+        {layout.route_at(bank, 0, 0, 0), layout.route_at(bank, rank, token, layout.max_hits - 1) + sizeof(Unit)});
     regions.push_back({layout.flag_at(bank, 0, 0, 0), layout.flag_at(bank, rank, token, LlLayout::kMaxChunks - 1) + 4});
     regions.push_back({layout.row_at(bank, 0, 0), layout.row_at(bank, rank, token) + layout.row_bytes});
-    regions.push_back({layout.unit_row_at(bank, 0, 0), layout.unit_row_at(bank, rank, layout.unit_tokens() - 1) +
-                                                           sizeof(Unit) * layout.units_per_row});
+    regions.push_back({layout.unit_row_at(bank, 0, 0),
+                       layout.unit_row_at(bank, rank, layout.unit_tokens() - 1) + sizeof(Unit) * layout.units_per_row});
     CHECK(layout.units_per_row * 12 >= layout.row_bytes);
   }
   return regions;
@@ -35,7 +37,9 @@ std::vector<Region> regions_of(const LlLayout& layout) {
 
 TEST_CASE("ll_layout: regions are aligned, in order and inside the window") {
   std::mt19937 random(20931);
-  const auto draw = [&](uint32_t low, uint32_t high) { return std::uniform_int_distribution<uint32_t>(low, high)(random); };
+  const auto draw = [&](uint32_t low, uint32_t high) {
+    return std::uniform_int_distribution<uint32_t>(low, high)(random);
+  };
   for (int i = 0; i < 2000; ++i) {
     const LlLayout layout = LlLayout::make(draw(1, 72), draw(1, 1024), draw(1, 512), draw(1, 64), 16 * draw(1, 2048));
     const std::vector<Region> regions = regions_of(layout);

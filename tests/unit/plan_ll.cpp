@@ -28,6 +28,7 @@ void check(const LlPlan& plan, uint64_t row_bytes, const Limits& limits) {
   CHECK(plan.launch.shared_bytes + 20 * 1024 <= limits.max_shared_bytes);
   CHECK(plan.rows.packs_per_row * 16 == row_bytes);
   CHECK(plan.rows.num_chunks >= 1);
+  CHECK(plan.rows.packs_per_chunk % 3 == 0);
   CHECK(plan.rows.num_chunks <= LlLayout::kMaxChunks);
   CHECK(plan.rows.num_chunks * plan.rows.packs_per_chunk >= plan.rows.packs_per_row);
   CHECK((plan.rows.num_chunks - 1) * plan.rows.packs_per_chunk < plan.rows.packs_per_row);
@@ -37,7 +38,9 @@ void check(const LlPlan& plan, uint64_t row_bytes, const Limits& limits) {
 
 TEST_CASE("plan_ll: random shapes stay within every limit") {
   std::mt19937 random(20931);
-  const auto draw = [&](uint32_t low, uint32_t high) { return std::uniform_int_distribution<uint32_t>(low, high)(random); };
+  const auto draw = [&](uint32_t low, uint32_t high) {
+    return std::uniform_int_distribution<uint32_t>(low, high)(random);
+  };
   for (int i = 0; i < 2000; ++i) {
     const Limits limits = i % 2 ? Limits{draw(1, 132), 1024, kShared} : kSimulated;
     const uint32_t ranks = draw(1, 72);
@@ -49,16 +52,9 @@ TEST_CASE("plan_ll: random shapes stay within every limit") {
       check(dispatch, row_bytes, limits);
       CHECK(dispatch.experts_per_pass >= 1);
       if (layout == Layout::expert_major) CHECK(dispatch.experts_per_pass % 3 == 0);
-      CHECK(dispatch.rows.num_send_workers >= 1);
       check(plan_ll_combine(random_shape, row_bytes, num_tokens, limits, {}), row_bytes, limits);
     }
   }
-}
-
-TEST_CASE("plan_ll: a row too large for shared memory is refused by name") {
-  CHECK_THROWS_WITH_AS(
-      plan_ll_dispatch(shape(2, 4, 8, 1 << 21), Layout::expert_major, 1 << 21, 8, kH200, {}),
-      doctest::Contains("2097152 bytes"), Error);
 }
 
 TEST_CASE("plan_ll: tuning is parsed, and a wrong name is refused") {

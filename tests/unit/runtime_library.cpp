@@ -25,8 +25,7 @@ const LibraryQuery kThreadDb{"the thread library", {"libthread_db.so.1"}, {}, "t
 
 TEST_CASE("runtime_library: a missing library is named with the remedy and all that was tried") {
   try {
-    Library::open(
-        {"Fantasy", {"libfantasy.so.2", "libfantasy.so.1"}, {}, "fantasy_init", "pip install fantasy"});
+    Library::open({"Fantasy", {"libfantasy.so.2", "libfantasy.so.1"}, {}, "fantasy_init", "pip install fantasy"});
     FAIL("found a library that does not exist");
   } catch (const Error& error) {
     const std::string message = error.what();
@@ -63,9 +62,8 @@ TEST_CASE("runtime_library: a missing function means that the library is too old
   void (*function)() = nullptr;
   library.bind(function, "td_init");
   CHECK(static_cast<bool>(function));
-  CHECK_THROWS_WITH_AS(
-      library.bind(function, "td_fantasy"),
-      ("the thread library (" + library.path() + ") has no td_fantasy: it is too old").c_str(), Error);
+  CHECK_THROWS_WITH_AS(library.bind(function, "td_fantasy"),
+                       ("the thread library (" + library.path() + ") has no td_fantasy: it is too old").c_str(), Error);
 }
 
 TEST_CASE("runtime_library: an NCCL that is too old, and who loaded it") {

@@ -34,16 +34,12 @@ struct World {
     for (uint32_t rank = 0; rank < kRanks; ++rank) finish(rank);
   }
 
-  void launch(uint32_t rank) {
-    grids[rank] = checker.begin_grid({"kernel", rank, kBlocks, kThreads}, streams[rank]);
-  }
+  void launch(uint32_t rank) { grids[rank] = checker.begin_grid({"kernel", rank, kBlocks, kThreads}, streams[rank]); }
   void finish(uint32_t rank) {
     if (grids[rank] != nullptr) checker.end_grid(std::exchange(grids[rank], nullptr), streams[rank]);
   }
 
-  Thread& at(uint32_t rank, uint32_t block, uint32_t thread) {
-    return checker.thread(*grids[rank], block, thread);
-  }
+  Thread& at(uint32_t rank, uint32_t block, uint32_t thread) { return checker.thread(*grids[rank], block, thread); }
   std::vector<Thread*> warp(uint32_t rank, uint32_t block, uint32_t warp_idx, uint32_t count = 32) {
     std::vector<Thread*> threads;
     for (uint32_t i = 0; i < count; ++i) threads.push_back(&at(rank, block, 32 * warp_idx + i));
@@ -51,9 +47,7 @@ struct World {
   }
 
   void read(Thread& t, uint32_t word, size_t bytes = 4) { checker.read(t, &memory[word], bytes, next_pc++); }
-  void write(Thread& t, uint32_t word, size_t bytes = 4) {
-    checker.write(t, &memory[word], bytes, next_pc++);
-  }
+  void write(Thread& t, uint32_t word, size_t bytes = 4) { checker.write(t, &memory[word], bytes, next_pc++); }
   void load(Thread& t, uint32_t word, Order order, Scope scope) {
     checker.load(t, &memory[word], 4, order, scope, next_pc++);
   }
@@ -321,8 +315,7 @@ TEST_CASE("a plain read of a unit is a race") {
   CHECK(w.says("after unit write"));
 }
 
-TEST_CASE(
-    "the source of a bulk store is being read until bulk_wait_read, the target written until bulk_wait") {
+TEST_CASE("the source of a bulk store is being read until bulk_wait_read, the target written until bulk_wait") {
   enum class Wait { none, read, all };
   const auto verdict = [](Wait wait, uint32_t word) {
     World w;
@@ -359,8 +352,7 @@ TEST_CASE("a bulk store of ordinary writes needs fence_proxy_async somewhere on 
   CHECK(report(Fence::issuer) == "");
   CHECK(report(Fence::none).find("missing fence_proxy_async") != std::string::npos);
   CHECK(report(Fence::too_early).find("missing fence_proxy_async") != std::string::npos);
-  CHECK(report(Fence::none).find("bulk store issued by kernel rank 0 block 0 warp 0 lane 0") !=
-        std::string::npos);
+  CHECK(report(Fence::none).find("bulk store issued by kernel rank 0 block 0 warp 0 lane 0") != std::string::npos);
 }
 
 TEST_CASE("acquired data needs fence_proxy_async before a bulk load reads it") {

@@ -27,8 +27,7 @@ void expect_same(const Clock& clock, const Model& model, const std::vector<Slot>
 TEST_CASE("random sets and joins of clocks match a map of epochs") {
   std::mt19937 random(5);
   std::vector<Slot> slots;
-  for (int i = 0; i < 60; ++i)
-    slots.push_back(random() % 3 == 0 ? random() % Clock::kMaxSlots : random() % 100);
+  for (int i = 0; i < 60; ++i) slots.push_back(random() % 3 == 0 ? random() % Clock::kMaxSlots : random() % 100);
   std::vector<Clock> clocks(8);
   std::vector<Model> models(8);
   ClockJoiner joiner;

@@ -7,9 +7,9 @@
 namespace {
 
 using namespace nccl_ep;
-using test::Args;
 using dev::Order;
 using dev::Scope;
+using test::Args;
 
 uint32_t* word(const Args& args, uint32_t rank, uint32_t index) { return args.memory.at<uint32_t>(rank, 4 * index); }
 

@@ -11,13 +11,10 @@ namespace nccl_ep::sim::test {
 
 namespace {
 
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
+bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 // Rank 0 raises a flag in rank 1's memory with `kernel`, and rank 1 waits for it. Returns rank 1's result.
-ncclResult_t signal_other_rank(const TestCluster& cluster, const char* kernel,
-                               bool is_sender_silent = false) {
+ncclResult_t signal_other_rank(const TestCluster& cluster, const char* kernel, bool is_sender_silent = false) {
   ncclResult_t result = ncclSuccess;
   cluster.run([&](const TestRank& self) {
     auto* memory = self.allocate_symmetric<uint32_t>(3);

@@ -72,9 +72,8 @@ TEST_CASE("sim_hosts: collective calls that differ are refused on every rank") {
   TestCluster cluster(ranks(2));
   cluster.run([](const TestRank& self) {
     uint32_t in = 1, out[2];
-    const ncclResult_t result = self.rank == 0
-                                    ? ncclEpSimBarrier(self.cluster, self.rank)
-                                    : ncclEpSimAllGather(self.cluster, self.rank, &in, out, sizeof(in));
+    const ncclResult_t result = self.rank == 0 ? ncclEpSimBarrier(self.cluster, self.rank)
+                                               : ncclEpSimAllGather(self.cluster, self.rank, &in, out, sizeof(in));
     CHECK(result == ncclInvalidUsage);
     CHECK(std::string(ncclEpSimGetLastError()).find("do not match") != std::string::npos);
   });

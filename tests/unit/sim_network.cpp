@@ -69,8 +69,7 @@ Tally run_seeds(uint32_t variant, const char* first, const char* second) {
   Tally tally;
   for (uint64_t seed = 1; seed <= kNumSeeds; ++seed) {
     tally.num_wrong += !Exchange(seed, variant, first, second, false).is_correct();
-    tally.num_races +=
-        Exchange(seed, variant, first, second, true).cluster.failure() == NCCL_EP_SIM_FAILURE_RACE;
+    tally.num_races += Exchange(seed, variant, first, second, true).cluster.failure() == NCCL_EP_SIM_FAILURE_RACE;
   }
   return tally;
 }

@@ -7,9 +7,7 @@ namespace nccl_ep::sim::test {
 
 namespace {
 
-dev::WindowAddress word(const GinArgs& args, uint64_t index) {
-  return {args.window, index * sizeof(uint32_t)};
-}
+dev::WindowAddress word(const GinArgs& args, uint64_t index) { return {args.window, index * sizeof(uint32_t)}; }
 
 // Two puts to rank 1; the signal rides on the second.
 void send_two(const GinArgs& args) {
@@ -17,8 +15,7 @@ void send_two(const GinArgs& args) {
   for (uint32_t i = 0; i < 2 * kWords; ++i) dev::st(args.memory + i, i + 1);
   const dev::Gin gin(args.comm, 0), other(args.comm, 1);
   const dev::Gin& first = args.variant == kTwoContexts ? other : gin;
-  const dev::Signal signal =
-      args.variant == kVaSignal ? dev::signal(word(args, 4 * kWords)) : dev::signal(uint32_t{3});
+  const dev::Signal signal = args.variant == kVaSignal ? dev::signal(word(args, 4 * kWords)) : dev::signal(uint32_t{3});
   first.put(1, word(args, 2 * kWords), word(args, 0), kWords * 4);
   gin.put(1, word(args, 3 * kWords), word(args, kWords), kWords * 4,
           args.variant == kWeak ? dev::weak(signal) : dev::strong(signal));
@@ -27,8 +24,7 @@ void send_two(const GinArgs& args) {
 void receive_two(const GinArgs& args) {
   if (dev::thread_idx() != 0) return;
   const dev::Gin gin(args.comm, 0);
-  gin.wait_signal(args.variant == kVaSignal ? dev::signal(word(args, 4 * kWords)) : dev::signal(uint32_t{3}),
-                  1);
+  gin.wait_signal(args.variant == kVaSignal ? dev::signal(word(args, 4 * kWords)) : dev::signal(uint32_t{3}), 1);
   for (uint32_t i = 0; i < 2 * kWords; ++i) dev::st(args.out + i, dev::ld(args.memory + 2 * kWords + i));
 }
 

@@ -73,16 +73,13 @@ class TestRank {
   template <class Args>
   void launch(const char* kernel, const Args& args, cudaStream_t stream, uint32_t num_blocks = 1,
               uint32_t num_threads = 32) const {
-    expect_success(
-        ncclEpSimLaunch(cluster, rank, kernel, num_blocks, num_threads, 0, &args, sizeof(args), stream));
+    expect_success(ncclEpSimLaunch(cluster, rank, kernel, num_blocks, num_threads, 0, &args, sizeof(args), stream));
   }
   void synchronize(cudaStream_t stream = nullptr) const { expect_success(try_synchronize(stream)); }
   ncclResult_t try_synchronize(cudaStream_t stream = nullptr) const {
     return ncclEpSimStreamSynchronize(cluster, rank, stream);
   }
-  void begin_capture(cudaStream_t stream) const {
-    expect_success(ncclEpSimStreamBeginCapture(cluster, rank, stream));
-  }
+  void begin_capture(cudaStream_t stream) const { expect_success(ncclEpSimStreamBeginCapture(cluster, rank, stream)); }
   ncclEpSimGraph_t end_capture(cudaStream_t stream) const {
     ncclEpSimGraph_t graph = nullptr;
     expect_success(ncclEpSimStreamEndCapture(cluster, rank, stream, &graph));

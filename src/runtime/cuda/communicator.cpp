@@ -32,8 +32,8 @@ void check_teams(const ncclCommProperties& properties) {
                               std::to_string(properties.nLsaTeams) + " groups connected by NVLink";
     if (nccl().version < kMinNcclTeams) {
       throw Error(ncclInvalidUsage, teams + ", which needs NCCL " + version_text(kMinNcclTeams) +
-                                        " or later; this is " + version_text(nccl().version) + " (" +
-                                        nccl().path + ")");
+                                        " or later; this is " + version_text(nccl().version) + " (" + nccl().path +
+                                        ")");
     }
     throw Error(ncclInvalidUsage, teams + "; this version supports one group, with every rank in it");
   }
@@ -124,12 +124,10 @@ class CudaCommunicator final : public Communicator {
 
   uint64_t peer_address(ncclWindow_t window, size_t offset, uint32_t lsa_rank) const {
     void* address = nullptr;
-    const ncclResult_t result =
-        nccl().ncclGetLsaDevicePointer(window, offset, static_cast<int>(lsa_rank), &address);
+    const ncclResult_t result = nccl().ncclGetLsaDevicePointer(window, offset, static_cast<int>(lsa_rank), &address);
     if (result != ncclSuccess || address == nullptr) {
       check(result, "ncclGetLsaDevicePointer", comm_);
-      throw Error(ncclInternalError,
-                  "ncclGetLsaDevicePointer: NULL for LSA rank " + std::to_string(lsa_rank));
+      throw Error(ncclInternalError, "ncclGetLsaDevicePointer: NULL for LSA rank " + std::to_string(lsa_rank));
     }
     return reinterpret_cast<uint64_t>(address);
   }
@@ -141,8 +139,8 @@ class CudaCommunicator final : public Communicator {
       const uint64_t address = peer_address(window, 0, r);
       if (address == reinterpret_cast<uint64_t>(all.at<void>(r, 0))) continue;
       throw Error(ncclInternalError, "NCCL " + version_text(nccl().version) +
-                                         " maps the LSA team's memory at unequal distances (rank " +
-                                         std::to_string(r) + "), which this library does not expect");
+                                         " maps the LSA team's memory at unequal distances (rank " + std::to_string(r) +
+                                         "), which this library does not expect");
     }
   }
 

@@ -51,38 +51,38 @@ inline constexpr unsigned int CU_MEMHOSTALLOC_PORTABLE = 1;
 inline constexpr unsigned int CU_MEMHOSTALLOC_DEVICEMAP = 2;
 
 // X(name, exported symbol, parameters)
-#define NCCL_EP_CUDA_FUNCTIONS(X)                                                                    \
-  X(cuInit, cuInit, (unsigned int))                                                                  \
-  X(cuDriverGetVersion, cuDriverGetVersion, (int*))                                                  \
-  X(cuGetErrorName, cuGetErrorName, (CUresult, const char**))                                        \
-  X(cuGetErrorString, cuGetErrorString, (CUresult, const char**))                                    \
-  X(cuDeviceGet, cuDeviceGet, (CUdevice*, int))                                                      \
-  X(cuDeviceGetCount, cuDeviceGetCount, (int*))                                                      \
-  X(cuDeviceGetAttribute, cuDeviceGetAttribute, (int*, CUdevice_attribute, CUdevice))                \
-  X(cuDevicePrimaryCtxRetain, cuDevicePrimaryCtxRetain, (CUcontext*, CUdevice))                      \
-  X(cuDevicePrimaryCtxRelease, cuDevicePrimaryCtxRelease_v2, (CUdevice))                             \
-  X(cuCtxGetCurrent, cuCtxGetCurrent, (CUcontext*))                                                  \
-  X(cuCtxPushCurrent, cuCtxPushCurrent_v2, (CUcontext))                                              \
-  X(cuCtxPopCurrent, cuCtxPopCurrent_v2, (CUcontext*))                                               \
-  X(cuMemAlloc, cuMemAlloc_v2, (CUdeviceptr*, size_t))                                               \
-  X(cuMemFree, cuMemFree_v2, (CUdeviceptr))                                                          \
-  X(cuMemHostAlloc, cuMemHostAlloc, (void**, size_t, unsigned int))                                  \
-  X(cuMemFreeHost, cuMemFreeHost, (void*))                                                           \
-  X(cuMemsetD8Async, cuMemsetD8Async, (CUdeviceptr, unsigned char, size_t, CUstream))                \
-  X(cuMemcpyAsync, cuMemcpyAsync, (CUdeviceptr, CUdeviceptr, size_t, CUstream))                      \
-  X(cuStreamCreate, cuStreamCreate, (CUstream*, unsigned int))                                       \
-  X(cuStreamDestroy, cuStreamDestroy_v2, (CUstream))                                                 \
-  X(cuStreamSynchronize, cuStreamSynchronize, (CUstream))                                            \
-  X(cuStreamIsCapturing, cuStreamIsCapturing, (CUstream, CUstreamCaptureStatus*))                    \
-  X(cuThreadExchangeStreamCaptureMode, cuThreadExchangeStreamCaptureMode, (CUstreamCaptureMode*))    \
-  X(cuModuleLoadData, cuModuleLoadData, (CUmodule*, const void*))                                    \
-  X(cuModuleUnload, cuModuleUnload, (CUmodule))                                                      \
-  X(cuModuleGetFunction, cuModuleGetFunction, (CUfunction*, CUmodule, const char*))                  \
-  X(cuFuncSetAttribute, cuFuncSetAttribute, (CUfunction, CUfunction_attribute, int))                 \
-  X(cuOccupancyMaxActiveBlocksPerMultiprocessor, cuOccupancyMaxActiveBlocksPerMultiprocessor,        \
-    (int*, CUfunction, int, size_t))                                                                 \
-  X(cuLaunchKernel, cuLaunchKernel,                                                                  \
-    (CUfunction, unsigned int, unsigned int, unsigned int, unsigned int, unsigned int, unsigned int, \
-     unsigned int, CUstream, void**, void**))
+#define NCCL_EP_CUDA_FUNCTIONS(X)                                                                                  \
+  X(cuInit, cuInit, (unsigned int))                                                                                \
+  X(cuDriverGetVersion, cuDriverGetVersion, (int*))                                                                \
+  X(cuGetErrorName, cuGetErrorName, (CUresult, const char**))                                                      \
+  X(cuGetErrorString, cuGetErrorString, (CUresult, const char**))                                                  \
+  X(cuDeviceGet, cuDeviceGet, (CUdevice*, int))                                                                    \
+  X(cuDeviceGetCount, cuDeviceGetCount, (int*))                                                                    \
+  X(cuDeviceGetAttribute, cuDeviceGetAttribute, (int*, CUdevice_attribute, CUdevice))                              \
+  X(cuDevicePrimaryCtxRetain, cuDevicePrimaryCtxRetain, (CUcontext*, CUdevice))                                    \
+  X(cuDevicePrimaryCtxRelease, cuDevicePrimaryCtxRelease_v2, (CUdevice))                                           \
+  X(cuCtxGetCurrent, cuCtxGetCurrent, (CUcontext*))                                                                \
+  X(cuCtxPushCurrent, cuCtxPushCurrent_v2, (CUcontext))                                                            \
+  X(cuCtxPopCurrent, cuCtxPopCurrent_v2, (CUcontext*))                                                             \
+  X(cuMemAlloc, cuMemAlloc_v2, (CUdeviceptr*, size_t))                                                             \
+  X(cuMemFree, cuMemFree_v2, (CUdeviceptr))                                                                        \
+  X(cuMemHostAlloc, cuMemHostAlloc, (void**, size_t, unsigned int))                                                \
+  X(cuMemFreeHost, cuMemFreeHost, (void*))                                                                         \
+  X(cuMemsetD8Async, cuMemsetD8Async, (CUdeviceptr, unsigned char, size_t, CUstream))                              \
+  X(cuMemcpyAsync, cuMemcpyAsync, (CUdeviceptr, CUdeviceptr, size_t, CUstream))                                    \
+  X(cuStreamCreate, cuStreamCreate, (CUstream*, unsigned int))                                                     \
+  X(cuStreamDestroy, cuStreamDestroy_v2, (CUstream))                                                               \
+  X(cuStreamSynchronize, cuStreamSynchronize, (CUstream))                                                          \
+  X(cuStreamIsCapturing, cuStreamIsCapturing, (CUstream, CUstreamCaptureStatus*))                                  \
+  X(cuThreadExchangeStreamCaptureMode, cuThreadExchangeStreamCaptureMode, (CUstreamCaptureMode*))                  \
+  X(cuModuleLoadData, cuModuleLoadData, (CUmodule*, const void*))                                                  \
+  X(cuModuleUnload, cuModuleUnload, (CUmodule))                                                                    \
+  X(cuModuleGetFunction, cuModuleGetFunction, (CUfunction*, CUmodule, const char*))                                \
+  X(cuFuncSetAttribute, cuFuncSetAttribute, (CUfunction, CUfunction_attribute, int))                               \
+  X(cuOccupancyMaxActiveBlocksPerMultiprocessor, cuOccupancyMaxActiveBlocksPerMultiprocessor,                      \
+    (int*, CUfunction, int, size_t))                                                                               \
+  X(cuLaunchKernel, cuLaunchKernel,                                                                                \
+    (CUfunction, unsigned int, unsigned int, unsigned int, unsigned int, unsigned int, unsigned int, unsigned int, \
+     CUstream, void**, void**))
 
 }  // namespace nccl_ep::runtime::cuda

@@ -47,8 +47,7 @@ CudaDevice::CudaDevice(int ordinal) {
   check(cu.cuDeviceGet(&device_, ordinal), "cuDeviceGet");
   limits_.arch = arch_of(device_);
   limits_.num_sms = static_cast<uint32_t>(attribute(device_, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT));
-  limits_.max_threads_per_block =
-      static_cast<uint32_t>(attribute(device_, CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK));
+  limits_.max_threads_per_block = static_cast<uint32_t>(attribute(device_, CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK));
   limits_.max_shared_bytes_per_block =
       static_cast<size_t>(attribute(device_, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN));
   check(cu.cuDevicePrimaryCtxRetain(&context_, device_), "cuDevicePrimaryCtxRetain");
@@ -84,8 +83,7 @@ void* CudaDevice::allocate(size_t bytes) {
   const ContextScope scope(context_);
   const RelaxedCaptureScope relaxed;
   CUdeviceptr memory = 0;
-  check(driver().cuMemAlloc(&memory, bytes),
-        ("allocating " + std::to_string(bytes) + " bytes on the GPU").c_str());
+  check(driver().cuMemAlloc(&memory, bytes), ("allocating " + std::to_string(bytes) + " bytes on the GPU").c_str());
   return reinterpret_cast<void*>(memory);
 }
 
@@ -167,13 +165,12 @@ uint32_t CudaDevice::blocks_per_sm(Kernel* kernel, const LaunchShape& shape) {
   if (shape.shared_bytes > it.shared_limit) {
     check(driver().cuFuncSetAttribute(it.function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
                                       static_cast<int>(shape.shared_bytes)),
-          ("asking for " + std::to_string(shape.shared_bytes) + " bytes of shared memory for " + it.name)
-              .c_str());
+          ("asking for " + std::to_string(shape.shared_bytes) + " bytes of shared memory for " + it.name).c_str());
     it.shared_limit = shape.shared_bytes;
   }
   int blocks = 0;
-  check(driver().cuOccupancyMaxActiveBlocksPerMultiprocessor(
-            &blocks, it.function, static_cast<int>(shape.num_threads), shape.shared_bytes),
+  check(driver().cuOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, it.function, static_cast<int>(shape.num_threads),
+                                                             shape.shared_bytes),
         ("the occupancy of " + it.name).c_str());
   return static_cast<uint32_t>(blocks);
 }

@@ -9,8 +9,7 @@ namespace nccl_ep::runtime::cuda {
 namespace {
 
 Driver load_driver() {
-  const Library library =
-      Library::open({"The CUDA driver", {"libcuda.so.1"}, {}, "cuInit", "install NVIDIA's driver"});
+  const Library library = Library::open({"The CUDA driver", {"libcuda.so.1"}, {}, "cuInit", "install NVIDIA's driver"});
   Driver loaded;
 #define NCCL_EP_CUDA_FUNCTION(name, symbol, parameters) library.bind(loaded.name, #symbol);
   NCCL_EP_CUDA_FUNCTIONS(NCCL_EP_CUDA_FUNCTION)

@@ -19,8 +19,7 @@ Nccl load_nccl() {
   library.bind(loaded.ncclGetVersion, "ncclGetVersion");
   loaded.ncclGetVersion(&loaded.version);
   if (loaded.version < kMinNccl) {
-    throw Error(ncclSystemError,
-                old_nccl_message(loaded.version, loaded.path, library.was_loaded(), kMinNccl));
+    throw Error(ncclSystemError, old_nccl_message(loaded.version, loaded.path, library.was_loaded(), kMinNccl));
   }
 #define NCCL_EP_NCCL_FUNCTION(name, result, parameters) library.bind(loaded.name, #name);
   NCCL_EP_NCCL_FUNCTIONS(NCCL_EP_NCCL_FUNCTION)

@@ -55,9 +55,7 @@ struct Nccl {
   std::string path;  // of the library
 };
 
-inline constexpr int nccl_version(int major, int minor, int patch) {
-  return major * 10000 + minor * 100 + patch;
-}
+inline constexpr int nccl_version(int major, int minor, int patch) { return major * 10000 + minor * 100 + patch; }
 inline constexpr int kMinNccl = nccl_version(2, 29, 7);       // host access to peers' addresses
 inline constexpr int kMinNcclTeams = nccl_version(2, 30, 7);  // several LSA teams
 
