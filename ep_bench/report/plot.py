@@ -28,7 +28,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError:
-        raise UsageError("--plot needs matplotlib (pip install matplotlib)") from None
+        raise UsageError("--plot needs matplotlib (pip install 'nccl-ep[plot]', or matplotlib)") from None
 
 
 def write_plot(target: str, rows: Sequence[Row], setup: Setup) -> None:
