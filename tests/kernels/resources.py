@@ -12,6 +12,7 @@ import json
 import os
 import re
 import struct
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -151,7 +152,8 @@ def main() -> None:
     parser.add_argument("--accept", action="store_true", help="record the numbers")
     options = parser.parse_args()
     measured = measure()
-    Console().print(show(measured, recorded() if RECORD.exists() else None))
+    table = show(measured, recorded() if RECORD.exists() else None)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
     if options.accept:
         accept(measured)
 

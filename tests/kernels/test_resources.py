@@ -6,6 +6,8 @@ A change that is meant is recorded with ``python tests/kernels/resources.py --ac
 
 from __future__ import annotations
 
+import math
+import re
 import sys
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from nccl_ep import paths
 from nccl_ep.errors import SystemFailure
 from resources import ARCHS, Measurement, measure, recorded
 
@@ -41,9 +44,18 @@ def test_kernels_cost_what_is_recorded(measured: Measurement, arch: str) -> None
     assert measured.kernels[arch] == record.kernels[arch]
 
 
-def test_kernels_fit_a_block_of_512_threads(measured: Measurement) -> None:
+def limit(name: str) -> int:
+    """A constant of ll_args.hpp that bounds what kernels may use."""
+    header = (paths.template_dir() / "shared" / "ll_args.hpp").read_text()
+    found = re.search(rf"{name} = ([\d *]+);", header)
+    assert found, name
+    return math.prod(int(factor) for factor in found[1].split("*"))
+
+
+def test_the_largest_blocks_fit_an_sm(measured: Measurement) -> None:
     registers_of_an_sm = 64 * 1024
     for kernels in measured.kernels.values():
         for name, kernel in kernels.items():
-            assert kernel.registers * 512 <= registers_of_an_sm, name
-            assert kernel.shared_bytes <= 48 * 1024, name
+            allocated = -(-kernel.registers // 8) * 8  # registers are handed out in eights
+            assert allocated * limit("kLlMaxThreads") <= registers_of_an_sm, name
+            assert kernel.shared_bytes <= limit("kLlMaxStaticSharedBytes"), name
