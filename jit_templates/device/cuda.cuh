@@ -301,6 +301,17 @@ EP_DEVICE void fence() {
 
 // ---- units
 
+namespace detail {
+
+EP_DEVICE uint64_t low_half(const Unit& unit) { return uint64_t{unit.word[1]} << 32 | unit.word[0]; }
+EP_DEVICE uint64_t high_half(const Unit& unit) { return uint64_t{unit.epoch} << 32 | unit.word[2]; }
+EP_DEVICE Unit unit_from_halves(uint64_t low, uint64_t high) {
+  return Unit{{static_cast<uint32_t>(low), static_cast<uint32_t>(low >> 32), static_cast<uint32_t>(high)},
+              static_cast<uint32_t>(high >> 32)};
+}
+
+}  // namespace detail
+
 // A scalar .b128 access is single-copy atomic; a vector of four words is four accesses in the memory model.
 EP_DEVICE Unit ld_unit(const Unit* p) {
   uint64_t low, high;
@@ -313,20 +324,56 @@ EP_DEVICE Unit ld_unit(const Unit* p) {
       : "=l"(low), "=l"(high)
       : "l"(detail::global_address(p))
       : "memory");
-  return Unit{{static_cast<uint32_t>(low), static_cast<uint32_t>(low >> 32), static_cast<uint32_t>(high)},
-              static_cast<uint32_t>(high >> 32)};
+  return detail::unit_from_halves(low, high);
 }
 
 EP_DEVICE void st_unit(Unit* p, const Unit& unit) {
-  const uint64_t low = uint64_t{unit.word[1]} << 32 | unit.word[0];
-  const uint64_t high = uint64_t{unit.epoch} << 32 | unit.word[2];
   asm volatile(
       "{\n"
       ".reg .b128 unit;\n"
       "mov.b128 unit, {%1, %2};\n"
       "st.relaxed.sys.global.b128 [%0], unit;\n"
       "}" ::"l"(detail::global_address(p)),
-      "l"(low), "l"(high)
+      "l"(detail::low_half(unit)), "l"(detail::high_half(unit))
+      : "memory");
+}
+
+// ---- lines
+
+// What the lanes of one instruction access in a line of 128 bytes goes through the caches and NVLink as one packet. The
+// memory model promises less, each lane's sixteen bytes. Lanes that come together from __syncwarp, with a predicate and
+// no branch, make it one instruction.
+EP_DEVICE Unit ld_line(const Unit* part, bool active) {
+  uint64_t low, high;
+  __syncwarp();
+  asm volatile(
+      "{\n"
+      ".reg .pred active;\n"
+      ".reg .b64 zero;\n"
+      ".reg .b128 unit;\n"
+      "setp.ne.u32 active, %3, 0;\n"
+      "mov.b64 zero, 0;\n"
+      "mov.b128 unit, {zero, zero};\n"
+      "@active ld.relaxed.sys.global.b128 unit, [%2];\n"
+      "mov.b128 {%0, %1}, unit;\n"
+      "}"
+      : "=l"(low), "=l"(high)
+      : "l"(detail::global_address(part)), "r"(uint32_t{active})
+      : "memory");
+  return detail::unit_from_halves(low, high);
+}
+
+EP_DEVICE void st_line(Unit* part, const Unit& unit, bool active) {
+  __syncwarp();
+  asm volatile(
+      "{\n"
+      ".reg .pred active;\n"
+      ".reg .b128 unit;\n"
+      "setp.ne.u32 active, %3, 0;\n"
+      "mov.b128 unit, {%1, %2};\n"
+      "@active st.relaxed.sys.global.b128 [%0], unit;\n"
+      "}" ::"l"(detail::global_address(part)),
+      "l"(detail::low_half(unit)), "l"(detail::high_half(unit)), "r"(uint32_t{active})
       : "memory");
 }
 

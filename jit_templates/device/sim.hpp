@@ -74,10 +74,12 @@ EP_SIM_EXPORT uint64_t update(Update what, void* p, uint64_t value, uint64_t exp
                               dev::Scope scope);
 EP_SIM_EXPORT Bits load_unit(const void* p);
 EP_SIM_EXPORT void store_unit(void* p, Bits unit);
+EP_SIM_EXPORT Bits load_line(const void* part, bool active);
+EP_SIM_EXPORT void store_line(void* part, Bits unit, bool active);
 EP_SIM_EXPORT void fence(dev::Scope scope);
 
 // The whole warp meets, and each lane gets a result from what the lanes brought. `lane` is the shuffles' argument.
-enum class Meeting { sync, ballot, shuffle, shuffle_xor, sum, maximum, bitwise_or };
+enum class Meeting { sync, ballot, shuffle, shuffle_xor, sum, maximum, bitwise_or, load_line, store_line };
 EP_SIM_EXPORT uint64_t meet_warp(Meeting what, uint64_t value, uint32_t lane);
 EP_SIM_EXPORT void sync_block();
 EP_SIM_EXPORT void bar_sync(uint32_t id, uint32_t num_threads);
@@ -234,6 +236,15 @@ EP_DEVICE void fence() {
 
 EP_DEVICE Unit ld_unit(const Unit* p) { return sim::device::from_bits<Unit>(sim::device::load_unit(p)); }
 EP_DEVICE void st_unit(Unit* p, const Unit& unit) { sim::device::store_unit(p, sim::device::to_bits(unit)); }
+
+// ---- lines
+
+EP_DEVICE Unit ld_line(const Unit* part, bool active) {
+  return sim::device::from_bits<Unit>(sim::device::load_line(part, active));
+}
+EP_DEVICE void st_line(Unit* part, const Unit& unit, bool active) {
+  sim::device::store_line(part, sim::device::to_bits(unit), active);
+}
 
 // ---- warp and block
 

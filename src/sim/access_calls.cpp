@@ -2,7 +2,7 @@
 // Loads, stores, atomics and fences of kernels.
 #include <cstring>
 
-#include "sim/executor_state.hpp"
+#include "sim/access_checks.hpp"
 
 namespace nccl_ep::sim {
 
@@ -22,44 +22,6 @@ Bits read(const void* p, uint32_t bytes) {
   Bits bits{0, 0};
   std::memcpy(&bits, p, bytes);
   return bits;
-}
-
-std::string hex(const void* p) { return running_state->memory.describe(reinterpret_cast<uintptr_t>(p)); }
-
-[[gnu::cold]] void check_shared(ExecutorState& sim, const void* p, check::Pc pc) {
-  const Block& block = *sim.current->warp->block;
-  const auto offset = static_cast<uint64_t>(static_cast<const std::byte*>(p) - block.shared);
-  if (offset < sim.memory.shared_slot_bytes()) return;
-  sim.fail_thread(pc, [=] { return "an access to the shared memory of another block: " + hex(p); });
-}
-
-// Returns whose memory it is if it is another rank's, else Memory::kNobody.
-inline uint32_t check_access(ExecutorState& sim, const void* p, uint32_t bytes, check::Pc pc) {
-  if (reinterpret_cast<uintptr_t>(p) % bytes != 0) [[unlikely]] {
-    sim.fail_thread(pc, [=] {
-      return "an access of " + std::to_string(bytes) + " bytes to " + hex(p) + ", which is not aligned to them";
-    });
-  }
-  const uint32_t rank = sim.current->warp->block->grid->rank, owner = sim.memory.owner(p);
-  if (owner == rank) [[likely]] {
-    return Memory::kNobody;
-  }
-  if (owner == Memory::kNobody) {
-    if (sim.memory.is_shared(p)) check_shared(sim, p, pc);
-    return owner;
-  }
-  if (!sim.topology.share_lsa_team(rank, owner)) {
-    sim.fail_thread(pc, [=] {
-      return "an access to " + hex(p) + " from rank " + std::to_string(rank) + ", which is not in its LSA team";
-    });
-  }
-  return owner;
-}
-
-// Scopes beyond the block exist for global memory alone.
-inline void check_scope(ExecutorState& sim, const void* p, dev::Scope scope, check::Pc pc) {
-  if (scope == dev::Scope::block || !sim.memory.is_shared(p)) return;
-  sim.fail_thread(pc, [=] { return "an access to " + hex(p) + " at a scope beyond the block's"; });
 }
 
 void count_store(ExecutorState& sim, uint32_t peer, uint32_t bytes) {
@@ -87,7 +49,41 @@ uint64_t apply(device::Update what, uint64_t old, uint64_t value, uint64_t expec
   }
 }
 
+std::string hex(const void* p) { return running_state->memory.describe(reinterpret_cast<uintptr_t>(p)); }
+
+void check_shared(ExecutorState& sim, const void* p, check::Pc pc) {
+  const Block& block = *sim.current->warp->block;
+  const auto offset = static_cast<uint64_t>(static_cast<const std::byte*>(p) - block.shared);
+  if (offset < sim.memory.shared_slot_bytes()) return;
+  sim.fail_thread(pc, [=] { return "an access to the shared memory of another block: " + hex(p); });
+}
+
 }  // namespace
+
+void fail_misaligned(ExecutorState& sim, const void* p, uint32_t bytes, check::Pc pc) {
+  sim.fail_thread(pc, [=] {
+    return "an access of " + std::to_string(bytes) + " bytes to " + hex(p) + ", which is not aligned to them";
+  });
+}
+
+void check_foreign_access(ExecutorState& sim, const void* p, uint32_t owner, check::Pc pc) {
+  if (owner == Memory::kNobody) {
+    if (p == nullptr) sim.fail_thread(pc, [=] { return "a bad access to " + hex(p); });
+    if (sim.memory.is_shared(p)) check_shared(sim, p, pc);
+    return;
+  }
+  const uint32_t rank = sim.current->warp->block->grid->rank;
+  if (!sim.topology.share_lsa_team(rank, owner)) {
+    sim.fail_thread(pc, [=] {
+      return "an access to " + hex(p) + " from rank " + std::to_string(rank) + ", which is not in its LSA team";
+    });
+  }
+}
+
+void check_scope(ExecutorState& sim, const void* p, dev::Scope scope, check::Pc pc) {
+  if (scope == dev::Scope::block || !sim.memory.is_shared(p)) return;
+  sim.fail_thread(pc, [=] { return "an access to " + hex(p) + " at a scope beyond the block's"; });
+}
 
 void ExecutorState::publish_stores(dev::Scope scope) {
   if (stores.num_pending() == 0) return;
@@ -118,6 +114,7 @@ void store(void* p, Bits value, uint32_t bytes) {
   const check::Pc pc = EP_CALLER;
   sim.maybe_step();
   sim.current->polling.idle_reads = 0;
+  sim.current->warp->polling.note_news();
   ++sim.progress;
   const uint32_t peer = check_access(sim, p, bytes, pc);
   if (sim.checker != nullptr) sim.checker->write(*sim.current->checked, p, bytes, pc);
@@ -139,7 +136,7 @@ uint64_t sync_load(const void* p, uint32_t bytes, dev::Order order, dev::Scope s
     sim.checker->load(*sim.current->checked, p, bytes, checked(order), checked(scope), pc);
   }
   const uint64_t value = read(p, bytes).low;
-  sim.look(p, bytes, value, "polls", pc);
+  sim.look(p, bytes, "polls", pc);
   return value;
 }
 
@@ -184,7 +181,7 @@ uint64_t update(Update what, void* p, uint64_t value, uint64_t expected, uint32_
   const uint64_t result = apply(what, old.low, value, expected);
   std::memcpy(p, &result, bytes);
   if (read(p, bytes).low == old.low) {  // nothing has changed: perhaps a thread that spins
-    sim.look(p, bytes, old.low, "waits with an atomic at", pc);
+    sim.look(p, bytes, "waits with an atomic at", pc);
   } else {
     sim.made_progress();
     sim.notify(p, bytes);
@@ -200,7 +197,7 @@ Bits load_unit(const void* p) {
   check_scope(sim, p, dev::Scope::system, pc);
   if (sim.checker != nullptr) sim.checker->read_unit(*sim.current->checked, p, pc);
   const Bits unit = read(p, sizeof(Unit));
-  sim.look(p, sizeof(Unit), unit.low * 0x9e3779b97f4a7c15 ^ unit.high, "polls the unit at", pc);
+  sim.look(p, sizeof(Unit), "polls the unit at", pc);
   return unit;
 }
 
@@ -233,9 +230,7 @@ uint64_t clock_ns() { return running_state->clock_ns(); }
 void pause() {
   ExecutorState& sim = *running_state;
   sim.step();
-  if (!sim.current->polling.note_pause()) return;
-  sim.parked.park(*sim.current);
-  sim.wait({"time to pass", 0, EP_CALLER});
+  sim.look(nullptr, 0, "time to pass", EP_CALLER);
 }
 
 }  // namespace device

@@ -15,8 +15,11 @@ using dev::Mbarrier;
 
 #define EP_CALLER reinterpret_cast<check::Pc>(__builtin_return_address(0))
 
-// What the word of an initialised mbarrier holds: this, and its number in the block.
+// What the word of an initialised mbarrier holds: this, and its number in the block. Pollers notice a new phase by the
+// bits in between.
 constexpr uint64_t kMbarrierMark = 0x6d62617200000000;
+constexpr uint32_t kMbarrierPhaseBit = 24;
+constexpr uint64_t kMbarrierPhaseMask = uint64_t{0xff} << kMbarrierPhaseBit;
 constexpr uint32_t kMaxArrivals = (1u << 20) - 1;
 constexpr int64_t kMaxPendingBytes = (1 << 20) - 1;
 
@@ -28,7 +31,7 @@ bool is_own_shared(const ExecutorState& sim, const void* p, size_t bytes) {
 }
 
 MbarrierState* find_mbarrier(Block& block, const Mbarrier* bar) {
-  const uint64_t number = bar->state - kMbarrierMark;
+  const uint64_t number = (bar->state & ~kMbarrierPhaseMask) - kMbarrierMark;
   if (number >= block.mbarriers.size() || block.mbarriers[number].address != bar) return nullptr;
   return &block.mbarriers[number];
 }
@@ -52,6 +55,8 @@ MbarrierState& require_mbarrier(ExecutorState& sim, const Mbarrier* bar, check::
 void complete_phase_if_due(ExecutorState& sim, MbarrierState& state) {
   if (state.num_pending != 0 || state.pending_bytes != 0) return;
   ++state.phase;
+  state.address->state =
+      (state.address->state & ~kMbarrierPhaseMask) | (state.phase << kMbarrierPhaseBit & kMbarrierPhaseMask);
   state.num_pending = state.num_arrivals;
   if (sim.checker != nullptr) sim.checker->mbar_complete_phase(state.address);
   sim.notify(state.address, sizeof(Mbarrier));
@@ -66,7 +71,7 @@ bool test(ExecutorState& sim, Mbarrier* bar, uint32_t parity, check::Pc pc) {
   }
   const bool done = state.phase % 2 != parity;
   if (sim.checker != nullptr) sim.checker->mbar_observe(*sim.current->checked, bar, pc, done);
-  if (!done) sim.look(bar, sizeof(*bar), state.phase, "waits for the mbarrier at", pc);
+  if (!done) sim.look(bar, sizeof(*bar), "waits for the mbarrier at", pc);
   return done;
 }
 

@@ -2,6 +2,7 @@
 #include "sim/executor.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <utility>
 
@@ -10,7 +11,7 @@
 
 namespace nccl_ep::sim {
 
-thread_local ExecutorState* running_state = nullptr;
+constinit thread_local ExecutorState* running_state = nullptr;
 
 namespace device {
 __thread const Identity* identity = nullptr;
@@ -68,7 +69,7 @@ ExecutorState::ExecutorState(Executor& executor, const ncclEpSimConfig_t& config
       memory(config, checker),
       stacks(stack_bytes(checker != nullptr)),
       scheduler(config.schedule, topology.num_ranks(), random.fork()),
-      stores(random.fork(), [this](void* unit) { notify(unit, sizeof(Unit)); }),
+      stores(random.fork(), [this](void* address, size_t bytes) { notify(address, bytes); }),
       gpus(topology.num_ranks()) {
   const auto delay = [&] { return uint64_t{4} << random.below(15); };
   delays = {delay(), delay(), delay(), delay()};
@@ -115,11 +116,11 @@ void ExecutorState::step_at_raw_accesses() {
 // Now and then, the more often the more there is to perform.
 void ExecutorState::perform_store_at_random() {
   const bool late = config.stores == NCCL_EP_SIM_STORES_LATE;
-  const size_t num_candidates = late ? stores.num_pending_units() : stores.num_pending();
+  const size_t num_candidates = late ? stores.num_pending_arrivals() : stores.num_pending();
   if (num_candidates == 0 || steps_until_store-- > 0) return;
   steps_until_store = random.below(1 + 4096 / (64 + num_candidates));
   if (late) {
-    stores.perform_any_unit();
+    stores.perform_any_arrival();
   } else {
     stores.perform_any();
   }
@@ -169,18 +170,25 @@ void ExecutorState::fail_thread(check::Pc pc, const std::function<std::string()>
 
 // ---- looking at memory
 
-void ExecutorState::look(const void* address, uint32_t bytes, uint64_t value, const char* what, check::Pc pc) {
-  switch (current->polling.note(reinterpret_cast<uintptr_t>(address), bytes, value)) {
+void ExecutorState::look(const void* address, uint32_t bytes, const char* what, check::Pc pc) {
+  switch (current->polling.note(address, bytes, what, current->warp->polling)) {
     case Polling::Reading::changed: ++progress; break;
     case Polling::Reading::unchanged: break;
-    case Polling::Reading::idle: parked.park(*current); wait({what, 0, pc});
+    case Polling::Reading::idle:
+      if (parked.park(*current)) wait({what, 0, pc});
   }
 }
 
 void ExecutorState::notify(const void* address, size_t bytes) {
   ++progress;
   if (parked.empty()) return;
-  for (GpuThread* thread : parked.take(reinterpret_cast<uintptr_t>(address), bytes)) make_runnable(*thread);
+  for (const WokenLanes& woken : parked.take(reinterpret_cast<uintptr_t>(address), bytes)) wake(woken);
+}
+
+void ExecutorState::wake(const WokenLanes& woken) {
+  for (uint32_t lanes = woken.lanes; lanes != 0; lanes &= lanes - 1) {
+    make_runnable(woken.warp->threads[std::countr_zero(lanes)]);
+  }
 }
 
 void ExecutorState::make_runnable(GpuThread& thread) {
@@ -269,7 +277,7 @@ bool ExecutorState::begin_idle_round() {
     return false;
   }
   idle_ns += kFirstIdleNs << idle_rounds;
-  for (GpuThread* thread : parked.take_all()) make_runnable(*thread);
+  for (const WokenLanes& woken : parked.take_all()) wake(woken);
   return true;
 }
 

@@ -68,13 +68,16 @@ struct ExecutorState {
   [[noreturn]] void exit_thread();
 
   // --- Threads that look at memory. The current one rests if it has learnt nothing new for a while.
-  void look(const void* address, uint32_t bytes, uint64_t value, const char* what, check::Pc pc);
+  // `what` is a literal that goes before the address in reports.
+  void look(const void* address, uint32_t bytes, const char* what, check::Pc pc);
   void notify(const void* address, size_t bytes);
   void make_runnable(GpuThread& thread);
+  void wake(const WokenLanes& woken);
   // The current thread has done what others may be waiting for.
   void made_progress() {
     ++progress;
     current->polling.forget();
+    current->warp->polling.note_news();
   }
 
   // --- Pending stores: the current thread releases what it knows of.
@@ -163,7 +166,7 @@ struct ExecutorState {
 };
 
 // The executor whose run() is on the stack of this OS thread; null outside.
-extern thread_local ExecutorState* running_state __attribute__((tls_model("initial-exec")));
+extern constinit thread_local ExecutorState* running_state __attribute__((tls_model("initial-exec")));
 
 // "ll_dispatch on rank 2, block 1, warp 3, lane 0".
 std::string name_of(const GpuThread& thread);

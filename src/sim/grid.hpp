@@ -66,9 +66,10 @@ class GpuThread {
 struct WarpMeeting {
   device::Meeting what = device::Meeting::sync;
   uint32_t arrived = 0;
-  uint64_t value[kWarpSize];
-  uint32_t argument[kWarpSize];
-  uint64_t result[kWarpSize];  // of the meeting before, until its lanes have fetched it
+  uint64_t value[kWarpSize];     // of lines: the address
+  uint32_t argument[kWarpSize];  // of lines: whether the lane is active
+  device::Bits unit[kWarpSize];
+  uint64_t result[kWarpSize];  // of the meeting before, until its lanes have fetched it; loaded units as well
 };
 
 struct Warp {
@@ -77,6 +78,7 @@ struct Warp {
   uint32_t live = 0;      // lanes that have not exited
   uint32_t runnable = 0;  // lanes that could go on
   WarpMeeting meeting;
+  WarpPolling polling;
   StoreList stores;  // of the lanes up to their last sync_warp
   GpuThread threads[kWarpSize];
 

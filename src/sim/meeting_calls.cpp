@@ -4,7 +4,7 @@
 #include <array>
 #include <bit>
 
-#include "sim/executor_state.hpp"
+#include "sim/meetings.hpp"
 
 namespace nccl_ep::sim {
 
@@ -18,6 +18,8 @@ const char* name_of(device::Meeting what) {
     case device::Meeting::shuffle_xor: return "shfl_xor";
     case device::Meeting::sum: return "sum_warp";
     case device::Meeting::maximum: return "max_warp";
+    case device::Meeting::load_line: return "ld_line";
+    case device::Meeting::store_line: return "st_line";
     default: return "or_warp";
   }
 }
@@ -73,18 +75,22 @@ void synchronise(ExecutorState& sim, Warp& warp) {
   }
 }
 
-// All live lanes have come: gives them their results and lets them go on.
-void complete(ExecutorState& sim, Warp& warp) {
+// All live lanes have come: gives them their results and lets them go on. False: they rest first.
+bool complete(ExecutorState& sim, Warp& warp) {
   WarpMeeting& meeting = warp.meeting;
   switch (meeting.what) {
     case device::Meeting::sync: synchronise(sim, warp); break;
     case device::Meeting::shuffle:
     case device::Meeting::shuffle_xor: shuffle(sim, meeting); break;
+    case device::Meeting::load_line:
+    case device::Meeting::store_line: access_lines(sim, warp); break;
     default: combine(meeting);
   }
-  for (uint32_t lanes = std::exchange(meeting.arrived, 0); lanes != 0; lanes &= lanes - 1) {
-    sim.make_runnable(warp.threads[std::countr_zero(lanes)]);
-  }
+  const uint32_t lanes = std::exchange(meeting.arrived, 0);
+  ++warp.polling.num_meetings;
+  if (warp.polling.came_round && sim.parked.park(warp, lanes)) return false;
+  sim.wake({&warp, lanes});
+  return true;
 }
 
 // ---- barriers of a block
@@ -139,11 +145,7 @@ void ExecutorState::on_thread_exit(Block& block) {
   if (!barrier.arrived.empty() && barrier.arrived.size() == block.num_live) release(*this, block, barrier);
 }
 
-namespace device {
-
-uint64_t meet_warp(Meeting what, uint64_t value, uint32_t argument) {
-  ExecutorState& sim = *running_state;
-  const auto pc = reinterpret_cast<check::Pc>(__builtin_return_address(0));
+WarpMeeting& meet(ExecutorState& sim, device::Meeting what, uint64_t value, uint32_t argument, check::Pc pc) {
   GpuThread& thread = *sim.current;
   Warp& warp = *thread.warp;
   WarpMeeting& meeting = warp.meeting;
@@ -159,13 +161,20 @@ uint64_t meet_warp(Meeting what, uint64_t value, uint32_t argument) {
   meeting.argument[thread.lane()] = argument;
   meeting.arrived |= thread.lane_bit();
   thread.wait = {name_of(what), 0, pc};
-  if (meeting.arrived == warp.live) {
-    complete(sim, warp);
+  if (meeting.arrived == warp.live && complete(sim, warp)) {
     sim.step();
   } else {
     sim.wait(thread.wait);
   }
-  return meeting.result[thread.lane()];
+  return meeting;
+}
+
+namespace device {
+
+uint64_t meet_warp(Meeting what, uint64_t value, uint32_t argument) {
+  ExecutorState& sim = *running_state;
+  const auto pc = reinterpret_cast<check::Pc>(__builtin_return_address(0));
+  return meet(sim, what, value, argument, pc).result[sim.current->lane()];
 }
 
 void sync_block() {

@@ -36,24 +36,23 @@ std::string name_of_lanes(uint32_t lanes) {
   return text;
 }
 
-// The places that a parked thread looks at, as text.
-std::string polled_places(const Memory& memory, const GpuThread& thread) {
+// "polls rank 1 memory + 0x40 (value 0) and the line at rank 1 memory + 0x80"
+std::string parked_wait_of(const Memory& memory, const GpuThread& thread) {
   std::string text;
   for (const PolledPlace& place : thread.polling.places) {
-    if (!place.linked) continue;
-    text += (text.empty() ? " " : " and ") + memory.describe(place.address);
+    if (place.sleeper == nullptr || place.address == 0) continue;
+    text += (text.empty() ? "" : " and ") + std::string(place.what) + " " + memory.describe(place.address);
     if (place.bytes <= 8) text += " (value " + std::to_string(place.value) + ")";
   }
-  return text;
+  return text.empty() ? "waits for time to pass" : text;
 }
 
 std::string wait_of(const Memory& memory, const GpuThread& thread) {
   if (thread.is_runnable()) return "runs, and never waits in a way that the simulator knows";
   const Wait& wait = thread.wait;
-  if (thread.polling.parked) {
-    const std::string places = polled_places(memory, thread);
-    return (places.empty() ? "waits for " : "") + std::string(wait.what) + places;
-  }
+  const bool is_parked =
+      thread.polling.sleeper.lanes != 0 || (thread.warp->polling.sleeper.lanes & thread.lane_bit()) != 0;
+  if (is_parked) return parked_wait_of(memory, thread);
   return "waits for " + std::string(wait.what) + (wait.number != 0 ? " " + std::to_string(wait.number) : "");
 }
 
