@@ -52,10 +52,21 @@ struct Test {
   // Waits a second at most.
   template <class Ready>
   EP_DEVICE void await(Ready ready, uint32_t line) {
+    await_while(ready, [](bool goes_on) { return goes_on; }, line);
+  }
+  // A warp waits as one: `ready` is the same in all lanes.
+  template <class Ready>
+  EP_DEVICE void await_in_warp(Ready ready, uint32_t line) {
+    await_while(ready, [](bool goes_on) { return dev::all(goes_on); }, line);
+  }
+
+ private:
+  template <class Ready, class Agreed>
+  EP_DEVICE void await_while(Ready ready, Agreed agreed, uint32_t line) {
     constexpr uint64_t kLimitNs = 1000000000;
     const uint64_t start = dev::clock_ns();
     bool is_ready = ready();
-    while (!is_ready && dev::clock_ns() - start < kLimitNs) {
+    while (!is_ready && agreed(dev::clock_ns() - start < kLimitNs)) {
       dev::pause();
       is_ready = ready();
     }
@@ -74,6 +85,7 @@ EP_DEVICE uint32_t scramble(uint32_t x) {
 
 #define EXPECT(...) test.expect((__VA_ARGS__), __LINE__)
 #define AWAIT(...) test.await([&] { return (__VA_ARGS__); }, __LINE__)
+#define AWAIT_IN_WARP(...) test.await_in_warp([&] { return (__VA_ARGS__); }, __LINE__)
 
 // LITMUS(name) { ... } defines the kernel litmus_name; its body sees `test` and `args`.
 #if defined(__CUDACC__) || defined(__CUDACC_RTC__)

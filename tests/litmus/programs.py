@@ -171,6 +171,20 @@ PEERS = [
     Program("all_to_all_rows_reused_unasked", RACE | WRONG, ranks=2, blocks=2, threads=64),
 ]
 
+LINES = [
+    Program("lines_are_never_torn", ranks=2, blocks=2, threads=64),
+    Program("lines_are_never_torn", ranks=2, blocks=2, threads=64, options=LATE, label="late"),
+    Program("line_sent_as_units", WRONG, ranks=2, blocks=2, threads=64),
+    Program("lines_of_some_lanes"),
+    Program("lines_anywhere", ranks=4, threads=64),
+    Program("lines_come_one_by_one", ranks=6),
+    Program("lines_come_one_by_one", ranks=6, options=LATE, label="late"),
+    Program("line_publishes_nothing", RACE, ranks=2, says=UNORDERED),
+    Program("line_publishes_nothing", WRONG, ranks=2, options=LATE, label="late"),
+    Program("line_orders_nothing_in_a_warp", RACE, says=UNORDERED),
+    Program("line_written_with_ordinary_store", RACE, ranks=2, says=UNORDERED),
+]
+
 NUMBERS = [
     Program("bf16_from_all_floats_of_interest", threads=64),
     Program("fp16_from_all_floats_of_interest", threads=64),
@@ -178,4 +192,4 @@ NUMBERS = [
     Program("single_operations", threads=64),
 ]
 
-PROGRAMS = [*MESSAGES, *WARPS, *BLOCKS, *BULK, *PEERS, *NUMBERS]
+PROGRAMS = [*MESSAGES, *WARPS, *BLOCKS, *BULK, *PEERS, *LINES, *NUMBERS]
