@@ -10,7 +10,7 @@
 
 namespace nccl_ep::sim::check {
 
-thread_local HookState hook_state;
+constinit thread_local HookState hook_state;
 
 namespace {
 

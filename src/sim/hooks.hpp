@@ -26,6 +26,6 @@ struct HookState {
 constexpr uint32_t kAccessesPerYield = 256;
 
 // In the initial TLS block: the hooks run on every access of a kernel.
-extern thread_local HookState hook_state __attribute__((tls_model("initial-exec")));
+extern constinit thread_local HookState hook_state __attribute__((tls_model("initial-exec")));
 
 }  // namespace nccl_ep::sim::check
