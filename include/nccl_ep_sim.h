@@ -90,7 +90,17 @@ typedef struct {
   uint32_t num_gin_counters;  // counters of each context: 64
 } ncclEpSimConfig_t;
 
-#define NCCL_EP_SIM_CONFIG_INIT {sizeof(ncclEpSimConfig_t), NCCL_EP_SIM_MAGIC}
+#ifdef __cplusplus
+constexpr ncclEpSimConfig_t ncclEpSimConfigInit() {
+  ncclEpSimConfig_t config{};
+  config.size = sizeof(ncclEpSimConfig_t);
+  config.magic = NCCL_EP_SIM_MAGIC;
+  return config;
+}
+#define NCCL_EP_SIM_CONFIG_INIT (ncclEpSimConfigInit())
+#else
+#define NCCL_EP_SIM_CONFIG_INIT {.size = sizeof(ncclEpSimConfig_t), .magic = NCCL_EP_SIM_MAGIC}
+#endif
 
 // `config` may be NULL: all defaults.
 ncclResult_t ncclEpSimClusterCreate(ncclEpSimCluster_t* cluster, const ncclEpSimConfig_t* config);
