@@ -16,3 +16,17 @@ set_source_files_properties(${unit_test_kernels} PROPERTIES COMPILE_OPTIONS "${k
 
 enable_testing()
 add_test(NAME unit COMMAND nccl_ep_unit_tests)
+
+# A sanitizer that sees nothing would pass all tests: it must notice kernels that write behind their memory.
+if(NCCL_EP_SANITIZE MATCHES "address")
+  add_executable(nccl_ep_out_of_bounds tests/sanitized/out_of_bounds.cpp)
+  target_link_libraries(nccl_ep_out_of_bounds PRIVATE nccl_ep_sim_objects)
+  set(place_number 0)
+  foreach(place device_memory static_shared dynamic_shared)
+    add_test(NAME inside_${place} COMMAND nccl_ep_out_of_bounds ${place_number} 99)
+    add_test(NAME behind_${place} COMMAND nccl_ep_out_of_bounds ${place_number} 100)
+    set_tests_properties(behind_${place} PROPERTIES
+      PASS_REGULAR_EXPRESSION "use-after-poison.*WRITE of size 4.*write_one_word")
+    math(EXPR place_number "${place_number} + 1")
+  endforeach()
+endif()
