@@ -56,44 +56,38 @@ EP_DEVICE void send_weights(const Operation& op, const LlCombineArgs& args, cons
 
 // The rows that are added up for one token, in order, in the warp's shared memory.
 struct Addend {
-  const unsigned char* row;
+  const void* row;  // the caller's, or lines from another rank
   float weight;
-  uint32_t k;  // expert-major: whose weight it gets
+  uint32_t k;  // expert-major: whose weight it gets; on the home rank, whose row it is
 };
 
-// Adds weight times row over a lane's words. Several rows are in flight at a time; the order of the sum is
-// that of the rows. load(batch, i) fetches row i; before the first sum, weights_ready() may wait for the
-// weights.
-template <DType kDType, bool kUnits, class Load, class WeightsReady>
-EP_DEVICE bool add_rows(const Addend* addends, uint32_t num_addends, Load load, WeightsReady weights_ready,
-                        LaneBatch<kUnits>& result) {
+// Adds weight times row over a lane's words. kRows rows are in flight at a time; the order of the sum is that of the
+// addends. fetch(rows, first, count) gets the rows first ... first + count - 1.
+template <DType kDType, uint32_t kRows, class Fetch>
+EP_DEVICE bool add_rows(const Addend* addends, uint32_t num_addends, Fetch fetch, LaneRow& result) {
   using Word = WordOf<kDType>;
-  constexpr uint32_t kWords = LaneWords<kUnits>::kCount, kRowsInFlight = 2;
-  float sum[kWords][Word::kSize] = {};
-  for (uint32_t first = 0; first < num_addends; first += kRowsInFlight) {
-    LaneBatch<kUnits> batch[kRowsInFlight];
+  float sum[LaneRow::kStrips][4][Word::kSize] = {};
+  for (uint32_t first = 0; first < num_addends; first += kRows) {
+    LaneRow rows[kRows];
+    const uint32_t count = num_addends - first < kRows ? num_addends - first : kRows;
+    if (!fetch(rows, first, count)) return false;
 #pragma unroll
-    for (uint32_t r = 0; r < kRowsInFlight; ++r) {
-      if (first + r < num_addends && !load(batch[r], first + r)) return false;
-    }
-    if (first == 0 && !weights_ready()) return false;
-#pragma unroll
-    for (uint32_t r = 0; r < kRowsInFlight; ++r) {
-      if (first + r >= num_addends) continue;
+    for (uint32_t r = 0; r < kRows; ++r) {
+      if (r >= count) continue;
       const float weight = addends[first + r].weight;
 #pragma unroll
-      for (uint32_t i = 0; i < kWords; ++i) {
-        float value[Word::kSize];
-        Word::unpack(batch[r].word[i], value);
+      for (uint32_t i = 0; i < 4 * LaneRow::kStrips; ++i) {
+        float value[Word::kSize], (&total)[Word::kSize] = sum[i / 4][i % 4];
+        Word::unpack(rows[r].word[i / 4][i % 4], value);
 #pragma unroll
         for (int j = 0; j < Word::kSize; ++j) {
-          sum[i][j] = first + r == 0 ? dev::mul(weight, value[j]) : dev::fma(weight, value[j], sum[i][j]);
+          total[j] = first + r == 0 ? dev::mul(weight, value[j]) : dev::fma(weight, value[j], total[j]);
         }
       }
     }
   }
 #pragma unroll
-  for (uint32_t i = 0; i < kWords; ++i) result.word[i] = Word::pack(sum[i]);
+  for (uint32_t i = 0; i < 4 * LaneRow::kStrips; ++i) result.word[i / 4][i % 4] = Word::pack(sum[i / 4][i % 4]);
   return true;
 }
 
@@ -112,7 +106,7 @@ struct ResultItem {
 template <Layout kLayout>
 EP_DEVICE uint32_t list_local_rows(const LlCombineArgs& args, const ResultItem& item, Addend* addends) {
   const LlLayout& layout = args.group.layout;
-  const uint64_t slot = layout.slot(item.home, item.token), bytes = row_bytes(args.rows);
+  const uint64_t slot = layout.slot(item.home, item.token), bytes = args.rows.row_bytes();
   const LlRouteHeader header = *args.routing.header(slot);
   const uint32_t num_tokens = *args.routing.num_tokens_of(item.home);
   dev::sync_warp();  // the addends are about to be replaced
@@ -143,140 +137,98 @@ EP_DEVICE bool await_weights(const Operation& op, const ResultItem& item, uint32
   return dev::all(ok);
 }
 
-// Adds up the local rows of one chunk and hands the sum on, piece by piece, to store(words, sum).
-template <Layout kLayout, DType kDType, bool kUnits, class Store>
-EP_DEVICE bool add_local_rows(const Operation& op, const LlCombineArgs& args, const ResultItem& item, uint32_t num_hits,
-                              Addend* addends, Store store) {
-  const Chunk part(args.rows, item.chunk);
-  const uint32_t words_per_row = 4 * args.rows.packs_per_row;
-  bool waited = kLayout == Layout::rank_major;
-  const auto weights_ready = [&] {
-    const bool ok = waited || await_weights(op, item, num_hits, addends);
-    waited = true;
-    return ok;
-  };
-  for (uint32_t begin = part.begin; begin < part.end; begin += kLlPacksPerWarp) {
-    const LaneWords<kUnits> words(part, begin);
-    const auto load = [&](LaneBatch<kUnits>& batch, uint32_t i) {
-      batch.load(words, addends[i].row, words_per_row);
-      return true;
-    };
-    LaneBatch<kUnits> sum;
-    const uint32_t num_addends = kLayout == Layout::expert_major ? num_hits : 1;
-    if (!add_rows<kDType, kUnits>(addends, num_addends, load, weights_ready, sum)) return false;
-    store(words, sum);
-  }
-  return true;
-}
-
-// Stores the sum of one chunk at its home rank, as units or as it is.
+// Adds up the local rows of one chunk and pushes the sum home.
 template <Layout kLayout, DType kDType>
 EP_DEVICE bool push_sum(const Operation& op, const LlCombineArgs& args, const ResultItem& item, uint32_t num_hits,
                         Addend* addends) {
-  const uint32_t rank = op.group.rank, words_per_row = 4 * args.rows.packs_per_row;
-  if (goes_as_units(op.group, *args.routing.num_tokens_of(item.home))) {
-    const auto store = [&](const LaneWords<true>& words, const LaneBatch<true>& sum) {
-      sum.store_units(words, op.unit_row(item.home, rank, item.token), op.epoch);
-    };
-    return add_local_rows<kLayout, kDType, true>(op, args, item, num_hits, addends, store);
-  }
-  const auto store = [&](const LaneWords<false>& words, const LaneBatch<false>& sum) {
-    sum.store(words, op.row(item.home, rank, item.token), words_per_row);
+  constexpr uint32_t kRows = kLayout == Layout::expert_major ? 2 : 1;
+  const Chunk chunk(args.rows, item.chunk);
+  const auto fetch = [&](LaneRow(&rows)[kRows], uint32_t first, uint32_t count) {
+#pragma unroll
+    for (uint32_t r = 0; r < kRows; ++r) {
+      if (r < count) rows[r].load(chunk.words, static_cast<const unsigned char*>(addends[first + r].row));
+    }
+    // The first rows are on their way while the weights are awaited.
+    return kLayout == Layout::rank_major || first > 0 || await_weights(op, item, num_hits, addends);
   };
-  return add_local_rows<kLayout, kDType, false>(op, args, item, num_hits, addends, store);
+  LaneRow sum;
+  if (!add_rows<kDType, kRows>(addends, kLayout == Layout::expert_major ? num_hits : 1, fetch, sum)) return false;
+  sum.write_lines(chunk.words, op.row(item.home, op.group.rank, item.token) + chunk.first_unit, op.epoch);
+  return true;
 }
 
-// The most tokens that any rank dispatched. The whole warp calls it.
-EP_DEVICE uint32_t most_tokens(const LlCombineArgs& args) {
+// The most tokens that any rank dispatched, as far as this lane has looked.
+EP_DEVICE uint32_t most_tokens_seen(const LlCombineArgs& args) {
   uint32_t most = 0;
   for (uint32_t home = dev::lane_idx(); home < args.group.num_ranks; home += 32) {
     const uint32_t num_tokens = *args.routing.num_tokens_of(home);
     if (num_tokens > most) most = num_tokens;
   }
-  return dev::max_warp(most);
+  return most;
 }
 
-// Behind all its chunks, a warp raises their flags. A flag that nobody waits for does no harm.
 template <Layout kLayout, DType kDType>
-EP_DEVICE void push_sums(const Operation& op, const LlCombineArgs& args, uint32_t num_tokens, Addend* addends) {
-  const LlGroupState& group = op.group;
-  const uint32_t num_items = group.num_ranks * num_tokens * args.rows.num_chunks;
+EP_DEVICE void push_sums(const Operation& op, const LlCombineArgs& args, uint32_t most_tokens, Addend* addends) {
+  const uint32_t num_items = op.group.num_ranks * most_tokens * args.rows.num_chunks;
   for (uint32_t i = worker_idx(); i < num_items; i += num_workers()) {
-    const ResultItem item(group, args.rows.num_chunks, i);
+    const ResultItem item(op.group, args.rows.num_chunks, i);
     const uint32_t num_hits = list_local_rows<kLayout>(args, item, addends);
     if (num_hits == 0) continue;
-    if (!dev::all(push_sum<kLayout, kDType>(op, args, item, num_hits, addends))) return;
-  }
-  publish_pushes();
-  for (uint32_t i = worker_idx() + dev::lane_idx() * num_workers(); i < num_items; i += 32 * num_workers()) {
-    const ResultItem item(group, args.rows.num_chunks, i);
-    if (goes_as_units(group, *args.routing.num_tokens_of(item.home))) continue;
-    dev::st_relaxed<dev::Scope::system>(op.flag(item.home, group.rank, item.token, item.chunk), op.epoch);
+    if (!push_sum<kLayout, kDType>(op, args, item, num_hits, addends)) return;
   }
 }
 
-// Lists the ranks' rows for one of this rank's tokens, in rank order; with flags, waits for the chunk.
-EP_DEVICE bool list_rank_rows(const Operation& op, const RankSets& sets, uint32_t token, uint32_t chunk, bool units,
-                              uint32_t& num_addends, Addend* addends) {
+// Lists the ranks' rows for one of this rank's tokens, in rank order. Returns how many there are.
+EP_DEVICE uint32_t list_rank_rows(const Operation& op, const RankSets& sets, uint32_t token, Addend* addends) {
   const LlGroupState& group = op.group;
-  bool ok = true;
-  num_addends = 0;
+  uint32_t num_addends = 0;
+  dev::sync_warp();  // the addends are about to be replaced
   for (uint32_t base = 0; base < group.num_ranks; base += 32) {
     const uint32_t ranks = sets.ranks_of(group, token, base), lane = dev::lane_idx();
     if (ranks >> lane & 1) {
-      const uint32_t peer = base + lane;
-      Addend& addend = addends[num_addends + dev::popc(ranks & ((1u << lane) - 1))];
-      addend = {units ? reinterpret_cast<const unsigned char*>(op.unit_row(group.rank, peer, token))
-                      : op.row(group.rank, peer, token),
-                1.0f, peer};
-      if (!units) {
-        ok &= wait_acquire(group, op.epoch, {Wait::combine_row, peer, token}, op.flag(group.rank, peer, token, chunk),
-                           [&](uint32_t value) { return value == op.epoch; });
-      }
+      addends[num_addends + dev::popc(ranks & ((1u << lane) - 1))] = {op.row(group.rank, base + lane, token), 1.0f,
+                                                                      base + lane};
     }
     num_addends += dev::popc(ranks);
   }
-  ok = dev::all(ok);
   dev::sync_warp();
-  return ok;
+  return num_addends;
 }
 
-// Adds the rows of the token's ranks, in rank order. The whole warp calls it.
-template <DType kDType, bool kUnits>
-EP_DEVICE bool collect_chunk(const Operation& op, const LlCombineArgs& args, const RankSets& sets, uint32_t token,
-                             uint32_t chunk, Addend* addends) {
-  dev::sync_warp();  // the addends are about to be reused
-  uint32_t num_addends = 0;
-  if (!list_rank_rows(op, sets, token, chunk, kUnits, num_addends, addends)) return false;
-  const Chunk part(args.rows, chunk);
-  const uint32_t words_per_row = 4 * args.rows.packs_per_row;
-  for (uint32_t begin = part.begin; begin < part.end; begin += kLlPacksPerWarp) {
-    const LaneWords<kUnits> words(part, begin);
-    const auto load = [&](LaneBatch<kUnits>& batch, uint32_t i) {
-      if constexpr (kUnits) {
-        return batch.load_units(op, {Wait::combine_row, addends[i].k, token}, words,
-                                reinterpret_cast<const Unit*>(addends[i].row));
-      } else {
-        batch.load(words, addends[i].row, words_per_row);
-        return true;
-      }
-    };
-    LaneBatch<kUnits> sum;
-    if (!add_rows<kDType, kUnits>(addends, num_addends, load, [] { return true; }, sum)) return false;
-    sum.store(words, args.out_tokens + token * row_bytes(args.rows), words_per_row);
-  }
-  return true;
+// Waits for the same chunk of some ranks' rows. They are looked at together, since each look takes as long as the memory.
+template <uint32_t kRows>
+EP_DEVICE bool await_rows(const Operation& op, uint32_t token, const Chunk& chunk, const Addend* addends,
+                          uint32_t count, LaneRow (&rows)[kRows]) {
+  Awaited awaited{Wait::combine_row, 0, token};
+  return wait_for<true>(op.group, op.epoch, awaited, [&] {
+    bool arrived = true;
+#pragma unroll
+    for (uint32_t r = 0; r < kRows; ++r) {
+      if (r >= count) continue;
+      const Unit* lines = static_cast<const Unit*>(addends[r].row) + chunk.first_unit;
+      if (rows[r].read_lines(chunk.words, lines, op.epoch)) continue;
+      arrived = false;
+      awaited.peer = addends[r].k;
+    }
+    return arrived;
+  });
 }
 
+// Adds the rows of each token's ranks, in rank order.
 template <DType kDType>
 EP_DEVICE void collect_sums(const Operation& op, const LlCombineArgs& args, const RankSets& sets, Addend* addends) {
+  constexpr uint32_t kRows = 4;
   const uint32_t num_chunks = args.rows.num_chunks, num_items = args.routing.num_tokens * num_chunks;
-  const bool units = goes_as_units(op.group, args.routing.num_tokens);
   for (uint32_t item = worker_idx(); item < num_items; item += num_workers()) {
-    const uint32_t token = item / num_chunks, chunk = item % num_chunks;
-    const bool ok = units ? collect_chunk<kDType, true>(op, args, sets, token, chunk, addends)
-                          : collect_chunk<kDType, false>(op, args, sets, token, chunk, addends);
-    if (!dev::all(ok)) return;
+    const uint32_t token = item / num_chunks;
+    const Chunk chunk(args.rows, item % num_chunks);
+    const uint32_t num_addends = list_rank_rows(op, sets, token, addends);
+    const auto fetch = [&](LaneRow(&rows)[kRows], uint32_t first, uint32_t count) {
+      return await_rows(op, token, chunk, addends + first, count, rows);
+    };
+    LaneRow sum;
+    if (!add_rows<kDType, kRows>(addends, num_addends, fetch, sum)) return;
+    sum.store(chunk.words, args.out_tokens + token * args.rows.row_bytes());
   }
 }
 
@@ -286,12 +238,12 @@ EP_DEVICE void combine(const LlCombineArgs& args) {
   EP_SHARED(Addend, addends, [kMaxWarps][kMaxHits]);
   const Operation op(args.group, operation_epoch(args.group, args.routing, args.phases));
   const RankSets sets(args.routing, shared);
-  const bool sends = args.phases & kLlSend;
-  const uint32_t num_tokens = sends ? most_tokens(args) : 0;
-  if (begin(op, args.routing, sets, sends, false)) {
+  const bool sends = args.phases & kLlSend, receives = args.phases & kLlReceive;
+  const uint32_t tokens_seen = sends ? most_tokens_seen(args) : 0;  // on its way while the peers are awaited
+  if (begin(op, args.routing, sets, sends)) {
     if (kLayout == Layout::expert_major && sends) send_weights(op, args, sets);
-    if (sends) push_sums<kLayout, kDType>(op, args, num_tokens, addends[dev::warp_idx()]);
-    if (args.phases & kLlReceive) collect_sums<kDType>(op, args, sets, addends[dev::warp_idx()]);
+    if (sends) push_sums<kLayout, kDType>(op, args, dev::max_warp(tokens_seen), addends[dev::warp_idx()]);
+    if (receives) collect_sums<kDType>(op, args, sets, addends[dev::warp_idx()]);
   }
   finish(op, args.routing, args.phases);
 }

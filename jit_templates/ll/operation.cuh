@@ -1,12 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What every Low-Latency operation does around its data: epochs, the greeting that frees banks, bounded waits.
 //
-// Release and acquire pairs:
-//   hello      announce() releases at system scope: this rank's reads of earlier operations are over.
-//              await_peers() acquires it before the first write into a peer's bank or output window.
-//   row flags  see rows.cuh.
-//   Units carry their own epoch and publish nothing else.
-// Within a rank, operations follow each other in stream order, so LlProgress needs no more than finish()'s counter.
+// No fence is needed anywhere. What crosses between ranks are units and lines, which carry their epoch and publish nothing
+// else. A hello permits writes and publishes nothing that is read; the reads that it speaks of ended with an earlier
+// kernel. Within a rank, operations follow each other in stream order, so LlProgress needs no more than finish()'s counter.
 #pragma once
 
 #include "device/device.hpp"
@@ -46,18 +43,17 @@ struct Awaited {
   uint32_t token;
 };
 
-// Polls until `ready()` holds. False: the wait timed out, or another one of this rank did. With kWholeWarp the lanes
-// wait together: all call `ready`, which gives all the same answer.
+// Polls until `ready()` holds, which may put into `awaited` what is missing. False: the wait timed out, or another one of
+// this rank did. With kWholeWarp the lanes wait together: all call `ready`, which gives all the same answer.
 template <bool kWholeWarp = false, class Ready>
-EP_DEVICE bool wait_for(const LlGroupState& group, uint32_t epoch, Awaited awaited, Ready ready) {
-  constexpr int kPollsBeforeClock = 64;  // reading the clock costs as much as several polls
+EP_DEVICE bool wait_for(const LlGroupState& group, uint32_t epoch, const Awaited& awaited, Ready ready) {
+  constexpr uint32_t kPollsBeforeClock = 64;  // reading the clock costs as much as several polls
   const auto agreed = [](bool mine) { return kWholeWarp ? dev::any(mine) : mine; };
+  uint64_t start = 0;
 #pragma unroll 1
-  for (int i = 0; i < kPollsBeforeClock; ++i) {
-    if (ready()) return true;
-  }
-  const uint64_t start = dev::clock_ns();
-  while (!ready()) {
+  for (uint32_t polls = 0; !ready(); ++polls) {
+    if (polls < kPollsBeforeClock) continue;
+    if (polls == kPollsBeforeClock) start = dev::clock_ns();
     if (agreed(has_failed(group))) return false;
     if (agreed(dev::clock_ns() - start > group.timeout_ns)) {
       report(group, {FaultRecord::kTimeout, awaited.what, 0, awaited.peer, awaited.token, epoch, 0});
@@ -66,17 +62,6 @@ EP_DEVICE bool wait_for(const LlGroupState& group, uint32_t epoch, Awaited await
     dev::pause();
   }
   return true;
-}
-
-// The same for a flag that guards other data. Only the first poll and the last acquire, since each acquire empties the
-// first-level cache.
-template <class T, class Matches>
-EP_DEVICE bool wait_acquire(const LlGroupState& group, uint32_t epoch, Awaited awaited, const T* flag,
-                            Matches matches) {
-  if (matches(dev::ld_acquire<dev::Scope::system>(flag))) return true;
-  return wait_for(group, epoch, awaited, [&] {
-    return matches(dev::ld_relaxed<dev::Scope::system>(flag)) && matches(dev::ld_acquire<dev::Scope::system>(flag));
-  });
 }
 
 // One operation as a block sees it.
@@ -95,14 +80,8 @@ struct Operation {
   EP_DEVICE Unit* route(uint32_t rank, uint32_t source, uint32_t token, uint32_t hit) const {
     return group.window.at<Unit>(rank, group.layout.route_at(bank, source, token, hit));
   }
-  EP_DEVICE uint32_t* flag(uint32_t rank, uint32_t source, uint32_t token, uint32_t chunk) const {
-    return group.window.at<uint32_t>(rank, group.layout.flag_at(bank, source, token, chunk));
-  }
-  EP_DEVICE unsigned char* row(uint32_t rank, uint32_t source, uint32_t token) const {
-    return group.window.at<unsigned char>(rank, group.layout.row_at(bank, source, token));
-  }
-  EP_DEVICE Unit* unit_row(uint32_t rank, uint32_t source, uint32_t token) const {
-    return group.window.at<Unit>(rank, group.layout.unit_row_at(bank, source, token));
+  EP_DEVICE Unit* row(uint32_t rank, uint32_t source, uint32_t token) const {
+    return group.window.at<Unit>(rank, group.layout.row_at(bank, source, token));
   }
 
   EP_DEVICE bool wait_for_unit(Awaited awaited, const Unit* address, Unit& unit) const {
@@ -119,36 +98,32 @@ EP_DEVICE uint32_t operation_epoch(const LlGroupState& group, const LlRouting& r
   return *routing.pending_epoch();
 }
 
-// Tells every rank that this one has started the operation, and which banks it has finished reading. One warp calls it.
-EP_DEVICE void announce(const Operation& op) {
-  const LlGroupState& group = op.group;
-  const uint64_t word = uint64_t{op.epoch} << 32 | dev::ld_relaxed<dev::Scope::gpu>(&group.progress->consumed);
+// Tells every rank which bank this one has finished reading. One warp calls it.
+EP_DEVICE void announce(const LlGroupState& group) {
+  const uint32_t consumed = dev::ld_relaxed<dev::Scope::gpu>(&group.progress->consumed);
   for (uint32_t peer = dev::lane_idx(); peer < group.num_ranks; peer += 32) {
-    dev::st_release<dev::Scope::system>(group.window.at<uint64_t>(peer, group.layout.hello_at(group.rank)), word);
+    dev::st_relaxed<dev::Scope::system>(group.window.at<uint32_t>(peer, group.layout.hello_at(group.rank)), consumed);
   }
 }
 
-// Waits until every rank's bank may be written, and with `windows` its output window too. One warp calls it; the
-// block's barrier passes the knowledge on.
-EP_DEVICE bool await_peers(const Operation& op, bool windows) {
+// Waits until every rank's bank may be written. One warp calls it; the block's barrier passes the knowledge on.
+EP_DEVICE bool await_peers(const Operation& op) {
   const LlGroupState& group = op.group;
   bool ok = true;
   for (uint32_t peer = dev::lane_idx(); peer < group.num_ranks; peer += 32) {
-    const uint64_t* hello = group.window.at<uint64_t>(group.rank, group.layout.hello_at(peer));
-    const Awaited awaited{windows ? Wait::window_ready : Wait::bank_free, peer, 0};
-    ok &= wait_acquire(group, op.epoch, awaited, hello, [&](uint64_t word) {
-      const uint32_t started = static_cast<uint32_t>(word >> 32), consumed = static_cast<uint32_t>(word);
-      const bool bank_free = static_cast<int32_t>(consumed + LlLayout::kNumBanks - op.epoch) >= 0;
-      return bank_free && (!windows || static_cast<int32_t>(started - op.epoch) >= 0);
+    const uint32_t* hello = group.window.at<uint32_t>(group.rank, group.layout.hello_at(peer));
+    ok &= wait_for(group, op.epoch, {Wait::bank_free, peer, 0}, [&] {
+      const uint32_t consumed = dev::ld_relaxed<dev::Scope::system>(hello);
+      return static_cast<int32_t>(consumed + LlLayout::kNumBanks - op.epoch) >= 0;
     });
   }
   return dev::all(ok);
 }
 
 // The last block to come here makes the operation count. All threads of all blocks call it, at the very end. What the
-// blocks did is ordered before the next operation by the stream, so the counter itself may be relaxed.
+// blocks did is ordered before the next operation by the stream, so the counter may be relaxed, and a block need not
+// wait for its other warps: they read the epoch before begin()'s barrier.
 EP_DEVICE void finish(const Operation& op, const LlRouting& routing, uint32_t phases) {
-  dev::sync_block();
   if (dev::thread_idx() != 0) return;
   LlProgress* progress = op.group.progress;
   const uint32_t before = dev::atomic_add<dev::Order::relaxed, dev::Scope::gpu>(&progress->blocks_done, 1u);

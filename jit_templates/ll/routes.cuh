@@ -53,27 +53,19 @@ struct RouteScratch {
   }
 };
 
-// Calls visit(token, k, expert, id) for every place of the top-k table, a thread for each; expert is local to
-// `peer`, or -1 where the place is not on it; id is what lies there.
+// Calls visit(token, k, expert, id) for every place of the top-k table, a thread for each; expert is local to `peer`, or
+// -1 where the place is not on it; id is what lies there. begin() has brought the table into the first-level cache.
 template <class Visit>
 EP_DEVICE void for_each_place(const LlGroupState& group, const LlRouting& routing, uint32_t peer, Visit visit) {
-  constexpr uint32_t kIdsInFlight = 4;
-  const uint32_t num_places = routing.num_tokens * routing.num_topk, step = dev::num_threads();
-  for (uint32_t first = dev::thread_idx(); first < num_places; first += kIdsInFlight * step) {
-    uint64_t id[kIdsInFlight] = {};
-#pragma unroll
-    for (uint32_t i = 0; i < kIdsInFlight; ++i) {
-      if (first + i * step < num_places) id[i] = load_id(routing, 0, first + i * step);
-    }
-#pragma unroll
-    for (uint32_t i = 0; i < kIdsInFlight; ++i) {
-      const uint32_t place = first + i * step, token = place / routing.num_topk;
-      if (place >= num_places) continue;
-      const int32_t expert = expert_of(group, token, widen(routing, id[i]));
-      const int32_t local = expert - static_cast<int32_t>(peer * group.num_local_experts);
-      const bool is_local = local >= 0 && local < static_cast<int32_t>(group.num_local_experts);
-      visit(token, place - token * routing.num_topk, is_local ? local : -1, id[i]);
-    }
+  const uint32_t num_places = routing.num_tokens * routing.num_topk;
+#pragma unroll 1
+  for (uint32_t place = dev::thread_idx(); place < num_places; place += dev::num_threads()) {
+    const uint64_t id = load_id(routing, 0, place);
+    const int32_t expert = expert_of(group, widen(routing, id));
+    const int32_t local = expert - static_cast<int32_t>(peer * group.num_local_experts);
+    const bool is_local = local >= 0 && local < static_cast<int32_t>(group.num_local_experts);
+    const uint32_t token = place / routing.num_topk;
+    visit(token, place - token * routing.num_topk, is_local ? local : -1, id);
   }
 }
 
@@ -145,55 +137,10 @@ EP_DEVICE void send_routes(const Operation& op, const LlDispatchArgs& args, cons
     const uint32_t rest = num_experts - first;
     const ExpertPass pass{first, first + (rest < args.experts_per_pass ? rest : args.experts_per_pass)};
     collect_hits<kLayout>(args, scratch, peer, pass);
+    send_counts<kLayout>(op, args, sets, scratch, peer, pass);  // first, since every receiving block waits for them
     send_token_routes<kLayout>(op, args, sets, scratch, peer, pass);
-    send_counts<kLayout>(op, args, sets, scratch, peer, pass);
     dev::sync_block();
   }
-}
-
-// What a receiving warp knows of one token of a source.
-struct ReceivedToken {
-  bool ok;              // nothing timed out
-  uint32_t num_tokens;  // of the source; if the token is not among them, the rest is zero
-  uint32_t num_hits;
-  uint32_t row;  // the row's number among the source's rows for this rank
-};
-
-// Waits for a token's routes and leaves them in `routes`. The whole warp calls it: the last lane watches the
-// source's count, each other lane a hit; further hits are read afterwards.
-EP_DEVICE ReceivedToken await_token(const Operation& op, uint32_t source, uint32_t token, uint32_t max_hits,
-                                    Route* routes) {
-  constexpr uint32_t kCountLane = 31;
-  const uint32_t rank = op.group.rank, lane = dev::lane_idx();
-  const Unit* address =
-      lane == kCountLane ? op.counts(rank, source, 0) : op.route(rank, source, token, lane < max_hits ? lane : 0);
-  Unit unit;
-  ReceivedToken received{};
-  received.ok = wait_for<true>(op.group, op.epoch, {Wait::token_routes, source, token}, [&] {
-    unit = dev::ld_unit(address);
-    const uint32_t arrived = dev::ballot(unit.epoch == op.epoch);
-    if (!(arrived >> kCountLane & 1)) return false;
-    received.num_tokens = dev::shfl(unit.word[0], kCountLane);
-    if (token >= received.num_tokens) return true;
-    const Route first = Route::decode(unit);
-    received.num_hits = dev::shfl(first.num_hits, 0);
-    received.row = dev::shfl(first.row, 0);
-    const uint32_t watched = received.num_hits < kCountLane ? received.num_hits : kCountLane;
-    const uint32_t needed = watched == 0 ? 1u : (1u << watched) - 1;
-    return (arrived & needed) == needed;
-  });
-  if (!received.ok || token >= received.num_tokens) {
-    received.num_hits = 0;
-    return received;
-  }
-  if (lane < kCountLane && lane < received.num_hits) routes[lane] = Route::decode(unit);
-  for (uint32_t hit = kCountLane + lane; received.ok && hit < received.num_hits; hit += 32) {
-    received.ok = op.wait_for_unit({Wait::token_routes, source, token}, op.route(rank, source, token, hit), unit);
-    routes[hit] = Route::decode(unit);
-  }
-  received.ok = dev::all(received.ok);
-  dev::sync_warp();
-  return received;
 }
 
 }  // namespace nccl_ep::ll

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Moving rows, a warp at a time, in one of two ways (ll_layout.hpp says when).
+// Moving rows, a warp at a time: a chunk of up to three strips, each of which is one access of the warp.
 //
-// Chunks: a row is cut into chunks so that several warps share it and its first part is copied on while the
-// rest is in flight. Who pushes chunks into another rank's memory meets its warp, fences at system scope and
-// raises their flags (publish_pushes); who reads a chunk has acquired its flag.
+// Between ranks rows travel as lines: 31 words and the epoch, so a line needs neither flag nor fence; it says itself that
+// it has arrived. Where a strip's 31 packs are among the 32 lanes, at either end and in the lines between:
 //
-// Units: each carries three words of the row and the epoch, so it needs neither flag nor fence.
+//   lanes    0 - 6         7             8 - 14        15            16 - 22       23            24 - 30       31
+//   packs    0 - 6         3 words, tag  7 - 13        3 words, tag  14 - 20       3 words, tag  21 - 27       3 words, tag
+//
+// The twelve words beside the tags are packs 28 - 30. A row's last strip has fewer lines if fewer suffice; the words
+// beside the tags then follow the packs of those lines.
 #pragma once
 
 #include "device/numeric.hpp"
@@ -13,131 +16,102 @@
 
 namespace nccl_ep::ll {
 
-// Which way the rows of a rank with this many tokens travel.
-EP_DEVICE bool goes_as_units(const LlGroupState& group, uint32_t num_tokens) {
-  return num_tokens <= group.layout.unit_tokens();
-}
-
-// The packs [begin, end) of a row that a warp takes care of.
-struct Chunk {
-  uint32_t begin, end;
-
-  EP_DEVICE Chunk(const LlRowPlan& plan, uint32_t chunk) : begin(chunk * plan.packs_per_chunk) {
-    const uint32_t rest = plan.packs_per_row - begin;
-    end = begin + (rest < plan.packs_per_chunk ? rest : plan.packs_per_chunk);
-  }
-};
-
-EP_DEVICE uint64_t row_bytes(const LlRowPlan& plan) { return uint64_t{plan.packs_per_row} * 16; }
-
-// Twelve words a lane of a row, from some pack on: three packs of neighbouring lanes side by side, or, where
-// units are read or written, four units side by side. Both ways every access of a warp covers consecutive
-// bytes.
-template <bool kUnits>
+// Which words of a row a lane takes care of in one strip.
 struct LaneWords {
-  static constexpr uint32_t kCount = 12;
-  static constexpr uint32_t kPacksPerWarp = kLlPacksPerWarp;
-  static constexpr uint32_t kPieces = kUnits ? 4 : 3;
-  static constexpr uint32_t kWordsPerPiece = kCount / kPieces;
-  uint32_t first, end;  // pieces of the row: this lane's first, and behind the chunk's last
+  uint32_t first, count;  // four, or beside a tag up to three
+  bool in_line;           // the lane's line is used
 
-  EP_DEVICE LaneWords(const Chunk& chunk, uint32_t begin_pack)
-      : first(pieces(begin_pack) + dev::lane_idx()), end(pieces(chunk.end)) {}
-  EP_DEVICE uint32_t at(uint32_t piece) const { return first + 32 * piece; }
-  EP_DEVICE bool has(uint32_t piece) const { return at(piece) < end; }
-  // Only the last unit of a row may be partly empty.
-  EP_DEVICE static uint32_t pieces(uint32_t packs) { return kUnits ? (4 * packs + 2) / 3 : packs; }
-};
+  EP_DEVICE static bool has_tag() { return dev::lane_idx() % kUnitsPerLine == kUnitsPerLine - 1; }
 
-template <bool kUnits>
-struct LaneBatch {
-  using Words = LaneWords<kUnits>;
-  uint32_t word[Words::kCount];
-
-  EP_DEVICE void load(const Words& words, const unsigned char* row, uint32_t words_per_row) {
-#pragma unroll
-    for (uint32_t i = 0; i < Words::kPieces; ++i) {
-      if (!words.has(i)) continue;
-      if constexpr (kUnits) {
-#pragma unroll
-        for (uint32_t j = 0; j < 3; ++j) {
-          const uint32_t at = 3 * words.at(i) + j;
-          if (at < words_per_row) word[3 * i + j] = dev::ld(reinterpret_cast<const uint32_t*>(row) + at);
-        }
-      } else {
-        const Pack pack = dev::ld(reinterpret_cast<const Pack*>(row) + words.at(i));
-#pragma unroll
-        for (uint32_t j = 0; j < 4; ++j) word[4 * i + j] = pack.word[j];
-      }
-    }
-  }
-
-  EP_DEVICE void store(const Words& words, unsigned char* row, uint32_t words_per_row) const {
-#pragma unroll
-    for (uint32_t i = 0; i < Words::kPieces; ++i) {
-      if (!words.has(i)) continue;
-      if constexpr (kUnits) {
-#pragma unroll
-        for (uint32_t j = 0; j < 3; ++j) {
-          const uint32_t at = 3 * words.at(i) + j;
-          if (at < words_per_row) dev::st(reinterpret_cast<uint32_t*>(row) + at, word[3 * i + j]);
-        }
-      } else {
-        const Pack pack{{word[4 * i], word[4 * i + 1], word[4 * i + 2], word[4 * i + 3]}};
-        dev::st(reinterpret_cast<Pack*>(row) + words.at(i), pack);
-      }
-    }
-  }
-
-  // Waits for the lane's units of a row.
-  EP_DEVICE bool load_units(const Operation& op, Awaited awaited, const Words& words, const Unit* row) {
-    static_assert(kUnits);
-    Unit unit[Words::kPieces];
-    const bool ok = wait_for(op.group, op.epoch, awaited, [&] {
-      bool arrived = true;
-#pragma unroll
-      for (uint32_t i = 0; i < Words::kPieces; ++i) {
-        if (words.has(i)) unit[i] = dev::ld_unit(row + words.at(i));
-      }
-#pragma unroll
-      for (uint32_t i = 0; i < Words::kPieces; ++i) {
-        if (words.has(i)) arrived &= unit[i].epoch == op.epoch;
-      }
-      return arrived;
-    });
-#pragma unroll
-    for (uint32_t w = 0; w < Words::kCount; ++w) word[w] = unit[w / 3].word[w % 3];
-    return ok;
-  }
-
-  EP_DEVICE void store_units(const Words& words, Unit* row, uint32_t epoch) const {
-    static_assert(kUnits);
-#pragma unroll
-    for (uint32_t i = 0; i < Words::kPieces; ++i) {
-      const Unit unit{{word[3 * i], word[3 * i + 1], word[3 * i + 2]}, epoch};
-      if (words.has(i)) dev::st_unit(row + words.at(i), unit);
-    }
+  EP_DEVICE LaneWords(uint32_t packs_per_row, uint32_t strip) {
+    const uint32_t line = dev::lane_idx() / kUnitsPerLine, part = dev::lane_idx() % kUnitsPerLine;
+    const uint32_t before = strip * kPacksPerStrip;
+    const uint32_t rest = before < packs_per_row ? packs_per_row - before : 0;
+    const uint32_t packs = rest < kPacksPerStrip ? rest : kPacksPerStrip;
+    const uint32_t num_lines = (4 * packs + kWordsPerLine - 1) / kWordsPerLine;
+    constexpr uint32_t kPacks = kUnitsPerLine - 1;  // of a line
+    const uint32_t word = has_tag() ? 4 * kPacks * num_lines + 3 * line : 4 * (kPacks * line + part);
+    const uint32_t most = has_tag() ? 3 : 4, left = word < 4 * packs ? 4 * packs - word : 0;
+    in_line = line < num_lines;
+    first = 4 * before + word;
+    count = !in_line ? 0 : left < most ? left : most;
   }
 };
 
-// Between a warp's pushes and the flags that its lanes then raise with relaxed stores. A fence waits for all
-// stores that its multiprocessor has under way, so it comes once, behind all chunks of the warp.
-EP_DEVICE void publish_pushes() {
-  dev::sync_warp();
-  dev::fence<dev::Scope::system>();
-}
+// What a lane holds of a chunk.
+struct LaneRow {
+  static constexpr uint32_t kStrips = LlRowPlan::kStripsPerChunk;
+  uint32_t word[kStrips][4];
 
-// Waits for a chunk that another rank pushes into this rank's memory. The whole warp calls it.
-EP_DEVICE bool await_chunk(const Operation& op, Wait what, uint32_t source, uint32_t token, uint32_t chunk) {
-  bool ok = true;
-  if (dev::lane_idx() == 0) {
-    const uint32_t* flag = op.flag(op.group.rank, source, token, chunk);
-    ok = wait_acquire(op.group, op.epoch, {what, source, token}, flag,
-                      [&](uint32_t value) { return value == op.epoch; });
+  // From rows that nobody writes while the kernel runs.
+  EP_DEVICE void load(const LaneWords (&words)[kStrips], const unsigned char* row) {
+    const uint32_t* from = reinterpret_cast<const uint32_t*>(row);
+#pragma unroll
+    for (uint32_t s = 0; s < kStrips; ++s) {
+      if (words[s].count == 4) {
+        const Pack pack = dev::ld_nc(reinterpret_cast<const Pack*>(from + words[s].first));
+#pragma unroll
+        for (uint32_t i = 0; i < 4; ++i) word[s][i] = pack.word[i];
+      } else {
+#pragma unroll
+        for (uint32_t i = 0; i < 3; ++i) word[s][i] = i < words[s].count ? dev::ld_nc(from + words[s].first + i) : 0;
+        word[s][3] = 0;
+      }
+    }
   }
-  ok = dev::all(ok);
-  dev::sync_warp();
-  return ok;
-}
+
+  EP_DEVICE void store(const LaneWords (&words)[kStrips], unsigned char* row) const {
+    uint32_t* to = reinterpret_cast<uint32_t*>(row);
+#pragma unroll
+    for (uint32_t s = 0; s < kStrips; ++s) {
+      if (words[s].count == 4) {
+        dev::st(reinterpret_cast<Pack*>(to + words[s].first), Pack{{word[s][0], word[s][1], word[s][2], word[s][3]}});
+      } else {
+#pragma unroll
+        for (uint32_t i = 0; i < 3; ++i) {
+          if (i < words[s].count) dev::st(to + words[s].first + i, word[s][i]);
+        }
+      }
+    }
+  }
+
+  // One look at a chunk's lines, from its first on: whether all have arrived. The whole warp calls it.
+  EP_DEVICE bool read_lines(const LaneWords (&words)[kStrips], const Unit* lines, uint32_t epoch) {
+    bool arrived = true;
+#pragma unroll
+    for (uint32_t s = 0; s < kStrips; ++s) {
+      const Unit unit = dev::ld_line(lines + 32 * s + dev::lane_idx(), words[s].in_line);
+#pragma unroll
+      for (uint32_t i = 0; i < 3; ++i) word[s][i] = unit.word[i];
+      word[s][3] = unit.epoch;
+    }
+#pragma unroll
+    for (uint32_t s = 0; s < kStrips; ++s) {
+      if (LaneWords::has_tag() && words[s].in_line) arrived &= word[s][3] == epoch;
+    }
+    return dev::all(arrived);
+  }
+
+  EP_DEVICE void write_lines(const LaneWords (&words)[kStrips], Unit* lines, uint32_t epoch) const {
+#pragma unroll
+    for (uint32_t s = 0; s < kStrips; ++s) {
+      const Unit unit{{word[s][0], word[s][1], word[s][2]}, LaneWords::has_tag() ? epoch : word[s][3]};
+      dev::st_line(lines + 32 * s + dev::lane_idx(), unit, words[s].in_line);
+    }
+  }
+};
+
+// A warp's chunk of rows of one size: which words each lane has, and where the lines begin.
+struct Chunk {
+  LaneWords words[LaneRow::kStrips];
+  uint32_t first_unit;
+
+  EP_DEVICE Chunk(const LlRowPlan& rows, uint32_t chunk) : Chunk(rows.packs_per_row, chunk * LaneRow::kStrips, 0) {}
+
+ private:
+  static_assert(LaneRow::kStrips == 3, "a constructor of as many strips");
+  EP_DEVICE Chunk(uint32_t packs, uint32_t strip, int)
+      : words{{packs, strip}, {packs, strip + 1}, {packs, strip + 2}}, first_unit(32 * strip) {}
+};
 
 }  // namespace nccl_ep::ll

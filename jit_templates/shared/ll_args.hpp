@@ -8,10 +8,7 @@
 
 namespace nccl_ep {
 
-// Threads of a block at most; a warp holds three packs (of 16 bytes) a lane at a time. Twelve warps of 168
-// registers.
-constexpr uint32_t kLlMaxThreads = 384;
-constexpr uint32_t kLlPacksPerWarp = 96;
+constexpr uint32_t kLlMaxThreads = 384;                  // of a block: twelve warps of 168 registers
 constexpr uint32_t kLlMaxStaticSharedBytes = 24 * 1024;  // of any kernel
 
 enum class Layout : uint32_t { expert_major = 1, rank_major = 2 };
@@ -64,11 +61,18 @@ struct LlRouting {
   }
 };
 
-// How rows are cut among warps.
+// A row's size, and the pieces that warps take it in.
 struct LlRowPlan {
-  uint32_t packs_per_row;    // 16-byte packs
-  uint32_t packs_per_chunk;  // a multiple of three: units carry three words
+  static constexpr uint32_t kStripsPerChunk = 3;
+
+  uint32_t packs_per_row;  // of 16 bytes
   uint32_t num_chunks;
+
+  EP_HOST_DEVICE static LlRowPlan make(uint64_t row_bytes) {
+    const uint64_t packs = row_bytes / 16;
+    return {static_cast<uint32_t>(packs), static_cast<uint32_t>(div_up(packs, kPacksPerStrip * kStripsPerChunk))};
+  }
+  EP_HOST_DEVICE uint64_t row_bytes() const { return uint64_t{packs_per_row} * 16; }
 };
 
 struct LlDispatchArgs {
@@ -76,13 +80,12 @@ struct LlDispatchArgs {
   LlRouting routing;
   LlRowPlan rows;
   uint32_t phases;
+  uint32_t push_warps;        // of a block; the others receive from the start
   uint32_t experts_per_pass;  // expert-major: how many experts' token bitmaps fit in shared memory at a time
   uint32_t global_expert_ids;
-  uint32_t zero_copy;           // rank-major: rows go straight to out_window
   const unsigned char* tokens;  // [num_tokens, row]
   const float* topk_weights;    // rank-major: [num_tokens, num_topk], else null
   unsigned char* out_tokens;    // [local experts, ranks * max tokens, row] or [ranks, max tokens, row]
-  PeerWindow out_window;        // rank-major with zero_copy: out_tokens as every rank sees it
   float* out_topk_weights;      // rank-major: [ranks, max tokens, num_topk]
   int32_t* out_topk_idx;        // rank-major: [ranks, max tokens, num_topk]
   int32_t* expert_counters;     // expert-major: [local experts]

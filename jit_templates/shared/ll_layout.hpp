@@ -2,37 +2,37 @@
 // Where everything lies in the Low-Latency window of a rank. Host and device use these functions alone, for sizes and
 // for addresses; the size is the end of the last region.
 //
-//   hello   [source rank]                       one word: the operation the source has started, and what it has consumed
+//   hello   [source rank]                       one word: the last operation whose bank the source has finished reading
 //   bank 0, bank 1: operations alternate between the banks by the parity of their epoch
 //     counts  [source rank][unit]               dispatch: unit 0 = {tokens, rows for this rank}, then 3 experts a unit
 //     routes  [source rank][token][hit]         dispatch: one unit a hit; combine: the hits' weights, 3 a unit
-//     flags   [source rank][token][chunk]       epoch of the last row chunk that arrived in the slot
-//     rows    [source rank][token]              a slot for every token that any rank may send or get back
-//     unit_rows [source rank][token][unit]      the same for the rows of ranks with few tokens, 12 bytes a unit
+//     rows    [source rank][token][line]        a slot for every token that any rank may send or get back
 //
-// "Hit" is one local expert of the receiving rank that a token is routed to.
-//
-// Rows travel in one of two ways, by the number of tokens that their home rank dispatches: at most kUnitRowTokens, and
-// they go as units, which need no flag and no fence but a third more bytes; more, and they go as they are, in chunks.
+// "Hit" is one local expert of the receiving rank that a token is routed to. Units and lines are tagged with the epoch,
+// so nothing has to be cleared: what an earlier operation left does not match.
 #pragma once
 
 #include "shared/types.hpp"
 
 namespace nccl_ep {
 
+// A line is 128 bytes that travel as one: eight units side by side, of which the last is tagged. A row is moved in
+// strips of four lines, one access of a warp; a strip holds 31 packs of 16 bytes (rows.cuh says where).
+constexpr uint32_t kUnitsPerLine = 8;
+constexpr uint32_t kWordsPerLine = 31;
+constexpr uint32_t kLinesPerStrip = 4;
+constexpr uint32_t kPacksPerStrip = 31;
+
 struct LlLayout {
   static constexpr uint32_t kNumBanks = 2;
-  static constexpr uint32_t kMaxChunks = 16;  // a row arrives in at most this many pieces, each with its flag
-  static constexpr uint32_t kUnitRowTokens = 32;
   static constexpr uint64_t kAlign = 128;
 
   uint32_t num_ranks;
   uint32_t max_tokens;
   uint32_t max_hits;
   uint32_t count_units;
-  uint64_t row_bytes;
-  uint64_t units_per_row;
-  uint64_t routes, flags, rows, unit_rows, bank_bytes;  // offsets inside a bank, and its size
+  uint64_t line_row_bytes;            // of a row of the greatest size, as lines
+  uint64_t routes, rows, bank_bytes;  // offsets inside a bank, and its size
 
   EP_HOST_DEVICE static LlLayout make(uint32_t num_ranks, uint32_t max_tokens, uint32_t num_local_experts,
                                       uint32_t max_hits, uint64_t row_bytes) {
@@ -41,20 +41,15 @@ struct LlLayout {
     x.max_tokens = max_tokens;
     x.max_hits = max_hits;
     x.count_units = 1 + static_cast<uint32_t>(div_up(num_local_experts, 3));
-    x.row_bytes = row_bytes;
+    x.line_row_bytes = sizeof(Unit) * kUnitsPerLine * div_up(row_bytes / 4, kWordsPerLine);
     const uint64_t slots = uint64_t{num_ranks} * max_tokens;
     x.routes = align_up(sizeof(Unit) * num_ranks * x.count_units, kAlign);
-    x.flags = align_up(x.routes + sizeof(Unit) * slots * max_hits, kAlign);
-    x.rows = align_up(x.flags + sizeof(uint32_t) * slots * kMaxChunks, kAlign);
-    x.unit_rows = align_up(x.rows + slots * row_bytes, kAlign);
-    x.units_per_row = div_up(row_bytes / 4, 3);
-    x.bank_bytes = align_up(x.unit_rows + sizeof(Unit) * num_ranks * x.unit_tokens() * x.units_per_row, kAlign);
+    x.rows = align_up(x.routes + sizeof(Unit) * slots * max_hits, kAlign);
+    x.bank_bytes = x.rows + slots * x.line_row_bytes;
     return x;
   }
 
-  EP_HOST_DEVICE uint32_t unit_tokens() const { return max_tokens < kUnitRowTokens ? max_tokens : kUnitRowTokens; }
-
-  EP_HOST_DEVICE uint64_t hello_at(uint32_t source) const { return sizeof(uint64_t) * source; }
+  EP_HOST_DEVICE uint64_t hello_at(uint32_t source) const { return sizeof(uint32_t) * source; }
   EP_HOST_DEVICE uint64_t bank_at(uint32_t bank) const {
     return align_up(hello_at(num_ranks), kAlign) + bank * bank_bytes;
   }
@@ -64,14 +59,8 @@ struct LlLayout {
   EP_HOST_DEVICE uint64_t route_at(uint32_t bank, uint32_t source, uint32_t token, uint32_t hit) const {
     return bank_at(bank) + routes + sizeof(Unit) * (slot(source, token) * max_hits + hit);
   }
-  EP_HOST_DEVICE uint64_t flag_at(uint32_t bank, uint32_t source, uint32_t token, uint32_t chunk) const {
-    return bank_at(bank) + flags + sizeof(uint32_t) * (slot(source, token) * kMaxChunks + chunk);
-  }
   EP_HOST_DEVICE uint64_t row_at(uint32_t bank, uint32_t source, uint32_t token) const {
-    return bank_at(bank) + rows + slot(source, token) * row_bytes;
-  }
-  EP_HOST_DEVICE uint64_t unit_row_at(uint32_t bank, uint32_t source, uint32_t token) const {
-    return bank_at(bank) + unit_rows + sizeof(Unit) * units_per_row * (uint64_t{source} * unit_tokens() + token);
+    return bank_at(bank) + rows + slot(source, token) * line_row_bytes;
   }
   EP_HOST_DEVICE uint64_t slot(uint32_t source, uint32_t token) const { return uint64_t{source} * max_tokens + token; }
   EP_HOST_DEVICE uint64_t size() const { return bank_at(kNumBanks); }

@@ -5,14 +5,13 @@
 #include "shared/types.hpp"
 
 //                 name           what was awaited
-#define NCCL_EP_WAITS(X)                                                        \
-  X(bank_free, "the receive bank to be free")                                   \
-  X(window_ready, "the start of this operation, which frees its output window") \
-  X(token_counts, "the token counts")                                           \
-  X(expert_counts, "the expert counts")                                         \
-  X(token_routes, "the routes of a token")                                      \
-  X(route_weights, "the weights of a token")                                    \
-  X(dispatch_row, "a dispatched row")                                           \
+#define NCCL_EP_WAITS(X)                      \
+  X(bank_free, "the receive bank to be free") \
+  X(token_counts, "the token counts")         \
+  X(expert_counts, "the expert counts")       \
+  X(token_routes, "the routes of a token")    \
+  X(route_weights, "the weights of a token")  \
+  X(dispatch_row, "a dispatched row")         \
   X(combine_row, "a combined row")
 
 namespace nccl_ep {

@@ -51,7 +51,7 @@ LlCombineArgs Handle::ll_combine_args(const CombineRequest& request) {
   LlCombineArgs args{};
   args.group = group_.ll_state();
   args.routing = routing_;
-  args.rows.packs_per_row = static_cast<uint32_t>(row_bytes / 16);
+  args.rows = LlRowPlan::make(row_bytes);
   args.tokens = static_cast<const unsigned char*>(address_of("inputs.tokens", *request.tokens, comm, 16));
   args.out_tokens = static_cast<unsigned char*>(address_of("outputs.tokens", *request.out_tokens, comm, 16));
   if (expert_major) {
@@ -62,9 +62,8 @@ LlCombineArgs Handle::ll_combine_args(const CombineRequest& request) {
 }
 
 void Handle::launch(LlCombineArgs args, DType dtype, uint32_t phases, cudaStream_t stream) {
-  const plan::LlPlan plan = plan::plan_ll_combine(group_.ll_shape(), uint64_t{args.rows.packs_per_row} * 16,
-                                                  args.routing.num_tokens, group_.ll_limits(), group_.ll_tuning());
-  args.rows = plan.rows;
+  const plan::LlPlan plan = plan::plan_ll_combine(group_.ll_shape(), args.rows.row_bytes(), args.routing.num_tokens,
+                                                  group_.ll_limits(), group_.ll_tuning());
   args.phases = phases;
   runtime::Kernel* kernel =
       group_.ll_kernels().combine[layout_ == NCCL_EP_LAYOUT_RANK_MAJOR][static_cast<uint32_t>(dtype)];

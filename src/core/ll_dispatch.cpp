@@ -65,16 +65,17 @@ void check_rank_major(const DispatchRequest& request, const Sizes& sizes) {
   }
 }
 
-// Whether rows go straight to the receivers' output windows.
-bool use_windows(ncclEpZeroCopyMode_t mode, Layout layout, const ncclEpTensor_t& out_tokens) {
-  const bool possible = layout == Layout::rank_major && out_tokens.win_hdl != nullptr;
-  if (mode == NCCL_EP_ZERO_COPY_ON && !possible) {
+// Rows travel through the library's own window whatever the mode (docs/ll.md says why); what the mode promises is checked
+// all the same.
+void check_zero_copy(ncclEpZeroCopyMode_t mode, Layout layout, const ncclEpTensor_t& out_tokens) {
+  if (mode != NCCL_EP_ZERO_COPY_ON) return;
+  if (layout != Layout::rank_major) {
     refuse(ncclInvalidArgument, "outputs.tokens",
-           layout == Layout::rank_major
-               ? "has no window, expected one with config.zero_copy ON"
-               : "is expert-major, which has no zero copy; expected config.zero_copy AUTO or OFF");
+           "is expert-major, which has no zero copy; expected config.zero_copy AUTO or OFF");
   }
-  return possible;
+  if (!out_tokens.win_hdl) {
+    refuse(ncclInvalidArgument, "outputs.tokens", "has no window, expected one with config.zero_copy ON");
+  }
 }
 
 }  // namespace
@@ -90,25 +91,16 @@ LlDispatchArgs Handle::ll_dispatch_args(const DispatchRequest& request) {
   const Sizes sizes{routing_.num_tokens, hidden,           routing_.num_topk,
                     shape.num_ranks,     shape.max_tokens, shape.num_local_experts()};
   layout == Layout::expert_major ? check_expert_major(request, sizes) : check_rank_major(request, sizes);
+  check_zero_copy(group_.config().zero_copy, layout, *request.out_tokens);
 
   runtime::Communicator& comm = group_.comm();
   LlDispatchArgs args{};
   args.group = group_.ll_state();
   args.routing = routing_;
-  args.rows.packs_per_row = static_cast<uint32_t>(row_bytes / 16);
-  args.zero_copy = use_windows(group_.config().zero_copy, layout, *request.out_tokens);
+  args.rows = LlRowPlan::make(row_bytes);
   args.global_expert_ids = request.global_expert_ids;
   args.tokens = static_cast<const unsigned char*>(address_of("inputs.tokens", *request.tokens, comm, 16));
-  if (args.zero_copy) {
-    args.out_window = comm.peers(request.out_tokens->win_hdl, request.out_tokens->win_offset);
-    args.out_tokens = args.out_window.at<unsigned char>(comm.lsa_rank(), 0);
-    if (args.out_window.base % 16 != 0) {
-      refuse(ncclInvalidArgument, "outputs.tokens.win_offset",
-             "is " + std::to_string(request.out_tokens->win_offset) + ", expected a multiple of 16");
-    }
-  } else {
-    args.out_tokens = static_cast<unsigned char*>(address_of("outputs.tokens", *request.out_tokens, comm, 16));
-  }
+  args.out_tokens = static_cast<unsigned char*>(address_of("outputs.tokens", *request.out_tokens, comm, 16));
   const auto address = [&](const char* field, const ncclEpTensor_t* tensor) {
     return tensor ? address_of(field, *tensor, comm, 4) : nullptr;
   };
@@ -122,9 +114,9 @@ LlDispatchArgs Handle::ll_dispatch_args(const DispatchRequest& request) {
 
 void Handle::launch(LlDispatchArgs args, uint32_t phases, cudaStream_t stream) {
   const Layout layout = static_cast<Layout>(layout_);
-  const plan::LlPlan plan = plan::plan_ll_dispatch(group_.ll_shape(), layout, uint64_t{args.rows.packs_per_row} * 16,
+  const plan::LlPlan plan = plan::plan_ll_dispatch(group_.ll_shape(), layout, args.rows.row_bytes(),
                                                    args.routing.num_tokens, group_.ll_limits(), group_.ll_tuning());
-  args.rows = plan.rows;
+  args.push_warps = plan.push_warps;
   args.experts_per_pass = plan.experts_per_pass;
   args.phases = phases;
   runtime::Kernel* kernel = group_.ll_kernels().dispatch[layout == Layout::rank_major];

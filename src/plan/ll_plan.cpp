@@ -11,28 +11,33 @@
 namespace nccl_ep::plan {
 namespace {
 
-constexpr uint32_t kPacksPerChunk = kLlPacksPerWarp;
 constexpr size_t kExpertSetBytes = 32 * 1024;  // for the experts of one pass
 
-LlRowPlan cut_rows(uint64_t row_bytes, uint32_t pinned_chunks) {
-  LlRowPlan rows{};
-  rows.packs_per_row = static_cast<uint32_t>(row_bytes / 16);
-  const uint64_t least = div_up(rows.packs_per_row, LlLayout::kMaxChunks);
-  const uint64_t wanted = pinned_chunks ? div_up(rows.packs_per_row, pinned_chunks) : kPacksPerChunk;
-  rows.packs_per_chunk = static_cast<uint32_t>(align_up(std::max(wanted, least), 3));
-  rows.num_chunks = static_cast<uint32_t>(div_up(rows.packs_per_row, rows.packs_per_chunk));
-  return rows;
-}
-
-// As many blocks as there are SMs, but no more than give every warp a row chunk; at least one for each rank,
-// since a block each sends the routes. All of them must be resident at once.
+// As many blocks as there are SMs, but no more than give every warp a row chunk; at least one for each rank, since a
+// block each sends the routes. All of them must be resident at once. A block needs a warp that pushes and one that
+// receives.
 runtime::LaunchShape launch_shape(const LlShape& shape, const LlRowPlan& rows, const Limits& limits,
                                   const LlTuning& tuning) {
   const uint32_t wanted = tuning.num_threads ? tuning.num_threads : kLlMaxThreads;
-  const uint32_t num_threads = std::clamp(wanted / 32 * 32, 32u, std::min(kLlMaxThreads, limits.max_threads_per_block));
+  const uint32_t num_threads = std::clamp(wanted / 32 * 32, 64u, std::min(kLlMaxThreads, limits.max_threads_per_block));
   const uint64_t num_items = uint64_t{shape.num_ranks} * shape.max_tokens * rows.num_chunks;
   const uint64_t useful = std::max<uint64_t>(shape.num_ranks, div_up(num_items, num_threads / 32));
   return {static_cast<uint32_t>(std::min<uint64_t>(limits.num_sms, useful)), num_threads, 0};
+}
+
+// The table of arrivals (arrivals.cuh), whose expert-major part may be large.
+size_t table_bytes(const LlShape& shape, Layout layout) {
+  const size_t num_experts = layout == Layout::expert_major ? shape.num_local_experts() : 0;
+  return sizeof(uint32_t) * (2 + 2 * shape.num_ranks + (shape.num_ranks + 1) * num_experts);
+}
+
+void require_fit(const LlPlan& plan, const LlShape& shape, const Limits& limits) {
+  const size_t available = limits.max_shared_bytes - kLlMaxStaticSharedBytes;
+  if (plan.launch.shared_bytes <= available) return;
+  throw Error(ncclInvalidUsage, "num_experts is " + std::to_string(shape.num_experts) + " on " +
+                                    std::to_string(shape.num_ranks) + " ranks, which takes " +
+                                    std::to_string(plan.launch.shared_bytes) +
+                                    " bytes of a block's shared memory, expected at most " + std::to_string(available));
 }
 
 }  // namespace
@@ -40,11 +45,13 @@ runtime::LaunchShape launch_shape(const LlShape& shape, const LlRowPlan& rows, c
 LlPlan plan_ll_dispatch(const LlShape& shape, Layout layout, uint64_t row_bytes, uint32_t num_tokens,
                         const Limits& limits, const LlTuning& tuning) {
   LlPlan plan;
-  plan.rows = cut_rows(row_bytes, tuning.dispatch_chunks);
+  plan.rows = LlRowPlan::make(row_bytes);
   plan.launch = launch_shape(shape, plan.rows, limits, tuning);
+  const uint32_t num_warps = plan.launch.num_threads / 32;
+  plan.push_warps = tuning.push_warps ? std::min(tuning.push_warps, num_warps - 1) : num_warps / 2;
   const size_t set_bytes = sizeof(uint32_t) * div_up(num_tokens, 32);
   const size_t hit_bytes = 2 * sizeof(uint32_t) * num_tokens;
-  plan.launch.shared_bytes = shape.num_ranks * set_bytes + hit_bytes;
+  plan.launch.shared_bytes = table_bytes(shape, layout) + shape.num_ranks * set_bytes + hit_bytes;
   plan.experts_per_pass = 1;
   if (layout == Layout::expert_major) {
     // Three experts share a count unit, so a pass covers a multiple of three.
@@ -53,13 +60,14 @@ LlPlan plan_ll_dispatch(const LlShape& shape, Layout layout, uint64_t row_bytes,
     plan.experts_per_pass = static_cast<uint32_t>(std::max<uint64_t>(3, std::min<uint64_t>(all, fit / 3 * 3)));
     plan.launch.shared_bytes += plan.experts_per_pass * set_bytes;
   }
+  require_fit(plan, shape, limits);
   return plan;
 }
 
 LlPlan plan_ll_combine(const LlShape& shape, uint64_t row_bytes, uint32_t num_tokens, const Limits& limits,
                        const LlTuning& tuning) {
   LlPlan plan;
-  plan.rows = cut_rows(row_bytes, tuning.combine_chunks);
+  plan.rows = LlRowPlan::make(row_bytes);
   plan.launch = launch_shape(shape, plan.rows, limits, tuning);
   plan.launch.shared_bytes = shape.num_ranks * sizeof(uint32_t) * div_up(num_tokens, 32);
   return plan;
@@ -70,9 +78,7 @@ LlTuning parse_ll_tuning(const char* text) {
   const struct {
     const char* name;
     uint32_t LlTuning::* field;
-  } kNames[] = {{"threads", &LlTuning::num_threads},
-                {"dispatch_chunks", &LlTuning::dispatch_chunks},
-                {"combine_chunks", &LlTuning::combine_chunks}};
+  } kNames[] = {{"threads", &LlTuning::num_threads}, {"push_warps", &LlTuning::push_warps}};
   for (const char* at = text; at && *at;) {
     const char* comma = std::strchr(at, ',');
     const std::string entry = comma ? std::string(at, comma) : std::string(at);
@@ -80,8 +86,7 @@ LlTuning parse_ll_tuning(const char* text) {
     const auto* known = std::find_if(std::begin(kNames), std::end(kNames),
                                      [&](const auto& name) { return entry.substr(0, equals) == name.name; });
     if (equals == std::string::npos || known == std::end(kNames)) {
-      throw Error(ncclInvalidUsage,
-                  "NCCL_EP_LL_TUNING: '" + entry + "' is not one of threads=, dispatch_chunks=, combine_chunks=");
+      throw Error(ncclInvalidUsage, "NCCL_EP_LL_TUNING: '" + entry + "' is not one of threads=, push_warps=");
     }
     tuning.*known->field = static_cast<uint32_t>(std::strtoul(entry.c_str() + equals + 1, nullptr, 10));
     at = comma ? comma + 1 : nullptr;
@@ -92,9 +97,9 @@ LlTuning parse_ll_tuning(const char* text) {
 std::string to_string(const LlPlan& plan) {
   char text[256];
   std::snprintf(text, sizeof(text),
-                "%u blocks x %u threads, %zu B shared, rows of %u packs in %u chunks of %u, %u experts a pass",
+                "%u blocks x %u threads, %zu B shared, rows of %u packs in %u chunks, %u warps push, %u experts a pass",
                 plan.launch.num_blocks, plan.launch.num_threads, plan.launch.shared_bytes, plan.rows.packs_per_row,
-                plan.rows.num_chunks, plan.rows.packs_per_chunk, plan.experts_per_pass);
+                plan.rows.num_chunks, plan.push_warps, plan.experts_per_pass);
   return text;
 }
 

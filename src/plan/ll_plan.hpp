@@ -33,15 +33,15 @@ struct Limits {
 // Choices that a user may pin (NCCL_EP_LL_TUNING); zero leaves a choice to the plan.
 struct LlTuning {
   uint32_t num_threads = 0;
-  uint32_t dispatch_chunks = 0;
-  uint32_t combine_chunks = 0;
+  uint32_t push_warps = 0;  // of a block, in dispatch
 };
-LlTuning parse_ll_tuning(const char* text);  // "threads=512,dispatch_chunks=4,..."; nullptr is the default
+LlTuning parse_ll_tuning(const char* text);  // "threads=256,push_warps=4"; nullptr is the default
 
 struct LlPlan {
   runtime::LaunchShape launch;
   LlRowPlan rows{};
-  uint32_t experts_per_pass = 0;  // dispatch only
+  uint32_t push_warps = 0;  // dispatch only, like what follows
+  uint32_t experts_per_pass = 0;
 };
 
 LlPlan plan_ll_dispatch(const LlShape& shape, Layout layout, uint64_t row_bytes, uint32_t num_tokens,

@@ -20,22 +20,20 @@ sys.path[:0] = [str(HERE.parent / folder) for folder in ("", "protocol", "litmus
 import ll  # noqa: E402
 import nccl_ep as ep  # noqa: E402
 from clusters import SimCluster  # noqa: E402
-from nccl_ep import sim  # noqa: E402
-from nccl_ep.sim._ffi import check, ffi, library  # noqa: E402
 from sim_runner import load_kernels  # noqa: E402
 
 NUM_CALLS = 4
 TIMEOUT_NS = 200_000_000  # of simulated time
-FEW = ll.Shape(num_ranks=3, num_topk=3, hidden=320, max_tokens=6, tokens=(6, 3, 5))  # rows travel as units
-MANY = ll.Shape(num_ranks=3, num_topk=3, max_tokens=40, tokens=(40, 33, 36))  # rows travel in chunks
+FEW = ll.Shape(num_ranks=3, num_topk=3, hidden=320, max_tokens=6, tokens=(6, 3, 5))
+MANY = ll.Shape(num_ranks=3, num_topk=3, hidden=640, max_tokens=40, tokens=(40, 33, 36))
 
 
-def chained(seed: int, layout: ep.Layout, shape: ll.Shape) -> None:
+def chained(seed: int, layout: ep.Layout, shape: ll.Shape, **changes: Any) -> None:
     """Several dispatches and combines in a row; raises if a rank received something else than it must."""
     problems = make_problems(seed, shape)
 
     def main(rank: Any) -> Any:
-        with ep.Group(rank.comm, ll.group_config(problems[0], timeout_ns=TIMEOUT_NS)) as group:
+        with ep.Group(rank.comm, ll.group_config(problems[0], timeout_ns=TIMEOUT_NS, **changes)) as group:
             exchanges = [ll.Exchange(rank, problem, layout) for problem in problems]
             for exchange in exchanges:
                 exchange.run(exchange.make_handle(group))
@@ -46,50 +44,26 @@ def chained(seed: int, layout: ep.Layout, shape: ll.Shape) -> None:
         ll.check(problem, layout, [result[i] for result in results])
 
 
-def one_way(seed: int, layout: ep.Layout) -> None:
-    """Only rank 0 has tokens, and nothing is combined: no row comes back that would tell what is read."""
-    problems = make_problems(seed, replace(MANY, tokens=(40, 0, 0)))
+def idle_receiver(seed: int) -> None:
+    """Only rank 0 has tokens, and combines again and again.
 
-    def main(rank: Any) -> Any:
-        with ep.Group(rank.comm, ll.group_config(problems[0], timeout_ns=TIMEOUT_NS)) as group:
-            exchanges = [ll.Exchange(rank, problem, layout) for problem in problems]
-            for exchange in exchanges:
-                exchange.dispatch(exchange.make_handle(group))
-            return [exchange.results() for exchange in exchanges]
-
-    check_dispatched(problems, layout, run_simulated(main, seed, MANY))
-
-
-def into_one_window(seed: int, shape: ll.Shape) -> None:
-    """Dispatches into one output window again and again.
-
-    In between, the stream copies what has come out of it and clears it, as a caller's kernels would.
+    Rank-major, so nothing tells the other ranks how far it is but its word that a bank is free.
     """
-    problems = make_problems(seed, shape)
+    problem = ll.make_problem(replace(FEW, tokens=(6, 0, 0)), seed)
 
     def main(rank: Any) -> Any:
-        with ep.Group(rank.comm, ll.group_config(problems[0], timeout_ns=TIMEOUT_NS)) as group:
-            exchanges = [ll.Exchange(rank, problem, ll.RM, windows=True) for problem in problems]
-            output, window = exchanges[0].received, exchanges[0].window
-            poison = rank.array(output)
-            copies = [rank.array(output) for _ in exchanges]
-            for exchange, copy in zip(exchanges, copies, strict=True):
-                exchange.received, exchange.window = output, window
-                exchange.dispatch(exchange.make_handle(group))
-                copy_on_default_stream(rank.sim, copy, output)
-                copy_on_default_stream(rank.sim, output, poison)
-            return [{**e.results(), "received": c} for e, c in zip(exchanges, copies, strict=True)]
+        with ep.Group(rank.comm, ll.group_config(problem, timeout_ns=TIMEOUT_NS)) as group:
+            exchanges = [ll.Exchange(rank, problem, ll.RM) for _ in range(2 * NUM_CALLS)]
+            handle = exchanges[0].make_handle(group)
+            exchanges[0].dispatch(handle)
+            for exchange in exchanges:
+                exchange.combine(handle)
+            return [rank.read(exchange.combined) for exchange in exchanges]
 
-    check_dispatched(problems, ll.RM, run_simulated(main, seed, shape))
-
-
-def check_dispatched(problems: list[ll.Problem], layout: ep.Layout, results: list[Any]) -> None:
-    """Compares all that dispatch delivers."""
-    for i, problem in enumerate(problems):
-        for rank, found in enumerate(results):
-            for name, wanted in ll.expected(problem, rank, layout).items():
-                if name != "combined":
-                    ll.assert_same_bits(found[i][name], wanted, f"call {i}, rank {rank}: {name}")
+    for rank, found in enumerate(run_simulated(main, seed, FEW)):
+        for combined in found:
+            wanted = ll.expected(problem, rank, ll.RM)["combined"]
+            ll.assert_same_bits(combined, wanted, f"rank {rank}: combined")
 
 
 def make_problems(seed: int, shape: ll.Shape) -> list[ll.Problem]:
@@ -106,19 +80,13 @@ def run_simulated(main: Callable[[Any], Any], seed: int, shape: ll.Shape) -> lis
         cluster.close()
 
 
-def copy_on_default_stream(rank: sim.Rank, target: ll.Array, source: ll.Array) -> None:
-    """Has the GPU copy an array, behind the work that was put on its stream before."""
-    pointers = [ffi.cast("void*", array.ctypes.data) for array in (target, source)]
-    check(library().ncclEpSimMemcpyAsync(rank._c, rank.rank, *pointers, source.nbytes, ffi.NULL))
-
-
 SCENARIOS: dict[str, Callable[[int], None]] = {
-    "expert-major-units": lambda seed: chained(seed, ll.EM, FEW),
-    "expert-major-chunks": lambda seed: chained(seed, ll.EM, MANY),
-    "rank-major-units": lambda seed: chained(seed, ll.RM, FEW),
-    "rank-major-chunks": lambda seed: chained(seed, ll.RM, MANY),
-    "one-way": lambda seed: one_way(seed, ll.EM),
-    "zero-copy": lambda seed: into_one_window(seed, FEW),
+    "expert-major": lambda seed: chained(seed, ll.EM, FEW),
+    "expert-major-many": lambda seed: chained(seed, ll.EM, MANY),
+    "rank-major": lambda seed: chained(seed, ll.RM, FEW),
+    "rank-major-many": lambda seed: chained(seed, ll.RM, MANY),
+    "few-blocks": lambda seed: chained(seed, ll.EM, MANY, max_num_sms=1),
+    "idle-receiver": idle_receiver,
 }
 
 

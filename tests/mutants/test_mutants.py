@@ -38,12 +38,12 @@ def run_scenario(kernels: Path, scenario: str, seeds: Iterable[int]) -> list[dic
 
 
 ALL_SCENARIOS = [
-    "expert-major-units",
-    "expert-major-chunks",
-    "rank-major-units",
-    "rank-major-chunks",
-    "one-way",
-    "zero-copy",
+    "expert-major",
+    "expert-major-many",
+    "rank-major",
+    "rank-major-many",
+    "few-blocks",
+    "idle-receiver",
 ]
 
 

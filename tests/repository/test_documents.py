@@ -98,15 +98,6 @@ def test_every_choice_of_ll_tuning_is_documented() -> None:
     assert re.findall(r"^\| `([a-z_]+)` \|", table, re.MULTILINE) == names
 
 
-def test_the_longest_rows_of_units_are_as_documented() -> None:
-    header = (ROOT / "jit_templates/shared/ll_layout.hpp").read_text()
-    limit = re.search(r"kUnitRowTokens = (\d+);", header)
-    assert limit
-    for page in ("ll.md", "decisions/002-rows-as-units-or-as-chunks.md"):
-        text = " ".join((ROOT / "docs" / page).read_text().split())
-        assert f"dispatches at most {limit[1]} tokens" in text, page
-
-
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 def test_the_example_of_the_window_layout_is_right(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "ll.md").read_text()
@@ -124,8 +115,7 @@ def test_the_example_of_the_window_layout_is_right(tmp_path: Path) -> None:
         "const auto show = [](const char* name, uint64_t value) {\n"
         'std::printf("%s=%llu\\n", name, (unsigned long long)value); };\n'
         'show("hello", x.hello_at(0)); show("bank 0", x.bank_at(0)); show("counts", 0);\n'
-        'show("routes", x.routes); show("flags", x.flags); show("rows", x.rows);\n'
-        'show("unit rows", x.unit_rows); show("bank 1", x.bank_at(1)); show("end", x.size());\n'
+        'show("routes", x.routes); show("rows", x.rows); show("bank 1", x.bank_at(1)); show("end", x.size());\n'
         'show("row", x.row_at(0, 1, 2)); }\n'
     )
     binary = tmp_path / "layout"

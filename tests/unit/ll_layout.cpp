@@ -24,11 +24,7 @@ std::vector<Region> regions_of(const LlLayout& layout) {
         {layout.counts_at(bank, 0, 0), layout.counts_at(bank, rank, layout.count_units - 1) + sizeof(Unit)});
     regions.push_back(
         {layout.route_at(bank, 0, 0, 0), layout.route_at(bank, rank, token, layout.max_hits - 1) + sizeof(Unit)});
-    regions.push_back({layout.flag_at(bank, 0, 0, 0), layout.flag_at(bank, rank, token, LlLayout::kMaxChunks - 1) + 4});
-    regions.push_back({layout.row_at(bank, 0, 0), layout.row_at(bank, rank, token) + layout.row_bytes});
-    regions.push_back({layout.unit_row_at(bank, 0, 0),
-                       layout.unit_row_at(bank, rank, layout.unit_tokens() - 1) + sizeof(Unit) * layout.units_per_row});
-    CHECK(layout.units_per_row * 12 >= layout.row_bytes);
+    regions.push_back({layout.row_at(bank, 0, 0), layout.row_at(bank, rank, token) + layout.line_row_bytes});
   }
   return regions;
 }
@@ -44,11 +40,11 @@ TEST_CASE("ll_layout: regions are aligned, in order and inside the window") {
     const LlLayout layout = LlLayout::make(draw(1, 72), draw(1, 1024), draw(1, 512), draw(1, 64), 16 * draw(1, 2048));
     const std::vector<Region> regions = regions_of(layout);
     for (size_t r = 0; r < regions.size(); ++r) {
-      CHECK(regions[r].begin % 8 == 0);
+      CHECK(regions[r].begin % sizeof(Unit) == 0);
       CHECK(regions[r].begin < regions[r].end);
       if (r > 0) CHECK(regions[r - 1].end <= regions[r].begin);
     }
-    CHECK(layout.row_at(0, 0, 0) % 16 == 0);
+    CHECK(layout.row_at(0, 0, 1) % (sizeof(Unit) * kUnitsPerLine) == 0);
     CHECK(layout.route_at(1, 0, 0, 0) % sizeof(Unit) == 0);
     CHECK(regions.back().end <= layout.size());
     CHECK(layout.size() - regions.back().end < LlLayout::kAlign);
@@ -57,8 +53,9 @@ TEST_CASE("ll_layout: regions are aligned, in order and inside the window") {
 
 TEST_CASE("ll_layout: neighbouring slots touch and do not overlap") {
   const LlLayout layout = LlLayout::make(8, 128, 32, 8, 14336);
-  CHECK(layout.row_at(0, 0, 1) == layout.row_at(0, 0, 0) + 14336);
-  CHECK(layout.row_at(0, 1, 0) == layout.row_at(0, 0, 127) + 14336);
+  const uint64_t lines = 116;  // 896 packs: 28 strips of 31 packs in four lines, and 28 packs in four
+  CHECK(layout.row_at(0, 0, 1) == layout.row_at(0, 0, 0) + 128 * lines);
+  CHECK(layout.row_at(0, 1, 0) == layout.row_at(0, 0, 127) + 128 * lines);
   CHECK(layout.route_at(0, 0, 1, 0) == layout.route_at(0, 0, 0, 7) + sizeof(Unit));
   CHECK(layout.bank_at(1) == layout.bank_at(0) + layout.bank_bytes);
 }

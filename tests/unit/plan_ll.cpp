@@ -27,11 +27,8 @@ void check(const LlPlan& plan, uint64_t row_bytes, const Limits& limits) {
   CHECK(plan.launch.num_threads <= limits.max_threads_per_block);
   CHECK(plan.launch.shared_bytes + 20 * 1024 <= limits.max_shared_bytes);
   CHECK(plan.rows.packs_per_row * 16 == row_bytes);
-  CHECK(plan.rows.num_chunks >= 1);
-  CHECK(plan.rows.packs_per_chunk % 3 == 0);
-  CHECK(plan.rows.num_chunks <= LlLayout::kMaxChunks);
-  CHECK(plan.rows.num_chunks * plan.rows.packs_per_chunk >= plan.rows.packs_per_row);
-  CHECK((plan.rows.num_chunks - 1) * plan.rows.packs_per_chunk < plan.rows.packs_per_row);
+  CHECK(plan.rows.num_chunks * LlRowPlan::kStripsPerChunk * kPacksPerStrip >= plan.rows.packs_per_row);
+  CHECK((plan.rows.num_chunks - 1) * LlRowPlan::kStripsPerChunk * kPacksPerStrip < plan.rows.packs_per_row);
 }
 
 }  // namespace
@@ -51,16 +48,23 @@ TEST_CASE("plan_ll: random shapes stay within every limit") {
       const LlPlan dispatch = plan_ll_dispatch(random_shape, layout, row_bytes, num_tokens, limits, {});
       check(dispatch, row_bytes, limits);
       CHECK(dispatch.experts_per_pass >= 1);
+      CHECK(dispatch.push_warps >= 1);
+      CHECK(dispatch.push_warps < dispatch.launch.num_threads / 32);
       if (layout == Layout::expert_major) CHECK(dispatch.experts_per_pass % 3 == 0);
       check(plan_ll_combine(random_shape, row_bytes, num_tokens, limits, {}), row_bytes, limits);
     }
   }
 }
 
+TEST_CASE("plan_ll: more experts than shared memory can count are refused by name") {
+  CHECK_THROWS_WITH_AS(plan_ll_dispatch(shape(2, 1 << 16, 8, 64), Layout::expert_major, 64, 8, kH200, {}),
+                       doctest::Contains("num_experts is 65536"), Error);
+}
+
 TEST_CASE("plan_ll: tuning is parsed, and a wrong name is refused") {
-  const LlTuning tuning = parse_ll_tuning("threads=256,dispatch_chunks=2");
+  const LlTuning tuning = parse_ll_tuning("threads=256,push_warps=2");
   CHECK(tuning.num_threads == 256);
-  CHECK(tuning.dispatch_chunks == 2);
+  CHECK(tuning.push_warps == 2);
   CHECK(parse_ll_tuning(nullptr).num_threads == 0);
   CHECK_THROWS_WITH_AS(parse_ll_tuning("colour=3"), doctest::Contains("colour=3"), Error);
 }

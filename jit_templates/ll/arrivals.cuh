@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+// The receiving side of routes.cuh: which rows come from whom, and where each goes.
+#pragma once
+
+#include "ll/routes.cuh"
+#include "ll/rows.cuh"
+
+namespace nccl_ep::ll {
+
+// Named barriers of a block.
+constexpr uint32_t kReceiversBarrier = 1;  // of the warps that make the table
+constexpr uint32_t kTableBarrier = 2;      // where the others wait for it
+
+// Every source's counts, in a block's shared memory, and in the expert-major layout where its rows begin in each
+// expert's zone. All blocks make their own.
+struct ArrivalTable {
+  uint32_t num_ranks, num_experts;  // num_experts: 0 in the rank-major layout
+  uint32_t* words;
+
+  template <Layout kLayout>
+  EP_DEVICE static ArrivalTable make(const LlGroupState& group, unsigned char* shared) {
+    return {group.num_ranks, kLayout == Layout::expert_major ? group.num_local_experts : 0,
+            reinterpret_cast<uint32_t*>(shared)};
+  }
+  EP_DEVICE unsigned char* end() const { return reinterpret_cast<unsigned char*>(first_row(num_ranks + 1, 0)); }
+
+  EP_DEVICE uint32_t& has_all() const { return words[0]; }
+  EP_DEVICE uint32_t& next_item() const { return words[1]; }
+  EP_DEVICE uint32_t& num_tokens(uint32_t source) const { return words[2 + source]; }
+  EP_DEVICE uint32_t& num_rows(uint32_t source) const { return words[2 + num_ranks + source]; }
+  // Of `source` in an expert's zone; one behind the last source: how many rows the expert has.
+  EP_DEVICE uint32_t* first_row(uint32_t source, uint32_t expert) const {
+    return words + 2 + 2 * num_ranks + source * num_experts + expert;
+  }
+  // One thread calls it, before begin()'s barrier.
+  EP_DEVICE void clear() const {
+    has_all() = 1;
+    next_item() = 0;
+  }
+  EP_DEVICE uint32_t most_tokens() const {
+    uint32_t most = 0;
+    for (uint32_t source = 0; source < num_ranks; ++source) {
+      if (num_tokens(source) > most) most = num_tokens(source);
+    }
+    return most;
+  }
+};
+
+// Some warps of a block, while they wait for each other only.
+struct WarpTeam {
+  uint32_t first_warp, num_warps;
+
+  EP_DEVICE uint32_t thread_idx() const { return dev::thread_idx() - 32 * first_warp; }
+  EP_DEVICE uint32_t num_threads() const { return 32 * num_warps; }
+  EP_DEVICE void sync(uint32_t barrier) const { dev::bar_sync(barrier, num_threads()); }
+};
+
+// Waits for the counts of every source and puts them into the table.
+EP_DEVICE bool read_counts(const Operation& op, const ArrivalTable& table, const WarpTeam& team) {
+  const uint32_t units = 1 + static_cast<uint32_t>(div_up(table.num_experts, 3));  // of a source
+  bool ok = true;
+  for (uint32_t i = team.thread_idx(); ok && i < table.num_ranks * units; i += team.num_threads()) {
+    const uint32_t source = i / units, number = i % units;
+    Unit unit;
+    ok = op.wait_for_unit({number == 0 ? Wait::token_counts : Wait::expert_counts, source, 0},
+                          op.counts(op.group.rank, source, number), unit);
+    if (number == 0) {
+      table.num_tokens(source) = unit.word[0];
+      table.num_rows(source) = unit.word[1];
+      continue;
+    }
+#pragma unroll
+    for (uint32_t j = 0; j < 3; ++j) {
+      const uint32_t expert = 3 * (number - 1) + j;
+      if (expert < table.num_experts) *table.first_row(source + 1, expert) = unit.word[j];
+    }
+  }
+  return ok;
+}
+
+// Makes the table. All warps of the team call it, and may use it then.
+EP_DEVICE void fill(const Operation& op, const ArrivalTable& table, const WarpTeam& team) {
+  if (!read_counts(op, table, team)) dev::st_relaxed<dev::Scope::block>(&table.has_all(), 0u);
+  team.sync(kReceiversBarrier);
+  for (uint32_t expert = team.thread_idx(); expert < table.num_experts; expert += team.num_threads()) {
+    uint32_t rows = 0;
+    *table.first_row(0, expert) = 0;
+    for (uint32_t source = 1; source <= table.num_ranks; ++source) {
+      rows += *table.first_row(source, expert);
+      *table.first_row(source, expert) = rows;
+    }
+  }
+  team.sync(kReceiversBarrier);
+}
+
+// A chunk of a row that a warp receives.
+struct Arrival {
+  uint32_t source, token, chunk;
+};
+
+// What a warp knows of an arrival, besides its routes in shared memory.
+struct Arrived {
+  bool ok;  // nothing timed out
+  uint32_t num_hits;
+  uint32_t row;  // the row's number among the source's rows for this rank
+};
+
+// Waits for a token's routes and, if it has any hits, for one chunk of its row; leaves them in `routes` and `row`. Both
+// are looked at together, since each look takes as long as the memory. Own rows are where the caller has them. The whole
+// warp calls it: each lane watches a hit; further hits are read afterwards.
+EP_DEVICE Arrived await_arrival(const Operation& op, const LlDispatchArgs& args, const Arrival& arrival,
+                                const Chunk& chunk, Route* routes, LaneRow& row) {
+  const uint32_t rank = op.group.rank, lane = dev::lane_idx(), source = arrival.source, token = arrival.token;
+  const bool own = source == rank;
+  const Unit* address = op.route(rank, source, token, lane < args.routing.num_topk ? lane : 0);
+  const Unit* lines = op.row(rank, source, token) + chunk.first_unit;
+  if (own) row.load(chunk.words, args.tokens + token * args.rows.row_bytes());
+  Unit unit;
+  Arrived arrived{};
+  Awaited awaited{Wait::token_routes, source, token};
+  arrived.ok = wait_for<true>(op.group, op.epoch, awaited, [&] {
+    unit = dev::ld_unit(address);
+    const bool has_row = own || row.read_lines(chunk.words, lines, op.epoch);
+    const uint32_t has_route = dev::ballot(unit.epoch == op.epoch);
+    const Route first = Route::decode(unit);
+    arrived.num_hits = dev::shfl(first.num_hits, 0);
+    arrived.row = dev::shfl(first.row, 0);
+    if (!(has_route & 1)) return false;
+    const uint32_t needed = arrived.num_hits >= 32 ? ~0u : (1u << arrived.num_hits) - 1;
+    const bool has_routes = (has_route & needed) == needed;
+    awaited.what = has_routes ? Wait::dispatch_row : Wait::token_routes;
+    return has_routes && (has_row || arrived.num_hits == 0);
+  });
+  if (!arrived.ok) return arrived;
+  if (lane < arrived.num_hits) routes[lane] = Route::decode(unit);
+  for (uint32_t hit = 32 + lane; arrived.ok && hit < arrived.num_hits; hit += 32) {
+    arrived.ok = op.wait_for_unit({Wait::token_routes, source, token}, op.route(rank, source, token, hit), unit);
+    routes[hit] = Route::decode(unit);
+  }
+  arrived.ok = dev::all(arrived.ok);
+  dev::sync_warp();
+  return arrived;
+}
+
+}  // namespace nccl_ep::ll
