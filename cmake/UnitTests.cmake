@@ -15,7 +15,13 @@ list(FILTER unit_test_kernels INCLUDE REGEX "_kernels\\.cpp$")
 set_source_files_properties(${unit_test_kernels} PROPERTIES COMPILE_OPTIONS "${kernel_options}")
 
 enable_testing()
-add_test(NAME unit COMMAND nccl_ep_unit_tests)
+if(NCCL_EP_SANITIZE)
+  set(needs_instrumented_kernels "-tce=*: a raw spin loop hangs nobody")
+endif()
+add_test(NAME unit_library COMMAND nccl_ep_unit_tests -sfe=*/sim_*)
+add_test(NAME unit_simulator COMMAND nccl_ep_unit_tests -sf=*/sim_* ${needs_instrumented_kernels})
+# A simulation that fails leaves threads behind, with what they own.
+set_tests_properties(unit_simulator PROPERTIES ENVIRONMENT ASAN_OPTIONS=detect_leaks=0)
 
 # A sanitizer that sees nothing would pass all tests: it must notice kernels that write behind their memory.
 if(NCCL_EP_SANITIZE MATCHES "address")

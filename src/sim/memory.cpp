@@ -89,6 +89,7 @@ Memory::~Memory() {
       unpoison(begin, arenas_[rank].used_end[static_cast<int>(zone)] - begin);
     }
   }
+  unpoison(shared_begin(), shared_bytes_);  // of blocks that never ended
   munmap(reinterpret_cast<void*>(begin_), bytes());
 }
 

@@ -41,7 +41,7 @@ TEST_CASE("jit_variants: source as NVRTC sees it") {
   const std::string text = source({LlOp::combine, Layout::rank_major, DType::fp16});
   CHECK(text.find("#include \"ll/combine.cuh\"") == 0);
   CHECK(text.find("sizeof(LlCombineArgs) == " + std::to_string(sizeof(LlCombineArgs))) != std::string::npos);
-  CHECK(text.find("__launch_bounds__(512, 1)") != std::string::npos);
+  CHECK(text.find("__launch_bounds__(" + std::to_string(kLlCombineThreads) + ", 1)") != std::string::npos);
   CHECK(text.find("ll::combine<Layout::rank_major, DType::fp16>(args)") != std::string::npos);
 }
 
