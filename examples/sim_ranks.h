@@ -21,11 +21,15 @@ typedef struct {
   void (*body)(ncclEpSimCluster_t cluster, int rank, ncclComm_t comm);
 } SimRank;
 
+static _Thread_local ncclEpTensor_t* sim_tensors[16];  // of this thread's rank
+static _Thread_local int num_sim_tensors;
+
 static void* run_sim_rank(void* argument) {
   SimRank* self = (SimRank*)argument;
   OK(ncclEpSimRankEnter(self->cluster, self->rank));
   OK(ncclEpSimGetComm(self->cluster, self->rank, &self->comm));
   self->body(self->cluster, self->rank, self->comm);
+  while (num_sim_tensors > 0) OK(ncclEpTensorDestroy(sim_tensors[--num_sim_tensors]));
   OK(ncclEpSimRankLeave(self->cluster, self->rank));
   return NULL;
 }
@@ -46,14 +50,17 @@ static void run_sim_ranks(int num_ranks, void (*body)(ncclEpSimCluster_t cluster
   OK(ncclEpSimClusterDestroy(cluster));
 }
 
-// A tensor of 4-byte elements in the rank's device memory, which goes with the cluster.
+// A tensor of 4-byte elements in the rank's device memory. It lives as long as the rank's thread, its memory as long as
+// the cluster.
 static ncclEpTensor_t* make_sim_tensor(ncclEpSimCluster_t cluster, int rank, ncclDataType_t datatype, unsigned ndim,
                                        const size_t* sizes) {
+  if (num_sim_tensors == 16) fail("more than 16 tensors");
   ncclEpTensor_t* tensor;
   size_t bytes = 4;
   for (unsigned i = 0; i < ndim; ++i) bytes *= sizes[i];
   OK(ncclEpTensorAlloc(&tensor, ndim, datatype, sizes, NULL));
   OK(ncclEpSimMalloc(cluster, rank, &tensor->data, bytes));
+  sim_tensors[num_sim_tensors++] = tensor;
   return tensor;
 }
 #define TENSOR(datatype, ndim, ...) make_sim_tensor(cluster, rank, datatype, ndim, (const size_t[]){__VA_ARGS__})

@@ -65,8 +65,8 @@ def test_the_readme_shows_the_examples_as_they_are() -> None:
         assert text == code, f"README.md shows another {name}: copy it, without its first line"
 
 
-def test_ci_runs_the_readmes_test_command() -> None:
-    command = "pip install '.[test]' && pytest"
+@pytest.mark.parametrize("command", ["pip install . && ep_bench", "pip install '.[test]' && pytest"])
+def test_ci_runs_the_commands_of_the_quick_start(command: str) -> None:
     assert f"{command}\n" in list(blocks(README, "sh"))
     assert f"{{ {command}; }}" in (ROOT / ".ci" / "run").read_text()
 
