@@ -418,8 +418,8 @@ ncclResult_t ncclEpHandleDestroy(ncclEpHandle_t handle);
 //   HT FLAT one row for each token routed here; topk_idx as in LL RM.
 //   HT EM   the zones that ncclEpUpdateHandle counted, padding zeroed.
 // Rows beyond the counters are left untouched. layout_info.recv_topk_idx_kind numbers topk_idx.
-// A window-backed output of LL RM and HT FLAT is written directly by the senders; all ranks use the same
-// offset.
+// LL works alike for outputs in windows and elsewhere. One of HT FLAT in a window is written directly by the
+// senders; all ranks use the same offset.
 //
 // Collective. Stream-ordered; inputs may be reused and outputs read once `stream` has passed (send_only: the
 // stream of ncclEpComplete). Allocates nothing. Capturable, but for HT with max_recv_tokens_per_rank 0.
