@@ -115,7 +115,8 @@ def test_the_example_of_the_window_layout_is_right(tmp_path: Path) -> None:
         "const auto show = [](const char* name, uint64_t value) {\n"
         'std::printf("%s=%llu\\n", name, (unsigned long long)value); };\n'
         'show("hello", x.hello_at(0)); show("bank 0", x.bank_at(0)); show("counts", 0);\n'
-        'show("routes", x.routes); show("rows", x.rows); show("bank 1", x.bank_at(1)); show("end", x.size());\n'
+        'show("routes", x.routes); show("rows", x.rows);\n'
+        'show("bank 1", x.bank_at(1)); show("end", x.size());\n'
         'show("row", x.row_at(0, 1, 2)); }\n'
     )
     binary = tmp_path / "layout"
