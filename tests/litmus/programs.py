@@ -176,6 +176,7 @@ LINES = [
     Program("lines_are_never_torn", ranks=2, blocks=2, threads=64, options=LATE, label="late"),
     Program("line_sent_as_units", WRONG, ranks=2, blocks=2, threads=64),
     Program("lines_of_some_lanes"),
+    Program("lines_of_some_lanes", ranks=2, label="peer"),
     Program("lines_anywhere", ranks=4, threads=64),
     Program("lines_come_one_by_one", ranks=6),
     Program("lines_come_one_by_one", ranks=6, options=LATE, label="late"),
