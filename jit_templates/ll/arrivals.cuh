@@ -25,7 +25,7 @@ struct ArrivalTable {
   EP_DEVICE unsigned char* end() const { return reinterpret_cast<unsigned char*>(first_row(num_ranks + 1, 0)); }
 
   EP_DEVICE uint32_t& has_all() const { return words[0]; }
-  EP_DEVICE uint32_t& next_item() const { return words[1]; }
+  EP_DEVICE BlockQueue queue() const { return {words + 1}; }
   EP_DEVICE uint32_t& num_tokens(uint32_t source) const { return words[2 + source]; }
   EP_DEVICE uint32_t& num_rows(uint32_t source) const { return words[2 + num_ranks + source]; }
   // Of `source` in an expert's zone; one behind the last source: how many rows the expert has.
@@ -35,7 +35,7 @@ struct ArrivalTable {
   // One thread calls it, before begin()'s barrier.
   EP_DEVICE void clear() const {
     has_all() = 1;
-    next_item() = 0;
+    *queue().num_taken = 0;
   }
   EP_DEVICE uint32_t most_tokens() const {
     uint32_t most = 0;

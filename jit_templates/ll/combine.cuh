@@ -14,43 +14,51 @@
 
 namespace nccl_ep::ll {
 
-// A token's weights, in the warp's shared memory. An expert that is repeated in the token's row was
-// dispatched once; its weights add up in the first place. The whole warp calls it.
-EP_DEVICE void list_weights(const LlCombineArgs& args, uint32_t token, float* weights) {
-  const uint32_t num_topk = args.routing.num_topk;
-  const float* given = args.topk_weights + uint64_t{token} * num_topk;
-  for (uint32_t k = dev::lane_idx(); k < num_topk; k += 32) {
-    const uint64_t id = load_id(args.routing, token, k);
-    float weight = dev::ld_nc(given + k);
-#pragma unroll 8
-    for (uint32_t later = k + 1; later < num_topk; ++later) {
-      if (load_id(args.routing, token, later) == id) weight = dev::add(weight, dev::ld_nc(given + later));
-    }
-    weights[k] = weight;
-  }
-  dev::sync_warp();
-}
+constexpr uint32_t kCombineWarps = kLlCombineThreads / 32;
 
-// Expert-major: sends the weights of this rank's tokens to the ranks they went to, three a unit; a lane for
-// each unit and rank.
+// A token's top-k row in the shared memory of a warp.
+struct TopkRow {
+  uint32_t id[kMaxHits];
+  float weight[kMaxHits];
+
+  // The weight of a place. An expert that is repeated in the row was dispatched once; its weights add up in the first
+  // place.
+  EP_DEVICE float sum_of(uint32_t k, uint32_t num_topk) const {
+    float sum = weight[k];
+#pragma unroll 1
+    for (uint32_t later = k + 1; later < num_topk; ++later) {
+      if (id[later] == id[k]) sum = dev::add(sum, weight[later]);
+    }
+    return sum;
+  }
+};
+
+// Expert-major: sends the weights of this rank's tokens to the ranks they went to, three a unit; a lane for each unit and
+// rank.
 EP_DEVICE void send_weights(const Operation& op, const LlCombineArgs& args, const RankSets& sets) {
-  EP_SHARED(float, weights, [kMaxWarps][kMaxHits]);
+  EP_SHARED(TopkRow, rows, [kCombineWarps]);
   const LlGroupState& group = op.group;
   const uint32_t num_topk = args.routing.num_topk, num_units = (num_topk + 2) / 3;
+  TopkRow& row = rows[dev::warp_idx()];
+#pragma unroll 1
   for (uint32_t token = worker_idx(); token < args.routing.num_tokens; token += num_workers()) {
-    const float* listed = weights[dev::warp_idx()];
-    list_weights(args, token, weights[dev::warp_idx()]);
+    for (uint32_t k = dev::lane_idx(); k < num_topk; k += 32) {
+      row.id[k] = static_cast<uint32_t>(load_id(args.routing, token, k));
+      row.weight[k] = dev::ld_nc(args.topk_weights + uint64_t{token} * num_topk + k);
+    }
+    dev::sync_warp();
+#pragma unroll 1
     for (uint32_t i = dev::lane_idx(); i < num_units * group.num_ranks; i += 32) {
       const uint32_t peer = i % group.num_ranks, first = i / group.num_ranks * 3;
       if (!sets.of(peer).has(token)) continue;
       Unit unit{{0, 0, 0}, op.epoch};
 #pragma unroll
       for (uint32_t j = 0; j < 3; ++j) {
-        if (first + j < num_topk) unit.word[j] = dev::bits_from_float(listed[first + j]);
+        if (first + j < num_topk) unit.word[j] = dev::bits_from_float(row.sum_of(first + j, num_topk));
       }
       dev::st_unit(op.route(peer, group.rank, token, first / 3), unit);
     }
-    dev::sync_warp();  // the weights are about to be replaced
+    dev::sync_warp();  // the row is about to be replaced
   }
 }
 
@@ -137,24 +145,28 @@ EP_DEVICE bool await_weights(const Operation& op, const ResultItem& item, uint32
   return dev::all(ok);
 }
 
-// Adds up the local rows of one chunk and pushes the sum home.
+// What goes home of one chunk: expert-major the sum of the local rows, rank-major the row that the caller has added up.
 template <Layout kLayout, DType kDType>
-EP_DEVICE bool push_sum(const Operation& op, const LlCombineArgs& args, const ResultItem& item, uint32_t num_hits,
-                        Addend* addends) {
-  constexpr uint32_t kRows = kLayout == Layout::expert_major ? 2 : 1;
-  const Chunk chunk(args.rows, item.chunk);
-  const auto fetch = [&](LaneRow(&rows)[kRows], uint32_t first, uint32_t count) {
-#pragma unroll
-    for (uint32_t r = 0; r < kRows; ++r) {
-      if (r < count) rows[r].load(chunk.words, static_cast<const unsigned char*>(addends[first + r].row));
-    }
-    // The first rows are on their way while the weights are awaited.
-    return kLayout == Layout::rank_major || first > 0 || await_weights(op, item, num_hits, addends);
+EP_DEVICE bool make_sum(const Operation& op, const LlCombineArgs& args, const ResultItem& item, const Chunk& chunk,
+                        uint32_t num_hits, Addend* addends, LaneRow& sum) {
+  const auto load = [&](LaneRow& row, uint32_t i) {
+    row.load(chunk.words, static_cast<const unsigned char*>(addends[i].row));
   };
-  LaneRow sum;
-  if (!add_rows<kDType, kRows>(addends, kLayout == Layout::expert_major ? num_hits : 1, fetch, sum)) return false;
-  sum.write_lines(chunk.words, op.row(item.home, op.group.rank, item.token) + chunk.first_unit, op.epoch);
-  return true;
+  if constexpr (kLayout == Layout::rank_major) {
+    load(sum, 0);
+    return true;
+  } else {
+    constexpr uint32_t kRows = 2;
+    const auto fetch = [&](LaneRow(&rows)[kRows], uint32_t first, uint32_t count) {
+#pragma unroll
+      for (uint32_t r = 0; r < kRows; ++r) {
+        if (r < count) load(rows[r], first + r);
+      }
+      // The first rows are on their way while the weights are awaited.
+      return first > 0 || await_weights(op, item, num_hits, addends);
+    };
+    return add_rows<kDType, kRows>(addends, num_hits, fetch, sum);
+  }
 }
 
 // The most tokens that any rank dispatched, as far as this lane has looked.
@@ -168,13 +180,17 @@ EP_DEVICE uint32_t most_tokens_seen(const LlCombineArgs& args) {
 }
 
 template <Layout kLayout, DType kDType>
-EP_DEVICE void push_sums(const Operation& op, const LlCombineArgs& args, uint32_t most_tokens, Addend* addends) {
+EP_DEVICE void push_sums(const Operation& op, const LlCombineArgs& args, uint32_t most_tokens, BlockQueue queue,
+                         Addend* addends) {
   const uint32_t num_items = op.group.num_ranks * most_tokens * args.rows.num_chunks;
-  for (uint32_t i = worker_idx(); i < num_items; i += num_workers()) {
+  for (uint32_t i = queue.next(); i < num_items; i = queue.next()) {
     const ResultItem item(op.group, args.rows.num_chunks, i);
     const uint32_t num_hits = list_local_rows<kLayout>(args, item, addends);
     if (num_hits == 0) continue;
-    if (!push_sum<kLayout, kDType>(op, args, item, num_hits, addends)) return;
+    const Chunk chunk(args.rows, item.chunk);
+    LaneRow sum;
+    if (!make_sum<kLayout, kDType>(op, args, item, chunk, num_hits, addends, sum)) return;
+    sum.write_lines(chunk.words, op.row(item.home, op.group.rank, item.token) + chunk.first_unit, op.epoch);
   }
 }
 
@@ -216,10 +232,11 @@ EP_DEVICE bool await_rows(const Operation& op, uint32_t token, const Chunk& chun
 
 // Adds the rows of each token's ranks, in rank order.
 template <DType kDType>
-EP_DEVICE void collect_sums(const Operation& op, const LlCombineArgs& args, const RankSets& sets, Addend* addends) {
-  constexpr uint32_t kRows = 4;
+EP_DEVICE void collect_sums(const Operation& op, const LlCombineArgs& args, const RankSets& sets, BlockQueue queue,
+                            Addend* addends) {
+  constexpr uint32_t kRows = 3;
   const uint32_t num_chunks = args.rows.num_chunks, num_items = args.routing.num_tokens * num_chunks;
-  for (uint32_t item = worker_idx(); item < num_items; item += num_workers()) {
+  for (uint32_t item = queue.next(); item < num_items; item = queue.next()) {
     const uint32_t token = item / num_chunks;
     const Chunk chunk(args.rows, item % num_chunks);
     const uint32_t num_addends = list_rank_rows(op, sets, token, addends);
@@ -235,15 +252,18 @@ EP_DEVICE void collect_sums(const Operation& op, const LlCombineArgs& args, cons
 template <Layout kLayout, DType kDType>
 EP_DEVICE void combine(const LlCombineArgs& args) {
   EP_DYNAMIC_SHARED(shared);
-  EP_SHARED(Addend, addends, [kMaxWarps][kMaxHits]);
+  EP_SHARED(Addend, addends, [kCombineWarps][kMaxHits]);
+  EP_SHARED(uint32_t, num_taken, [2]);
   const Operation op(args.group, operation_epoch(args.group, args.routing, args.phases));
   const RankSets sets(args.routing, shared);
   const bool sends = args.phases & kLlSend, receives = args.phases & kLlReceive;
   const uint32_t tokens_seen = sends ? most_tokens_seen(args) : 0;  // on its way while the peers are awaited
+  if (dev::thread_idx() < 2) num_taken[dev::thread_idx()] = 0;
   if (begin(op, args.routing, sets, sends)) {
+    Addend* warp_addends = addends[dev::warp_idx()];
     if (kLayout == Layout::expert_major && sends) send_weights(op, args, sets);
-    if (sends) push_sums<kLayout, kDType>(op, args, dev::max_warp(tokens_seen), addends[dev::warp_idx()]);
-    if (receives) collect_sums<kDType>(op, args, sets, addends[dev::warp_idx()]);
+    if (sends) push_sums<kLayout, kDType>(op, args, dev::max_warp(tokens_seen), {num_taken}, warp_addends);
+    if (receives) collect_sums<kDType>(op, args, sets, {num_taken + 1}, warp_addends);
   }
   finish(op, args.routing, args.phases);
 }

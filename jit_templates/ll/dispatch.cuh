@@ -109,19 +109,14 @@ EP_DEVICE void deliver_by_rank(const LlDispatchArgs& args, const Arrival& arriva
   row.store(chunk.words, args.out_tokens + slot * args.rows.row_bytes());
 }
 
-// Tokens come in order, each rank's in turn. A block has every so many of the chunks; its warps take the next one as they
-// become free.
+// Tokens come in order, each rank's in turn.
 template <Layout kLayout>
 EP_DEVICE void receive_rows(const Operation& op, const LlDispatchArgs& args, const ArrivalTable& table) {
-  EP_SHARED(Route, routes, [kMaxWarps][kMaxHits]);
+  EP_SHARED(Route, routes, [kLlDispatchThreads / 32][kMaxHits]);
   const uint32_t num_ranks = op.group.num_ranks, num_chunks = args.rows.num_chunks;
   const uint32_t num_items = num_ranks * table.most_tokens() * num_chunks;
   Route* warp_routes = routes[dev::warp_idx()];
-  while (true) {
-    uint32_t taken = 0;
-    if (dev::lane_idx() == 0) taken = dev::atomic_add<dev::Order::relaxed, dev::Scope::block>(&table.next_item(), 1u);
-    const uint32_t item = dev::shfl(taken, 0) * dev::num_blocks() + dev::block_idx();
-    if (item >= num_items) return;
+  for (uint32_t item = table.queue().next(); item < num_items; item = table.queue().next()) {
     const Arrival arrival{item % num_ranks, item / num_ranks / num_chunks, item / num_ranks % num_chunks};
     if (arrival.token >= table.num_tokens(arrival.source)) continue;
     const Chunk chunk(args.rows, arrival.chunk);

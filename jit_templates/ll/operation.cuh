@@ -11,8 +11,20 @@
 
 namespace nccl_ep::ll {
 
-constexpr uint32_t kMaxWarps = kLlMaxThreads / 32;
 constexpr uint32_t kMaxHits = 64;
+
+// Work that is dealt to the blocks in turn, and within a block to whichever warp is free, from a counter in shared memory
+// that is cleared before begin()'s barrier.
+struct BlockQueue {
+  uint32_t* num_taken;
+
+  // The next item of this block, from 0 on; there is no last one. The whole warp calls it.
+  EP_DEVICE uint32_t next() const {
+    uint32_t taken = 0;
+    if (dev::lane_idx() == 0) taken = dev::atomic_add<dev::Order::relaxed, dev::Scope::block>(num_taken, 1u);
+    return dev::shfl(taken, 0) * dev::num_blocks() + dev::block_idx();
+  }
+};
 
 // This warp's place among all warps of the grid; neighbours sit on different SMs.
 EP_DEVICE uint32_t worker_idx() { return dev::warp_idx() * dev::num_blocks() + dev::block_idx(); }

@@ -53,32 +53,19 @@ struct RouteScratch {
   }
 };
 
-// Calls visit(token, k, expert, id) for every place of the top-k table, a thread for each; expert is local to `peer`, or
-// -1 where the place is not on it; id is what lies there. begin() has brought the table into the first-level cache.
-template <class Visit>
-EP_DEVICE void for_each_place(const LlGroupState& group, const LlRouting& routing, uint32_t peer, Visit visit) {
-  const uint32_t num_places = routing.num_tokens * routing.num_topk;
-#pragma unroll 1
-  for (uint32_t place = dev::thread_idx(); place < num_places; place += dev::num_threads()) {
-    const uint64_t id = load_id(routing, 0, place);
-    const int32_t expert = expert_of(group, widen(routing, id));
-    const int32_t local = expert - static_cast<int32_t>(peer * group.num_local_experts);
-    const bool is_local = local >= 0 && local < static_cast<int32_t>(group.num_local_experts);
-    const uint32_t token = place / routing.num_topk;
-    visit(token, place - token * routing.num_topk, is_local ? local : -1, id);
-  }
-}
-
-// Finds the hits on `peer` and, for the experts of the pass, who sends to them. In the expert-major layout an
-// expert that is repeated in a row is one hit.
+// Finds the hits on `peer` and, for the experts of the pass, who sends to them. In the expert-major layout an expert that
+// is repeated in a row is one hit.
 template <Layout kLayout>
 EP_DEVICE void collect_hits(const LlDispatchArgs& args, const RouteScratch& scratch, uint32_t peer, ExpertPass pass) {
-  const uint32_t num_words =
-      2 * args.routing.num_tokens + (kLayout == Layout::expert_major ? (pass.end - pass.begin) * scratch.num_words : 0);
-  for (uint32_t i = dev::thread_idx(); i < num_words; i += dev::num_threads()) scratch.hits[i] = 0;
-  dev::sync_block();
-  for_each_place(args.group, args.routing, peer, [&](uint32_t token, uint32_t k, int32_t expert, uint64_t id) {
-    if (expert < 0) return;
+  const auto clear = [&] {
+    const uint32_t num_sets = kLayout == Layout::expert_major ? pass.end - pass.begin : 0;
+    clear_words(scratch.hits, 2 * args.routing.num_tokens + num_sets * scratch.num_words);
+    dev::sync_block();
+  };
+  const int64_t first_expert = int64_t{peer} * args.group.num_local_experts;
+  for_each_place(args.routing, clear, [&](uint32_t token, uint32_t k, int64_t id) {
+    const int64_t expert = id - first_expert;
+    if (expert < 0 || expert >= args.group.num_local_experts) return;
     if constexpr (kLayout == Layout::expert_major) {
       if (is_repeated(args.routing, token, k, id)) return;
       if (pass.has(expert)) scratch.of_expert(expert - pass.begin).set(token);
@@ -88,24 +75,30 @@ EP_DEVICE void collect_hits(const LlDispatchArgs& args, const RouteScratch& scra
   dev::sync_block();
 }
 
+// A thread for every place of the top-k table.
 template <Layout kLayout>
 EP_DEVICE void send_token_routes(const Operation& op, const LlDispatchArgs& args, const RankSets& sets,
                                  const RouteScratch& scratch, uint32_t peer, ExpertPass pass) {
-  for_each_place(args.group, args.routing, peer, [&](uint32_t token, uint32_t k, int32_t expert, uint64_t) {
+  const uint32_t num_topk = args.routing.num_topk, num_places = args.routing.num_tokens * num_topk;
+#pragma unroll 1
+  for (uint32_t place = dev::thread_idx(); place < num_places; place += dev::num_threads()) {
+    const uint32_t token = place / num_topk, k = place - token * num_topk;
     const uint32_t num_hits = scratch.num_hits(token);
     Unit* units = op.route(peer, op.group.rank, token, 0);
     if (num_hits == 0 && k == 0 && pass.begin == 0) dev::st_unit(units, Route{}.encode(op.epoch));
-    if (expert < 0 || !scratch.is_hit(token, k)) return;
-    if (kLayout == Layout::expert_major && !pass.has(expert)) return;
-    Route route{static_cast<uint32_t>(expert), k, 0, num_hits, sets.of(peer).count_before(token)};
+    if (!scratch.is_hit(token, k)) continue;
+    const int64_t id = widen(args.routing, load_id(args.routing, token, k));
+    const uint32_t expert = static_cast<uint32_t>(id - int64_t{peer} * args.group.num_local_experts);
+    if (kLayout == Layout::expert_major && !pass.has(expert)) continue;
+    Route route{expert, k, 0, num_hits, sets.of(peer).count_before(token)};
     if constexpr (kLayout == Layout::expert_major) {
       route.value = scratch.of_expert(expert - pass.begin).count_before(token);
     } else {
-      const float* weights = args.topk_weights + uint64_t{token} * args.routing.num_topk;
+      const float* weights = args.topk_weights + uint64_t{token} * num_topk;
       route.value = dev::bits_from_float(dev::ld_nc(weights + k));
     }
     dev::st_unit(units + scratch.hit_of(token, k), route.encode(op.epoch));
-  });
+  }
 }
 
 template <Layout kLayout>

@@ -17,16 +17,41 @@ EP_DEVICE int64_t widen(const LlRouting& routing, uint64_t id) {
   return routing.idx_is_64bit ? static_cast<int64_t>(id) : static_cast<int32_t>(id);
 }
 
-// The expert of an id, or -1 for no route or an id beyond the last expert (begin() has reported it).
-EP_DEVICE int32_t expert_of(const LlGroupState& group, int64_t id) {
-  return id >= 0 && id < int64_t{group.num_ranks} * group.num_local_experts ? static_cast<int32_t>(id) : -1;
+// The rank of an expert. One multiplication in place of a division: exact below 2^21 experts, of which a quarter cannot
+// be counted in a block's shared memory.
+struct ExpertHome {
+  float ranks_per_expert;
+
+  EP_DEVICE explicit ExpertHome(const LlGroupState& group)
+      : ranks_per_expert(1.0f / static_cast<float>(group.num_local_experts)) {}
+  EP_DEVICE uint32_t rank_of(uint32_t expert) const {
+    return static_cast<uint32_t>(dev::mul(static_cast<float>(expert) + 0.5f, ranks_per_expert));
+  }
+};
+
+// Calls visit(token, k, id) for every place of the top-k table, a thread for each. The next id is on its way while one is
+// visited, and the first while the block prepares. Loops in this file and the next stay loops: code that runs once is
+// fetched from far away.
+template <class Prepare, class Visit>
+EP_DEVICE void for_each_place(const LlRouting& routing, Prepare prepare, Visit visit) {
+  const uint32_t num_places = routing.num_tokens * routing.num_topk, step = dev::num_threads();
+  uint32_t place = dev::thread_idx();
+  uint64_t id = place < num_places ? load_id(routing, 0, place) : 0;
+  prepare();
+#pragma unroll 1
+  for (; place < num_places; place += step) {
+    const uint64_t next_id = place + step < num_places ? load_id(routing, 0, place + step) : 0;
+    const uint32_t token = place / routing.num_topk;
+    visit(token, place - token * routing.num_topk, widen(routing, id));
+    id = next_id;
+  }
 }
 
 // Whether the id at (token, k) stands earlier in the token's row too.
-EP_DEVICE bool is_repeated(const LlRouting& routing, uint32_t token, uint32_t k, uint64_t id) {
+EP_DEVICE bool is_repeated(const LlRouting& routing, uint32_t token, uint32_t k, int64_t id) {
   bool repeated = false;
-#pragma unroll 4
-  for (uint32_t before = 0; before < k; ++before) repeated |= load_id(routing, token, before) == id;
+#pragma unroll 1
+  for (uint32_t before = 0; before < k; ++before) repeated |= widen(routing, load_id(routing, token, before)) == id;
   return repeated;
 }
 
@@ -66,55 +91,41 @@ struct RankSets {
   }
 };
 
-// Fills the sets; a warp reads 32 tokens, a lane one of them. The block meets before anyone may use them.
-EP_DEVICE void collect_rank_sets(const LlGroupState& group, const LlRouting& routing, const RankSets& sets) {
-  constexpr uint32_t kIdsInFlight = 8;
+EP_DEVICE void clear_words(uint32_t* words, uint32_t num_words) {
+#pragma unroll 1
+  for (uint32_t i = dev::thread_idx(); i < num_words; i += dev::num_threads()) words[i] = 0;
+}
+
+// Fills the sets. The block meets before anyone may use them.
+template <class Prepare>
+EP_DEVICE void collect_rank_sets(const LlGroupState& group, const LlRouting& routing, const RankSets& sets,
+                                 Prepare prepare) {
+  const ExpertHome home(group);
   const int64_t num_experts = int64_t{group.num_ranks} * group.num_local_experts;
-  for (uint32_t word = dev::warp_idx(); word < sets.num_words; word += dev::num_warps()) {
-    const uint32_t token = word * 32 + dev::lane_idx();
-    int64_t bad_id = -1;
-    for (uint32_t base = 0; base < group.num_ranks; base += 32) {
-      uint32_t ranks = 0;
-      for (uint32_t first = 0; token < routing.num_tokens && first < routing.num_topk; first += kIdsInFlight) {
-        uint64_t id[kIdsInFlight] = {};
-#pragma unroll
-        for (uint32_t i = 0; i < kIdsInFlight; ++i) {
-          if (first + i < routing.num_topk) id[i] = load_id(routing, token, first + i);
-        }
-#pragma unroll
-        for (uint32_t i = 0; i < kIdsInFlight; ++i) {
-          const int64_t wide = first + i < routing.num_topk ? widen(routing, id[i]) : -1;
-          if (wide >= num_experts) bad_id = wide;
-          const int32_t expert = expert_of(group, wide);
-          if (expert < 0) continue;
-          const uint32_t rank = static_cast<uint32_t>(expert) / group.num_local_experts;
-          if (rank - base < 32) ranks |= 1u << (rank - base);
-        }
-      }
-      uint32_t mine = 0;
-#pragma unroll 4
-      for (uint32_t i = 0; i < 32 && base + i < group.num_ranks; ++i) {
-        const uint32_t tokens = dev::ballot(ranks >> i & 1);
-        if (dev::lane_idx() == i) mine = tokens;
-      }
-      const uint32_t rank = base + dev::lane_idx();
-      if (rank < group.num_ranks) sets.of(rank).word[word] = mine;
+  for_each_place(routing, prepare, [&](uint32_t token, uint32_t, int64_t id) {
+    if (id < 0) return;
+    if (id < num_experts) {
+      sets.of(home.rank_of(static_cast<uint32_t>(id))).set(token);
+    } else {
+      report(group, {FaultRecord::kBadExpert, Wait::none, 0, 0, token, 0, id});
     }
-    if (bad_id >= 0) report(group, {FaultRecord::kBadExpert, Wait::none, 0, 0, token, 0, bad_id});
-  }
+  });
 }
 
 // How a launch starts that must know where tokens go. Before sending, it says hello and waits for the peers.
 // All threads of all blocks call it; false: a peer is missing or an earlier operation has failed, do nothing.
 EP_DEVICE bool begin(const Operation& op, const LlRouting& routing, const RankSets& sets, bool sends) {
   EP_SHARED(uint32_t, ready, [1]);
-  if (dev::warp_idx() == dev::num_warps() - 1) {  // the warp with the least to collect
-    if (sends && dev::block_idx() == dev::num_blocks() - 1) announce(op.group);
-    const bool failed = has_failed(op.group);  // on its way while the peers' words are read
-    const bool ok = (!sends || await_peers(op)) && !dev::any(failed);
-    if (dev::lane_idx() == 0) ready[0] = ok;
-  }
-  collect_rank_sets(op.group, routing, sets);
+  collect_rank_sets(op.group, routing, sets, [&] {
+    clear_words(sets.words, op.group.num_ranks * sets.num_words);
+    if (dev::warp_idx() == dev::num_warps() - 1) {
+      if (sends && dev::block_idx() == dev::num_blocks() - 1) announce(op.group);
+      const bool failed = has_failed(op.group);  // on its way while the peers' words are read
+      const bool ok = (!sends || await_peers(op)) && !dev::any(failed);
+      if (dev::lane_idx() == 0) ready[0] = ok;
+    }
+    dev::sync_block();
+  });
   dev::sync_block();
   return ready[0] != 0;
 }

@@ -24,16 +24,21 @@ struct LaneWords {
   EP_DEVICE static bool has_tag() { return dev::lane_idx() % kUnitsPerLine == kUnitsPerLine - 1; }
 
   EP_DEVICE LaneWords(uint32_t packs_per_row, uint32_t strip) {
+    constexpr uint32_t kPacks = kUnitsPerLine - 1;  // of a line, beside the words with the tag
     const uint32_t line = dev::lane_idx() / kUnitsPerLine, part = dev::lane_idx() % kUnitsPerLine;
-    const uint32_t before = strip * kPacksPerStrip;
-    const uint32_t rest = before < packs_per_row ? packs_per_row - before : 0;
-    const uint32_t packs = rest < kPacksPerStrip ? rest : kPacksPerStrip;
+    const uint32_t before = strip * kPacksPerStrip, most = has_tag() ? 3 : 4;
+    if (before + kPacksPerStrip <= packs_per_row) {
+      first = 4 * before + (has_tag() ? 4 * kPacks * kLinesPerStrip + 3 * line : 4 * (kPacks * line + part));
+      count = most;
+      in_line = true;
+      return;
+    }
+    const uint32_t packs = before < packs_per_row ? packs_per_row - before : 0;
     const uint32_t num_lines = (4 * packs + kWordsPerLine - 1) / kWordsPerLine;
-    constexpr uint32_t kPacks = kUnitsPerLine - 1;  // of a line
     const uint32_t word = has_tag() ? 4 * kPacks * num_lines + 3 * line : 4 * (kPacks * line + part);
-    const uint32_t most = has_tag() ? 3 : 4, left = word < 4 * packs ? 4 * packs - word : 0;
-    in_line = line < num_lines;
+    const uint32_t left = word < 4 * packs ? 4 * packs - word : 0;
     first = 4 * before + word;
+    in_line = line < num_lines;
     count = !in_line ? 0 : left < most ? left : most;
   }
 };

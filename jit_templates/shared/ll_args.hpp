@@ -8,8 +8,10 @@
 
 namespace nccl_ep {
 
-constexpr uint32_t kLlMaxThreads = 384;                  // of a block: twelve warps of 168 registers
-constexpr uint32_t kLlMaxStaticSharedBytes = 24 * 1024;  // of any kernel
+// Threads of a block at most; one block takes an SM's registers.
+constexpr uint32_t kLlDispatchThreads = 768;
+constexpr uint32_t kLlCombineThreads = 512;
+constexpr uint32_t kLlMaxStaticSharedBytes = 32 * 1024;  // of any kernel
 
 enum class Layout : uint32_t { expert_major = 1, rank_major = 2 };
 enum class DType : uint32_t { bf16, fp16, fp32 };

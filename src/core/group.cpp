@@ -179,8 +179,8 @@ void Group::prepare() {
 // Lets every kernel use what shared memory a plan may give it, and makes sure that a block fits on an SM.
 void Group::admit_kernels() {
   const size_t shared_bytes = ll_limits_.max_shared_bytes - kLlMaxStaticSharedBytes;
-  const uint32_t num_threads = std::min(kLlMaxThreads, ll_limits_.max_threads_per_block);
   for (const jit::LlVariant& variant : jit::all_ll_variants()) {
+    const uint32_t num_threads = std::min(jit::max_threads(variant), ll_limits_.max_threads_per_block);
     if (device().blocks_per_sm(kernels_.at(variant), {1, num_threads, shared_bytes}) == 0) {
       throw Error(ncclInternalError, jit::name(variant) + " does not fit on one of the device's SMs");
     }

@@ -24,12 +24,16 @@ std::string name(const LlVariant& variant) {
   return variant.op == LlOp::dispatch ? stem : stem + "_" + dtype_name(variant.dtype);
 }
 
+uint32_t max_threads(const LlVariant& variant) {
+  return variant.op == LlOp::dispatch ? kLlDispatchThreads : kLlCombineThreads;
+}
+
 std::string source(const LlVariant& variant) {
   const bool is_dispatch = variant.op == LlOp::dispatch;
   const std::string op = op_name(variant.op);
   const std::string args = is_dispatch ? "LlDispatchArgs" : "LlCombineArgs";
   const std::string args_bytes = std::to_string(is_dispatch ? sizeof(LlDispatchArgs) : sizeof(LlCombineArgs));
-  const std::string bounds = std::to_string(kMaxThreads) + ", " + std::to_string(kMinBlocksPerSm);
+  const std::string bounds = std::to_string(max_threads(variant)) + ", 1";
   const std::string layout = "Layout::" + layout_name(variant.layout);
   const std::string parameters = is_dispatch ? layout : layout + ", DType::" + dtype_name(variant.dtype);
   return "#include \"ll/" + op + ".cuh\"\n" +  //

@@ -10,10 +10,6 @@
 
 namespace nccl_ep::jit {
 
-// The launch bounds that every kernel is compiled for: the widest block a plan may launch, one block an SM.
-inline constexpr uint32_t kMaxThreads = kLlMaxThreads;
-inline constexpr uint32_t kMinBlocksPerSm = 1;
-
 enum class LlOp { dispatch, combine };
 
 struct LlVariant {
@@ -27,6 +23,8 @@ struct LlVariant {
 // "ll_combine_rank_major_fp16"; dispatch has no dtype in its name.
 std::string name(const LlVariant& variant);
 std::string source(const LlVariant& variant);
+// The widest block that a plan may launch. Kernels are compiled for one such block an SM.
+uint32_t max_threads(const LlVariant& variant);
 std::vector<LlVariant> all_ll_variants();
 
 }  // namespace nccl_ep::jit

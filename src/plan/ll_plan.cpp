@@ -11,17 +11,17 @@
 namespace nccl_ep::plan {
 namespace {
 
+constexpr uint32_t kChunksPerBlock = 8;        // with few tokens: more blocks start as fast and share the work
 constexpr size_t kExpertSetBytes = 32 * 1024;  // for the experts of one pass
 
-// As many blocks as there are SMs, but no more than give every warp a row chunk; at least one for each rank, since a
-// block each sends the routes. All of them must be resident at once. A block needs a warp that pushes and one that
-// receives.
+// As many blocks as there are SMs, but no more than have a few row chunks each; at least one for each rank, since a block
+// each sends the routes. All of them must be resident at once. A block needs a warp that pushes and one that receives.
 runtime::LaunchShape launch_shape(const LlShape& shape, const LlRowPlan& rows, const Limits& limits,
-                                  const LlTuning& tuning) {
-  const uint32_t wanted = tuning.num_threads ? tuning.num_threads : kLlMaxThreads;
-  const uint32_t num_threads = std::clamp(wanted / 32 * 32, 64u, std::min(kLlMaxThreads, limits.max_threads_per_block));
+                                  const LlTuning& tuning, uint32_t kernel_threads) {
+  const uint32_t most = std::min(kernel_threads, limits.max_threads_per_block);
+  const uint32_t num_threads = std::clamp((tuning.num_threads ? tuning.num_threads : most) / 32 * 32, 64u, most);
   const uint64_t num_items = uint64_t{shape.num_ranks} * shape.max_tokens * rows.num_chunks;
-  const uint64_t useful = std::max<uint64_t>(shape.num_ranks, div_up(num_items, num_threads / 32));
+  const uint64_t useful = std::max<uint64_t>(shape.num_ranks, div_up(num_items, kChunksPerBlock));
   return {static_cast<uint32_t>(std::min<uint64_t>(limits.num_sms, useful)), num_threads, 0};
 }
 
@@ -46,9 +46,9 @@ LlPlan plan_ll_dispatch(const LlShape& shape, Layout layout, uint64_t row_bytes,
                         const Limits& limits, const LlTuning& tuning) {
   LlPlan plan;
   plan.rows = LlRowPlan::make(row_bytes);
-  plan.launch = launch_shape(shape, plan.rows, limits, tuning);
+  plan.launch = launch_shape(shape, plan.rows, limits, tuning, kLlDispatchThreads);
   const uint32_t num_warps = plan.launch.num_threads / 32;
-  plan.push_warps = tuning.push_warps ? std::min(tuning.push_warps, num_warps - 1) : num_warps / 2;
+  plan.push_warps = tuning.push_warps ? std::min(tuning.push_warps, num_warps - 1) : std::max(1u, num_warps / 6);
   const size_t set_bytes = sizeof(uint32_t) * div_up(num_tokens, 32);
   const size_t hit_bytes = 2 * sizeof(uint32_t) * num_tokens;
   plan.launch.shared_bytes = table_bytes(shape, layout) + shape.num_ranks * set_bytes + hit_bytes;
@@ -68,7 +68,7 @@ LlPlan plan_ll_combine(const LlShape& shape, uint64_t row_bytes, uint32_t num_to
                        const LlTuning& tuning) {
   LlPlan plan;
   plan.rows = LlRowPlan::make(row_bytes);
-  plan.launch = launch_shape(shape, plan.rows, limits, tuning);
+  plan.launch = launch_shape(shape, plan.rows, limits, tuning, kLlCombineThreads);
   plan.launch.shared_bytes = shape.num_ranks * sizeof(uint32_t) * div_up(num_tokens, 32);
   return plan;
 }
