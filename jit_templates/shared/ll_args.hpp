@@ -10,7 +10,7 @@ namespace nccl_ep {
 
 // Threads of a block at most; one block takes an SM's registers.
 constexpr uint32_t kLlDispatchThreads = 768;
-constexpr uint32_t kLlCombineThreads = 512;
+constexpr uint32_t kLlCombineThreads = 384;
 constexpr uint32_t kLlMaxStaticSharedBytes = 32 * 1024;  // of any kernel
 
 enum class Layout : uint32_t { expert_major = 1, rank_major = 2 };
