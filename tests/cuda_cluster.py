@@ -12,6 +12,7 @@ import ctypes.util
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from typing import Any
@@ -25,6 +26,14 @@ Pointer = ctypes.c_void_p
 
 CAPTURE_THREAD_LOCAL = 1
 WINDOW_SYMMETRIC = 1
+
+
+@dataclass(frozen=True)
+class Window:
+    """A registered window and where its memory begins, as nccl4py's windows have them."""
+
+    handle: int
+    user_ptr: int
 
 
 @cache
@@ -170,7 +179,7 @@ class CudaRank:
         self.write(array, values)
         return array
 
-    def symmetric(self, values: Array) -> tuple[DeviceArray, int]:
+    def symmetric(self, values: Array) -> tuple[DeviceArray, Window]:
         memory, window = Pointer(), Pointer()
         num_bytes = ctypes.c_size_t(values.nbytes)
         _call(nccl(), "ncclMemAlloc", ctypes.byref(memory), num_bytes)
@@ -182,7 +191,7 @@ class CudaRank:
         self._undo.append(lambda: _call(nccl(), "ncclCommWindowDeregister", comm, window))
         array = DeviceArray(memory.value or 0, values.shape, values.dtype)
         self.write(array, values)
-        return array, window.value or 0
+        return array, Window(window.value or 0, array.ptr)
 
     def write(self, target: DeviceArray, values: Array) -> None:
         values = np.ascontiguousarray(values)

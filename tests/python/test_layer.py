@@ -80,8 +80,10 @@ def test_a_library_can_be_loaded_twice() -> None:
 
 
 def test_a_group_of_another_library(make_cluster: Any, tmp_path: Path) -> None:
-    copy = tmp_path / "another.so"
+    copy = tmp_path / "lib" / "another.so"
+    copy.parent.mkdir()
     copy.write_bytes(ep.get_lib_path().read_bytes())
+    (tmp_path / "jit_templates").symlink_to(paths.template_dir())  # where it looks for its kernels
     other = ep.Library(copy)
     assert other.c.ncclEpGetVersion != ep._ffi.default_library().c.ncclEpGetVersion
 
