@@ -43,7 +43,12 @@ class Mutant:
 FEW = ("expert-major",)
 RANK_MAJOR = ("rank-major", "rank-major-many")
 MANY = ("expert-major-many", "expert-major")
+MANY_HITS = ("many-hits",)
+FEW_BLOCKS = ("few-blocks",)
 IDLE_RECEIVER = ("idle-receiver",)  # otherwise what the peers send tells that their banks are free
+SILENT_RECEIVER = ("silent-receiver",)
+SILENT_SOURCE = ("silent-source",)
+IMPATIENT = ("impatient",)
 
 OPERATION = [
     Mutant(
@@ -52,7 +57,7 @@ OPERATION = [
         "bank(op_epoch % LlLayout::kNumBanks)",
         "bank(0)",
         "Rows of the operation before are overwritten while they are read.",
-        MANY,
+        IDLE_RECEIVER,
     ),
     Mutant(
         "epochs stand still",
@@ -84,7 +89,15 @@ OPERATION = [
         "if (before + 1 != dev::num_blocks()) return;",
         "if (before != 0) return;",
         "Blocks that start late take the next operation's number.",
-        MANY,
+        ("idle-blocks",),
+    ),
+    Mutant(
+        "blocks are counted without an atomic",
+        "ll/operation.cuh",
+        "dev::atomic_add<dev::Order::relaxed, dev::Scope::gpu>(&progress->blocks_done, 1u)",
+        "progress->blocks_done++",
+        "Two blocks see the same count, and none is the last.",
+        FEW,
     ),
 ]
 
@@ -135,7 +148,15 @@ ROUTING = [
         "scratch, peer, pass);\n    dev::sync_block();\n  }",
         "scratch, peer, pass);\n  }",
         "Routes miss hits.",
-        ("few-blocks",),
+        FEW_BLOCKS,
+    ),
+    Mutant(
+        "tokens are put into sets without an atomic",
+        "ll/routing.cuh",
+        "dev::atomic_or<dev::Order::relaxed, dev::Scope::block>(word + token / 32, 1u << token % 32);",
+        "word[token / 32] |= 1u << token % 32;",
+        "Tokens of other lanes are lost.",
+        FEW,
     ),
     Mutant(
         "routes are sent as ordinary stores",
@@ -150,6 +171,22 @@ ROUTING = [
         "ll/routes.cuh",
         "dev::st_unit(op.counts(peer, source, 1 + first / 3), unit);",
         "dev::st(op.counts(peer, source, 1 + first / 3), unit);",
+        "The tag may be seen before the words that it vouches for.",
+        FEW,
+    ),
+    Mutant(
+        "counts of tokens are sent as ordinary stores",
+        "ll/routes.cuh",
+        "dev::st_unit(op.counts(peer, source, 0), unit);",
+        "dev::st(op.counts(peer, source, 0), unit);",
+        "The tag may be seen before the words that it vouches for.",
+        FEW,
+    ),
+    Mutant(
+        "that a token has no routes is sent as an ordinary store",
+        "ll/routes.cuh",
+        "dev::st_unit(units, Route{}.encode(op.epoch));",
+        "dev::st(units, Route{}.encode(op.epoch));",
         "The tag may be seen before the words that it vouches for.",
         FEW,
     ),
@@ -213,7 +250,7 @@ DISPATCH = [
         "dev::ballot(unit.epoch == op.epoch)",
         "dev::ballot(unit.epoch != 0)",
         "Routes of two operations ago are taken for new ones.",
-        FEW,
+        MANY,
     ),
     Mutant(
         "one route stands for all of a token",
@@ -221,7 +258,23 @@ DISPATCH = [
         "const bool has_routes = (has_route & needed) == needed;",
         "const bool has_routes = true;",
         "Routes that are still under way are taken.",
-        FEW,
+        MANY_HITS,
+    ),
+    Mutant(
+        "a token's first route is not awaited",
+        "ll/arrivals.cuh",
+        "    if (!(has_route & 1)) return false;\n",
+        "",
+        "How many hits a token has is taken from what was there before.",
+        MANY,
+    ),
+    Mutant(
+        "routes after the 32nd are not awaited",
+        "ll/arrivals.cuh",
+        "op.wait_for_unit({Wait::token_routes, source, token}, op.route(rank, source, token, hit), unit);",
+        "(unit = dev::ld_unit(op.route(rank, source, token, hit)), true);",
+        "Routes that are still under way are taken.",
+        MANY_HITS,
     ),
     Mutant(
         "rows are not awaited",
@@ -256,6 +309,14 @@ DISPATCH = [
         FEW,
     ),
     Mutant(
+        "warps take items without an atomic",
+        "ll/operation.cuh",
+        "taken = dev::atomic_add<dev::Order::relaxed, dev::Scope::block>(num_taken, 1u);",
+        "taken = (*num_taken)++;",
+        "Two warps take the same item.",
+        FEW,
+    ),
+    Mutant(
         "pushing warps do not wait for the table",
         "ll/dispatch.cuh",
         "dev::bar_sync(kTableBarrier, dev::num_threads());",
@@ -277,11 +338,28 @@ DISPATCH = [
         "    dev::sync_warp();  // the routes are about to be reused\n",
         "",
         "A lane overwrites routes that others still read.",
-        FEW,
+        MANY,
     ),
 ]
 
 COMBINE = [
+    Mutant(
+        "weights are sent as ordinary stores",
+        "ll/combine.cuh",
+        "dev::st_unit(op.route(peer, group.rank, token, first / 3), unit);",
+        "dev::st(op.route(peer, group.rank, token, first / 3), unit);",
+        "The tag may be seen before the words that it vouches for.",
+        FEW,
+    ),
+    Mutant(
+        "weights are not awaited",
+        "ll/combine.cuh",
+        "ok &= op.wait_for_unit({Wait::route_weights, item.home, item.token},\n"
+        "                           op.route(op.group.rank, item.home, item.token, k / 3), unit);",
+        "unit = dev::ld_unit(op.route(op.group.rank, item.home, item.token, k / 3));",
+        "Rows are added with the weights of two operations ago.",
+        FEW,
+    ),
     Mutant(
         "weights are read without meeting the warp",
         "ll/combine.cuh",
@@ -296,7 +374,7 @@ COMBINE = [
         "    dev::sync_warp();  // the row is about to be replaced\n",
         "",
         "Lanes send weights of the next token.",
-        ("few-blocks",),
+        FEW_BLOCKS,
     ),
     Mutant(
         "arrived weights are read without meeting the warp",
@@ -336,7 +414,7 @@ COMBINE = [
         "num_addends = 0;\n  dev::sync_warp();  // the addends are about to be replaced",
         "num_addends = 0;",
         "A lane overwrites the list that others still read.",
-        ("few-blocks",),
+        FEW_BLOCKS,
     ),
     Mutant(
         "one rank's row stands for all",
@@ -348,4 +426,63 @@ COMBINE = [
     ),
 ]
 
-MUTANTS = [*OPERATION, *ROUTING, *ROWS, *DISPATCH, *COMBINE]
+FAILURES = [
+    Mutant(
+        "waits never end",
+        "ll/operation.cuh",
+        "dev::clock_ns() - start > group.timeout_ns",
+        "false",
+        "A silent rank makes the others hang.",
+        ("silent-expert",),
+    ),
+    Mutant(
+        "lanes run out of time each for itself",
+        "ll/operation.cuh",
+        "if (agreed(dev::clock_ns() - start > group.timeout_ns)) {",
+        "if (dev::clock_ns() - start > group.timeout_ns) {",
+        "Lanes go on to wait for those that have left.",
+        IMPATIENT,
+    ),
+    Mutant(
+        "lanes give up each for itself",
+        "ll/operation.cuh",
+        "if (agreed(has_failed(group))) return false;",
+        "if (has_failed(group)) return false;",
+        "Lanes go on to wait for those that have left.",
+        IMPATIENT,
+    ),
+    Mutant(
+        "operations begin after one that has failed",
+        "ll/routing.cuh",
+        "&& !dev::any(failed);",
+        ";",
+        "Combine believes what a dispatch that failed should have remembered.",
+        SILENT_SOURCE,
+    ),
+    Mutant(
+        "one lane answers for all peers",
+        "ll/operation.cuh",
+        "  return dev::all(ok);\n}\n\n// The last block",
+        "  return ok;\n}\n\n// The last block",
+        "The banks of a rank that is silent are overwritten.",
+        SILENT_RECEIVER,
+    ),
+    Mutant(
+        "blocks go on without a peer",
+        "ll/routing.cuh",
+        "return ready[0] != 0;",
+        "return true;",
+        "The banks of a rank that is silent are overwritten.",
+        SILENT_RECEIVER,
+    ),
+    Mutant(
+        "an incomplete table is used",
+        "ll/dispatch.cuh",
+        "if (table.has_all()) {",
+        "if (true) {",
+        "Rows are put at places that nobody has told.",
+        SILENT_SOURCE,
+    ),
+]
+
+MUTANTS = [*OPERATION, *ROUTING, *ROWS, *DISPATCH, *COMBINE, *FAILURES]

@@ -60,6 +60,15 @@ def test_any_number_of_experts(make_cluster: Any, layout: ep.Layout, num_local_e
     check(problem, layout, make_cluster(2).run(exchange, problem, layout))
 
 
+def test_experts_are_counted_in_several_passes(make_cluster: Any, seed: int) -> None:
+    """The tokens of so many experts do not fit in a block's shared memory at a time."""
+    shape = Shape(num_local_experts=4099, num_topk=7, hidden=8, max_tokens=33, repeats=True)
+    problem = make_problem(shape, seed)
+    for routes in problem.topk_idx:
+        routes[:, :4] = routes[:, :4] % 8 + 4092  # around the end of the first pass
+    check(problem, EM, make_cluster(2, seed).run(exchange, problem, EM))
+
+
 @LAYOUTS
 @pytest.mark.parametrize("tokens", [(0, 0), (0, 5), (8, 0), (1, 8)], ids=str)
 def test_token_counts_differ_between_ranks(
