@@ -12,6 +12,7 @@ namespace nccl_ep::plan {
 namespace {
 
 constexpr uint32_t kChunksPerBlock = 8;        // with few tokens: more blocks start as fast and share the work
+constexpr uint32_t kPushWarps = 512;           // of all blocks: these keep the links busy (performance-notes.md)
 constexpr size_t kExpertSetBytes = 32 * 1024;  // for the experts of one pass
 
 // As many blocks as there are SMs, but no more than have a few row chunks each; at least one for each rank, since a block
@@ -48,7 +49,9 @@ LlPlan plan_ll_dispatch(const LlShape& shape, Layout layout, uint64_t row_bytes,
   plan.rows = LlRowPlan::make(row_bytes);
   plan.launch = launch_shape(shape, plan.rows, limits, tuning, kLlDispatchThreads);
   const uint32_t num_warps = plan.launch.num_threads / 32;
-  plan.push_warps = tuning.push_warps ? std::min(tuning.push_warps, num_warps - 1) : std::max(1u, num_warps / 6);
+  const uint32_t wanted = static_cast<uint32_t>(div_up(kPushWarps, plan.launch.num_blocks));
+  plan.push_warps = tuning.push_warps ? std::min(tuning.push_warps, num_warps - 1)
+                                      : std::clamp(wanted, 1u, std::max(1u, num_warps / 4));
   const size_t set_bytes = sizeof(uint32_t) * div_up(num_tokens, 32);
   const size_t hit_bytes = 2 * sizeof(uint32_t) * num_tokens;
   plan.launch.shared_bytes = table_bytes(shape, layout) + shape.num_ranks * set_bytes + hit_bytes;
