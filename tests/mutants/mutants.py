@@ -159,6 +159,15 @@ ROUTING = [
         FEW,
     ),
     Mutant(
+        "hits are noted without an atomic",
+        "ll/routes.cuh",
+        "dev::atomic_or<dev::Order::relaxed, dev::Scope::block>("
+        "scratch.hits + 2 * token + k / 32, 1u << k % 32);",
+        "scratch.hits[2 * token + k / 32] |= 1u << k % 32;",
+        "Hits of other lanes are lost.",
+        FEW,
+    ),
+    Mutant(
         "routes are sent as ordinary stores",
         "ll/routes.cuh",
         "dev::st_unit(units + scratch.hit_of(token, k), route.encode(op.epoch));",
@@ -474,6 +483,30 @@ FAILURES = [
         "return true;",
         "The banks of a rank that is silent are overwritten.",
         SILENT_RECEIVER,
+    ),
+    Mutant(
+        "lanes without the weights go on",
+        "ll/combine.cuh",
+        "  dev::sync_warp();\n  return dev::all(ok);",
+        "  dev::sync_warp();\n  return ok;",
+        "The lanes of a warp part.",
+        ("silent-home",),
+    ),
+    Mutant(
+        "whose failure is the first is asked without an atomic",
+        "ll/operation.cuh",
+        "dev::atomic_exchange<dev::Order::relaxed, dev::Scope::gpu>(&group.progress->failed, 1u) != 0",
+        "group.progress->failed++ != 0",
+        "Two warps write the record at a time.",
+        SILENT_SOURCE,
+    ),
+    Mutant(
+        "that a source is missing is not in the table",
+        "ll/arrivals.cuh",
+        "if (!read_counts(op, table, team)) dev::st_relaxed<dev::Scope::block>(&table.has_all(), 0u);",
+        "read_counts(op, table, team);",
+        "Rows are put at places that nobody has told.",
+        SILENT_SOURCE,
     ),
     Mutant(
         "an incomplete table is used",

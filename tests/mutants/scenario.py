@@ -142,14 +142,19 @@ def silent_source(seed: int) -> None:
         cluster.run(main)
 
 
-def silent_expert(seed: int, shape: ll.Shape, timeout_ns: int = TIMEOUT_NS, **options: Any) -> None:
-    """A rank falls silent between dispatch and combine. Warps of the others wait for its rows in vain."""
+def silent_in_between(
+    seed: int, layout: ep.Layout, shape: ll.Shape, timeout_ns: int = TIMEOUT_NS, **options: Any
+) -> None:
+    """A rank falls silent between dispatch and combine.
+
+    The others wait for its rows in vain, and in the expert-major layout before that for its weights.
+    """
     silent = 1
     problem = ll.make_problem(replace(shape, no_route=0), seed)
 
     def main(rank: Any) -> None:
         with make_group(rank, problem, timeout_ns=timeout_ns) as group:
-            exchange = ll.Exchange(rank, problem, ll.RM)
+            exchange = ll.Exchange(rank, problem, layout)
             handle = exchange.make_handle(group)
             exchange.dispatch(handle)
             wait_for_all(rank)
@@ -166,7 +171,7 @@ def silent_expert(seed: int, shape: ll.Shape, timeout_ns: int = TIMEOUT_NS, **op
 def impatient(seed: int) -> None:
     """Time is so short that some warps give up while others are in the middle of looking. All must end."""
     for timeout_ns in (20, 500, 800, 1300, 5000):
-        silent_expert(seed, MANY, timeout_ns, schedule=Schedule.UNIFORM)
+        silent_in_between(seed, ll.RM, MANY, timeout_ns, schedule=Schedule.UNIFORM)
 
 
 def simulated(num_ranks: int, seed: int, **options: Any) -> AbstractContextManager[Any]:
@@ -223,7 +228,8 @@ SCENARIOS: dict[str, Callable[[int], None]] = {
     "idle-receiver": idle_receiver,
     "silent-receiver": silent_receiver,
     "silent-source": silent_source,
-    "silent-expert": lambda seed: silent_expert(seed, FEW),
+    "silent-home": lambda seed: silent_in_between(seed, ll.EM, FEW),
+    "silent-expert": lambda seed: silent_in_between(seed, ll.RM, FEW),
     "impatient": impatient,
 }
 
