@@ -63,7 +63,7 @@ class GroupConfig(CStruct):
         alloc: your own device allocator.
         enable_mask: go on without ranks that do not answer (low latency).
         timeout_ns: longest wait for another rank; 0 chooses.
-        zero_copy: whether rows are delivered straight into windows.
+        zero_copy: whether kernels write into the caller's windows directly; no difference in low latency.
         overflow_policy: what to do with rows beyond the receive budget.
         num_topk: largest top-k of any handle; needed by high throughput without budget.
     """

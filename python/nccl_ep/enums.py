@@ -40,7 +40,7 @@ class OverflowPolicy(IntEnum):
 
 
 class ZeroCopyMode(IntEnum):
-    """Whether rows are delivered straight into the caller's windows: when possible, never, or always."""
+    """Whether kernels write into the caller's windows directly: where possible, or always."""
 
     AUTO = 0
     OFF = 1

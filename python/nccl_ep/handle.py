@@ -161,8 +161,7 @@ class Handle:
         ============  =================================================  =====================================
 
         Rank-major ``topk_idx`` names an expert of this rank where the token's top-k does, and is -1
-        elsewhere, unused rows included. Rank-major output tokens in a window are written by the senders
-        themselves.
+        elsewhere, unused rows included. Low latency works alike for outputs in windows and elsewhere.
 
         Args:
             inputs: what this rank sends.
