@@ -180,11 +180,11 @@ uint64_t update(Update what, void* p, uint64_t value, uint64_t expected, uint32_
   count_store(sim, peer, bytes);
   const uint64_t result = apply(what, old.low, value, expected);
   std::memcpy(p, &result, bytes);
-  if (read(p, bytes).low == old.low) {  // nothing has changed: perhaps a thread that spins
-    sim.look(p, bytes, "waits with an atomic at", pc);
-  } else {
+  if (read(p, bytes).low != old.low) {
     sim.made_progress();
     sim.notify(p, bytes);
+  } else if (value == 0 || what == Update::exchange || what == Update::compare_and_swap) {
+    sim.look(p, bytes, "waits with an atomic at", pc);  // others, such as setting a bit that is set, are no waiting
   }
   return old.low;
 }
