@@ -8,7 +8,7 @@
 // does not.
 #pragma once
 
-#include "shared/types.hpp"
+#include "device/primitive_types.hpp"
 
 #define EP_DEVICE __device__ __forceinline__
 #define EP_SHARED(T, name, ...) __shared__ T name __VA_ARGS__
@@ -18,31 +18,9 @@
 
 namespace nccl_ep::dev {
 
-enum class Scope { block, gpu, system };
-enum class Order { relaxed, acquire, release, acq_rel };
-
-struct alignas(8) Mbarrier {
-  uint64_t state;
-};
-
 namespace detail {
 
 constexpr uint32_t kWarp = 0xffffffffu;
-
-template <class T>
-struct Same {
-  using Type = T;
-};
-// Keeps an argument out of template deduction, so that a literal converts to the type of what is pointed at.
-template <class T>
-using SameAs = typename Same<T>::Type;
-
-template <class T>
-constexpr bool kIsWord = false;
-template <>
-inline constexpr bool kIsWord<uint32_t> = true;
-template <>
-inline constexpr bool kIsWord<uint64_t> = true;
 
 template <bool kIsWide>
 struct WordBySize {

@@ -7,8 +7,8 @@
 
 #include <cstddef>
 
+#include "device/primitive_types.hpp"
 #include "device/sim_numbers.hpp"
-#include "shared/types.hpp"
 
 #define EP_SIM_EXPORT __attribute__((visibility("default")))
 #define EP_DEVICE inline
@@ -27,17 +27,6 @@
 #define EP_SIM_KERNEL_NAMED(name, function, Args, number)                                      \
   [[maybe_unused]] static const bool ep_sim_kernel_##number = ::nccl_ep::sim::register_kernel( \
       name, [](const void* args) { (function)(*static_cast<const Args*>(args)); }, sizeof(Args));
-
-namespace nccl_ep::dev {
-
-enum class Scope { block, gpu, system };
-enum class Order { relaxed, acquire, release, acq_rel };
-
-struct alignas(8) Mbarrier {
-  uint64_t state;
-};
-
-}  // namespace nccl_ep::dev
 
 namespace nccl_ep::sim {
 
@@ -125,21 +114,6 @@ T from_bits(const Bits& bits) {
 namespace nccl_ep::dev {
 
 namespace detail {
-
-template <class T>
-struct Same {
-  using Type = T;
-};
-// Keeps an argument out of template deduction, so that a literal converts to the type of what is pointed at.
-template <class T>
-using SameAs = typename Same<T>::Type;
-
-template <class T>
-constexpr bool kIsWord = false;
-template <>
-inline constexpr bool kIsWord<uint32_t> = true;
-template <>
-inline constexpr bool kIsWord<uint64_t> = true;
 
 template <class T>
 constexpr bool kIsLoadable = sizeof(T) <= 16 && (sizeof(T) & (sizeof(T) - 1)) == 0;
