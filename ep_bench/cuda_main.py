@@ -26,7 +26,7 @@ from ep_bench.measure import CudaMeter
 from ep_bench.options import Options
 from ep_bench.probe import push_ceiling_gbps
 from ep_bench.report.screen import Nobody, Screen
-from ep_bench.rows import Row, Setup
+from ep_bench.rows import CASE_NAMES, Row, Setup
 from ep_bench.runner import Runner, libraries
 from ep_bench.subject import Library
 
@@ -132,16 +132,4 @@ def _in_order(rows: list[Row], modes: list[str]) -> list[Row]:
 
 
 def _case_key(row: Row) -> tuple[Any, ...]:
-    names = (
-        "algorithm",
-        "layout",
-        "tokens",
-        "hidden",
-        "top_k",
-        "experts",
-        "dtype",
-        "routing",
-        "sms",
-        "zero_copy",
-    )
-    return tuple(getattr(row, name) for name in names)
+    return tuple(getattr(row, name) for name in CASE_NAMES)

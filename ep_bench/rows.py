@@ -82,6 +82,10 @@ class Row:
         return values
 
 
+SETTING_NAMES = ("hidden", "top_k", "experts", "dtype", "routing", "sms", "zero_copy")
+CASE_NAMES = ("algorithm", "layout", "tokens", *SETTING_NAMES)
+"""What tells the cases of a sweep apart."""
+
 KEYS = [field.name for field in fields(Row)][: [field.name for field in fields(Row)].index("seed") + 1]
 """The keys of the JSON output, in order."""
 

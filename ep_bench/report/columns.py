@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ep_bench.rows import Row
+from ep_bench.rows import CASE_NAMES, Row
 
 
 @dataclass(frozen=True)
@@ -19,24 +19,12 @@ class Column:
     text: Callable[[Row], str]
 
 
-_VARIED = (
-    "algorithm",
-    "layout",
-    "tokens",
-    "hidden",
-    "top_k",
-    "experts",
-    "dtype",
-    "routing",
-    "sms",
-    "zero_copy",
-)
 _ALWAYS = ("op", "mode")
 
 
 def columns_for(rows: Sequence[Row], *, verbose: bool = False) -> list[Column]:
     """The columns of a table of these rows."""
-    names = [name for name in _VARIED if _varies(rows, name)] + list(_ALWAYS)
+    names = [name for name in CASE_NAMES if _varies(rows, name)] + list(_ALWAYS)
     columns = [_plain(name) for name in names]
     if _varies(rows, "library"):
         columns.append(Column("library", "library", lambda row: short_name(row.library)))
@@ -53,7 +41,7 @@ def columns_for(rows: Sequence[Row], *, verbose: bool = False) -> list[Column]:
 
 def constants_of(rows: Sequence[Row]) -> dict[str, str]:
     """What was not varied, with its value."""
-    names = [name for name in (*_VARIED, "recipe", "seed") if not _varies(rows, name)]
+    names = [name for name in (*CASE_NAMES, "recipe", "seed") if not _varies(rows, name)]
     return {name.replace("_", " "): in_words(getattr(rows[0], name)) for name in names}
 
 

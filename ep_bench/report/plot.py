@@ -12,7 +12,7 @@ from typing import Any
 from ep_bench.exits import UsageError
 from ep_bench.report.columns import columns_for, constants_of, in_words, short_name
 from ep_bench.report.screen import describe
-from ep_bench.rows import Row, Setup
+from ep_bench.rows import SETTING_NAMES, Row, Setup
 
 _STYLE = """\
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; }
@@ -96,18 +96,7 @@ def _ticks(rows: Sequence[Row]) -> tuple[list[int], list[str]]:
 
 def _lines(rows: Sequence[Row], shown: Sequence[Row]) -> dict[str, list[Row]]:
     """Rows by everything but tokens, under a label of what differs."""
-    names = (
-        "layout",
-        "mode",
-        "hidden",
-        "top_k",
-        "experts",
-        "dtype",
-        "routing",
-        "sms",
-        "zero_copy",
-        "library",
-    )
+    names = ("layout", "mode", *SETTING_NAMES, "library")
     varied = [name for name in names if len({getattr(row, name) for row in shown}) > 1]
     lines: dict[str, list[Row]] = {}
     for row in rows:
