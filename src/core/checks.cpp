@@ -45,6 +45,12 @@ bool is_empty(const ncclEpTensor_t& tensor) {
   return std::any_of(tensor.sizes, tensor.sizes + tensor.ndim, [](size_t extent) { return extent == 0; });
 }
 
+void check_forward_pass(ncclEpPassDir_t direction) {
+  if (direction == NCCL_EP_FWD_PASS) return;
+  refuse(ncclInvalidUsage, "config.pass_direction",
+         "is NCCL_EP_BWD_PASS, expected NCCL_EP_FWD_PASS: Low Latency has no backward pass");
+}
+
 void check_tensor(const char* field, const ncclEpTensor_t* tensor, std::initializer_list<ncclDataType_t> dtypes,
                   std::initializer_list<Extent> extents) {
   if (!tensor) refuse(ncclInvalidArgument, field, "is NULL, expected a tensor");

@@ -21,6 +21,8 @@ struct Extent {
 
 [[noreturn]] void refuse(ncclResult_t code, const char* field, const std::string& problem);
 
+// Low Latency has no other.
+void check_forward_pass(ncclEpPassDir_t direction);
 // `tensor` must be given, of one of `dtypes`, and of exactly these extents.
 void check_tensor(const char* field, const ncclEpTensor_t* tensor, std::initializer_list<ncclDataType_t> dtypes,
                   std::initializer_list<Extent> extents);

@@ -13,10 +13,7 @@ struct Sizes {
 };
 
 void check_common(const DispatchRequest& request) {
-  if (request.pass_direction != NCCL_EP_FWD_PASS) {
-    refuse(ncclInvalidUsage, "config.pass_direction",
-           "is NCCL_EP_BWD_PASS, expected NCCL_EP_FWD_PASS: Low Latency has no backward pass");
-  }
+  check_forward_pass(request.pass_direction);
   if (request.recipe != NCCL_EP_DISP_QUANT_NONE) {
     refuse(ncclInvalidUsage, "config.quant_recipe",
            "is " + std::to_string(static_cast<int>(request.recipe)) +
