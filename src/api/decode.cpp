@@ -3,6 +3,8 @@
 
 #include <cstdio>
 
+#include "core/checks.hpp"
+
 namespace nccl_ep::api {
 namespace {
 
@@ -10,10 +12,6 @@ std::string hex(unsigned value) {
   char text[11];
   std::snprintf(text, sizeof(text), "0x%08X", value);
   return text;
-}
-
-bool has_zero_extent(const ncclEpTensor_t& tensor) {
-  return std::find(tensor.sizes, tensor.sizes + tensor.ndim, size_t{0}) != tensor.sizes + tensor.ndim;
 }
 
 }  // namespace
@@ -51,7 +49,7 @@ const ncclEpTensor_t* decode_tensor(const char* field, const ncclEpTensor_t* ten
   if (!tensor->sizes) {
     refuse(ncclInvalidArgument, field, "sizes is NULL, expected " + std::to_string(tensor->ndim) + " extents");
   }
-  if (!tensor->data && !tensor->win_hdl && !has_zero_extent(*tensor)) {
+  if (!tensor->data && !tensor->win_hdl && !core::is_empty(*tensor)) {
     refuse(ncclInvalidArgument, field, "data and win_hdl are NULL, expected one of them, or a zero extent");
   }
   return tensor;
@@ -60,6 +58,10 @@ const ncclEpTensor_t* decode_tensor(const char* field, const ncclEpTensor_t* ten
 const ncclEpTensor_t* decode_required_tensor(const char* field, const ncclEpTensor_t* tensor) {
   require(field, tensor, "a tensor");
   return decode_tensor(field, tensor);
+}
+
+void refuse_enum(const char* field, unsigned number, unsigned last) {
+  refuse(ncclInvalidArgument, field, "is " + std::to_string(number) + ", expected 0 to " + std::to_string(last));
 }
 
 }  // namespace nccl_ep::api

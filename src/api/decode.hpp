@@ -2,7 +2,6 @@
 // The caller's structs, of any version, as structs of this version; descriptors checked to be well formed.
 #pragma once
 
-#include <algorithm>
 #include <cstring>
 
 #include "api/error.hpp"
@@ -44,7 +43,11 @@ Struct decode_optional(const char* field, const Struct* given) {
   Struct result = Versions<Struct>::defaults();
   if (!given) return result;
   check_struct_header(field, Versions<Struct>::kName, given->size, given->magic, Versions<Struct>::kV1Size);
-  std::memcpy(&result, given, std::min<size_t>(given->size, sizeof(Struct)));
+  if (given->size >= sizeof(Struct)) {
+    result = *given;
+  } else {
+    std::memcpy(&result, given, given->size);
+  }
   result.size = sizeof(Struct);
   result.magic = NCCL_EP_MAGIC;
   return result;
@@ -67,16 +70,15 @@ inline bool has_own_sizes(const ncclEpTensor_t& tensor) {
   return tensor.sizes == reinterpret_cast<const size_t*>(&tensor + 1);
 }
 
+[[noreturn, gnu::cold]] void refuse_enum(const char* field, unsigned number, unsigned last);
+
 // An enumeration's value, from 0 to `last`. Callers may pass any number, so it is read as one first.
 template <class Enum>
 Enum decode_enum(const char* field, const Enum& value, Enum last) {
   static_assert(sizeof(Enum) == sizeof(unsigned));
   unsigned number;
   std::memcpy(&number, &value, sizeof(number));
-  if (number > static_cast<unsigned>(last)) {
-    refuse(ncclInvalidArgument, field,
-           "is " + std::to_string(number) + ", expected 0 to " + std::to_string(static_cast<unsigned>(last)));
-  }
+  if (number > static_cast<unsigned>(last)) refuse_enum(field, number, static_cast<unsigned>(last));
   return value;
 }
 

@@ -43,6 +43,10 @@ const char* last_error(ncclEpGroup_t group) noexcept {
   return !group || group == last.group ? last.message.c_str() : "";
 }
 
+void refuse_null(const char* field, const char* expected) {
+  refuse(ncclInvalidArgument, field, std::string("is NULL, expected ") + expected);
+}
+
 }  // namespace nccl_ep::api
 
 extern "C" const char* ncclEpGetLastError(ncclEpGroup_t ep_group) { return nccl_ep::api::last_error(ep_group); }

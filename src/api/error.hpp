@@ -27,13 +27,12 @@ ncclResult_t guarded(const char* function, ncclEpGroup_t group, Body&& body) noe
   }
 }
 
-[[noreturn]] inline void refuse(ncclResult_t code, const char* field, const std::string& problem) {
-  throw Error(code, std::string(field) + ": " + problem);
-}
+// Apart and cold, like the other messages of common checks: a call that succeeds should not have to read past them.
+[[noreturn, gnu::cold]] void refuse_null(const char* field, const char* expected);
 
 // `pointer` must not be NULL.
 inline void require(const char* field, const void* pointer, const char* expected) {
-  if (!pointer) refuse(ncclInvalidArgument, field, std::string("is NULL, expected ") + expected);
+  if (!pointer) refuse_null(field, expected);
 }
 
 }  // namespace nccl_ep::api

@@ -2,6 +2,7 @@
 // Rank masks: no group of this version can have any, so every call that is well formed is refused.
 #include "api/error.hpp"
 
+using namespace nccl_ep;
 using namespace nccl_ep::api;
 
 namespace {

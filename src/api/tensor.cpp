@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <cstdlib>
 #include <limits>
 #include <new>
 
 #include "api/decode.hpp"
 
+using namespace nccl_ep;
 using namespace nccl_ep::api;
 
 namespace {

@@ -4,10 +4,33 @@
 #include <algorithm>
 
 namespace nccl_ep::core {
+namespace {
 
-void refuse(ncclResult_t code, const char* field, const std::string& problem) {
-  throw Error(code, std::string(field) + ": " + problem);
+// Cold: a call that succeeds should not have to read past the code of its messages.
+[[noreturn, gnu::cold]] void refuse_dtype(const char* field, ncclDataType_t found,
+                                          std::initializer_list<ncclDataType_t> dtypes) {
+  std::string expected;
+  for (ncclDataType_t dtype : dtypes) expected += (expected.empty() ? "" : " or ") + std::string(dtype_name(dtype));
+  refuse(ncclInvalidArgument, field,
+         "datatype is " + std::string(dtype_name(found)) + " (" + std::to_string(static_cast<int>(found)) +
+             "), expected " + expected);
 }
+
+[[noreturn, gnu::cold]] void refuse_extent(const char* field, size_t dim, size_t found, const Extent& expected) {
+  refuse(ncclInvalidArgument, field,
+         "extent " + std::to_string(dim) + " is " + std::to_string(found) + ", expected " +
+             (expected.rule == Extent::at_least ? "at least " : "") + std::to_string(expected.value) + " = " +
+             expected.meaning);
+}
+
+[[noreturn, gnu::cold]] void refuse_row(const char* field, const ncclEpTensor_t& tensor, uint64_t row_bytes,
+                                        const std::string& expected) {
+  refuse(ncclInvalidArgument, field,
+         "a row of " + std::to_string(tensor.sizes[tensor.ndim - 1]) + " " + dtype_name(tensor.datatype) + " has " +
+             std::to_string(row_bytes) + " bytes, expected " + expected);
+}
+
+}  // namespace
 
 const char* dtype_name(ncclDataType_t dtype) {
   switch (static_cast<int>(dtype)) {
@@ -55,11 +78,7 @@ void check_tensor(const char* field, const ncclEpTensor_t* tensor, std::initiali
                   std::initializer_list<Extent> extents) {
   if (!tensor) refuse(ncclInvalidArgument, field, "is NULL, expected a tensor");
   if (std::find(dtypes.begin(), dtypes.end(), tensor->datatype) == dtypes.end()) {
-    std::string expected;
-    for (ncclDataType_t dtype : dtypes) expected += (expected.empty() ? "" : " or ") + std::string(dtype_name(dtype));
-    refuse(ncclInvalidArgument, field,
-           "datatype is " + std::string(dtype_name(tensor->datatype)) + " (" +
-               std::to_string(static_cast<int>(tensor->datatype)) + "), expected " + expected);
+    refuse_dtype(field, tensor->datatype, dtypes);
   }
   if (tensor->ndim != extents.size()) {
     refuse(ncclInvalidArgument, field,
@@ -69,10 +88,7 @@ void check_tensor(const char* field, const ncclEpTensor_t* tensor, std::initiali
   for (const Extent& extent : extents) {
     const size_t found = tensor->sizes[dim];
     if (extent.rule == Extent::exactly ? found != extent.value : found < extent.value) {
-      refuse(ncclInvalidArgument, field,
-             "extent " + std::to_string(dim) + " is " + std::to_string(found) + ", expected " +
-                 (extent.rule == Extent::at_least ? "at least " : "") + std::to_string(extent.value) + " = " +
-                 extent.meaning);
+      refuse_extent(field, dim, found, extent);
     }
     ++dim;
   }
@@ -97,17 +113,10 @@ void* address_of(const char* field, const ncclEpTensor_t& tensor, runtime::Commu
 }
 
 uint64_t row_bytes_of(const char* field, const ncclEpTensor_t& tensor, uint64_t max_token_bytes) {
-  const uint64_t hidden = tensor.sizes[tensor.ndim - 1];
-  const uint64_t bytes = hidden * element_bytes(tensor.datatype);
-  if (bytes == 0 || bytes % 16 != 0) {
-    refuse(ncclInvalidArgument, field,
-           "a row of " + std::to_string(hidden) + " " + dtype_name(tensor.datatype) + " has " + std::to_string(bytes) +
-               " bytes, expected a positive multiple of 16");
-  }
+  const uint64_t bytes = tensor.sizes[tensor.ndim - 1] * element_bytes(tensor.datatype);
+  if (bytes == 0 || bytes % 16 != 0) refuse_row(field, tensor, bytes, "a positive multiple of 16");
   if (bytes > max_token_bytes) {
-    refuse(ncclInvalidArgument, field,
-           "a row of " + std::to_string(hidden) + " " + dtype_name(tensor.datatype) + " has " + std::to_string(bytes) +
-               " bytes, expected at most " + std::to_string(max_token_bytes) + " = max_token_bytes of the group");
+    refuse_row(field, tensor, bytes, "at most " + std::to_string(max_token_bytes) + " = max_token_bytes of the group");
   }
   return bytes;
 }

@@ -19,8 +19,6 @@ struct Extent {
   Rule rule = exactly;
 };
 
-[[noreturn]] void refuse(ncclResult_t code, const char* field, const std::string& problem);
-
 // Low Latency has no other.
 void check_forward_pass(ncclEpPassDir_t direction);
 // `tensor` must be given, of one of `dtypes`, and of exactly these extents.

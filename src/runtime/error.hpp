@@ -18,4 +18,9 @@ class Error : public std::runtime_error {
   ncclResult_t code_;
 };
 
+// What a caller gave in `field` cannot be used.
+[[noreturn]] inline void refuse(ncclResult_t code, const char* field, const std::string& problem) {
+  throw Error(code, std::string(field) + ": " + problem);
+}
+
 }  // namespace nccl_ep
