@@ -61,14 +61,42 @@ void Handle::update(const ncclEpTensor_t* topk_idx, const ncclEpLayoutInfo_t* la
   has_dispatched_ = false;
 }
 
+template <class Args>
+void Handle::launch(LlOperation<Args>& operation, uint32_t phases, cudaStream_t stream) {
+  operation.args.phases = phases;
+  group_.device().launch(operation.kernel, operation.shape, &operation.args, sizeof(Args), stream);
+}
+
+template <class Args>
+void Handle::start(LlOperation<Args>&& operation, bool send_only, cudaStream_t stream) {
+  launch(operation, send_only ? kLlSend : kLlSend | kLlReceive, stream);
+  if (!send_only) return;
+  pending_ = operation;
+  group_.pending = this;
+}
+
+void Handle::dispatch(const DispatchRequest& request, cudaStream_t stream) {
+  group_.throw_if_faulted();
+  require_idle();
+  require_routing();
+  start(ll_dispatch(request), request.send_only, stream);
+  has_dispatched_ = true;
+}
+
+void Handle::combine(const CombineRequest& request, cudaStream_t stream) {
+  group_.throw_if_faulted();
+  require_idle();
+  require_routing();
+  if (!has_dispatched_) {
+    throw Error(ncclInvalidUsage, "the handle's routing has not been dispatched, expected ncclEpDispatch first");
+  }
+  start(ll_combine(request), request.send_only, stream);
+}
+
 void Handle::complete(cudaStream_t stream) {
   group_.throw_if_faulted();
-  switch (pending_) {
-    case Pending::none: return;
-    case Pending::dispatch: launch(pending_dispatch_, kLlReceive, stream); break;
-    case Pending::combine: launch(pending_combine_, pending_dtype_, kLlReceive, stream); break;
-  }
-  pending_ = Pending::none;
+  if (group_.pending != this) return;
+  std::visit([&](auto& operation) { launch(operation, kLlReceive, stream); }, pending_);
   group_.pending = nullptr;
 }
 

@@ -3,10 +3,19 @@
 #pragma once
 
 #include <memory>
+#include <variant>
 
 #include "core/group.hpp"
 
 namespace nccl_ep::core {
+
+// A kernel with its arguments. Launching it does the operation or either half of it, by the arguments' phases.
+template <class Args>
+struct LlOperation {
+  runtime::Kernel* kernel;
+  runtime::LaunchShape shape;
+  Args args;
+};
 
 class Handle {
  public:
@@ -31,11 +40,13 @@ class Handle {
   void require_idle() const;
   void require_routing() const;
 
-  // ll_dispatch.cpp, ll_combine.cpp
-  LlDispatchArgs ll_dispatch_args(const DispatchRequest& request);
-  LlCombineArgs ll_combine_args(const CombineRequest& request);
-  void launch(LlDispatchArgs args, uint32_t phases, cudaStream_t stream);
-  void launch(LlCombineArgs args, DType dtype, uint32_t phases, cudaStream_t stream);
+  // ll_dispatch.cpp, ll_combine.cpp: all but the phases.
+  LlOperation<LlDispatchArgs> ll_dispatch(const DispatchRequest& request);
+  LlOperation<LlCombineArgs> ll_combine(const CombineRequest& request);
+  template <class Args>
+  void launch(LlOperation<Args>& operation, uint32_t phases, cudaStream_t stream);
+  template <class Args>
+  void start(LlOperation<Args>&& operation, bool send_only, cudaStream_t stream);
 
   Group& group_;
   ncclEpLayout_t layout_ = NCCL_EP_LAYOUT_UNSET;
@@ -44,11 +55,8 @@ class Handle {
   bool has_routing_ = false;
   bool has_dispatched_ = false;
 
-  // The operation whose second half Complete owes.
-  enum class Pending { none, dispatch, combine } pending_ = Pending::none;
-  LlDispatchArgs pending_dispatch_{};
-  LlCombineArgs pending_combine_{};
-  DType pending_dtype_ = DType::bf16;
+  // The operation whose second half Complete owes, while the group's `pending` is this handle.
+  std::variant<LlOperation<LlDispatchArgs>, LlOperation<LlCombineArgs>> pending_;
 };
 
 }  // namespace nccl_ep::core

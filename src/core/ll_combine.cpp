@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Low-Latency combine on the host: check, plan, fill the arguments, launch.
+// Low-Latency combine on the host: check, plan, fill the arguments.
 #include "core/checks.hpp"
 #include "core/handle.hpp"
 
@@ -23,7 +23,7 @@ void check_common(const CombineRequest& request) {
 
 }  // namespace
 
-LlCombineArgs Handle::ll_combine_args(const CombineRequest& request) {
+LlOperation<LlCombineArgs> Handle::ll_combine(const CombineRequest& request) {
   const plan::LlShape& shape = group_.ll_shape();
   check_common(request);
   const std::initializer_list<ncclDataType_t> dtypes = {ncclBfloat16, ncclFloat16, ncclFloat32};
@@ -44,45 +44,22 @@ LlCombineArgs Handle::ll_combine_args(const CombineRequest& request) {
                {{routing_.num_tokens, "tokens of topk_idx"}, {hidden, "hidden of inputs.tokens"}});
   const uint64_t row_bytes = row_bytes_of("inputs.tokens", *request.tokens, group_.config().max_token_bytes);
 
+  const plan::LlPlan plan =
+      plan::plan_ll_combine(shape, row_bytes, routing_.num_tokens, group_.ll_limits(), group_.ll_tuning());
+  const auto dtype = static_cast<uint32_t>(dtype_of(request.tokens->datatype));
+  LlOperation<LlCombineArgs> operation{group_.ll_kernels().combine[!expert_major][dtype], plan.launch, {}};
   runtime::Communicator& comm = group_.comm();
-  LlCombineArgs args{};
+  LlCombineArgs& args = operation.args;
   args.group = group_.ll_state();
   args.routing = routing_;
-  args.rows = LlRowPlan::make(row_bytes);
+  args.rows = plan.rows;
   args.tokens = static_cast<const unsigned char*>(address_of("inputs.tokens", *request.tokens, comm, 16));
   args.out_tokens = static_cast<unsigned char*>(address_of("outputs.tokens", *request.out_tokens, comm, 16));
   if (expert_major) {
     args.topk_weights =
         static_cast<const float*>(address_of("outputs.topk_weights", *request.out_topk_weights, comm, 4));
   }
-  return args;
-}
-
-void Handle::launch(LlCombineArgs args, DType dtype, uint32_t phases, cudaStream_t stream) {
-  const plan::LlPlan plan = plan::plan_ll_combine(group_.ll_shape(), args.rows.row_bytes(), args.routing.num_tokens,
-                                                  group_.ll_limits(), group_.ll_tuning());
-  args.phases = phases;
-  runtime::Kernel* kernel =
-      group_.ll_kernels().combine[layout_ == NCCL_EP_LAYOUT_RANK_MAJOR][static_cast<uint32_t>(dtype)];
-  group_.device().launch(kernel, plan.launch, &args, sizeof(args), stream);
-}
-
-void Handle::combine(const CombineRequest& request, cudaStream_t stream) {
-  group_.throw_if_faulted();
-  require_idle();
-  require_routing();
-  if (!has_dispatched_) {
-    throw Error(ncclInvalidUsage, "the handle's routing has not been dispatched, expected ncclEpDispatch first");
-  }
-  const LlCombineArgs args = ll_combine_args(request);
-  const DType dtype = dtype_of(request.tokens->datatype);
-  launch(args, dtype, request.send_only ? kLlSend : kLlSend | kLlReceive, stream);
-  if (request.send_only) {
-    pending_ = Pending::combine;
-    pending_combine_ = args;
-    pending_dtype_ = dtype;
-    group_.pending = this;
-  }
+  return operation;
 }
 
 }  // namespace nccl_ep::core

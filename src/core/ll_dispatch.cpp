@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Low-Latency dispatch on the host: check, plan, fill the arguments, launch.
+// Low-Latency dispatch on the host: check, plan, fill the arguments.
 #include "core/checks.hpp"
 #include "core/handle.hpp"
 
@@ -77,7 +77,7 @@ void check_zero_copy(ncclEpZeroCopyMode_t mode, Layout layout, const ncclEpTenso
 
 }  // namespace
 
-LlDispatchArgs Handle::ll_dispatch_args(const DispatchRequest& request) {
+LlOperation<LlDispatchArgs> Handle::ll_dispatch(const DispatchRequest& request) {
   const plan::LlShape& shape = group_.ll_shape();
   const Layout layout = static_cast<Layout>(layout_);
   check_common(request);
@@ -90,11 +90,16 @@ LlDispatchArgs Handle::ll_dispatch_args(const DispatchRequest& request) {
   layout == Layout::expert_major ? check_expert_major(request, sizes) : check_rank_major(request, sizes);
   check_zero_copy(group_.config().zero_copy, layout, *request.out_tokens);
 
+  const plan::LlPlan plan =
+      plan::plan_ll_dispatch(shape, layout, row_bytes, routing_.num_tokens, group_.ll_limits(), group_.ll_tuning());
+  LlOperation<LlDispatchArgs> operation{group_.ll_kernels().dispatch[layout == Layout::rank_major], plan.launch, {}};
   runtime::Communicator& comm = group_.comm();
-  LlDispatchArgs args{};
+  LlDispatchArgs& args = operation.args;
   args.group = group_.ll_state();
   args.routing = routing_;
-  args.rows = LlRowPlan::make(row_bytes);
+  args.rows = plan.rows;
+  args.push_warps = plan.push_warps;
+  args.experts_per_pass = plan.experts_per_pass;
   args.global_expert_ids = request.global_expert_ids;
   args.tokens = static_cast<const unsigned char*>(address_of("inputs.tokens", *request.tokens, comm, 16));
   args.out_tokens = static_cast<unsigned char*>(address_of("outputs.tokens", *request.out_tokens, comm, 16));
@@ -106,32 +111,7 @@ LlDispatchArgs Handle::ll_dispatch_args(const DispatchRequest& request) {
   args.out_topk_idx = static_cast<int32_t*>(address("outputs.topk_idx", request.out_topk_idx));
   args.expert_counters = static_cast<int32_t*>(address("layout_info.expert_counters", request.expert_counters));
   args.src_rank_counters = static_cast<int32_t*>(address("layout_info.src_rank_counters", request.src_rank_counters));
-  return args;
-}
-
-void Handle::launch(LlDispatchArgs args, uint32_t phases, cudaStream_t stream) {
-  const Layout layout = static_cast<Layout>(layout_);
-  const plan::LlPlan plan = plan::plan_ll_dispatch(group_.ll_shape(), layout, args.rows.row_bytes(),
-                                                   args.routing.num_tokens, group_.ll_limits(), group_.ll_tuning());
-  args.push_warps = plan.push_warps;
-  args.experts_per_pass = plan.experts_per_pass;
-  args.phases = phases;
-  runtime::Kernel* kernel = group_.ll_kernels().dispatch[layout == Layout::rank_major];
-  group_.device().launch(kernel, plan.launch, &args, sizeof(args), stream);
-}
-
-void Handle::dispatch(const DispatchRequest& request, cudaStream_t stream) {
-  group_.throw_if_faulted();
-  require_idle();
-  require_routing();
-  const LlDispatchArgs args = ll_dispatch_args(request);
-  launch(args, request.send_only ? kLlSend : kLlSend | kLlReceive, stream);
-  has_dispatched_ = true;
-  if (request.send_only) {
-    pending_ = Pending::dispatch;
-    pending_dispatch_ = args;
-    group_.pending = this;
-  }
+  return operation;
 }
 
 }  // namespace nccl_ep::core
