@@ -14,18 +14,18 @@ _Class = TypeVar("_Class", bound="type[CStruct]")
 
 
 class CStruct:
-    """Base of the dataclasses that mirror a C struct. An instance builds its C struct when it is made."""
+    """Base of the dataclasses that mirror a C struct. An instance builds its C struct when it is made.
 
+    Attributes:
+        c: the C struct (cdata pointer), valid as long as this object.
+    """
+
+    c: Any
     _c_type: ClassVar[str]
     _c_names: ClassVar[dict[str, str]]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_c", self._build())
-
-    @property
-    def c(self) -> Any:
-        """The C struct (cdata pointer), valid as long as this object."""
-        return self._c  # type: ignore[attr-defined]
+        object.__setattr__(self, "c", self._build())
 
     def _build(self) -> Any:
         c = ffi.new(f"{self._c_type}*")

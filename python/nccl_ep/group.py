@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
+from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,7 @@ class Group:
     ) -> None:
         self._ptr = NULL
         self.config = config
-        self.stream = stream
+        self._stream, self._c_stream = stream, _c_stream(stream_address(stream))
         self.library = library or default_library()
         self._handles: weakref.WeakSet[Handle] = weakref.WeakSet()
         address, self.comm = communicator_address(comm)
@@ -67,6 +68,11 @@ class Group:
         return cls(comm, config)
 
     @property
+    def stream(self) -> Any:
+        """The default stream of this group's handles."""
+        return self._stream
+
+    @property
     def ptr(self) -> int:
         """The ``ncclEpGroup_t`` as an address; 0 once closed."""
         return int(ffi.cast("uintptr_t", self._ptr))
@@ -74,7 +80,7 @@ class Group:
     @property
     def closed(self) -> bool:
         """Whether :meth:`close` has been called."""
-        return bool(self._ptr == NULL)
+        return not self._ptr
 
     def create_handle(
         self,
@@ -164,10 +170,10 @@ class Group:
 
     def c_stream(self, stream: Any) -> Any:
         """The C stream of a call: the given one, else the group's default."""
-        return ffi.cast("cudaStream_t", stream_address(self.stream if stream is None else stream))
+        return self._c_stream if stream is None else _c_stream(stream_address(stream))
 
     def _open_ptr(self) -> Any:
-        if self.closed:
+        if not self._ptr:
             raise InvalidUsage(5, "the group is closed")
         return self._ptr
 
@@ -188,3 +194,9 @@ class Group:
         if self.closed:
             return "<nccl_ep.Group closed>"
         return f"<nccl_ep.Group {self.config.num_experts} experts at {self.ptr:#x}>"
+
+
+@lru_cache
+def _c_stream(address: int) -> Any:
+    # A program has few streams, and finding one costs less than a cast.
+    return ffi.cast("cudaStream_t", address)

@@ -110,7 +110,7 @@ class Handle:
     @property
     def closed(self) -> bool:
         """Whether the handle, or its group, has been closed."""
-        return bool(self._ptr == NULL)
+        return not self._ptr
 
     def update(self, topk_idx: Any, *, layout_info: LayoutInfo | None = None, stream: Any = None) -> None:
         """Gives the handle a new routing. Capturable.
@@ -242,7 +242,7 @@ class Handle:
             self.group.check(result)
 
     def _open_ptr(self) -> Any:
-        if self.closed:
+        if not self._ptr:
             raise InvalidUsage(5, "the handle is closed")
         return self._ptr
 
