@@ -33,6 +33,18 @@ struct WordBySize<true> {
 template <class T>
 using WordOf = typename WordBySize<sizeof(T) == 8>::Type;
 
+// The types that the compiler's atomics are declared for.
+template <bool kIsWide>
+struct NativeBySize {
+  using Type = unsigned int;
+};
+template <>
+struct NativeBySize<true> {
+  using Type = unsigned long long;
+};
+template <class T>
+using NativeOf = typename NativeBySize<sizeof(T) == 8>::Type;
+
 template <class To, class From>
 EP_DEVICE To bits(const From& from) {
   static_assert(sizeof(To) == sizeof(From));
@@ -224,9 +236,15 @@ EP_DEVICE void st_release(T* p, detail::SameAs<T> value) {
                  : "memory");                                                 \
   }
 
+// Within a block and without an order, the compiler's own atomics say the same as the asm, and where the compiler sees
+// that memory is shared it takes the faster instructions for it.
 template <Order kOrder, Scope kScope, class T>
 EP_DEVICE T atomic_add(T* p, detail::SameAs<T> value) {
   static_assert(detail::kIsWord<T>);
+  if constexpr (kOrder == Order::relaxed && kScope == Scope::block) {
+    using Native = detail::NativeOf<T>;
+    return static_cast<T>(atomicAdd_block(reinterpret_cast<Native*>(p), static_cast<Native>(value)));
+  }
   T old;
   EP_WITH_ORDER(kOrder, kScope, EP_ATOMIC_ADD)
   return old;
@@ -235,6 +253,10 @@ EP_DEVICE T atomic_add(T* p, detail::SameAs<T> value) {
 template <Order kOrder, Scope kScope, class T>
 EP_DEVICE T atomic_or(T* p, detail::SameAs<T> value) {
   static_assert(detail::kIsWord<T>);
+  if constexpr (kOrder == Order::relaxed && kScope == Scope::block) {
+    using Native = detail::NativeOf<T>;
+    return static_cast<T>(atomicOr_block(reinterpret_cast<Native*>(p), static_cast<Native>(value)));
+  }
   T old;
   EP_WITH_ORDER(kOrder, kScope, EP_ATOMIC_OR)
   return old;
@@ -377,7 +399,9 @@ EP_DEVICE uint32_t max_warp(uint32_t value) { return __reduce_max_sync(detail::k
 EP_DEVICE uint32_t or_warp(uint32_t value) { return __reduce_or_sync(detail::kWarp, value); }
 
 EP_DEVICE uint32_t popc(uint32_t bits) { return static_cast<uint32_t>(__popc(bits)); }
+EP_DEVICE uint32_t popc(uint64_t bits) { return static_cast<uint32_t>(__popcll(bits)); }
 EP_DEVICE int32_t find_first(uint32_t bits) { return __ffs(static_cast<int>(bits)) - 1; }
+EP_DEVICE int32_t find_first(uint64_t bits) { return __ffsll(static_cast<long long>(bits)) - 1; }
 
 EP_DEVICE void sync_block() { __syncthreads(); }
 EP_DEVICE void bar_sync(uint32_t id, uint32_t num_threads) {

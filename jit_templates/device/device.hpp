@@ -34,7 +34,7 @@
 // Warp          sync_warp() ballot(pred) shfl(v, lane) shfl_xor(v, mask) all(pred) any(pred) sum_warp(uint32_t)
 //               max_warp(uint32_t) or_warp(uint32_t)
 //               All 32 lanes take part. Shuffles and ballots order no memory; sync_warp does.
-//               popc(uint32_t) find_first(uint32_t): number of set bits; index of the lowest set bit, or -1.
+//               popc(bits) find_first(bits): number of set bits; index of the lowest set bit, or -1; 32 or 64 bits.
 //
 // Block         sync_block(); bar_sync(id, num_threads); bar_arrive(id, num_threads): named barriers 1 to 15.
 //

@@ -252,7 +252,9 @@ EP_DEVICE uint32_t or_warp(uint32_t value) {
 }
 
 EP_DEVICE uint32_t popc(uint32_t bits) { return static_cast<uint32_t>(__builtin_popcount(bits)); }
+EP_DEVICE uint32_t popc(uint64_t bits) { return static_cast<uint32_t>(__builtin_popcountll(bits)); }
 EP_DEVICE int32_t find_first(uint32_t bits) { return __builtin_ffs(static_cast<int>(bits)) - 1; }
+EP_DEVICE int32_t find_first(uint64_t bits) { return __builtin_ffsll(static_cast<long long>(bits)) - 1; }
 
 EP_DEVICE void sync_block() { sim::device::sync_block(); }
 EP_DEVICE void bar_sync(uint32_t id, uint32_t num_threads) { sim::device::bar_sync(id, num_threads); }

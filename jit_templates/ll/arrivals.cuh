@@ -7,10 +7,6 @@
 
 namespace nccl_ep::ll {
 
-// Named barriers of a block.
-constexpr uint32_t kReceiversBarrier = 1;  // of the warps that make the table
-constexpr uint32_t kTableBarrier = 2;      // where the others wait for it
-
 // Every source's counts, in a block's shared memory, and in the expert-major layout where its rows begin in each
 // expert's zone. All blocks make their own.
 struct ArrivalTable {
@@ -32,7 +28,7 @@ struct ArrivalTable {
   EP_DEVICE uint32_t* first_row(uint32_t source, uint32_t expert) const {
     return words + 2 + 2 * num_ranks + source * num_experts + expert;
   }
-  // One thread calls it, before begin()'s barrier.
+  // A thread of the leader calls it, before begin().
   EP_DEVICE void clear() const {
     has_all() = 1;
     *queue().num_taken = 0;
@@ -44,15 +40,6 @@ struct ArrivalTable {
     }
     return most;
   }
-};
-
-// Some warps of a block, while they wait for each other only.
-struct WarpTeam {
-  uint32_t first_warp, num_warps;
-
-  EP_DEVICE uint32_t thread_idx() const { return dev::thread_idx() - 32 * first_warp; }
-  EP_DEVICE uint32_t num_threads() const { return 32 * num_warps; }
-  EP_DEVICE void sync(uint32_t barrier) const { dev::bar_sync(barrier, num_threads()); }
 };
 
 // Waits for the counts of every source and puts them into the table.

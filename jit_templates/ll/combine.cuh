@@ -16,49 +16,76 @@ namespace nccl_ep::ll {
 
 constexpr uint32_t kCombineWarps = kLlCombineThreads / 32;
 
-// A token's top-k row in the shared memory of a warp.
+// A token's top-k row in shared memory.
 struct TopkRow {
-  uint32_t id[kMaxHits];
+  uint64_t id[kMaxHits];
   float weight[kMaxHits];
+  float sum[kMaxHits];
 
-  // The weight of a place. An expert that is repeated in the row was dispatched once; its weights add up in the first
-  // place.
+  // An expert that is repeated in the row was dispatched once; its weights add up in the first place.
   EP_DEVICE float sum_of(uint32_t k, uint32_t num_topk) const {
-    float sum = weight[k];
-#pragma unroll 1
+    float total = weight[k];
+#pragma unroll 4
     for (uint32_t later = k + 1; later < num_topk; ++later) {
-      if (id[later] == id[k]) sum = dev::add(sum, weight[later]);
+      if (id[later] == id[k]) total = dev::add(total, weight[later]);
     }
-    return sum;
+    return total;
   }
 };
 
-// Expert-major: sends the weights of this rank's tokens to the ranks they went to, three a unit; a lane for each unit and
-// rank.
-EP_DEVICE void send_weights(const Operation& op, const LlCombineArgs& args, const RankSets& sets) {
-  EP_SHARED(TopkRow, rows, [kCombineWarps]);
-  const LlGroupState& group = op.group;
-  const uint32_t num_topk = args.routing.num_topk, num_units = (num_topk + 2) / 3;
-  TopkRow& row = rows[dev::warp_idx()];
-#pragma unroll 1
-  for (uint32_t token = worker_idx(); token < args.routing.num_tokens; token += num_workers()) {
-    for (uint32_t k = dev::lane_idx(); k < num_topk; k += 32) {
-      row.id[k] = static_cast<uint32_t>(load_id(args.routing, token, k));
-      row.weight[k] = dev::ld_nc(args.topk_weights + uint64_t{token} * num_topk + k);
-    }
-    dev::sync_warp();
-#pragma unroll 1
-    for (uint32_t i = dev::lane_idx(); i < num_units * group.num_ranks; i += 32) {
-      const uint32_t peer = i % group.num_ranks, first = i / group.num_ranks * 3;
-      if (!sets.of(peer).has(token)) continue;
-      Unit unit{{0, 0, 0}, op.epoch};
+// A token's ids and weights, spread over a warp. Nothing waits for them yet.
+struct TopkWeights {
+  TopkIds ids;
+  float weight[TopkIds::kPerLane] = {};
+
+  EP_DEVICE TopkWeights(const LlCombineArgs& args, uint32_t token) : ids(args.routing, token) {
+    if (token >= args.routing.num_tokens) return;
+    const float* weights = args.topk_weights + uint64_t{token} * args.routing.num_topk;
 #pragma unroll
-      for (uint32_t j = 0; j < 3; ++j) {
-        if (first + j < num_topk) unit.word[j] = dev::bits_from_float(row.sum_of(first + j, num_topk));
-      }
-      dev::st_unit(op.route(peer, group.rank, token, first / 3), unit);
+    for (uint32_t i = 0; i < TopkIds::kPerLane; ++i) {
+      const uint32_t k = 32 * i + dev::lane_idx();
+      if (k < args.routing.num_topk) weight[i] = dev::ld_nc(weights + k);
     }
-    dev::sync_warp();  // the row is about to be replaced
+  }
+};
+
+// A token's weights as a lane sends them: three a unit.
+EP_DEVICE Unit make_weight_unit(const TopkWeights& given, uint32_t num_topk, uint32_t epoch) {
+  EP_SHARED(TopkRow, row, [1]);
+#pragma unroll
+  for (uint32_t i = 0; i < TopkIds::kPerLane; ++i) {
+    row->id[32 * i + dev::lane_idx()] = given.ids.raw[i];
+    row->weight[32 * i + dev::lane_idx()] = given.weight[i];
+  }
+  dev::sync_warp();
+  for (uint32_t k = dev::lane_idx(); k < num_topk; k += 32) row->sum[k] = row->sum_of(k, num_topk);
+  dev::sync_warp();
+  Unit unit{{0, 0, 0}, epoch};
+#pragma unroll
+  for (uint32_t i = 0; i < 3; ++i) {
+    const uint32_t k = 3 * dev::lane_idx() + i;
+    if (k < num_topk) unit.word[i] = dev::bits_from_float(row->sum[k]);
+  }
+  dev::sync_warp();  // the row is about to be replaced
+  return unit;
+}
+
+// Expert-major: sends the weights of this rank's tokens to the ranks they went to. The leaders call it; `weights` are of
+// the first token.
+EP_DEVICE void send_weights(const Operation& op, const LlCombineArgs& args, TopkWeights weights) {
+  const uint32_t num_topk = args.routing.num_topk, num_units = (num_topk + 2) / 3;
+#pragma unroll 1
+  for (uint32_t token = dev::block_idx(); token < args.routing.num_tokens;) {
+    const TopkRanks ranks(op.group, args.routing, weights.ids);
+    const Unit unit = make_weight_unit(weights, num_topk, op.epoch);
+    for (uint32_t peer = 0; peer < op.group.num_ranks; ++peer) {
+      const bool goes = ranks.bits_from(peer) & 1;
+      if (goes && dev::lane_idx() < num_units) {
+        dev::st_unit(op.route(peer, op.group.rank, token, dev::lane_idx()), unit);
+      }
+    }
+    token += dev::num_blocks();
+    weights = TopkWeights(args, token);
   }
 }
 
@@ -70,15 +97,15 @@ struct Addend {
 };
 
 // Adds weight times row over a lane's words. kRows rows are in flight at a time; the order of the sum is that of the
-// addends. fetch(rows, first, count) gets the rows first ... first + count - 1.
+// addends. fetch(first, count) gets the rows first ... first + count - 1 into `rows`.
 template <DType kDType, uint32_t kRows, class Fetch>
-EP_DEVICE bool add_rows(const Addend* addends, uint32_t num_addends, Fetch fetch, LaneRow& result) {
+EP_DEVICE bool add_rows(const Addend* addends, uint32_t num_addends, LaneRow (&rows)[kRows], Fetch fetch,
+                        LaneRow& result) {
   using Word = WordOf<kDType>;
   float sum[LaneRow::kStrips][4][Word::kSize] = {};
   for (uint32_t first = 0; first < num_addends; first += kRows) {
-    LaneRow rows[kRows];
     const uint32_t count = num_addends - first < kRows ? num_addends - first : kRows;
-    if (!fetch(rows, first, count)) return false;
+    if (!fetch(first, count)) return false;
 #pragma unroll
     for (uint32_t r = 0; r < kRows; ++r) {
       if (r >= count) continue;
@@ -99,36 +126,74 @@ EP_DEVICE bool add_rows(const Addend* addends, uint32_t num_addends, Fetch fetch
   return true;
 }
 
-// A chunk of the result for (home rank, token), for every rank's tokens in turn.
+// Some chunks of the result for (home rank, token), for every rank's tokens in turn.
 struct ResultItem {
-  uint32_t home, token, chunk;
+  uint32_t home, token, first_chunk, end_chunk;
 
-  EP_DEVICE ResultItem(const LlGroupState& group, uint32_t num_chunks, uint32_t item)
-      : home((group.rank + 1 + item % group.num_ranks) % group.num_ranks),
-        token(item / group.num_ranks / num_chunks),
-        chunk(item / group.num_ranks % num_chunks) {}
+  ResultItem() = default;
+  EP_DEVICE ResultItem(const LlCombineArgs& args, uint32_t index) {
+    const uint32_t num_ranks = args.group.num_ranks, pieces = num_pieces(args.rows);
+    home = (args.group.rank + 1 + index % num_ranks) % num_ranks;
+    token = index / num_ranks / pieces;
+    first_chunk = index / num_ranks % pieces * args.rows.chunks_per_item;
+    end_chunk = first_chunk + args.rows.chunks_per_item;
+    if (end_chunk > args.rows.num_chunks) end_chunk = args.rows.num_chunks;
+  }
+  EP_DEVICE static uint32_t num_pieces(const LlRowPlan& rows) {
+    return (rows.num_chunks + rows.chunks_per_item - 1) / rows.chunks_per_item;
+  }
 };
 
-// The caller's rows that belong to a received token, in the warp's shared memory. Returns how many there are.
-// What is remembered of the token is read all at once, whether or not it has that many hits.
+// What the handle remembers of a received token, spread over a warp: a lane has the hits at its index and 32 behind.
+// Everything is read at once, whether or not the token has that many hits, and nothing waits for it yet.
+struct Remembered {
+  static constexpr uint32_t kHitsPerLane = kMaxHits / 32;
+  LlRouteHeader header{};
+  LlRouteEntry entry[kHitsPerLane] = {};
+  uint32_t num_tokens = 0;
+
+  EP_DEVICE Remembered(const LlCombineArgs& args, const ResultItem& item) {
+    if (item.token >= args.group.layout.max_tokens) return;
+    const uint64_t slot = args.group.layout.slot(item.home, item.token);
+    header = dev::ld(args.routing.header(slot));
+    num_tokens = dev::ld(args.routing.num_tokens_of(item.home));
+#pragma unroll
+    for (uint32_t i = 0; i < kHitsPerLane; ++i) {
+      const uint32_t hit = 32 * i + dev::lane_idx();
+      if (hit < args.routing.handle_layout.max_hits) entry[i] = dev::ld(args.routing.entry(slot, hit));
+    }
+  }
+};
+
+// The caller's rows that belong to a received token, in the warp's shared memory. Returns how many there are; none if what
+// is remembered cannot be, which a dispatch that failed leaves behind.
 template <Layout kLayout>
-EP_DEVICE uint32_t list_local_rows(const LlCombineArgs& args, const ResultItem& item, Addend* addends) {
+EP_DEVICE uint32_t list_local_rows(const LlCombineArgs& args, const ResultItem& item, const Remembered& remembered,
+                                   Addend* addends) {
   const LlLayout& layout = args.group.layout;
-  const uint64_t slot = layout.slot(item.home, item.token), bytes = args.rows.row_bytes();
-  const LlRouteHeader header = *args.routing.header(slot);
-  const uint32_t num_tokens = *args.routing.num_tokens_of(item.home);
+  const LlRouteHeader& header = remembered.header;
+  const uint64_t bytes = args.rows.row_bytes();
+  const uint32_t num_hits = item.token < remembered.num_tokens ? header.num_hits : 0;
+  bool possible;
   dev::sync_warp();  // the addends are about to be replaced
   if constexpr (kLayout == Layout::rank_major) {
+    possible = header.row < layout.max_tokens;
     if (dev::lane_idx() == 0) addends[0] = {args.tokens + layout.slot(item.home, header.row) * bytes, 1.0f, 0};
   } else {
     const uint64_t zone = uint64_t{args.group.num_ranks} * layout.max_tokens;
-    for (uint32_t hit = dev::lane_idx(); hit < args.routing.handle_layout.max_hits; hit += 32) {
-      const LlRouteEntry entry = *args.routing.entry(slot, hit);
+    possible = num_hits <= args.routing.handle_layout.max_hits;
+#pragma unroll
+    for (uint32_t i = 0; i < Remembered::kHitsPerLane; ++i) {
+      const LlRouteEntry& entry = remembered.entry[i];
+      const uint32_t hit = 32 * i + dev::lane_idx();
+      if (hit >= num_hits) continue;
+      possible &= entry.expert < args.group.num_local_experts && entry.row < zone;
       addends[hit] = {args.tokens + (entry.expert * zone + entry.row) * bytes, 0, entry.k};
     }
   }
   dev::sync_warp();
-  return item.token < num_tokens ? header.num_hits : 0;
+  if (!dev::all(possible)) return 0;
+  return kLayout == Layout::rank_major && num_hits > 0 ? 1 : num_hits;
 }
 
 EP_DEVICE bool await_weights(const Operation& op, const ResultItem& item, uint32_t num_hits, Addend* addends) {
@@ -145,29 +210,47 @@ EP_DEVICE bool await_weights(const Operation& op, const ResultItem& item, uint32
   return dev::all(ok);
 }
 
-// What goes home of one chunk: expert-major the sum of the local rows, rank-major the row that the caller has added up.
-template <Layout kLayout, DType kDType>
-EP_DEVICE bool make_sum(const Operation& op, const LlCombineArgs& args, const ResultItem& item, const Chunk& chunk,
-                        uint32_t num_hits, Addend* addends, LaneRow& sum) {
-  const auto load = [&](LaneRow& row, uint32_t i) {
-    row.load(chunk.words, static_cast<const unsigned char*>(addends[i].row));
-  };
-  if constexpr (kLayout == Layout::rank_major) {
-    load(sum, 0);
-    return true;
-  } else {
-    constexpr uint32_t kRows = 2;
-    const auto fetch = [&](LaneRow(&rows)[kRows], uint32_t first, uint32_t count) {
+// A warp's work on one item: what goes home.
+struct LocalSum {
+  static constexpr uint32_t kRows = 2;
+  ResultItem item;
+  uint32_t num_rows;
+  Addend* addends;      // in the warp's shared memory
+  LaneRow rows[kRows];  // the first of a chunk are loaded ahead
+
+  EP_DEVICE void load(const Chunk& chunk, uint32_t first, uint32_t count) {
 #pragma unroll
-      for (uint32_t r = 0; r < kRows; ++r) {
-        if (r < count) load(rows[r], first + r);
-      }
-      // The first rows are on their way while the weights are awaited.
-      return first > 0 || await_weights(op, item, num_hits, addends);
-    };
-    return add_rows<kDType, kRows>(addends, num_hits, fetch, sum);
+    for (uint32_t r = 0; r < kRows; ++r) {
+      if (r < count) rows[r].load(chunk.words, static_cast<const unsigned char*>(addends[first + r].row));
+    }
   }
-}
+  EP_DEVICE void load_first(const LlCombineArgs& args, uint32_t chunk) {
+    load(Chunk(args.rows, chunk), 0, num_rows < kRows ? num_rows : kRows);
+  }
+
+  // Starts an item. It need not exist: then it has no rows.
+  template <Layout kLayout>
+  EP_DEVICE void start(const LlCombineArgs& args, const ResultItem& next, const Remembered& remembered) {
+    item = next;
+    num_rows = list_local_rows<kLayout>(args, item, remembered, addends);
+    load_first(args, item.first_chunk);
+  }
+
+  // Expert-major the sum of a chunk of the local rows, rank-major the chunk as the caller has added it up.
+  template <Layout kLayout, DType kDType>
+  EP_DEVICE bool add_up(const Operation& op, const Chunk& chunk, bool has_weights, LaneRow& sum) {
+    if constexpr (kLayout == Layout::rank_major) {
+      sum = rows[0];
+      return true;
+    } else {
+      const auto fetch = [&](uint32_t first, uint32_t count) {
+        if (first > 0) load(chunk, first, count);
+        return has_weights || first > 0 || await_weights(op, item, num_rows, addends);
+      };
+      return add_rows<kDType, kRows>(addends, num_rows, rows, fetch, sum);
+    }
+  }
+};
 
 // The most tokens that any rank dispatched, as far as this lane has looked.
 EP_DEVICE uint32_t most_tokens_seen(const LlCombineArgs& args) {
@@ -179,33 +262,40 @@ EP_DEVICE uint32_t most_tokens_seen(const LlCombineArgs& args) {
   return most;
 }
 
+// Sends home what falls to this warp. The first item has been started.
 template <Layout kLayout, DType kDType>
 EP_DEVICE void push_sums(const Operation& op, const LlCombineArgs& args, uint32_t most_tokens, BlockQueue queue,
-                         Addend* addends) {
-  const uint32_t num_items = op.group.num_ranks * most_tokens * args.rows.num_chunks;
-  for (uint32_t i = queue.next(); i < num_items; i = queue.next()) {
-    const ResultItem item(op.group, args.rows.num_chunks, i);
-    const uint32_t num_hits = list_local_rows<kLayout>(args, item, addends);
-    if (num_hits == 0) continue;
-    const Chunk chunk(args.rows, item.chunk);
-    LaneRow sum;
-    if (!make_sum<kLayout, kDType>(op, args, item, chunk, num_hits, addends, sum)) return;
-    sum.write_lines(chunk.words, op.row(item.home, op.group.rank, item.token) + chunk.first_unit, op.epoch);
+                         LocalSum& local) {
+  const uint32_t num_items = op.group.num_ranks * most_tokens * ResultItem::num_pieces(args.rows);
+  for (uint32_t index = worker_idx(); index < num_items;) {
+    const ResultItem& item = local.item;
+#pragma unroll 1
+    for (uint32_t c = item.first_chunk; local.num_rows > 0 && c < item.end_chunk; ++c) {
+      const Chunk chunk(args.rows, c);
+      LaneRow sum;
+      if (!local.add_up<kLayout, kDType>(op, chunk, c > item.first_chunk, sum)) return;
+      if (c + 1 < item.end_chunk) local.load_first(args, c + 1);
+      sum.write_lines(chunk.words, op.row(item.home, op.group.rank, item.token) + chunk.first_unit, op.epoch);
+    }
+    index = queue.next();
+    if (index >= num_items) return;
+    const ResultItem next(args, index);
+    local.start<kLayout>(args, next, Remembered(args, next));
   }
 }
 
 // Lists the ranks' rows for one of this rank's tokens, in rank order. Returns how many there are.
-EP_DEVICE uint32_t list_rank_rows(const Operation& op, const RankSets& sets, uint32_t token, Addend* addends) {
+EP_DEVICE uint32_t list_rank_rows(const Operation& op, const TopkRanks& ranks, uint32_t token, Addend* addends) {
   const LlGroupState& group = op.group;
   uint32_t num_addends = 0;
   dev::sync_warp();  // the addends are about to be replaced
   for (uint32_t base = 0; base < group.num_ranks; base += 32) {
-    const uint32_t ranks = sets.ranks_of(group, token, base), lane = dev::lane_idx();
-    if (ranks >> lane & 1) {
-      addends[num_addends + dev::popc(ranks & ((1u << lane) - 1))] = {op.row(group.rank, base + lane, token), 1.0f,
-                                                                      base + lane};
+    const uint32_t bits = ranks.bits_from(base), lane = dev::lane_idx();
+    if (bits >> lane & 1) {
+      addends[num_addends + dev::popc(bits & ((1u << lane) - 1))] = {op.row(group.rank, base + lane, token), 1.0f,
+                                                                     base + lane};
     }
-    num_addends += dev::popc(ranks);
+    num_addends += dev::popc(bits);
   }
   dev::sync_warp();
   return num_addends;
@@ -230,40 +320,53 @@ EP_DEVICE bool await_rows(const Operation& op, uint32_t token, const Chunk& chun
   });
 }
 
-// Adds the rows of each token's ranks, in rank order.
+// Adds the rows of each token's ranks, in rank order. The next token's ids are on their way while one is worked on.
 template <DType kDType>
-EP_DEVICE void collect_sums(const Operation& op, const LlCombineArgs& args, const RankSets& sets, BlockQueue queue,
-                            Addend* addends) {
-  constexpr uint32_t kRows = 3;
+EP_DEVICE void collect_sums(const Operation& op, const LlCombineArgs& args, BlockQueue queue, Addend* addends) {
+  constexpr uint32_t kRows = 4;
   const uint32_t num_chunks = args.rows.num_chunks, num_items = args.routing.num_tokens * num_chunks;
-  for (uint32_t item = queue.next(); item < num_items; item = queue.next()) {
-    const uint32_t token = item / num_chunks;
-    const Chunk chunk(args.rows, item % num_chunks);
-    const uint32_t num_addends = list_rank_rows(op, sets, token, addends);
-    const auto fetch = [&](LaneRow(&rows)[kRows], uint32_t first, uint32_t count) {
+  uint32_t next = queue.next();
+  TopkIds ids(args.routing, next / num_chunks);
+  while (next < num_items) {
+    const uint32_t token = next / num_chunks;
+    const Chunk chunk(args.rows, next % num_chunks);
+    const uint32_t num_addends = list_rank_rows(op, TopkRanks(op.group, args.routing, ids), token, addends);
+    next = queue.next();
+    ids = TopkIds(args.routing, next / num_chunks);
+    LaneRow rows[kRows], sum;
+    const auto fetch = [&](uint32_t first, uint32_t count) {
       return await_rows(op, token, chunk, addends + first, count, rows);
     };
-    LaneRow sum;
-    if (!add_rows<kDType, kRows>(addends, num_addends, fetch, sum)) return;
+    if (!add_rows<kDType, kRows>(addends, num_addends, rows, fetch, sum)) return;
     sum.store(chunk.words, args.out_tokens + token * args.rows.row_bytes());
   }
 }
 
 template <Layout kLayout, DType kDType>
 EP_DEVICE void combine(const LlCombineArgs& args) {
-  EP_DYNAMIC_SHARED(shared);
   EP_SHARED(Addend, addends, [kCombineWarps][kMaxHits]);
   EP_SHARED(uint32_t, num_taken, [2]);
-  const Operation op(args.group, operation_epoch(args.group, args.routing, args.phases));
-  const RankSets sets(args.routing, shared);
   const bool sends = args.phases & kLlSend, receives = args.phases & kLlReceive;
-  const uint32_t tokens_seen = sends ? most_tokens_seen(args) : 0;  // on its way while the peers are awaited
-  if (dev::thread_idx() < 2) num_taken[dev::thread_idx()] = 0;
-  if (begin(op, args.routing, sets, sends)) {
-    Addend* warp_addends = addends[dev::warp_idx()];
-    if (kLayout == Layout::expert_major && sends) send_weights(op, args, sets);
-    if (sends) push_sums<kLayout, kDType>(op, args, dev::max_warp(tokens_seen), {num_taken}, warp_addends);
-    if (receives) collect_sums<kDType>(op, args, sets, {num_taken + 1}, warp_addends);
+  const bool pushes = sends && dev::warp_idx() < args.push_warps;  // the others collect from the start
+  const bool sends_weights = kLayout == Layout::expert_major && sends && leads();
+  if (leads() && dev::lane_idx() == 0) {
+    num_taken[0] = args.push_warps;
+    num_taken[1] = 0;
+  }
+  // What the first steps need is got while the peers are awaited.
+  const uint32_t tokens_seen = most_tokens_seen(args);
+  const TopkWeights weights(args, sends_weights ? dev::block_idx() : args.routing.num_tokens);
+  LocalSum local;
+  local.addends = addends[dev::warp_idx()];
+  const Start start = begin(args.group, args.routing, args.phases, [&] {
+    const ResultItem item(args, worker_idx());
+    if (pushes) local.start<kLayout>(args, item, Remembered(args, item));
+  });
+  const Operation op(args.group, start.epoch);
+  if (start.ready) {
+    if (sends_weights) send_weights(op, args, weights);
+    if (pushes) push_sums<kLayout, kDType>(op, args, dev::max_warp(tokens_seen), {num_taken}, local);
+    if (receives) collect_sums<kDType>(op, args, {num_taken + 1}, local.addends);
   }
   finish(op, args.routing, args.phases);
 }

@@ -10,11 +10,10 @@
 
 namespace nccl_ep::ll {
 
-// Who pushes to whom. Each block serves one peer (or, if there are fewer blocks, a few in turn), starting from the next
-// rank: links then carry more than when all ranks visit the peers in the same order. The blocks that send routes push
-// nothing if there are enough others.
+// Who pushes to whom. Each block serves one peer (or, if there are fewer blocks, a few in turn). The blocks that send routes
+// push nothing if there are enough others.
 struct PushTeam {
-  uint32_t first_peer, num_teams;  // peers are counted from the next rank on
+  uint32_t first_peer, num_teams;  // as peer_of() counts them
   uint32_t worker, num_workers;    // this warp among those that serve the same peer
 
   EP_DEVICE PushTeam(uint32_t num_ranks, uint32_t num_warps) {
@@ -32,19 +31,55 @@ struct PushTeam {
   }
 };
 
+// A piece of the pushing, counted in the order of the tokens: a chunk of a row.
+struct PushItem {
+  uint32_t token, chunk;
+
+  EP_DEVICE PushItem(const LlDispatchArgs& args, uint32_t index)
+      : token(index / args.rows.num_chunks), chunk(index % args.rows.num_chunks) {}
+  EP_DEVICE static uint32_t count(const LlDispatchArgs& args) { return args.routing.num_tokens * args.rows.num_chunks; }
+};
+
+// Which of the next 32 items of this warp, from `first` on, go to the i-th peer: a lane looks at each.
+EP_DEVICE uint32_t find_items(const LlDispatchArgs& args, const PushTeam& team, uint32_t first, uint32_t i) {
+  const uint32_t index = first + dev::lane_idx() * team.num_workers;
+  bool goes = false;
+  if (index < PushItem::count(args)) {
+    const uint32_t num_experts = args.group.num_local_experts;
+    const int64_t first_expert = int64_t{peer_of(args.group, i)} * num_experts;
+    goes = has_expert(args.routing, PushItem(args, index).token, first_expert, num_experts);
+  }
+  return dev::ballot(goes);
+}
+
+// What a warp pushes first, found out before it is known whether the peer's bank is free.
+struct FirstPush {
+  uint32_t items;  // of the first 32
+  LaneRow row;     // of the first item, whether or not it goes to the peer
+
+  EP_DEVICE FirstPush() {}
+  EP_DEVICE FirstPush(const LlDispatchArgs& args, const PushTeam& team) {
+    if (team.worker >= PushItem::count(args)) return;
+    const PushItem item(args, team.worker);
+    row.load(Chunk(args.rows, item.chunk).words, args.tokens + item.token * args.rows.row_bytes());
+    items = find_items(args, team, team.worker, team.first_peer);
+  }
+};
+
 // Pushes the row chunks that fall to this warp, in the order of the tokens.
-EP_DEVICE void push_rows(const Operation& op, const LlDispatchArgs& args, const RankSets& sets) {
-  const uint32_t num_ranks = op.group.num_ranks, rank = op.group.rank, num_chunks = args.rows.num_chunks;
-  const PushTeam team(num_ranks, args.push_warps);
-  for (uint32_t i = team.first_peer; i < num_ranks - 1; i += team.num_teams) {
-    const uint32_t peer = (rank + 1 + i) % num_ranks;
-    for (uint32_t item = team.worker; item < args.routing.num_tokens * num_chunks; item += team.num_workers) {
-      const uint32_t token = item / num_chunks;
-      if (!sets.of(peer).has(token)) continue;
-      const Chunk chunk(args.rows, item % num_chunks);
-      LaneRow row;
-      row.load(chunk.words, args.tokens + token * args.rows.row_bytes());
-      row.write_lines(chunk.words, op.row(peer, rank, token) + chunk.first_unit, op.epoch);
+EP_DEVICE void push_rows(const Operation& op, const LlDispatchArgs& args, const PushTeam& team, FirstPush& push) {
+  bool is_first = true;
+  for (uint32_t i = team.first_peer; i < op.group.num_ranks - 1; i += team.num_teams) {
+    for (uint32_t first = team.worker; first < PushItem::count(args); first += 32 * team.num_workers) {
+      for (uint32_t items = is_first ? push.items : find_items(args, team, first, i); items; items &= items - 1) {
+        const uint32_t index = first + dev::find_first(items) * team.num_workers;
+        const PushItem item(args, index);
+        const Chunk chunk(args.rows, item.chunk);
+        if (!is_first || index != first) push.row.load(chunk.words, args.tokens + item.token * args.rows.row_bytes());
+        Unit* lines = op.row(peer_of(op.group, i), op.group.rank, item.token) + chunk.first_unit;
+        push.row.write_lines(chunk.words, lines, op.epoch);
+      }
+      is_first = false;
     }
   }
 }
@@ -161,19 +196,24 @@ EP_DEVICE void report_counts(const LlDispatchArgs& args, const ArrivalTable& tab
 template <Layout kLayout>
 EP_DEVICE void dispatch(const LlDispatchArgs& args) {
   EP_DYNAMIC_SHARED(shared);
-  const Operation op(args.group, operation_epoch(args.group, args.routing, args.phases));
   const ArrivalTable table = ArrivalTable::make<kLayout>(args.group, shared);
-  const RankSets sets(args.routing, table.end());
+  const RouteScratch scratch(table.end(), args.routing, pass_from<kLayout>(args, 0));
+  const PushTeam team(args.group.num_ranks, args.push_warps);
   const WarpTeam receivers{args.push_warps, dev::num_warps() - args.push_warps};
   const bool sends = args.phases & kLlSend, receives = args.phases & kLlReceive;
-  if (dev::thread_idx() == 0) table.clear();
-  if (begin(op, args.routing, sets, sends)) {
-    const uint32_t num_ranks = op.group.num_ranks;
-    for (uint32_t i = dev::block_idx(); sends && i < num_ranks; i += dev::num_blocks()) {
-      send_routes<kLayout>(op, args, sets, (op.group.rank + 1 + i) % num_ranks);
-    }
-    const bool pushes = dev::warp_idx() < args.push_warps;
-    if (pushes && sends) push_rows(op, args, sets);
+  const bool pushes = dev::warp_idx() < args.push_warps;
+
+  if (leads() && dev::lane_idx() == 0) table.clear();
+  FirstPush push;
+  const Start start = begin(args.group, args.routing, args.phases, [&] {
+    if (sends && pushes) push = FirstPush(args, team);
+    const RouteTask<kLayout> task(args);
+    if (sends && task.exists(args)) task.collect(args, scratch);
+  });
+  const Operation op(args.group, start.epoch);
+  if (start.ready) {
+    if (sends && !leads()) send_routes<kLayout>(op, args, scratch);
+    if (sends && pushes) push_rows(op, args, team, push);
     if (receives) {
       if (pushes) {
         dev::bar_sync(kTableBarrier, dev::num_threads());

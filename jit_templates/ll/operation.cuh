@@ -14,11 +14,11 @@ namespace nccl_ep::ll {
 constexpr uint32_t kMaxHits = 64;
 
 // Work that is dealt to the blocks in turn, and within a block to whichever warp is free, from a counter in shared memory
-// that is cleared before begin()'s barrier.
+// that the leader sets before begin(): to 0, or to the number of warps whose first items go by worker_idx().
 struct BlockQueue {
   uint32_t* num_taken;
 
-  // The next item of this block, from 0 on; there is no last one. The whole warp calls it.
+  // The next item of this block; there is no last one. The whole warp calls it.
   EP_DEVICE uint32_t next() const {
     uint32_t taken = 0;
     if (dev::lane_idx() == 0) taken = dev::atomic_add<dev::Order::relaxed, dev::Scope::block>(num_taken, 1u);
@@ -26,9 +26,27 @@ struct BlockQueue {
   }
 };
 
+// Some warps of a block, while they wait for each other only.
+struct WarpTeam {
+  uint32_t first_warp, num_warps;
+
+  EP_DEVICE uint32_t thread_idx() const { return dev::thread_idx() - 32 * first_warp; }
+  EP_DEVICE uint32_t num_threads() const { return 32 * num_warps; }
+  EP_DEVICE void sync(uint32_t barrier) const { dev::bar_sync(barrier, num_threads()); }
+};
+
+// Named barriers of a block.
+constexpr uint32_t kBeginBarrier = 1;      // where followers learn whether they may go on
+constexpr uint32_t kRoutesBarrier = 2;     // of the warps that send routes
+constexpr uint32_t kReceiversBarrier = 3;  // of the warps that make the table of arrivals
+constexpr uint32_t kTableBarrier = 4;      // where the others wait for it
+
 // This warp's place among all warps of the grid; neighbours sit on different SMs.
 EP_DEVICE uint32_t worker_idx() { return dev::warp_idx() * dev::num_blocks() + dev::block_idx(); }
 EP_DEVICE uint32_t num_workers() { return dev::num_warps() * dev::num_blocks(); }
+
+// The i-th rank from the next one on: links carry more than when all ranks visit the others in the same order.
+EP_DEVICE uint32_t peer_of(const LlGroupState& group, uint32_t i) { return (group.rank + 1 + i) % group.num_ranks; }
 
 // Leaves the first fault of this rank where the host sees it. `failed` makes every other wait give up.
 EP_DEVICE void report(const LlGroupState& group, FaultRecord fault) {
@@ -105,31 +123,62 @@ struct Operation {
 };
 
 // The epoch of this launch: a new operation's, or the one whose sending half ran before.
-EP_DEVICE uint32_t operation_epoch(const LlGroupState& group, const LlRouting& routing, uint32_t phases) {
-  if (phases & kLlSend) return dev::ld_relaxed<dev::Scope::gpu>(&group.progress->epoch) + 1;
-  return *routing.pending_epoch();
+EP_DEVICE uint32_t operation_epoch(const LlGroupState& group, const LlRouting& routing, bool sends) {
+  return sends ? dev::ld_relaxed<dev::Scope::gpu>(&group.progress->epoch) + 1 : *routing.pending_epoch();
 }
 
-// Tells every rank which bank this one has finished reading. One warp calls it.
-EP_DEVICE void announce(const LlGroupState& group) {
-  const uint32_t consumed = dev::ld_relaxed<dev::Scope::gpu>(&group.progress->consumed);
+// Tells every rank that this one has finished the operation before. One warp calls it.
+EP_DEVICE void announce(const Operation& op) {
+  const LlGroupState& group = op.group;
   for (uint32_t peer = dev::lane_idx(); peer < group.num_ranks; peer += 32) {
-    dev::st_relaxed<dev::Scope::system>(group.window.at<uint32_t>(peer, group.layout.hello_at(group.rank)), consumed);
+    uint32_t* hello = group.window.at<uint32_t>(peer, group.layout.hello_at(group.rank));
+    dev::st_relaxed<dev::Scope::system>(hello, op.epoch - 1);
   }
 }
 
-// Waits until every rank's bank may be written. One warp calls it; the block's barrier passes the knowledge on.
+// Waits until every rank's bank may be written. One warp calls it.
 EP_DEVICE bool await_peers(const Operation& op) {
   const LlGroupState& group = op.group;
   bool ok = true;
   for (uint32_t peer = dev::lane_idx(); peer < group.num_ranks; peer += 32) {
     const uint32_t* hello = group.window.at<uint32_t>(group.rank, group.layout.hello_at(peer));
     ok &= wait_for(group, op.epoch, {Wait::bank_free, peer, 0}, [&] {
-      const uint32_t consumed = dev::ld_relaxed<dev::Scope::system>(hello);
-      return static_cast<int32_t>(consumed + LlLayout::kNumBanks - op.epoch) >= 0;
+      const uint32_t finished = dev::ld_relaxed<dev::Scope::system>(hello);
+      return static_cast<int32_t>(finished + LlLayout::kNumBanks - op.epoch) >= 0;
     });
   }
   return dev::all(ok);
+}
+
+// How a launch starts.
+struct Start {
+  uint32_t epoch;
+  uint32_t ready;  // no: a peer is missing or an earlier operation has failed, do nothing
+};
+
+// The last warp of a block leads: it finds out, as an operation begins, whether it may go on. An address that every warp
+// of the GPU reads would be slow to read.
+EP_DEVICE bool leads() { return dev::warp_idx() == dev::num_warps() - 1; }
+EP_DEVICE WarpTeam followers() { return {0, dev::num_warps() - 1}; }
+
+// Finds out what operation this is and, before sending, says hello and waits for the peers. Followers call meanwhile() and
+// meet when the leader knows; the leader does not wait for them. All threads of all blocks call it.
+template <class Meanwhile>
+EP_DEVICE Start begin(const LlGroupState& group, const LlRouting& routing, uint32_t phases, Meanwhile meanwhile) {
+  EP_SHARED(Start, shared_start, [1]);
+  if (!leads()) {
+    meanwhile();
+    dev::bar_sync(kBeginBarrier, dev::num_threads());
+    return shared_start[0];
+  }
+  const bool sends = phases & kLlSend;
+  const Operation op(group, operation_epoch(group, routing, sends));
+  const bool failed = has_failed(group);  // on its way while the peers' words are read
+  if (sends && dev::block_idx() == dev::num_blocks() - 1) announce(op);
+  const Start start{op.epoch, (!sends || await_peers(op)) && !dev::any(failed)};
+  if (dev::lane_idx() == 0) shared_start[0] = start;
+  dev::bar_arrive(kBeginBarrier, dev::num_threads());
+  return start;
 }
 
 // The last block to come here makes the operation count. All threads of all blocks call it, at the very end. What the
@@ -142,11 +191,7 @@ EP_DEVICE void finish(const Operation& op, const LlRouting& routing, uint32_t ph
   if (before + 1 != dev::num_blocks()) return;
   dev::st_relaxed<dev::Scope::gpu>(&progress->blocks_done, 0u);
   if (phases & kLlSend) dev::st_relaxed<dev::Scope::gpu>(&progress->epoch, op.epoch);
-  if (phases & kLlReceive) {
-    dev::st_relaxed<dev::Scope::gpu>(&progress->consumed, op.epoch);
-  } else {
-    *routing.pending_epoch() = op.epoch;
-  }
+  if (!(phases & kLlReceive)) *routing.pending_epoch() = op.epoch;
 }
 
 }  // namespace nccl_ep::ll

@@ -29,110 +29,206 @@ struct Route {
 // The experts [begin, end) of the receiving rank whose token sets are in shared memory together.
 struct ExpertPass {
   uint32_t begin, end;
+  EP_DEVICE uint32_t size() const { return end - begin; }
   EP_DEVICE bool has(uint32_t expert) const { return expert >= begin && expert < end; }
 };
 
 // A block's shared memory while it sends routes to one peer.
 struct RouteScratch {
-  uint32_t num_words;  // of one set of tokens
-  uint32_t* hits;      // [token][2]: which places of the top-k row are hits on the peer
-  uint32_t* experts;   // [expert of the pass][word]
+  struct Counts {
+    uint32_t has_repeats;  // some token may name an expert twice
+    uint32_t num_rows;     // tokens that go to the peer
+  };
+  uint32_t num_topk;
+  uint32_t num_words;    // of one set of tokens
+  TokenBits tokens;      // that go to the peer
+  uint32_t* place_hits;  // for each place of the top-k table, row by row, one bit: whether it is a hit on the peer
+  Counts* counts;
+  uint32_t* expert_rows;  // [expert of the pass]: how many tokens go to it
+  uint32_t* experts;      // [expert of the pass][word]: which
 
-  EP_DEVICE RouteScratch(const RankSets& sets, const LlGroupState& group, uint32_t num_tokens)
-      : num_words(sets.num_words), hits(sets.of(group.num_ranks).word), experts(hits + 2 * num_tokens) {}
+  EP_DEVICE RouteScratch(unsigned char* shared, const LlRouting& routing, ExpertPass pass)
+      : num_topk(routing.num_topk),
+        num_words((routing.num_tokens + 31) / 32),
+        tokens{reinterpret_cast<uint32_t*>(shared)},
+        place_hits(tokens.word + num_words),
+        counts(reinterpret_cast<Counts*>(place_hits + (routing.num_tokens * num_topk + 31) / 32 + 2)),
+        expert_rows(reinterpret_cast<uint32_t*>(counts + 1)),
+        experts(expert_rows + pass.size()) {}
   EP_DEVICE TokenBits of_expert(uint32_t i) const { return {experts + i * num_words}; }
 
-  EP_DEVICE bool is_hit(uint32_t token, uint32_t k) const { return hits[2 * token + k / 32] >> k % 32 & 1; }
-  EP_DEVICE uint32_t num_hits(uint32_t token) const {
-    return dev::popc(hits[2 * token]) + dev::popc(hits[2 * token + 1]);
-  }
-  EP_DEVICE uint32_t hit_of(uint32_t token, uint32_t k) const {
-    const uint32_t below = (1u << k % 32) - 1;
-    return k < 32 ? dev::popc(hits[2 * token] & below)
-                  : dev::popc(hits[2 * token]) + dev::popc(hits[2 * token + 1] & below);
+  // Which places of a token's row are hits.
+  EP_DEVICE uint64_t hits(uint32_t token) const {
+    const uint32_t first = token * num_topk, shift = first % 32;
+    const uint32_t* words = place_hits + first / 32;
+    uint64_t bits = (uint64_t{words[1]} << 32 | words[0]) >> shift;
+    if (shift + num_topk > 64) bits |= uint64_t{words[2]} << (64 - shift);
+    return bits & ~uint64_t{0} >> (64 - num_topk);
   }
 };
 
-// Finds the hits on `peer` and, for the experts of the pass, who sends to them. In the expert-major layout an expert that
-// is repeated in a row is one hit.
+// How many experts of a peer are told apart. Rank-major none are, which takes one pass.
 template <Layout kLayout>
-EP_DEVICE void collect_hits(const LlDispatchArgs& args, const RouteScratch& scratch, uint32_t peer, ExpertPass pass) {
-  const auto clear = [&] {
-    const uint32_t num_sets = kLayout == Layout::expert_major ? pass.end - pass.begin : 0;
-    clear_words(scratch.hits, 2 * args.routing.num_tokens + num_sets * scratch.num_words);
-    dev::sync_block();
-  };
-  const int64_t first_expert = int64_t{peer} * args.group.num_local_experts;
-  for_each_place(args.routing, clear, [&](uint32_t token, uint32_t k, int64_t id) {
-    const int64_t expert = id - first_expert;
-    if (expert < 0 || expert >= args.group.num_local_experts) return;
-    if constexpr (kLayout == Layout::expert_major) {
-      if (is_repeated(args.routing, token, k, id)) return;
-      if (pass.has(expert)) scratch.of_expert(expert - pass.begin).set(token);
+EP_DEVICE uint32_t num_counted_experts(const LlDispatchArgs& args) {
+  return kLayout == Layout::expert_major ? args.group.num_local_experts : 1;
+}
+
+template <Layout kLayout>
+EP_DEVICE ExpertPass pass_from(const LlDispatchArgs& args, uint32_t begin) {
+  const uint32_t rest = num_counted_experts<kLayout>(args) - begin;
+  return {begin, begin + (rest < args.experts_per_pass ? rest : args.experts_per_pass)};
+}
+
+// Whether the id at a place is a hit on `peer`. If its expert is one of the pass, it is noted who sends to it.
+template <Layout kLayout>
+EP_DEVICE bool note_id(const LlDispatchArgs& args, const RouteScratch& scratch, uint32_t peer, ExpertPass pass,
+                       uint32_t place, int64_t id) {
+  const uint32_t num_local = args.group.num_local_experts, token = place / scratch.num_topk;
+  if (id >= int64_t{args.group.num_ranks} * num_local) {
+    report(args.group, {FaultRecord::kBadExpert, Wait::none, 0, 0, token, 0, id});
+  }
+  const int64_t expert = id - int64_t{peer} * num_local;
+  if (expert < 0 || expert >= num_local) return false;
+  if (kLayout == Layout::expert_major && pass.has(expert)) {
+    if (scratch.of_expert(expert - pass.begin).insert(token)) {
+      dev::atomic_add<dev::Order::relaxed, dev::Scope::block>(scratch.expert_rows + (expert - pass.begin), 1u);
+    } else {
+      dev::st_relaxed<dev::Scope::block>(&scratch.counts->has_repeats, 1u);
     }
-    dev::atomic_or<dev::Order::relaxed, dev::Scope::block>(scratch.hits + 2 * token + k / 32, 1u << k % 32);
+  }
+  return true;
+}
+
+// In the expert-major layout an expert that a token names more than once is one hit, at its first place.
+EP_DEVICE void drop_repeats(const LlDispatchArgs& args, const RouteScratch& scratch, const WarpTeam& team) {
+  for_each_place(
+      args.routing, team, [] {},
+      [&](uint32_t place, int64_t id) {
+        const uint32_t token = place / scratch.num_topk;
+        const bool hit = scratch.place_hits[place / 32] >> dev::lane_idx() & 1;
+        const bool stays = hit && !is_repeated(args.routing, token, place - token * scratch.num_topk, id);
+        const uint32_t hits = dev::ballot(stays);
+        dev::sync_warp();  // the word is about to be replaced
+        if (dev::lane_idx() == 0) scratch.place_hits[place / 32] = hits;
+      });
+}
+
+// Which tokens have hits.
+EP_DEVICE void collect_tokens(const LlDispatchArgs& args, const RouteScratch& scratch, const WarpTeam& team) {
+  const uint32_t num_tokens = args.routing.num_tokens;
+  for (uint32_t token = team.thread_idx(); token - dev::lane_idx() < num_tokens; token += team.num_threads()) {
+    const uint32_t bits = dev::ballot(token < num_tokens && scratch.hits(token) != 0);
+    if (dev::lane_idx() != 0) continue;
+    scratch.tokens.word[token / 32] = bits;
+    dev::atomic_add<dev::Order::relaxed, dev::Scope::block>(&scratch.counts->num_rows, dev::popc(bits));
+  }
+}
+
+// Finds the hits on `peer` and, for the experts of the pass, who sends to them. All warps of the team call it, and meet
+// before they use them.
+template <Layout kLayout>
+EP_DEVICE void collect_hits(const LlDispatchArgs& args, const RouteScratch& scratch, const WarpTeam& team,
+                            uint32_t peer, ExpertPass pass) {
+  const auto clear = [&] {
+    const uint32_t num_experts = kLayout == Layout::expert_major ? pass.size() : 0;
+    const uint32_t num_words = sizeof(RouteScratch::Counts) / 4 + num_experts * (1 + scratch.num_words);
+    uint32_t* words = &scratch.counts->has_repeats;
+#pragma unroll 1
+    for (uint32_t i = team.thread_idx(); i < num_words; i += team.num_threads()) words[i] = 0;
+    team.sync(kRoutesBarrier);
+  };
+  for_each_place(args.routing, team, clear, [&](uint32_t place, int64_t id) {
+    const uint32_t hits = dev::ballot(note_id<kLayout>(args, scratch, peer, pass, place, id));
+    if (dev::lane_idx() == 0) scratch.place_hits[place / 32] = hits;
   });
-  dev::sync_block();
+  team.sync(kRoutesBarrier);
+  const bool has_other_experts = pass.size() < args.group.num_local_experts;  // whose repeats go unnoticed
+  if (kLayout == Layout::expert_major && (scratch.counts->has_repeats || has_other_experts)) {
+    drop_repeats(args, scratch, team);
+    team.sync(kRoutesBarrier);
+  }
+  collect_tokens(args, scratch, team);
 }
 
 // A thread for every place of the top-k table.
 template <Layout kLayout>
-EP_DEVICE void send_token_routes(const Operation& op, const LlDispatchArgs& args, const RankSets& sets,
-                                 const RouteScratch& scratch, uint32_t peer, ExpertPass pass) {
+EP_DEVICE void send_token_routes(const Operation& op, const LlDispatchArgs& args, const RouteScratch& scratch,
+                                 uint32_t peer, ExpertPass pass) {
   const uint32_t num_topk = args.routing.num_topk, num_places = args.routing.num_tokens * num_topk;
 #pragma unroll 1
-  for (uint32_t place = dev::thread_idx(); place < num_places; place += dev::num_threads()) {
+  for (uint32_t place = dev::thread_idx(); place < num_places; place += followers().num_threads()) {
     const uint32_t token = place / num_topk, k = place - token * num_topk;
-    const uint32_t num_hits = scratch.num_hits(token);
+    const uint64_t hits = scratch.hits(token);
     Unit* units = op.route(peer, op.group.rank, token, 0);
-    if (num_hits == 0 && k == 0 && pass.begin == 0) dev::st_unit(units, Route{}.encode(op.epoch));
-    if (!scratch.is_hit(token, k)) continue;
+    if (hits == 0 && k == 0 && pass.begin == 0) dev::st_unit(units, Route{}.encode(op.epoch));
+    if (!(hits >> k & 1)) continue;
     const int64_t id = widen(args.routing, load_id(args.routing, token, k));
     const uint32_t expert = static_cast<uint32_t>(id - int64_t{peer} * args.group.num_local_experts);
     if (kLayout == Layout::expert_major && !pass.has(expert)) continue;
-    Route route{expert, k, 0, num_hits, sets.of(peer).count_before(token)};
+    Route route{expert, k, 0, dev::popc(hits), scratch.tokens.count_before(token)};
     if constexpr (kLayout == Layout::expert_major) {
       route.value = scratch.of_expert(expert - pass.begin).count_before(token);
     } else {
       const float* weights = args.topk_weights + uint64_t{token} * num_topk;
       route.value = dev::bits_from_float(dev::ld_nc(weights + k));
     }
-    dev::st_unit(units + scratch.hit_of(token, k), route.encode(op.epoch));
+    dev::st_unit(units + dev::popc(hits & ((uint64_t{1} << k) - 1)), route.encode(op.epoch));
   }
 }
 
 template <Layout kLayout>
-EP_DEVICE void send_counts(const Operation& op, const LlDispatchArgs& args, const RankSets& sets,
-                           const RouteScratch& scratch, uint32_t peer, ExpertPass pass) {
-  const uint32_t source = op.group.rank, num_words = scratch.num_words;
-  if (pass.begin == 0 && dev::thread_idx() == 0) {
-    const Unit unit{{args.routing.num_tokens, sets.of(peer).count(num_words), 0}, op.epoch};
-    dev::st_unit(op.counts(peer, source, 0), unit);
+EP_DEVICE void send_counts(const Operation& op, const LlDispatchArgs& args, const RouteScratch& scratch, uint32_t peer,
+                           ExpertPass pass) {
+  const uint32_t source = op.group.rank;
+  if (pass.begin == 0 && dev::thread_idx() == followers().num_threads() - 1) {
+    dev::st_unit(op.counts(peer, source, 0), Unit{{args.routing.num_tokens, scratch.counts->num_rows, 0}, op.epoch});
   }
   if constexpr (kLayout == Layout::expert_major) {
-    for (uint32_t first = pass.begin + 3 * dev::thread_idx(); first < pass.end; first += 3 * dev::num_threads()) {
+    for (uint32_t i = 3 * dev::thread_idx(); i < pass.size(); i += 3 * followers().num_threads()) {
       Unit unit{{0, 0, 0}, op.epoch};
 #pragma unroll
-      for (uint32_t i = 0; i < 3; ++i) {
-        if (first + i < pass.end) unit.word[i] = scratch.of_expert(first + i - pass.begin).count(num_words);
+      for (uint32_t j = 0; j < 3; ++j) {
+        if (i + j < pass.size()) unit.word[j] = scratch.expert_rows[i + j];
       }
-      dev::st_unit(op.counts(peer, source, 1 + first / 3), unit);
+      dev::st_unit(op.counts(peer, source, 1 + (pass.begin + i) / 3), unit);
     }
   }
 }
 
-// One block sends everything that `peer` must know about this rank's tokens.
+// What a block sends at a time: to one peer, about some of its experts.
 template <Layout kLayout>
-EP_DEVICE void send_routes(const Operation& op, const LlDispatchArgs& args, const RankSets& sets, uint32_t peer) {
-  const RouteScratch scratch(sets, op.group, args.routing.num_tokens);
-  const uint32_t num_experts = kLayout == Layout::expert_major ? op.group.num_local_experts : 1;
-  for (uint32_t first = 0; first < num_experts; first += args.experts_per_pass) {
-    const uint32_t rest = num_experts - first;
-    const ExpertPass pass{first, first + (rest < args.experts_per_pass ? rest : args.experts_per_pass)};
-    collect_hits<kLayout>(args, scratch, peer, pass);
-    send_counts<kLayout>(op, args, sets, scratch, peer, pass);  // first, since every receiving block waits for them
-    send_token_routes<kLayout>(op, args, sets, scratch, peer, pass);
-    dev::sync_block();
+struct RouteTask {
+  uint32_t i;  // which peer, counted from the next rank on
+  ExpertPass pass;
+
+  EP_DEVICE explicit RouteTask(const LlDispatchArgs& args) : i(dev::block_idx()), pass(pass_from<kLayout>(args, 0)) {}
+  EP_DEVICE bool exists(const LlDispatchArgs& args) const { return i < args.group.num_ranks; }
+  EP_DEVICE void advance(const LlDispatchArgs& args) {
+    pass = pass_from<kLayout>(args, pass.end);
+    if (pass.size() > 0) return;
+    pass = pass_from<kLayout>(args, 0);
+    i += dev::num_blocks();
+  }
+  EP_DEVICE void collect(const LlDispatchArgs& args, const RouteScratch& scratch) const {
+    collect_hits<kLayout>(args, scratch, followers(), peer_of(args.group, i), pass);
+  }
+};
+
+// Sends everything that peers must know about this rank's tokens. The hits of the block's first task have been collected.
+// All followers call it.
+template <Layout kLayout>
+EP_DEVICE void send_routes(const Operation& op, const LlDispatchArgs& args, const RouteScratch& scratch) {
+  RouteTask<kLayout> task(args);
+#pragma unroll 1
+  while (task.exists(args)) {
+    const uint32_t peer = peer_of(args.group, task.i);
+    send_counts<kLayout>(op, args, scratch, peer, task.pass);  // first, since every receiving block waits for them
+    send_token_routes<kLayout>(op, args, scratch, peer, task.pass);
+    task.advance(args);
+    if (!task.exists(args)) return;
+    followers().sync(kRoutesBarrier);
+    task.collect(args, scratch);
+    followers().sync(kRoutesBarrier);
   }
 }
 

@@ -21,8 +21,7 @@ enum LlPhase : uint32_t { kLlSend = 1, kLlReceive = 2 };
 
 // Advanced by the kernels themselves, so that a captured graph replays with fresh epochs.
 struct LlProgress {
-  uint32_t epoch;        // of the last operation started on this rank; the first operation has epoch 1
-  uint32_t consumed;     // all operations up to this epoch have been received
+  uint32_t epoch;        // of the last operation started on this rank, from 1 on; the ones before it are finished
   uint32_t blocks_done;  // of the running kernel
   uint32_t failed;       // a wait of this rank timed out: the others give up at once
 };
@@ -69,10 +68,11 @@ struct LlRowPlan {
 
   uint32_t packs_per_row;  // of 16 bytes
   uint32_t num_chunks;
+  uint32_t chunks_per_item;  // combine: of a sum that a warp makes at a time
 
   EP_HOST_DEVICE static LlRowPlan make(uint64_t row_bytes) {
     const uint64_t packs = row_bytes / 16;
-    return {static_cast<uint32_t>(packs), static_cast<uint32_t>(div_up(packs, kPacksPerStrip * kStripsPerChunk))};
+    return {static_cast<uint32_t>(packs), static_cast<uint32_t>(div_up(packs, kPacksPerStrip * kStripsPerChunk)), 1};
   }
   EP_HOST_DEVICE uint64_t row_bytes() const { return uint64_t{packs_per_row} * 16; }
 };
@@ -99,6 +99,7 @@ struct LlCombineArgs {
   LlRouting routing;
   LlRowPlan rows;
   uint32_t phases;
+  uint32_t push_warps;          // of a block; the others, at least one, collect from the start
   const unsigned char* tokens;  // as dispatch's out_tokens
   const float* topk_weights;    // expert-major: [num_tokens, num_topk]
   unsigned char* out_tokens;    // [num_tokens, row]

@@ -2,7 +2,7 @@
 // Where everything lies in the Low-Latency window of a rank. Host and device use these functions alone, for sizes and
 // for addresses; the size is the end of the last region.
 //
-//   hello   [source rank]                       one word: the last operation whose bank the source has finished reading
+//   hello   [source rank]                       one word: the last operation that the source has finished
 //   bank 0, bank 1: operations alternate between the banks by the parity of their epoch
 //     counts  [source rank][unit]               dispatch: unit 0 = {tokens, rows for this rank}, then 3 experts a unit
 //     routes  [source rank][token][hit]         dispatch: one unit a hit; combine: the hits' weights, 3 a unit
@@ -67,11 +67,11 @@ struct LlLayout {
 };
 
 // What a handle remembers of a dispatch, in the handle's own memory: how each received row was routed.
-struct LlRouteHeader {
+struct alignas(8) LlRouteHeader {
   uint32_t num_hits;
   uint32_t row;  // rank-major: index of the row among the source's rows
 };
-struct LlRouteEntry {
+struct alignas(8) LlRouteEntry {
   uint16_t expert;  // local
   uint16_t k;       // place in the token's top-k table
   uint32_t row;     // index in the expert's zone

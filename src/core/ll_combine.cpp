@@ -44,8 +44,8 @@ LlOperation<LlCombineArgs> Handle::ll_combine(const CombineRequest& request) {
                {{routing_.num_tokens, "tokens of topk_idx"}, {hidden, "hidden of inputs.tokens"}});
   const uint64_t row_bytes = row_bytes_of("inputs.tokens", *request.tokens, group_.config().max_token_bytes);
 
-  const plan::LlPlan plan =
-      plan::plan_ll_combine(shape, row_bytes, routing_.num_tokens, group_.ll_limits(), group_.ll_tuning());
+  const plan::LlPlan plan = plan::plan_ll_combine(shape, static_cast<Layout>(layout_), row_bytes, routing_.num_tokens,
+                                                  group_.ll_limits(), group_.ll_tuning());
   const auto dtype = static_cast<uint32_t>(dtype_of(request.tokens->datatype));
   LlOperation<LlCombineArgs> operation{group_.ll_kernels().combine[!expert_major][dtype], plan.launch, {}};
   runtime::Communicator& comm = group_.comm();
@@ -53,6 +53,7 @@ LlOperation<LlCombineArgs> Handle::ll_combine(const CombineRequest& request) {
   args.group = group_.ll_state();
   args.routing = routing_;
   args.rows = plan.rows;
+  args.push_warps = plan.push_warps;
   args.tokens = static_cast<const unsigned char*>(address_of("inputs.tokens", *request.tokens, comm, 16));
   args.out_tokens = static_cast<unsigned char*>(address_of("outputs.tokens", *request.out_tokens, comm, 16));
   if (expert_major) {

@@ -11,8 +11,10 @@
 namespace nccl_ep::plan {
 namespace {
 
-constexpr uint32_t kChunksPerBlock = 8;        // with few tokens: more blocks start as fast and share the work
-constexpr uint32_t kPushWarps = 512;           // of all blocks: these keep the links busy (performance-notes.md)
+constexpr uint32_t kChunksPerBlock = 8;  // with few tokens: more blocks start as fast and share the work
+constexpr uint32_t kCollectShare = 3;    // rank-major, where pushing is light, one warp in so many collects meanwhile
+constexpr uint32_t kItemsPerWarp = 3;    // of combine, at least, where chunks are taken together
+constexpr uint32_t kPushWarps = 512;     // of all blocks: these keep the links busy (performance-notes.md)
 constexpr size_t kExpertSetBytes = 32 * 1024;  // for the experts of one pass
 
 // As many blocks as there are SMs, but no more than have a few row chunks each; at least one for each rank, since a block
@@ -26,10 +28,24 @@ runtime::LaunchShape launch_shape(const LlShape& shape, const LlRowPlan& rows, c
   return {static_cast<uint32_t>(std::min<uint64_t>(limits.num_sms, useful)), num_threads, 0};
 }
 
+// A warp looks up once what it needs to know of the chunks that it takes together, but all warps should get some items.
+uint32_t chunks_per_item(const LlShape& shape, const LlPlan& plan, uint32_t num_tokens) {
+  const uint64_t num_chunks = uint64_t{shape.num_ranks} * num_tokens * plan.rows.num_chunks;
+  const uint64_t num_warps = uint64_t{plan.launch.num_blocks} * plan.launch.num_threads / 32;
+  const uint64_t wanted = std::clamp<uint64_t>(num_chunks / (kItemsPerWarp * num_warps), 1, plan.rows.num_chunks);
+  return static_cast<uint32_t>(div_up(plan.rows.num_chunks, div_up(plan.rows.num_chunks, wanted)));
+}
+
 // The table of arrivals (arrivals.cuh), whose expert-major part may be large.
 size_t table_bytes(const LlShape& shape, Layout layout) {
   const size_t num_experts = layout == Layout::expert_major ? shape.num_local_experts() : 0;
   return sizeof(uint32_t) * (2 + 2 * shape.num_ranks + (shape.num_ranks + 1) * num_experts);
+}
+
+// What a block needs to collect routes (routes.cuh), beside the experts of a pass.
+size_t scratch_bytes(const LlShape& shape, uint32_t num_tokens) {
+  const size_t num_places = size_t{num_tokens} * shape.max_topk;
+  return sizeof(uint32_t) * (div_up(num_tokens, 32) + div_up(num_places, 32) + 4);
 }
 
 void require_fit(const LlPlan& plan, const LlShape& shape, const Limits& limits) {
@@ -53,26 +69,27 @@ LlPlan plan_ll_dispatch(const LlShape& shape, Layout layout, uint64_t row_bytes,
   plan.push_warps = tuning.push_warps ? std::min(tuning.push_warps, num_warps - 1)
                                       : std::clamp(wanted, 1u, std::max(1u, num_warps / 4));
   const size_t set_bytes = sizeof(uint32_t) * div_up(num_tokens, 32);
-  const size_t hit_bytes = 2 * sizeof(uint32_t) * num_tokens;
-  plan.launch.shared_bytes = table_bytes(shape, layout) + shape.num_ranks * set_bytes + hit_bytes;
+  plan.launch.shared_bytes = table_bytes(shape, layout) + scratch_bytes(shape, num_tokens);
   plan.experts_per_pass = 1;
   if (layout == Layout::expert_major) {
     // Three experts share a count unit, so a pass covers a multiple of three.
     const uint32_t all = static_cast<uint32_t>(align_up(shape.num_local_experts(), 3));
     const uint64_t fit = set_bytes ? kExpertSetBytes / set_bytes : all;
     plan.experts_per_pass = static_cast<uint32_t>(std::max<uint64_t>(3, std::min<uint64_t>(all, fit / 3 * 3)));
-    plan.launch.shared_bytes += plan.experts_per_pass * set_bytes;
   }
+  plan.launch.shared_bytes += plan.experts_per_pass * (sizeof(uint32_t) + set_bytes);
   require_fit(plan, shape, limits);
   return plan;
 }
 
-LlPlan plan_ll_combine(const LlShape& shape, uint64_t row_bytes, uint32_t num_tokens, const Limits& limits,
-                       const LlTuning& tuning) {
+LlPlan plan_ll_combine(const LlShape& shape, Layout layout, uint64_t row_bytes, uint32_t num_tokens,
+                       const Limits& limits, const LlTuning& tuning) {
   LlPlan plan;
   plan.rows = LlRowPlan::make(row_bytes);
   plan.launch = launch_shape(shape, plan.rows, limits, tuning, kLlCombineThreads);
-  plan.launch.shared_bytes = shape.num_ranks * sizeof(uint32_t) * div_up(num_tokens, 32);
+  const uint32_t num_warps = plan.launch.num_threads / 32;
+  plan.push_warps = num_warps - (layout == Layout::rank_major ? std::max(1u, num_warps / kCollectShare) : 1);
+  plan.rows.chunks_per_item = chunks_per_item(shape, plan, num_tokens);
   return plan;
 }
 

@@ -40,14 +40,14 @@ LlTuning parse_ll_tuning(const char* text);  // "threads=256,push_warps=4"; null
 struct LlPlan {
   runtime::LaunchShape launch;
   LlRowPlan rows{};
-  uint32_t push_warps = 0;  // dispatch only, like what follows
-  uint32_t experts_per_pass = 0;
+  uint32_t push_warps = 0;
+  uint32_t experts_per_pass = 0;  // dispatch
 };
 
 LlPlan plan_ll_dispatch(const LlShape& shape, Layout layout, uint64_t row_bytes, uint32_t num_tokens,
                         const Limits& limits, const LlTuning& tuning);
-LlPlan plan_ll_combine(const LlShape& shape, uint64_t row_bytes, uint32_t num_tokens, const Limits& limits,
-                       const LlTuning& tuning);
+LlPlan plan_ll_combine(const LlShape& shape, Layout layout, uint64_t row_bytes, uint32_t num_tokens,
+                       const Limits& limits, const LlTuning& tuning);
 
 // One line for people and golden tests.
 std::string to_string(const LlPlan& plan);

@@ -51,7 +51,12 @@ TEST_CASE("plan_ll: random shapes stay within every limit") {
       CHECK(dispatch.push_warps >= 1);
       CHECK(dispatch.push_warps < dispatch.launch.num_threads / 32);
       if (layout == Layout::expert_major) CHECK(dispatch.experts_per_pass % 3 == 0);
-      check(plan_ll_combine(random_shape, row_bytes, num_tokens, limits, {}), row_bytes, limits);
+      const LlPlan combine = plan_ll_combine(random_shape, layout, row_bytes, num_tokens, limits, {});
+      check(combine, row_bytes, limits);
+      CHECK(combine.push_warps >= 1);
+      CHECK(combine.push_warps < combine.launch.num_threads / 32);
+      CHECK(combine.rows.chunks_per_item >= 1);
+      CHECK(combine.rows.chunks_per_item <= combine.rows.num_chunks);
     }
   }
 }
