@@ -12,7 +12,13 @@
   X(token_routes, "the routes of a token")    \
   X(route_weights, "the weights of a token")  \
   X(dispatch_row, "a dispatched row")         \
-  X(combine_row, "a combined row")
+  X(combine_row, "a combined row")            \
+  X(peer_start, "the start of the operation") \
+  X(block_counts, "the counts of a block")    \
+  X(source_counts, "the counts of tokens")    \
+  X(row_record, "the record of a row")        \
+  X(row_weights, "the weights of a row")      \
+  X(rows_done, "the last rows")
 
 namespace nccl_ep {
 
@@ -25,14 +31,14 @@ enum class Wait : uint32_t {
 
 // What a kernel leaves in pinned host memory when it gives up. `code` is written last.
 struct FaultRecord {
-  enum Code : uint32_t { kNone = 0, kTimeout = 1, kBadExpert = 2 };
+  enum Code : uint32_t { kNone = 0, kTimeout = 1, kBadExpert = 2, kOverflow = 3 };
   uint32_t code;
   Wait wait;
   uint32_t rank;   // who waited
   uint32_t peer;   // for whom
-  uint32_t token;  // of the peer, or of this rank for kBadExpert
+  uint32_t token;  // of the peer, or of this rank for kBadExpert; kOverflow: how many rows the peer has room for
   uint32_t epoch;
-  int64_t expert;  // kBadExpert: the id found in topk_idx
+  int64_t expert;  // kBadExpert: the id found in topk_idx; kOverflow: how many rows the peer would receive
 };
 
 }  // namespace nccl_ep

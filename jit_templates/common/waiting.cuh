@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// Bounded waits, and what is left behind when one runs out.
+#pragma once
+
+#include "device/device.hpp"
+#include "shared/waits.hpp"
+
+namespace nccl_ep {
+
+// Leaves the first fault of this rank where the host sees it. `failed` makes every other wait give up.
+template <class Group>
+EP_DEVICE void report(const Group& group, FaultRecord fault) {
+  if (dev::atomic_exchange<dev::Order::relaxed, dev::Scope::gpu>(&group.progress->failed, 1u) != 0) return;
+  FaultRecord* record = group.fault;
+  record->wait = fault.wait;
+  record->rank = group.rank;
+  record->peer = fault.peer;
+  record->token = fault.token;
+  record->epoch = fault.epoch;
+  record->expert = fault.expert;
+  dev::st_release<dev::Scope::system>(&record->code, fault.code);
+}
+
+// Whether an operation of this rank has failed. What it should have left for later ones may then be missing.
+template <class Group>
+EP_DEVICE bool has_failed(const Group& group) {
+  return dev::ld_relaxed<dev::Scope::gpu>(&group.progress->failed) != 0;
+}
+
+// What is awaited, in a fault's words.
+struct Awaited {
+  Wait what;
+  uint32_t peer;
+  uint32_t token;
+};
+
+// Polls until `ready()` holds, which may put into `awaited` what is missing. False: the wait timed out, or another one of
+// this rank did. With kWholeWarp the lanes wait together: all call `ready`, which gives all the same answer.
+template <bool kWholeWarp = false, class Group, class Ready>
+EP_DEVICE bool wait_for(const Group& group, uint32_t epoch, const Awaited& awaited, Ready ready) {
+  constexpr uint32_t kPollsBeforeClock = 64;  // reading the clock costs as much as several polls
+  const auto agreed = [](bool mine) { return kWholeWarp ? dev::any(mine) : mine; };
+  uint64_t start = 0;
+#pragma unroll 1
+  for (uint32_t polls = 0; !ready(); ++polls) {
+    if (polls < kPollsBeforeClock) continue;
+    if (polls == kPollsBeforeClock) start = dev::clock_ns();
+    if (agreed(has_failed(group))) return false;
+    if (agreed(dev::clock_ns() - start > group.timeout_ns)) {
+      report(group, {FaultRecord::kTimeout, awaited.what, 0, awaited.peer, awaited.token, epoch, 0});
+      return false;
+    }
+    dev::pause();
+  }
+  return true;
+}
+
+}  // namespace nccl_ep

@@ -1,0 +1,354 @@
+// SPDX-License-Identifier: Apache-2.0
+// UpdateHandle for High Throughput: who sends how much to whom, and where each row will lie, in one launch.
+//
+// Parties: each rank counts its tokens for every rank and every expert, sends the counts to all, and waits for theirs. Then
+// it knows the final row of each of its tokens on each rank, and tells the receivers what they must know of each row.
+// Each block has consecutive tokens, so rows lie by (source rank, token); all blocks run at a time, and tell each other
+// their counts. Memory: counts and records of the windows, the handle's memory. Waits: for blocks, for peers, for records.
+#pragma once
+
+#include "ht/topk.cuh"
+
+namespace nccl_ep::ht {
+
+constexpr uint32_t kUpdateWarps = kHtUpdateThreads / 32;
+
+// A block's shared memory.
+struct UpdateScratch {
+  uint32_t num_counters, num_words;
+  uint32_t* next;   // [counter]: the row, or slot, of the next token
+  uint32_t* total;  // [counter]: of this rank, then of all ranks
+  uint32_t* slots;  // [rank]: rows of its output
+  uint32_t* bits;   // [counter][word]: the tokens of the tile
+
+  EP_DEVICE UpdateScratch(const HtUpdateArgs& args, unsigned char* shared)
+      : num_counters(args.group.layout.num_counters()),
+        num_words(args.tile_tokens / 32),
+        next(reinterpret_cast<uint32_t*>(shared)),
+        total(next + num_counters),
+        slots(total + num_counters),
+        bits(slots + args.group.num_ranks) {}
+  EP_DEVICE TileBits of(uint32_t counter) const { return {bits + counter * num_words}; }
+};
+
+// Whether all threads of the block say so. All of them call it.
+EP_DEVICE bool all_in_block(bool mine) {
+  EP_SHARED(uint32_t, some_do_not, [1]);
+  if (dev::thread_idx() == 0) some_do_not[0] = 0;
+  dev::sync_block();
+  if (!mine) dev::st_relaxed<dev::Scope::block>(some_do_not, 1u);
+  dev::sync_block();
+  return some_do_not[0] == 0;
+}
+
+// Calls visit(i) for each i below `count`, a thread each.
+template <class Visit>
+EP_DEVICE void for_each_thread(uint32_t count, Visit visit) {
+  for (uint32_t i = dev::thread_idx(); i < count; i += dev::num_threads()) visit(i);
+}
+
+// A block's tokens that are looked at together.
+struct Tile {
+  uint32_t begin, end;
+
+  EP_DEVICE Tile(const HtUpdateArgs& args, uint32_t i) {
+    const uint64_t first = (uint64_t{dev::block_idx()} * args.tiles_per_block + i) * args.tile_tokens;
+    const uint64_t last = first + args.tile_tokens;
+    begin = static_cast<uint32_t>(first < args.topk.num_tokens ? first : args.topk.num_tokens);
+    end = static_cast<uint32_t>(last < args.topk.num_tokens ? last : args.topk.num_tokens);
+  }
+};
+
+// Notes which tokens of the tile count where. The block meets before and after.
+EP_DEVICE void fill_bits(const HtUpdateArgs& args, const UpdateScratch& scratch, const Tile& tile) {
+  const uint32_t num_topk = args.topk.num_topk, num_local = args.group.num_local_experts;
+  for_each_thread(scratch.num_counters * scratch.num_words, [&](uint32_t i) { scratch.bits[i] = 0; });
+  dev::sync_block();
+  for_each_thread((tile.end - tile.begin) * num_topk, [&](uint32_t place) {
+    const uint32_t expert = load_expert(args.group, args.topk, uint64_t{tile.begin} * num_topk + place);
+    if (expert == kNone) return;
+    scratch.of(expert / num_local).insert(place / num_topk);
+    scratch.of(args.group.num_ranks + expert).insert(place / num_topk);
+  });
+  dev::sync_block();
+}
+
+EP_DEVICE void count_block(const HtUpdateArgs& args, const UpdateScratch& scratch, uint32_t epoch) {
+  for_each_thread(scratch.num_counters, [&](uint32_t c) { scratch.total[c] = 0; });
+  for (uint32_t i = 0; i < args.tiles_per_block; ++i) {
+    fill_bits(args, scratch, Tile(args, i));
+    for_each_thread(scratch.num_counters, [&](uint32_t c) { scratch.total[c] += scratch.of(c).count(scratch.num_words); });
+    dev::sync_block();
+  }
+  uint32_t* counts = args.block_counts + uint64_t{dev::block_idx()} * scratch.num_counters;
+  for_each_thread(scratch.num_counters, [&](uint32_t c) { counts[c] = scratch.total[c]; });
+  dev::sync_block();
+  uint32_t* flags = args.block_counts + uint64_t{dev::num_blocks()} * scratch.num_counters;
+  if (dev::thread_idx() == 0) dev::st_release<dev::Scope::gpu>(flags + dev::block_idx(), epoch);
+}
+
+// Adds up the blocks of this rank: `next` gets what the blocks before have, `total` what all have.
+EP_DEVICE bool add_blocks(const Operation& op, const HtUpdateArgs& args, const UpdateScratch& scratch) {
+  const uint32_t* flags = args.block_counts + uint64_t{dev::num_blocks()} * scratch.num_counters;
+  bool ok = true;
+  for_each_thread(dev::num_blocks(), [&](uint32_t block) {
+    ok &= wait_for(op.group, op.epoch, {Wait::block_counts, op.group.rank, block},
+                   [&] { return dev::ld_acquire<dev::Scope::gpu>(flags + block) == op.epoch; });
+  });
+  if (!all_in_block(ok)) return false;
+  for_each_thread(scratch.num_counters, [&](uint32_t c) {
+    uint32_t before = 0, all = 0;
+#pragma unroll 4
+    for (uint32_t block = 0; block < dev::num_blocks(); ++block) {
+      const uint32_t count = dev::ld(args.block_counts + uint64_t{block} * scratch.num_counters + c);
+      if (block < dev::block_idx()) before += count;
+      all += count;
+    }
+    scratch.next[c] = before;
+    scratch.total[c] = all;
+  });
+  dev::sync_block();
+  return true;
+}
+
+// Sends this rank's counts to every rank: a block for each.
+EP_DEVICE bool send_counts(const Operation& op, const UpdateScratch& scratch) {
+  const HtGroupState& group = op.group;
+  bool ok = true;
+  for (uint32_t i = dev::block_idx(); i < group.num_ranks; i += dev::num_blocks()) {
+    const uint32_t peer = op.peer_of(i);
+    for_each_thread(group.layout.count_units(), [&](uint32_t u) {
+      if (!ok || !(ok = op.await_peer(peer))) return;
+      Unit unit{{0, 0, 0}, op.epoch};
+#pragma unroll
+      for (uint32_t j = 0; j < 3; ++j) {
+        if (3 * u + j < scratch.num_counters) unit.word[j] = scratch.total[3 * u + j];
+      }
+      dev::st_unit(group.window.at<Unit>(peer, group.layout.counts_at(group.rank, u)), unit);
+    });
+  }
+  return ok;
+}
+
+// Waits for the counts of all ranks: `next` gets what the ranks before have on top, `total` what all have.
+EP_DEVICE bool add_ranks(const Operation& op, const UpdateScratch& scratch) {
+  constexpr uint32_t kBatch = 4;
+  const HtGroupState& group = op.group;
+  bool ok = true;
+  for_each_thread(group.layout.count_units(), [&](uint32_t u) {
+    uint32_t before[3] = {}, all[3] = {};
+    for (uint32_t first = 0; ok && first < group.num_ranks; first += kBatch) {
+      Unit units[kBatch];
+      Awaited awaited{Wait::source_counts, first, 0};
+      ok = wait_for(group, op.epoch, awaited, [&] {
+        bool arrived = true;
+#pragma unroll
+        for (uint32_t i = 0; i < kBatch; ++i) {
+          if (first + i >= group.num_ranks) continue;
+          units[i] = dev::ld_unit(group.window.at<Unit>(group.rank, group.layout.counts_at(first + i, u)));
+        }
+#pragma unroll
+        for (uint32_t i = 0; i < kBatch; ++i) {
+          if (first + i >= group.num_ranks || units[i].epoch == op.epoch) continue;
+          awaited.peer = first + i;
+          arrived = false;
+        }
+        return arrived;
+      });
+#pragma unroll
+      for (uint32_t i = 0; i < kBatch; ++i) {
+        if (first + i >= group.num_ranks) continue;
+#pragma unroll
+        for (uint32_t j = 0; j < 3; ++j) {
+          if (first + i < group.rank) before[j] += units[i].word[j];
+          all[j] += units[i].word[j];
+        }
+      }
+    }
+#pragma unroll
+    for (uint32_t j = 0; j < 3; ++j) {
+      if (3 * u + j >= scratch.num_counters) continue;
+      scratch.next[3 * u + j] += before[j];
+      scratch.total[3 * u + j] = all[j];
+    }
+  });
+  return ok;
+}
+
+// The inclusive sum over the lanes up to this one.
+EP_DEVICE uint32_t scan_warp(uint32_t value) {
+#pragma unroll
+  for (uint32_t delta = 1; delta < 32; delta *= 2) {
+    const uint32_t before = dev::shfl(value, (dev::lane_idx() - delta) % 32);
+    if (dev::lane_idx() >= delta) value += before;
+  }
+  return value;
+}
+
+EP_DEVICE void write_counter(const CounterOutput& output, uint32_t i, uint64_t value) {
+  if (!output.data) return;
+  if (output.is_64bit) {
+    static_cast<uint64_t*>(output.data)[i] = value;
+  } else {
+    static_cast<uint32_t*>(output.data)[i] = static_cast<uint32_t>(value);
+  }
+}
+
+// How many rows each rank's output has and, expert-major, where each expert's slots begin: a warp for each rank. Padding
+// makes a multiple of the alignment of every expert's rows.
+template <bool kExpertMajor>
+EP_DEVICE void find_zones(const HtUpdateArgs& args, const UpdateScratch& scratch) {
+  const HtGroupState& group = args.group;
+  const uint32_t num_local = group.num_local_experts, alignment = args.alignment;
+  for (uint32_t rank = dev::warp_idx(); rank < group.num_ranks; rank += dev::num_warps()) {
+    const bool reports = rank == group.rank && dev::block_idx() == 0;
+    uint32_t end = 0;
+    for (uint32_t first = 0; first < num_local && (kExpertMajor || reports); first += 32) {
+      const uint32_t local = first + dev::lane_idx(), counter = group.num_ranks + rank * num_local + local;
+      const uint32_t tokens = local < num_local ? scratch.total[counter] : 0;
+      const uint32_t padded = kExpertMajor ? (tokens + alignment - 1) / alignment * alignment : tokens;
+      const uint32_t begin = end + scan_warp(padded) - padded;
+      end = dev::shfl(begin + padded, 31);
+      if (local >= num_local) continue;
+      if (kExpertMajor) scratch.next[counter] += begin;
+      if (reports) {
+        write_counter(args.expert_counters, local, padded);
+        write_counter(args.expert_offsets, local, begin);
+      }
+    }
+    const uint32_t slots = kExpertMajor ? end : scratch.total[rank];
+    if (dev::lane_idx() != 0) continue;
+    scratch.slots[rank] = slots;
+    if (!reports) continue;
+    write_counter(args.recv_total, 0, slots);
+    *args.handle.totals() = {scratch.total[rank], slots};
+  }
+  dev::sync_block();
+}
+
+// Whether every rank's output has room. All ranks find the same.
+EP_DEVICE bool fits(const HtUpdateArgs& args, const UpdateScratch& scratch, uint32_t epoch) {
+  bool fits = true;
+  for_each_thread(args.group.num_ranks, [&](uint32_t rank) {
+    if (args.max_slots == 0 || scratch.slots[rank] <= args.max_slots) return;
+    fits = false;
+    report(args.group, {FaultRecord::kOverflow, Wait::none, 0, rank, static_cast<uint32_t>(args.max_slots), epoch,
+                        scratch.slots[rank]});
+  });
+  return all_in_block(fits);
+}
+
+// Tells a rank what it must know of a row: where it comes from, and its hits.
+EP_DEVICE void send_record(const Operation& op, const HtDest& dest, uint32_t token, uint32_t dest_idx,
+                           const uint32_t* hits) {
+  const HtGroupState& group = op.group;
+  const auto unit = [&](uint32_t i) { return group.window.at<Unit>(dest.rank, group.layout.record_at(dest.row, i)); };
+  dev::st_unit(unit(0), Unit{{group.rank | uint32_t{dest.num_hits} << 16 | dest_idx << 24, token, hits[0]}, op.epoch});
+  for (uint32_t hit = 1; hit < dest.num_hits; hit += 3) {
+    Unit more{{0, 0, 0}, op.epoch};
+#pragma unroll
+    for (uint32_t j = 0; j < 3; ++j) {
+      if (hit + j < dest.num_hits) more.word[j] = hits[hit + j];
+    }
+    dev::st_unit(unit(1 + hit / 3), more);
+  }
+}
+
+// Gives a token of the tile its rows, remembers them, and tells the receivers. The whole warp calls it.
+template <bool kExpertMajor>
+EP_DEVICE void place_token(const Operation& op, const HtUpdateArgs& args, const UpdateScratch& scratch,
+                           const Tile& tile, uint32_t token) {
+  EP_SHARED(uint32_t, staged_hits, [kUpdateWarps][kHtMaxTopk]);
+  uint32_t* hits = staged_hits[dev::warp_idx()];
+  const HtGroupState& group = op.group;
+  const TokenHits found(group, args.topk, token);
+  const uint32_t in_tile = token - tile.begin;
+#pragma unroll
+  for (uint32_t i = 0; i < TokenHits::kPerLane; ++i) {
+    const uint32_t k = 32 * i + dev::lane_idx();
+    if (k >= args.topk.num_topk) continue;
+    const bool hits_any = found.expert[i] != kNone;
+    *args.handle.place(token, k) = hits_any ? static_cast<uint8_t>(found.hit[i]) : HtHandleLayout::kNoHit;
+    if (!hits_any) continue;
+    const uint32_t counter = group.num_ranks + found.expert[i];
+    hits[found.hit[i]] = kExpertMajor ? scratch.next[counter] + scratch.of(counter).count_before(in_tile)
+                                      : found.expert[i] - found.rank[i] * group.num_local_experts;
+  }
+  if (dev::lane_idx() == 0) *args.handle.num_dests(token) = static_cast<uint8_t>(found.num_dests);
+  dev::sync_warp();
+#pragma unroll
+  for (uint32_t i = 0; i < TokenHits::kPerLane; ++i) {
+    if (!found.leads[i]) continue;
+    const uint32_t rank = found.rank[i];
+    HtDest dest{};
+    dest.rank = rank;
+    dest.row = scratch.next[rank] + scratch.of(rank).count_before(in_tile);
+    dest.slot = kExpertMajor ? hits[found.hit[i]] : dest.row;
+    dest.first_hit = static_cast<uint8_t>(found.hit[i]);
+    dest.num_hits = static_cast<uint8_t>(found.num_hits[i]);
+    *args.handle.dest(token, found.dest[i]) = dest;
+    send_record(op, dest, token, found.dest[i], hits + found.hit[i]);
+  }
+  dev::sync_warp();  // the hits are about to be replaced
+}
+
+template <bool kExpertMajor>
+EP_DEVICE void place_tokens(const Operation& op, const HtUpdateArgs& args, const UpdateScratch& scratch) {
+  for (uint32_t i = 0; i < args.tiles_per_block; ++i) {
+    const Tile tile(args, i);
+    if (args.tiles_per_block > 1) fill_bits(args, scratch, tile);
+    for (uint32_t token = tile.begin + dev::warp_idx(); token < tile.end; token += dev::num_warps()) {
+      place_token<kExpertMajor>(op, args, scratch, tile, token);
+    }
+    dev::sync_block();
+    if (i + 1 == args.tiles_per_block) return;
+    for_each_thread(scratch.num_counters, [&](uint32_t c) { scratch.next[c] += scratch.of(c).count(scratch.num_words); });
+    dev::sync_block();
+  }
+}
+
+// Waits for the records of this rank's rows and remembers them: a thread for each row.
+EP_DEVICE void receive_records(const Operation& op, const HtUpdateArgs& args, uint32_t num_rows) {
+  const HtGroupState& group = op.group;
+  const auto get = [&](uint32_t row, uint32_t i, Unit& unit) {
+    return op.wait_for_unit({Wait::row_record, group.rank, row},
+                            group.window.at<Unit>(group.rank, group.layout.record_at(row, i)), unit);
+  };
+  const uint32_t first = dev::block_idx() * dev::num_threads() + dev::thread_idx();
+  for (uint32_t row = first; row < num_rows; row += dev::num_blocks() * dev::num_threads()) {
+    Unit unit;
+    if (!get(row, 0, unit)) return;
+    const uint32_t num_hits = unit.word[0] >> 16 & 0xff;
+    *args.handle.home(row) = {static_cast<uint16_t>(unit.word[0]), static_cast<uint8_t>(unit.word[0] >> 24),
+                              static_cast<uint8_t>(num_hits), unit.word[1]};
+    *args.handle.hit(row, 0) = unit.word[2];
+    for (uint32_t hit = 1; hit < num_hits; ++hit) {
+      if (hit % 3 == 1 && !get(row, 1 + hit / 3, unit)) return;
+      *args.handle.hit(row, hit) = unit.word[(hit - 1) % 3];
+    }
+  }
+}
+
+template <bool kExpertMajor>
+EP_DEVICE void update(const HtUpdateArgs& args) {
+  EP_DYNAMIC_SHARED(shared);
+  const UpdateScratch scratch(args, shared);
+  const Start start = begin(args.group);
+  const Operation op{args.group, start.epoch};
+  if (start.ready) {
+    count_block(args, scratch, op.epoch);
+    bool ok = add_blocks(op, args, scratch);
+    ok = ok && all_in_block(send_counts(op, scratch));
+    ok = ok && all_in_block(add_ranks(op, scratch));
+    if (ok) {
+      find_zones<kExpertMajor>(args, scratch);
+      if (fits(args, scratch, op.epoch)) {
+        place_tokens<kExpertMajor>(op, args, scratch);
+        receive_records(op, args, scratch.total[args.group.rank]);
+      }
+    }
+  }
+  finish(op);
+}
+
+}  // namespace nccl_ep::ht

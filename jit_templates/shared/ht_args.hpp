@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+// The arguments of the High-Throughput kernels: plain data, filled in one place each (src/core/ht_*.cpp).
+#pragma once
+
+#include "shared/ht_layout.hpp"
+#include "shared/ll_args.hpp"
+
+namespace nccl_ep {
+
+constexpr uint32_t kHtUpdateThreads = 512;
+constexpr uint32_t kHtMoveThreads = 512;  // of dispatch and combine
+
+// What all operations of a group share.
+struct HtGroupState {
+  PeerWindow window;
+  HtLayout layout;
+  LlProgress* progress;
+  FaultRecord* fault;  // pinned host memory
+  uint64_t timeout_ns;
+  uint32_t rank;
+  uint32_t num_ranks;
+  uint32_t num_local_experts;
+};
+
+// A handle's memory on the device.
+struct HtHandle {
+  HtHandleLayout layout;
+  unsigned char* memory;
+
+  template <class T>
+  EP_HOST_DEVICE T* at(uint64_t offset) const {
+    return reinterpret_cast<T*>(memory + offset);
+  }
+  EP_HOST_DEVICE HtTotals* totals() const { return at<HtTotals>(0); }
+  EP_HOST_DEVICE uint8_t* num_dests(uint32_t token) const { return at<uint8_t>(layout.num_dests_at(token)); }
+  EP_HOST_DEVICE HtDest* dest(uint32_t token, uint32_t i) const { return at<HtDest>(layout.dest_at(token, i)); }
+  EP_HOST_DEVICE uint8_t* place(uint32_t token, uint32_t k) const { return at<uint8_t>(layout.place_at(token, k)); }
+  EP_HOST_DEVICE HtHome* home(uint64_t row) const { return at<HtHome>(layout.home_at(row)); }
+  EP_HOST_DEVICE uint32_t* hit(uint64_t row, uint32_t i) const { return at<uint32_t>(layout.hit_at(row, i)); }
+};
+
+// A top-k table as the caller has it.
+struct TopkTable {
+  const void* ids;  // [num_tokens, num_topk], int32 or int64
+  uint32_t is_64bit;
+  uint32_t num_tokens;
+  uint32_t num_topk;
+};
+
+// A counter or an array of them that the caller may want, int32 or int64. Null: not wanted.
+struct CounterOutput {
+  void* data;
+  uint32_t is_64bit;
+};
+
+struct HtUpdateArgs {
+  HtGroupState group;
+  HtHandle handle;
+  TopkTable topk;
+  uint32_t tile_tokens;      // a block's tokens at a time, a multiple of 32
+  uint32_t tiles_per_block;  // consecutive ones
+  uint32_t* block_counts;    // [block][counter], then [block]: the operation that they belong to
+  uint32_t alignment;        // expert-major: of the rows of an expert
+  uint64_t max_slots;        // rows of the outputs; 0: as many as there are
+  CounterOutput expert_counters;
+  CounterOutput expert_offsets;
+  CounterOutput recv_total;
+};
+
+// How rows are moved: through stages in shared memory, a ring for each warp.
+struct HtMovePlan {
+  uint32_t row_bytes;
+  uint32_t piece_bytes;  // of a stage; a row is moved in pieces of this size, the last may be smaller
+  uint32_t num_pieces;
+  uint32_t num_stages;   // of a warp
+  uint32_t push_warps;   // of a block: rows to other ranks
+  uint32_t local_warps;  // of a block: rows that stay, and arrived rows to their final places
+};
+
+struct HtDispatchArgs {
+  HtGroupState group;
+  HtHandle handle;
+  HtMovePlan move;
+  uint32_t num_tokens;
+  uint32_t num_topk;
+  const unsigned char* tokens;  // [num_tokens, row]
+  const float* topk_weights;    // [num_tokens, num_topk]; null in the backward pass
+  PeerWindow out_window;        // all ranks' outputs; base 0: the output is no window
+  unsigned char* out_tokens;    // [rows, row]
+  float* out_topk_weights;      // flat: [rows, num_topk]; expert-major: [rows]
+  int64_t* out_topk_idx;        // flat: [rows, num_topk]
+  uint32_t first_expert;        // added to the local experts in out_topk_idx
+};
+
+struct HtCombineArgs {
+  HtGroupState group;
+  HtHandle handle;
+  HtMovePlan move;
+  uint32_t num_tokens;
+  uint32_t num_topk;
+  const unsigned char* tokens;  // [rows, row]: as dispatch's output
+  const float* topk_weights;    // backward: the gradients of the weights, as dispatch's out_topk_weights; else null
+  unsigned char* out_tokens;    // [num_tokens, row]
+  float* out_topk_weights;      // backward: [num_tokens, num_topk]
+};
+
+}  // namespace nccl_ep
