@@ -28,11 +28,17 @@ struct Operation {
   // Waits until a rank has started this operation, too.
   EP_DEVICE bool await_peer(uint32_t peer) const {
     const uint32_t* hello = group.window.at<uint32_t>(group.rank, group.layout.hello_at(peer));
-    return wait_for(group, epoch, {Wait::peer_start, peer, 0}, [&] {
-      return static_cast<int32_t>(dev::ld_acquire<dev::Scope::system>(hello) - epoch) >= 0;
-    });
+    return wait_for(group, epoch, {Wait::peer_start, peer, 0},
+                    [&] { return static_cast<int32_t>(dev::ld_acquire<dev::Scope::system>(hello) - epoch) >= 0; });
   }
 };
+
+// Waits until all ranks have started this operation, too. The whole warp calls it.
+EP_DEVICE bool await_peers(const Operation& op) {
+  bool ok = true;
+  for (uint32_t peer = dev::lane_idx(); peer < op.group.num_ranks; peer += 32) ok &= op.await_peer(peer);
+  return dev::all(ok);
+}
 
 // How a launch starts: what operation it is, and whether it may go on. All threads of all blocks call it, and meet.
 struct Start {
@@ -56,7 +62,8 @@ EP_DEVICE Start begin(const HtGroupState& group) {
   return start[0];
 }
 
-// The last block to come here makes the operation count. All threads of all blocks call it, at the very end.
+// The last block to come here makes the operation count. All threads of all blocks call it, at the very end. A block need
+// not wait for its other warps: they know the epoch.
 EP_DEVICE void finish(const Operation& op) {
   if (dev::thread_idx() != 0) return;
   LlProgress* progress = op.group.progress;

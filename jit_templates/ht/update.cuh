@@ -77,7 +77,8 @@ EP_DEVICE void count_block(const HtUpdateArgs& args, const UpdateScratch& scratc
   for_each_thread(scratch.num_counters, [&](uint32_t c) { scratch.total[c] = 0; });
   for (uint32_t i = 0; i < args.tiles_per_block; ++i) {
     fill_bits(args, scratch, Tile(args, i));
-    for_each_thread(scratch.num_counters, [&](uint32_t c) { scratch.total[c] += scratch.of(c).count(scratch.num_words); });
+    for_each_thread(scratch.num_counters,
+                    [&](uint32_t c) { scratch.total[c] += scratch.of(c).count(scratch.num_words); });
     dev::sync_block();
   }
   uint32_t* counts = args.block_counts + uint64_t{dev::block_idx()} * scratch.num_counters;
@@ -130,8 +131,9 @@ EP_DEVICE bool send_counts(const Operation& op, const UpdateScratch& scratch) {
   return ok;
 }
 
-// Waits for the counts of all ranks: `next` gets what the ranks before have on top, `total` what all have.
-EP_DEVICE bool add_ranks(const Operation& op, const UpdateScratch& scratch) {
+// Waits for the counts of all ranks: `next` gets what the ranks before have on top, `total` what all have. Where each
+// rank's rows begin here is remembered.
+EP_DEVICE bool add_ranks(const Operation& op, const HtHandle& handle, const UpdateScratch& scratch) {
   constexpr uint32_t kBatch = 4;
   const HtGroupState& group = op.group;
   bool ok = true;
@@ -160,6 +162,7 @@ EP_DEVICE bool add_ranks(const Operation& op, const UpdateScratch& scratch) {
         if (first + i >= group.num_ranks) continue;
 #pragma unroll
         for (uint32_t j = 0; j < 3; ++j) {
+          if (3 * u + j == group.rank && dev::block_idx() == 0) *handle.source(first + i) = all[j];
           if (first + i < group.rank) before[j] += units[i].word[j];
           all[j] += units[i].word[j];
         }
@@ -168,6 +171,7 @@ EP_DEVICE bool add_ranks(const Operation& op, const UpdateScratch& scratch) {
 #pragma unroll
     for (uint32_t j = 0; j < 3; ++j) {
       if (3 * u + j >= scratch.num_counters) continue;
+      if (3 * u + j == group.rank && dev::block_idx() == 0) *handle.source(group.num_ranks) = all[j];
       scratch.next[3 * u + j] += before[j];
       scratch.total[3 * u + j] = all[j];
     }
@@ -212,6 +216,7 @@ EP_DEVICE void find_zones(const HtUpdateArgs& args, const UpdateScratch& scratch
       if (local >= num_local) continue;
       if (kExpertMajor) scratch.next[counter] += begin;
       if (reports) {
+        *args.handle.zone(local) = {begin, tokens, padded};
         write_counter(args.expert_counters, local, padded);
         write_counter(args.expert_offsets, local, begin);
       }
@@ -302,7 +307,8 @@ EP_DEVICE void place_tokens(const Operation& op, const HtUpdateArgs& args, const
     }
     dev::sync_block();
     if (i + 1 == args.tiles_per_block) return;
-    for_each_thread(scratch.num_counters, [&](uint32_t c) { scratch.next[c] += scratch.of(c).count(scratch.num_words); });
+    for_each_thread(scratch.num_counters,
+                    [&](uint32_t c) { scratch.next[c] += scratch.of(c).count(scratch.num_words); });
     dev::sync_block();
   }
 }
@@ -339,7 +345,7 @@ EP_DEVICE void update(const HtUpdateArgs& args) {
     count_block(args, scratch, op.epoch);
     bool ok = add_blocks(op, args, scratch);
     ok = ok && all_in_block(send_counts(op, scratch));
-    ok = ok && all_in_block(add_ranks(op, scratch));
+    ok = ok && all_in_block(add_ranks(op, args.handle, scratch));
     if (ok) {
       find_zones<kExpertMajor>(args, scratch);
       if (fits(args, scratch, op.epoch)) {

@@ -9,6 +9,7 @@ namespace nccl_ep {
 
 constexpr uint32_t kHtUpdateThreads = 512;
 constexpr uint32_t kHtMoveThreads = 512;  // of dispatch and combine
+constexpr uint32_t kHtStages = 4;         // of a warp that moves rows
 
 // What all operations of a group share.
 struct HtGroupState {
@@ -32,6 +33,8 @@ struct HtHandle {
     return reinterpret_cast<T*>(memory + offset);
   }
   EP_HOST_DEVICE HtTotals* totals() const { return at<HtTotals>(0); }
+  EP_HOST_DEVICE uint32_t* source(uint32_t rank) const { return at<uint32_t>(layout.source_at(rank)); }
+  EP_HOST_DEVICE HtZone* zone(uint32_t expert) const { return at<HtZone>(layout.zone_at(expert)); }
   EP_HOST_DEVICE uint8_t* num_dests(uint32_t token) const { return at<uint8_t>(layout.num_dests_at(token)); }
   EP_HOST_DEVICE HtDest* dest(uint32_t token, uint32_t i) const { return at<HtDest>(layout.dest_at(token, i)); }
   EP_HOST_DEVICE uint8_t* place(uint32_t token, uint32_t k) const { return at<uint8_t>(layout.place_at(token, k)); }
@@ -72,9 +75,10 @@ struct HtMovePlan {
   uint32_t row_bytes;
   uint32_t piece_bytes;  // of a stage; a row is moved in pieces of this size, the last may be smaller
   uint32_t num_pieces;
-  uint32_t num_stages;   // of a warp
-  uint32_t push_warps;   // of a block: rows to other ranks
-  uint32_t local_warps;  // of a block: rows that stay, and arrived rows to their final places
+  uint32_t push_warps;  // of a block: rows to other ranks
+  uint32_t
+      local_warps;   // of a block: rows that stay, and what has arrived; the other warps, at least one, move weights
+  uint32_t* pushed;  // [rank]: warps of this rank that have pushed all to it
 };
 
 struct HtDispatchArgs {

@@ -57,9 +57,7 @@ struct HtLayout {
 
   EP_HOST_DEVICE uint32_t num_local_experts() const { return num_experts / num_ranks; }
   // Of one row, at most.
-  EP_HOST_DEVICE uint32_t max_hits() const {
-    return max_topk < num_local_experts() ? max_topk : num_local_experts();
-  }
+  EP_HOST_DEVICE uint32_t max_hits() const { return max_topk < num_local_experts() ? max_topk : num_local_experts(); }
   // Ranks that one token goes to, at most.
   EP_HOST_DEVICE uint32_t max_dests() const { return max_topk < num_ranks ? max_topk : num_ranks; }
   EP_HOST_DEVICE uint64_t home_slot(uint32_t token, uint32_t dest) const {
@@ -96,8 +94,8 @@ struct HtLayout {
 // One of the ranks that a token goes to.
 struct alignas(16) HtDest {
   uint32_t rank;
-  uint32_t row;   // there
-  uint32_t slot;  // expert-major: the first hit's slot there, where the row is pushed
+  uint32_t row;                 // there
+  uint32_t slot;                // expert-major: the first hit's slot there, where the row is pushed
   uint8_t first_hit, num_hits;  // among the token's hits, which are in the order of the experts
   uint8_t unused[2];
 };
@@ -116,8 +114,15 @@ struct HtTotals {
   uint32_t num_slots;  // rows of the output, padding included; rank-wise rows in the flat layout
 };
 
+// An expert's slots in the expert-major layout.
+struct HtZone {
+  uint32_t begin, num_rows, num_slots;  // the slots behind its rows are padding
+};
+
 // A handle's memory.
 //   totals
+//   sources    [rank + 1]          the first row of each rank, and the end
+//   zones      [local expert]
 //   num_dests  [token]             of this rank's tokens
 //   dests      [token][dest]       in the order of the ranks
 //   places     [token][k]          which of the token's hits the k-th id is; kNoHit: none
@@ -128,7 +133,7 @@ struct HtHandleLayout {
   static constexpr uint8_t kNoHit = 255;
 
   uint32_t max_tokens, num_topk, max_dests, max_hits, max_rows;
-  uint64_t num_dests, dests, places, homes, hits, end;
+  uint64_t sources, zones, num_dests, dests, places, homes, hits, end;
 
   EP_HOST_DEVICE static HtHandleLayout make(const HtLayout& window, uint32_t num_topk) {
     HtHandleLayout x{};
@@ -137,7 +142,9 @@ struct HtHandleLayout {
     x.max_dests = num_topk < window.num_ranks ? num_topk : window.num_ranks;
     x.max_hits = num_topk < window.num_local_experts() ? num_topk : window.num_local_experts();
     x.max_rows = window.max_rows;
-    x.num_dests = align_up(sizeof(HtTotals), kAlign);
+    x.sources = align_up(sizeof(HtTotals), kAlign);
+    x.zones = align_up(x.sources + sizeof(uint32_t) * (window.num_ranks + 1), kAlign);
+    x.num_dests = align_up(x.zones + sizeof(HtZone) * window.num_local_experts(), kAlign);
     x.dests = align_up(x.num_dests + x.max_tokens, kAlign);
     x.places = align_up(x.dests + sizeof(HtDest) * x.max_tokens * x.max_dests, kAlign);
     x.homes = align_up(x.places + uint64_t{x.max_tokens} * num_topk, kAlign);
@@ -146,13 +153,13 @@ struct HtHandleLayout {
     return x;
   }
 
+  EP_HOST_DEVICE uint64_t source_at(uint32_t rank) const { return sources + sizeof(uint32_t) * rank; }
+  EP_HOST_DEVICE uint64_t zone_at(uint32_t expert) const { return zones + sizeof(HtZone) * expert; }
   EP_HOST_DEVICE uint64_t num_dests_at(uint32_t token) const { return num_dests + token; }
   EP_HOST_DEVICE uint64_t dest_at(uint32_t token, uint32_t dest) const {
     return dests + sizeof(HtDest) * (uint64_t{token} * max_dests + dest);
   }
-  EP_HOST_DEVICE uint64_t place_at(uint32_t token, uint32_t k) const {
-    return places + uint64_t{token} * num_topk + k;
-  }
+  EP_HOST_DEVICE uint64_t place_at(uint32_t token, uint32_t k) const { return places + uint64_t{token} * num_topk + k; }
   EP_HOST_DEVICE uint64_t home_at(uint64_t row) const { return homes + sizeof(HtHome) * row; }
   EP_HOST_DEVICE uint64_t hit_at(uint64_t row, uint32_t hit) const {
     return hits + sizeof(uint32_t) * (row * max_hits + hit);

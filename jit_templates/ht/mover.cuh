@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+// Moving rows through shared memory with bulk copies: each warp has a ring of stages, so that several loads and stores are
+// under way. One lane drives the copies.
+#pragma once
+
+#include "ht/operation.cuh"
+
+namespace nccl_ep::ht {
+
+constexpr uint32_t kLoadsAhead = 2;    // loads under way before the oldest is stored
+constexpr uint32_t kStoresBehind = 3;  // stores that may be unfinished while a later one starts
+static_assert(kLoadsAhead + 1 < kHtStages);
+
+// Rows with numbers: an output, or the window's.
+struct Rows {
+  uint64_t base;
+  uint64_t stride;
+  EP_DEVICE unsigned char* at(uint64_t row, uint64_t offset = 0) const {
+    return reinterpret_cast<unsigned char*>(static_cast<uintptr_t>(base + row * stride + offset));
+  }
+};
+
+EP_DEVICE Rows rows_of(const void* memory, uint64_t stride) { return {reinterpret_cast<uintptr_t>(memory), stride}; }
+
+// What becomes of a stage.
+struct StageUse {
+  uint32_t bytes;
+  uint32_t offset;    // in the row
+  uint32_t num_rows;  // to store it to
+  uint32_t row[kHtMaxTopk];
+  uint32_t* flag;  // raised when the row has arrived, or null
+};
+
+struct Mover {
+  const HtMovePlan& plan;
+  uint32_t epoch;
+  unsigned char* stages;  // of this warp
+  dev::Mbarrier* loaded;  // [stage]
+  StageUse* uses;         // [kRing]
+  uint32_t num_loads = 0, num_stores = 0;
+
+  static constexpr uint32_t kRing = 8;  // stages, and stores whose flags are not raised yet
+  static_assert(kRing >= kLoadsAhead + 1 + kStoresBehind);
+
+  EP_DEVICE static uint64_t shared_bytes(const HtMovePlan& plan) {
+    return align_up(uint64_t{kHtStages} * (plan.piece_bytes + sizeof(dev::Mbarrier)) + kRing * sizeof(StageUse), 128);
+  }
+
+  // `mover_idx`: which of the block's moving warps this one is. The whole warp calls it.
+  EP_DEVICE Mover(const HtMovePlan& move_plan, uint32_t op_epoch, unsigned char* shared, uint32_t mover_idx)
+      : plan(move_plan), epoch(op_epoch) {
+    stages = shared + mover_idx * shared_bytes(plan);
+    loaded = reinterpret_cast<dev::Mbarrier*>(stages + kHtStages * plan.piece_bytes);
+    uses = reinterpret_cast<StageUse*>(loaded + kHtStages);
+    if (dev::lane_idx() == 0) {
+      for (uint32_t i = 0; i < kHtStages; ++i) dev::mbar_init(loaded + i, 1);
+      dev::fence_mbar_init();
+    }
+    dev::sync_warp();
+  }
+
+  // Moves a row to some rows of `to`. row_of(i), for i below num_rows, is what lane i % 32 says. Flags are raised for the
+  // row's last piece. The whole warp calls it.
+  template <class RowOf>
+  EP_DEVICE void move(const unsigned char* from, const Rows& to, uint32_t num_rows, RowOf row_of, uint32_t* flag) {
+    for (uint32_t piece = 0; piece < plan.num_pieces; ++piece) {
+      StageUse& use = uses[num_loads % kRing];
+      for (uint32_t i = dev::lane_idx(); i < num_rows; i += 32) use.row[i] = row_of(i);
+      if (dev::lane_idx() == 0) {
+        const uint32_t offset = piece * plan.piece_bytes, rest = plan.row_bytes - offset;
+        use.offset = offset;
+        use.bytes = rest < plan.piece_bytes ? rest : plan.piece_bytes;
+        use.num_rows = num_rows;
+        use.flag = piece + 1 == plan.num_pieces ? flag : nullptr;
+        load(from + offset, use.bytes);
+      }
+      dev::sync_warp();
+      ++num_loads;
+      if (num_loads > kLoadsAhead) store(to);
+    }
+  }
+
+  // The same for one row of `to`, of which make(stage, offset, bytes) writes each piece: all lanes some of it.
+  template <class Make>
+  EP_DEVICE void make(const Rows& to, uint32_t row, Make make, uint32_t* flag) {
+    for (uint32_t piece = 0; piece < plan.num_pieces; ++piece) {
+      const uint32_t offset = piece * plan.piece_bytes, rest = plan.row_bytes - offset;
+      const uint32_t bytes = rest < plan.piece_bytes ? rest : plan.piece_bytes;
+      if (dev::lane_idx() == 0) {
+        uses[num_loads % kRing] = {bytes, offset, 1, {row}, piece + 1 == plan.num_pieces ? flag : nullptr};
+        await_stage();
+      }
+      dev::sync_warp();
+      make(stage(num_loads), offset, bytes);
+      dev::fence_proxy_async();
+      dev::sync_warp();
+      if (dev::lane_idx() == 0) dev::mbar_arrive(loaded + num_loads % kHtStages);
+      ++num_loads;
+      if (num_loads > kLoadsAhead) store(to);
+    }
+  }
+
+  // Waits until everything has arrived. The whole warp calls it.
+  EP_DEVICE void drain(const Rows& to) {
+    while (num_stores < num_loads) store(to);
+    if (dev::lane_idx() == 0) {
+      dev::bulk_wait<0>();
+      for (uint32_t i = num_stores < drained + kStoresBehind ? drained : num_stores - kStoresBehind; i < num_stores;
+           ++i) {
+        raise(i);
+      }
+    }
+    dev::sync_warp();
+    drained = num_stores;
+  }
+
+  EP_DEVICE void close() {
+    if (dev::lane_idx() == 0) {
+      for (uint32_t i = 0; i < kHtStages; ++i) dev::mbar_inval(loaded + i);
+    }
+  }
+
+ private:
+  uint32_t drained = 0;  // stores before this one are finished, and their flags raised
+
+  EP_DEVICE unsigned char* stage(uint32_t i) const { return stages + i % kHtStages * plan.piece_bytes; }
+
+  // The next stage's last store must have been read: all but the later ones.
+  EP_DEVICE void await_stage() { dev::bulk_wait_read<kHtStages - kLoadsAhead - 1>(); }
+
+  EP_DEVICE void load(const unsigned char* from, uint32_t bytes) {
+    await_stage();
+    dev::mbar_arrive_expect_tx(loaded + num_loads % kHtStages, bytes);
+    dev::bulk_load(stage(num_loads), from, bytes, loaded + num_loads % kHtStages);
+  }
+
+  EP_DEVICE void store(const Rows& to) {
+    if (dev::lane_idx() == 0) {
+      const StageUse& use = uses[num_stores % kRing];
+      dev::mbar_wait(loaded + num_stores % kHtStages, num_stores / kHtStages % 2);
+      for (uint32_t i = 0; i < use.num_rows; ++i) {
+        dev::bulk_store(to.at(use.row[i], use.offset), stage(num_stores), use.bytes);
+      }
+      dev::bulk_commit();
+      dev::bulk_wait<kStoresBehind>();
+      if (num_stores >= drained + kStoresBehind) raise(num_stores - kStoresBehind);
+    }
+    ++num_stores;
+  }
+
+  EP_DEVICE void raise(uint32_t i) {
+    uint32_t* flag = uses[i % kRing].flag;
+    if (flag) dev::st_release<dev::Scope::system>(flag, epoch);
+  }
+};
+
+}  // namespace nccl_ep::ht
