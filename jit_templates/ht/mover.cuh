@@ -9,7 +9,7 @@ namespace nccl_ep::ht {
 
 constexpr uint32_t kLoadsAhead = 2;    // loads under way before the oldest is stored
 constexpr uint32_t kStoresBehind = 3;  // stores that may be unfinished while a later one starts
-static_assert(kLoadsAhead + 1 < kHtStages);
+static_assert(kLoadsAhead + 1 < kHtStages && kLoadsAhead + 1 + kStoresBehind <= kHtRing);
 
 // Rows with numbers: an output, or the window's.
 struct Rows {
@@ -22,36 +22,20 @@ struct Rows {
 
 EP_DEVICE Rows rows_of(const void* memory, uint64_t stride) { return {reinterpret_cast<uintptr_t>(memory), stride}; }
 
-// What becomes of a stage.
-struct StageUse {
-  uint32_t bytes;
-  uint32_t offset;    // in the row
-  uint32_t num_rows;  // to store it to
-  uint32_t row[kHtMaxTopk];
-  uint32_t* flag;  // raised when the row has arrived, or null
-};
-
 struct Mover {
   const HtMovePlan& plan;
   uint32_t epoch;
   unsigned char* stages;  // of this warp
   dev::Mbarrier* loaded;  // [stage]
-  StageUse* uses;         // [kRing]
+  HtStageUse* uses;       // [kHtRing]
   uint32_t num_loads = 0, num_stores = 0;
-
-  static constexpr uint32_t kRing = 8;  // stages, and stores whose flags are not raised yet
-  static_assert(kRing >= kLoadsAhead + 1 + kStoresBehind);
-
-  EP_DEVICE static uint64_t shared_bytes(const HtMovePlan& plan) {
-    return align_up(uint64_t{kHtStages} * (plan.piece_bytes + sizeof(dev::Mbarrier)) + kRing * sizeof(StageUse), 128);
-  }
 
   // `mover_idx`: which of the block's moving warps this one is. The whole warp calls it.
   EP_DEVICE Mover(const HtMovePlan& move_plan, uint32_t op_epoch, unsigned char* shared, uint32_t mover_idx)
       : plan(move_plan), epoch(op_epoch) {
-    stages = shared + mover_idx * shared_bytes(plan);
+    stages = shared + mover_idx * plan.mover_bytes();
     loaded = reinterpret_cast<dev::Mbarrier*>(stages + kHtStages * plan.piece_bytes);
-    uses = reinterpret_cast<StageUse*>(loaded + kHtStages);
+    uses = reinterpret_cast<HtStageUse*>(loaded + kHtStages);
     if (dev::lane_idx() == 0) {
       for (uint32_t i = 0; i < kHtStages; ++i) dev::mbar_init(loaded + i, 1);
       dev::fence_mbar_init();
@@ -64,7 +48,7 @@ struct Mover {
   template <class RowOf>
   EP_DEVICE void move(const unsigned char* from, const Rows& to, uint32_t num_rows, RowOf row_of, uint32_t* flag) {
     for (uint32_t piece = 0; piece < plan.num_pieces; ++piece) {
-      StageUse& use = uses[num_loads % kRing];
+      HtStageUse& use = uses[num_loads % kHtRing];
       for (uint32_t i = dev::lane_idx(); i < num_rows; i += 32) use.row[i] = row_of(i);
       if (dev::lane_idx() == 0) {
         const uint32_t offset = piece * plan.piece_bytes, rest = plan.row_bytes - offset;
@@ -87,7 +71,7 @@ struct Mover {
       const uint32_t offset = piece * plan.piece_bytes, rest = plan.row_bytes - offset;
       const uint32_t bytes = rest < plan.piece_bytes ? rest : plan.piece_bytes;
       if (dev::lane_idx() == 0) {
-        uses[num_loads % kRing] = {bytes, offset, 1, {row}, piece + 1 == plan.num_pieces ? flag : nullptr};
+        uses[num_loads % kHtRing] = {bytes, offset, 1, {row}, piece + 1 == plan.num_pieces ? flag : nullptr};
         await_stage();
       }
       dev::sync_warp();
@@ -136,7 +120,7 @@ struct Mover {
 
   EP_DEVICE void store(const Rows& to) {
     if (dev::lane_idx() == 0) {
-      const StageUse& use = uses[num_stores % kRing];
+      const HtStageUse& use = uses[num_stores % kHtRing];
       dev::mbar_wait(loaded + num_stores % kHtStages, num_stores / kHtStages % 2);
       for (uint32_t i = 0; i < use.num_rows; ++i) {
         dev::bulk_store(to.at(use.row[i], use.offset), stage(num_stores), use.bytes);
@@ -149,7 +133,7 @@ struct Mover {
   }
 
   EP_DEVICE void raise(uint32_t i) {
-    uint32_t* flag = uses[i % kRing].flag;
+    uint32_t* flag = uses[i % kHtRing].flag;
     if (flag) dev::st_release<dev::Scope::system>(flag, epoch);
   }
 };
