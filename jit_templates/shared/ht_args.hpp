@@ -10,6 +10,7 @@ namespace nccl_ep {
 constexpr uint32_t kHtUpdateThreads = 512;
 constexpr uint32_t kHtMoveThreads = 512;  // of dispatch and combine
 constexpr uint32_t kHtStages = 4;         // of a warp that moves rows
+constexpr uint32_t kHtRing = 8;           // its stages, and stores whose flags are not raised yet
 
 // What all operations of a group share.
 struct HtGroupState {
@@ -70,15 +71,29 @@ struct HtUpdateArgs {
   CounterOutput recv_total;
 };
 
-// How rows are moved: through stages in shared memory, a ring for each warp.
+// What becomes of a stage, in the shared memory of a warp that moves rows.
+struct HtStageUse {
+  uint32_t bytes;
+  uint32_t offset;    // in the row
+  uint32_t num_rows;  // to store it to
+  uint32_t row[kHtMaxTopk];
+  uint32_t* flag;  // raised when the row has arrived, or null
+};
+
+// How rows are moved: through stages in shared memory, a ring for each warp. Of a block, some warps push rows to other
+// ranks, some bring what stays or has arrived to its place, and the others, at least one, move weights.
 struct HtMovePlan {
   uint32_t row_bytes;
   uint32_t piece_bytes;  // of a stage; a row is moved in pieces of this size, the last may be smaller
   uint32_t num_pieces;
-  uint32_t push_warps;  // of a block: rows to other ranks
-  uint32_t
-      local_warps;   // of a block: rows that stay, and what has arrived; the other warps, at least one, move weights
+  uint32_t push_warps;
+  uint32_t local_warps;
   uint32_t* pushed;  // [rank]: warps of this rank that have pushed all to it
+
+  // Of shared memory, for a warp that moves rows: stages, an mbarrier for each, what becomes of them.
+  EP_HOST_DEVICE uint64_t mover_bytes() const {
+    return align_up(kHtStages * (piece_bytes + sizeof(uint64_t)) + kHtRing * sizeof(HtStageUse), 128);
+  }
 };
 
 struct HtDispatchArgs {
