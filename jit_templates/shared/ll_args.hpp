@@ -13,7 +13,7 @@ constexpr uint32_t kLlDispatchThreads = 768;
 constexpr uint32_t kLlCombineThreads = 384;
 constexpr uint32_t kLlMaxStaticSharedBytes = 32 * 1024;  // of any kernel
 
-enum class Layout : uint32_t { expert_major = 1, rank_major = 2 };
+enum class Layout : uint32_t { expert_major = 1, rank_major = 2, flat = 3 };
 enum class DType : uint32_t { bf16, fp16, fp32 };
 
 // An operation is sending, then receiving; send_only and Complete run the halves in two launches.

@@ -16,7 +16,7 @@ std::unique_ptr<ncclEpHandle> init_handle(ncclEpGroup& group, ncclEpLayout_t lay
   const ncclEpHandleConfig_t current = decode_optional("config", config);
   auto result = std::make_unique<ncclEpHandle>(group);
   result->handle =
-      core::Handle::create(*group.group, layout, current, num_topk, decode_tensor("handle_mem", handle_mem));
+      group.group->create_handle(layout, current, num_topk, decode_tensor("handle_mem", handle_mem));
   return result;
 }
 

@@ -64,14 +64,13 @@ size_t element_bytes(ncclDataType_t dtype) {
   }
 }
 
-bool is_empty(const ncclEpTensor_t& tensor) {
-  return std::any_of(tensor.sizes, tensor.sizes + tensor.ndim, [](size_t extent) { return extent == 0; });
+DType dtype_of(ncclDataType_t dtype) {
+  if (dtype == ncclBfloat16) return DType::bf16;
+  return dtype == ncclFloat16 ? DType::fp16 : DType::fp32;
 }
 
-void check_forward_pass(ncclEpPassDir_t direction) {
-  if (direction == NCCL_EP_FWD_PASS) return;
-  refuse(ncclInvalidUsage, "config.pass_direction",
-         "is NCCL_EP_BWD_PASS, expected NCCL_EP_FWD_PASS: Low Latency has no backward pass");
+bool is_empty(const ncclEpTensor_t& tensor) {
+  return std::any_of(tensor.sizes, tensor.sizes + tensor.ndim, [](size_t extent) { return extent == 0; });
 }
 
 void check_tensor(const char* field, const ncclEpTensor_t* tensor, std::initializer_list<ncclDataType_t> dtypes,
@@ -96,6 +95,44 @@ void check_tensor(const char* field, const ncclEpTensor_t* tensor, std::initiali
 
 void check_absent(const char* field, const ncclEpTensor_t* tensor, const char* why) {
   if (tensor) refuse(ncclInvalidArgument, field, std::string("is given, expected NULL: ") + why);
+}
+
+void check_topk_idx(const ncclEpTensor_t* topk_idx, uint32_t num_topk, uint32_t max_tokens) {
+  const size_t num_tokens = topk_idx && topk_idx->ndim > 0 ? topk_idx->sizes[0] : 0;
+  check_tensor("topk_idx", topk_idx, {ncclInt32, ncclInt64},
+               {{num_tokens, "tokens"}, {num_topk, "num_topk of the handle"}});
+  if (num_tokens > max_tokens) {
+    refuse(ncclInvalidArgument, "topk_idx",
+           "extent 0 is " + number(num_tokens) + ", expected at most " + number(max_tokens) +
+               " = max_dispatch_tokens_per_rank");
+  }
+}
+
+void check_plain(const DispatchRequest& request) {
+  if (request.recipe != NCCL_EP_DISP_QUANT_NONE) {
+    refuse(ncclInvalidUsage, "config.quant_recipe",
+           "is " + std::to_string(static_cast<int>(request.recipe)) +
+               ", expected NCCL_EP_DISP_QUANT_NONE (0): recipes are not available in this version");
+  }
+  if (request.round_scales) {
+    refuse(ncclInvalidArgument, "config.round_scales", "is set, expected 0 with NCCL_EP_DISP_QUANT_NONE");
+  }
+  const char* no_scales = "NCCL_EP_DISP_QUANT_NONE has no scales";
+  check_absent("inputs.scales", request.scales, no_scales);
+  check_absent("outputs.scales", request.out_scales, no_scales);
+}
+
+void check_plain(const CombineRequest& request) {
+  if (request.recipe != NCCL_EP_COMB_QUANT_NONE) {
+    refuse(ncclInvalidUsage, "config.quant_recipe",
+           "is " + std::to_string(static_cast<int>(request.recipe)) +
+               ", expected NCCL_EP_COMB_QUANT_NONE (0): recipes are not available in this version");
+  }
+  check_absent("inputs.scales", request.scales, "NCCL_EP_COMB_QUANT_NONE has no scales");
+}
+
+void check_power_of_two(const char* field, size_t value) {
+  if (value & (value - 1)) refuse(ncclInvalidArgument, field, "is " + number(value) + ", expected 0 or a power of two");
 }
 
 void* address_of(const char* field, const ncclEpTensor_t& tensor, runtime::Communicator& comm, size_t alignment) {

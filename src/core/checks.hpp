@@ -7,7 +7,9 @@
 #include <string>
 
 #include "core/memory.hpp"
+#include "core/requests.hpp"
 #include "nccl_ep.h"
+#include "shared/ll_args.hpp"
 
 namespace nccl_ep::core {
 
@@ -19,16 +21,25 @@ struct Extent {
   Rule rule = exactly;
 };
 
-// Low Latency has no other.
-void check_forward_pass(ncclEpPassDir_t direction);
+inline std::string number(uint64_t value) { return std::to_string(value); }
+
 // `tensor` must be given, of one of `dtypes`, and of exactly these extents.
 void check_tensor(const char* field, const ncclEpTensor_t* tensor, std::initializer_list<ncclDataType_t> dtypes,
                   std::initializer_list<Extent> extents);
 void check_absent(const char* field, const ncclEpTensor_t* tensor, const char* why);
 
+// What a routing table must be.
+void check_topk_idx(const ncclEpTensor_t* topk_idx, uint32_t num_topk, uint32_t max_tokens);
+// No recipe is available yet, and none has scales.
+void check_plain(const DispatchRequest& request);
+void check_plain(const CombineRequest& request);
+void check_power_of_two(const char* field, size_t value);
+
 bool is_empty(const ncclEpTensor_t& tensor);
 size_t element_bytes(ncclDataType_t dtype);
 const char* dtype_name(ncclDataType_t dtype);
+// Of rows that are summed: bfloat16, float16 or float32.
+DType dtype_of(ncclDataType_t dtype);
 
 // The tensor's address on this rank, whether given as data or through a window; checked for alignment.
 void* address_of(const char* field, const ncclEpTensor_t& tensor, runtime::Communicator& comm, size_t alignment);

@@ -18,15 +18,32 @@ const char* sentence(Wait wait) {
 
 }  // namespace
 
+ncclResult_t result_of(FaultRecord::Code code) {
+  switch (code) {
+    case FaultRecord::kNone: return ncclSuccess;
+    case FaultRecord::kTimeout: return ncclRemoteError;
+    case FaultRecord::kBadExpert: return ncclInvalidArgument;
+    case FaultRecord::kOverflow: return ncclInvalidUsage;
+  }
+  return ncclInternalError;
+}
+
 std::string describe(const FaultRecord& fault, uint64_t timeout_ns) {
   char text[256];
-  if (fault.code == FaultRecord::kBadExpert) {
-    std::snprintf(text, sizeof(text),
-                  "topk_idx: rank %u routes token %u to expert %lld, expected -1 or an id below num_experts",
-                  fault.rank, fault.token, static_cast<long long>(fault.expert));
-  } else {
-    std::snprintf(text, sizeof(text), "rank %u waited %.3g s for %s from rank %u (token %u, epoch %u)", fault.rank,
-                  static_cast<double>(timeout_ns) * 1e-9, sentence(fault.wait), fault.peer, fault.token, fault.epoch);
+  switch (fault.code) {
+    case FaultRecord::kBadExpert:
+      std::snprintf(text, sizeof(text),
+                    "topk_idx: rank %u routes token %u to expert %lld, expected -1 or an id below num_experts",
+                    fault.rank, fault.token, static_cast<long long>(fault.expert));
+      break;
+    case FaultRecord::kOverflow:
+      std::snprintf(text, sizeof(text),
+                    "topk_idx: rank %u would receive %lld rows, expected at most config.max_recv_tokens_per_rank = %u",
+                    fault.peer, static_cast<long long>(fault.expert), fault.token);
+      break;
+    default:
+      std::snprintf(text, sizeof(text), "rank %u waited %.3g s for %s from rank %u (token %u, epoch %u)", fault.rank,
+                    static_cast<double>(timeout_ns) * 1e-9, sentence(fault.wait), fault.peer, fault.token, fault.epoch);
   }
   return text;
 }

@@ -4,10 +4,13 @@
 
 #include <string>
 
+#include "runtime/nccl_types.hpp"
 #include "shared/waits.hpp"
 
 namespace nccl_ep::core {
 
+// What later calls return. Rows that do not fit are a misuse of the budget that the group was made with.
+ncclResult_t result_of(FaultRecord::Code code);
 std::string describe(const FaultRecord& fault, uint64_t timeout_ns);
 
 }  // namespace nccl_ep::core

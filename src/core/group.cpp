@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/group.hpp"
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstdlib>
@@ -8,6 +9,8 @@
 #include <vector>
 
 #include "core/checks.hpp"
+#include "core/ht_group.hpp"
+#include "core/ll_group.hpp"
 
 namespace nccl_ep::core {
 namespace {
@@ -16,17 +19,8 @@ constexpr uint64_t kDefaultTimeoutNs = 100'000'000'000;  // 100 s
 constexpr uint32_t kMaxTopk = 64;
 constexpr uint32_t kMaxLocalExperts = 65536;
 
-std::string number(uint64_t value) { return std::to_string(value); }
-
 void check_config(const ncclEpGroupConfig_t& config, runtime::Communicator& comm) {
   const uint32_t num_ranks = comm.num_ranks();
-  if (config.algorithm == NCCL_EP_ALGO_HIGH_THROUGHPUT) {
-    refuse(ncclInvalidUsage, "config.algorithm", "NCCL_EP_ALGO_HIGH_THROUGHPUT is not available in this version");
-  }
-  if (config.algorithm != NCCL_EP_ALGO_LOW_LATENCY) {
-    refuse(ncclInvalidArgument, "config.algorithm",
-           "is " + number(config.algorithm) + ", expected NCCL_EP_ALGO_LOW_LATENCY (0)");
-  }
   if (config.num_experts == 0 || config.num_experts % num_ranks != 0) {
     refuse(ncclInvalidArgument, "config.num_experts",
            "is " + number(config.num_experts) + ", expected a positive multiple of the number of ranks (" +
@@ -73,36 +67,28 @@ void check_config(const ncclEpGroupConfig_t& config, runtime::Communicator& comm
   }
 }
 
-plan::LlShape shape_of(const ncclEpGroupConfig_t& config, uint32_t num_ranks) {
-  plan::LlShape shape;
-  shape.num_ranks = num_ranks;
-  shape.num_experts = config.num_experts;
-  shape.max_tokens = config.max_dispatch_tokens_per_rank;
-  shape.max_topk = config.num_topk ? config.num_topk : std::min(kMaxTopk, config.num_experts);
-  shape.max_row_bytes = align_up(config.max_token_bytes, 16);
-  return shape;
-}
-
-void check_buffer_size(const ncclEpGroupConfig_t& config, const LlLayout& layout) {
-  if (config.rdma_buffer_size != NCCL_EP_AUTO && config.rdma_buffer_size < layout.size()) {
+void check_buffer_size(const ncclEpGroupConfig_t& config, uint64_t bytes) {
+  if (config.rdma_buffer_size != NCCL_EP_AUTO && config.rdma_buffer_size < bytes) {
     refuse(ncclInvalidUsage, "config.rdma_buffer_size",
-           "is " + number(config.rdma_buffer_size) + ", expected NCCL_EP_AUTO or at least " + number(layout.size()));
+           "is " + number(config.rdma_buffer_size) + ", expected NCCL_EP_AUTO or at least " + number(bytes));
   }
 }
 
 // What every rank must agree on, in the order of kAgreedNames.
 constexpr std::array kAgreedNames = {
-    "config.algorithm",       "config.num_experts", "config.max_dispatch_tokens_per_rank",
-    "config.max_token_bytes", "config.num_topk",    "config.zero_copy"};
+    "config.algorithm",  "config.num_experts", "config.max_dispatch_tokens_per_rank", "config.max_token_bytes",
+    "config.num_topk",   "config.zero_copy",   "config.max_recv_tokens_per_rank"};
 struct Agreement {
   uint64_t refused = 0;  // this rank's own checks or preparations failed
   std::array<uint64_t, kAgreedNames.size()> values{};
 };
 
 Agreement agreement_of(const ncclEpGroupConfig_t& config) {
+  const bool has_budget = config.algorithm == NCCL_EP_ALGO_HIGH_THROUGHPUT;
   return {0,
           {static_cast<uint64_t>(config.algorithm), config.num_experts, config.max_dispatch_tokens_per_rank,
-           config.max_token_bytes, config.num_topk, static_cast<uint64_t>(config.zero_copy)}};
+           config.max_token_bytes, config.num_topk, static_cast<uint64_t>(config.zero_copy),
+           has_budget ? config.max_recv_tokens_per_rank : 0}};
 }
 
 // Collective: throws on every rank if any rank refused, or if the configurations differ.
@@ -130,23 +116,25 @@ void barrier(runtime::Communicator& comm) {
   comm.all_gather(&mine, all.data(), sizeof(mine));
 }
 
+std::unique_ptr<Group> make_group(std::unique_ptr<runtime::Communicator> comm, const ncclEpGroupConfig_t& config) {
+  if (config.algorithm == NCCL_EP_ALGO_HIGH_THROUGHPUT) return std::make_unique<HtGroup>(std::move(comm), config);
+  return std::make_unique<LlGroup>(std::move(comm), config);
+}
+
 }  // namespace
 
 std::unique_ptr<Group> Group::create(std::unique_ptr<runtime::Communicator> comm, const ncclEpGroupConfig_t& config) {
-  std::unique_ptr<Group> group(new Group);
+  std::unique_ptr<Group> group = make_group(std::move(comm), config);
   Agreement mine = agreement_of(config);
   std::exception_ptr failure;
   try {
-    check_config(config, *comm);
-    group->config_ = config;
-    group->comm_ = std::move(comm);
+    check_config(config, group->comm());
     group->prepare();
   } catch (...) {
     mine.refused = 1;
     failure = std::current_exception();
   }
-  runtime::Communicator& agreed = comm ? *comm : *group->comm_;
-  agree(agreed, mine, failure);
+  agree(group->comm(), mine, failure);
   group->connect();
   return group;
 }
@@ -154,47 +142,21 @@ std::unique_ptr<Group> Group::create(std::unique_ptr<runtime::Communicator> comm
 // What this rank needs for itself: kernels first, since compiling may take a while and nobody should wait in a
 // collective for it.
 void Group::prepare() {
-  ll_shape_ = shape_of(config_, comm_->num_ranks());
-  check_buffer_size(config_, ll_shape_.layout());
-  ll_tuning_ = plan::parse_ll_tuning(std::getenv("NCCL_EP_LL_TUNING"));
-  const runtime::DeviceLimits& limits = device().limits();
-  ll_limits_ = {config_.max_num_sms ? config_.max_num_sms : limits.num_sms, limits.max_threads_per_block,
-                limits.max_shared_bytes_per_block};
-  kernels_ = jit::load_ll_kernels(device());
-  admit_kernels();
+  window_bytes_ = plan();
+  check_buffer_size(config_, window_bytes_);
   allocator_ = std::make_unique<Allocator>(device(), config_.alloc);
-  state_ = DeviceMemory(*allocator_, allocator_->allocate(sizeof(LlProgress), "group state"));
+  load();
+  progress_ = DeviceMemory(*allocator_, allocator_->allocate(sizeof(LlProgress), "group state"));
   fault_ = HostMemory(device(), device().allocate_host(sizeof(FaultRecord)));
   *fault_.as<FaultRecord>() = FaultRecord{};
-
-  ll_state_.layout = ll_shape_.layout();
-  ll_state_.progress = state_.as<LlProgress>();
-  ll_state_.fault = fault_.as<FaultRecord>();
-  ll_state_.timeout_ns = config_.timeout_ns ? config_.timeout_ns : kDefaultTimeoutNs;
-  ll_state_.rank = comm_->rank();
-  ll_state_.num_ranks = comm_->num_ranks();
-  ll_state_.num_local_experts = ll_shape_.num_local_experts();
-}
-
-// Lets every kernel use what shared memory a plan may give it, and makes sure that a block fits on an SM.
-void Group::admit_kernels() {
-  const size_t shared_bytes = ll_limits_.max_shared_bytes - kLlMaxStaticSharedBytes;
-  for (const jit::LlVariant& variant : jit::all_ll_variants()) {
-    const uint32_t num_threads = std::min(jit::max_threads(variant), ll_limits_.max_threads_per_block);
-    if (device().blocks_per_sm(kernels_.at(variant), {1, num_threads, shared_bytes}) == 0) {
-      throw Error(ncclInternalError, jit::name(variant) + " does not fit on one of the device's SMs");
-    }
-  }
 }
 
 // Collective: the window, cleared on every rank before any rank may write into it.
 void Group::connect() {
-  const size_t bytes = ll_state_.layout.size();
-  window_ = SymmetricMemory(*comm_, bytes);
-  ll_state_.window = comm_->peers(window_.window(), 0);
+  window_ = SymmetricMemory(*comm_, window_bytes_);
   const cudaStream_t stream = device().own_stream();
-  device().fill(window_.data(), 0, bytes, stream);
-  device().fill(state_.data(), 0, sizeof(LlProgress), stream);
+  device().fill(window_.data(), 0, window_bytes_, stream);
+  device().fill(progress_.data(), 0, sizeof(LlProgress), stream);
   device().synchronize(stream);
   barrier(*comm_);
 }
@@ -208,49 +170,46 @@ Group::~Group() {
   }
 }
 
-size_t Group::handle_bytes(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const {
-  return handle_layout(layout, config, num_topk).size();
+// Lets every kernel use what shared memory a plan may give it, and makes sure that a block fits on an SM.
+void Group::admit_kernels(jit::Algorithm algorithm, jit::Kernels& kernels) {
+  const runtime::DeviceLimits& limits = device().limits();
+  const size_t shared_bytes = limits.max_shared_bytes_per_block - kLlMaxStaticSharedBytes;
+  for (const jit::Variant& variant : jit::variants_of(algorithm)) {
+    const uint32_t num_threads = std::min(jit::max_threads(variant), limits.max_threads_per_block);
+    if (device().blocks_per_sm(kernels.at(variant), {1, num_threads, shared_bytes}) == 0) {
+      throw Error(ncclInternalError, jit::name(variant) + " does not fit on one of the device's SMs");
+    }
+  }
 }
 
-LlHandleLayout Group::handle_layout(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const {
-  if (layout != NCCL_EP_LAYOUT_EXPERT_MAJOR && layout != NCCL_EP_LAYOUT_RANK_MAJOR) {
-    refuse(ncclInvalidArgument, "layout",
-           "is " + std::to_string(static_cast<int>(layout)) +
-               ", expected NCCL_EP_LAYOUT_EXPERT_MAJOR (1) or NCCL_EP_LAYOUT_RANK_MAJOR (2) for Low Latency");
-  }
-  const uint32_t max_topk = std::min(ll_shape_.max_topk, ll_shape_.num_experts);
-  if (num_topk < 1 || static_cast<uint32_t>(num_topk) > max_topk) {
-    refuse(ncclInvalidArgument, "num_topk",
-           "is " + std::to_string(num_topk) + ", expected 1 to " + number(max_topk) +
-               (config_.num_topk ? " = config.num_topk of the group" : " = min(num_experts, 64)"));
-  }
-  const size_t alignment = config.dispatch_output_per_expert_alignment;
-  if (alignment & (alignment - 1)) {
-    refuse(ncclInvalidArgument, "config.dispatch_output_per_expert_alignment",
-           "is " + number(alignment) + ", expected 0 or a power of two");
-  }
-  if (alignment > 1) {
-    refuse(ncclInvalidUsage, "config.dispatch_output_per_expert_alignment",
-           "is " + number(alignment) + ", expected 0 or 1: Low-Latency zones have a fixed size");
-  }
-  LlHandleLayout result{};
-  result.num_ranks = ll_shape_.num_ranks;
-  result.max_tokens = ll_shape_.max_tokens;
-  result.max_hits = layout == NCCL_EP_LAYOUT_EXPERT_MAJOR
-                        ? std::min(static_cast<uint32_t>(num_topk), ll_shape_.num_local_experts())
-                        : 0;
-  return result;
+const char* Group::environment(const char* variable) { return std::getenv(variable); }
+
+plan::Limits Group::limits(uint32_t num_sms) const {
+  const runtime::DeviceLimits& limits = comm_->device().limits();
+  return {std::min(num_sms, limits.num_sms), limits.max_threads_per_block, limits.max_shared_bytes_per_block};
+}
+
+uint64_t Group::timeout_ns() const { return config_.timeout_ns ? config_.timeout_ns : kDefaultTimeoutNs; }
+
+uint32_t Group::max_topk() const {
+  return config_.num_topk ? config_.num_topk : std::min(kMaxTopk, config_.num_experts);
+}
+
+void Group::check_num_topk(int num_topk, ncclResult_t code) const {
+  if (num_topk >= 1 && static_cast<uint32_t>(num_topk) <= max_topk()) return;
+  refuse(code, "num_topk",
+         "is " + std::to_string(num_topk) + ", expected 1 to " + number(max_topk()) +
+             (config_.num_topk ? " = config.num_topk of the group" : " = min(num_experts, 64)"));
 }
 
 ncclResult_t Group::async_error() const noexcept {
   const auto code = std::atomic_ref(fault_.as<FaultRecord>()->code).load(std::memory_order_acquire);
-  if (code == FaultRecord::kNone) return ncclSuccess;
-  return code == FaultRecord::kTimeout ? ncclRemoteError : ncclInvalidArgument;
+  return result_of(static_cast<FaultRecord::Code>(code));
 }
 
 void Group::throw_if_faulted() const {
   const ncclResult_t code = async_error();
-  if (code != ncclSuccess) throw Error(code, describe(*fault_.as<FaultRecord>(), ll_state_.timeout_ns));
+  if (code != ncclSuccess) throw Error(code, describe(*fault_.as<FaultRecord>(), timeout_ns()));
 }
 
 }  // namespace nccl_ep::core

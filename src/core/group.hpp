@@ -1,68 +1,89 @@
 // SPDX-License-Identifier: Apache-2.0
-// A group: one communicator, its symmetric memory and kernels, shared by any number of handles.
+// A group: one communicator, its symmetric memory and kernels, shared by any number of handles. What the algorithms have
+// in common is here; what differs is in ll_group and ht_group.
 #pragma once
 
 #include <memory>
-#include <string>
 
 #include "core/fault.hpp"
 #include "core/memory.hpp"
-#include "core/requests.hpp"
 #include "jit/kernels.hpp"
-#include "plan/ll_plan.hpp"
+#include "plan/limits.hpp"
 #include "runtime/runtime.hpp"
 #include "shared/ll_args.hpp"
 
 namespace nccl_ep::core {
+
+class Handle;
 
 class Group {
  public:
   // Collective. Checks the configuration, here and against the other ranks', compiles what will be needed, and
   // allocates. `config` is a negotiated current-version struct.
   static std::unique_ptr<Group> create(std::unique_ptr<runtime::Communicator> comm, const ncclEpGroupConfig_t& config);
+  // For create() alone.
+  Group(std::unique_ptr<runtime::Communicator> comm, const ncclEpGroupConfig_t& config)
+      : comm_(std::move(comm)), config_(config) {}
   // Collective.
-  ~Group();
+  virtual ~Group();
   Group(const Group&) = delete;
   Group& operator=(const Group&) = delete;
+
+  // Not collective. `handle_mem` is the caller's memory, or nullptr to allocate with the group's allocator.
+  virtual std::unique_ptr<Handle> create_handle(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk,
+                                                const ncclEpTensor_t* handle_mem) = 0;
+  // Bytes of device memory that a handle of this layout and top-k needs.
+  virtual size_t handle_bytes(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const = 0;
 
   const ncclEpGroupConfig_t& config() const { return config_; }
   runtime::Communicator& comm() { return *comm_; }
   runtime::Device& device() { return comm_->device(); }
   Allocator& allocator() { return *allocator_; }
-  const plan::LlShape& ll_shape() const { return ll_shape_; }
-  const LlGroupState& ll_state() const { return ll_state_; }
-  const jit::LlKernels& ll_kernels() const { return kernels_; }
-  const plan::Limits& ll_limits() const { return ll_limits_; }
-  const plan::LlTuning& ll_tuning() const { return ll_tuning_; }
-
-  // Bytes of device memory that a handle of this layout and top-k needs.
-  size_t handle_bytes(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const;
-  LlHandleLayout handle_layout(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const;
-
-  // The handle whose send_only operation waits for Complete, or nullptr: a group has at most one.
-  const void* pending = nullptr;
 
   // Throws the fault that a kernel of this group recorded, if any: the sticky error of every later call.
   void throw_if_faulted() const;
   // The recorded fault's code, ncclSuccess if none. Reads host memory only.
   ncclResult_t async_error() const noexcept;
 
+ protected:
+  // Checks the algorithm's part of the configuration and returns how large the window must be.
+  virtual uint64_t plan() = 0;
+  // Gets the algorithm's kernels and memory of its own.
+  virtual void load() = 0;
+  // Collective.
+  virtual void connect();
+
+  // Of a group that is connected: what the kernels' arguments say of it, in either algorithm's words.
+  template <class State>
+  State group_state() const {
+    State state{};
+    state.window = comm_->peers(window_.window(), 0);
+    state.progress = progress_.as<LlProgress>();
+    state.fault = fault_.as<FaultRecord>();
+    state.timeout_ns = timeout_ns();
+    state.rank = comm_->rank();
+    state.num_ranks = comm_->num_ranks();
+    state.num_local_experts = config_.num_experts / comm_->num_ranks();
+    return state;
+  }
+
+  static const char* environment(const char* variable);
+  plan::Limits limits(uint32_t num_sms) const;
+  void admit_kernels(jit::Algorithm algorithm, jit::Kernels& kernels);
+
+  uint32_t max_topk() const;  // of a handle
+  void check_num_topk(int num_topk, ncclResult_t code) const;
+
  private:
-  Group() = default;
   void prepare();
-  void admit_kernels();
-  void connect();
+  uint64_t timeout_ns() const;
 
   std::unique_ptr<runtime::Communicator> comm_;
-  ncclEpGroupConfig_t config_{};
+  ncclEpGroupConfig_t config_;
   std::unique_ptr<Allocator> allocator_;
-  plan::LlShape ll_shape_{};
-  plan::Limits ll_limits_{};
-  plan::LlTuning ll_tuning_{};
-  LlGroupState ll_state_{};
-  jit::LlKernels kernels_{};
+  uint64_t window_bytes_ = 0;
   SymmetricMemory window_;
-  DeviceMemory state_;
+  DeviceMemory progress_;
   HostMemory fault_;
 };
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Low-Latency dispatch on the host: check, plan, fill the arguments.
 #include "core/checks.hpp"
-#include "core/handle.hpp"
+#include "core/ll_handle.hpp"
 
 namespace nccl_ep::core {
 namespace {
@@ -13,18 +13,8 @@ struct Sizes {
 };
 
 void check_common(const DispatchRequest& request) {
-  check_forward_pass(request.pass_direction);
-  if (request.recipe != NCCL_EP_DISP_QUANT_NONE) {
-    refuse(ncclInvalidUsage, "config.quant_recipe",
-           "is " + std::to_string(static_cast<int>(request.recipe)) +
-               ", expected NCCL_EP_DISP_QUANT_NONE (0): recipes are not available in this version");
-  }
-  if (request.round_scales) {
-    refuse(ncclInvalidArgument, "config.round_scales", "is set, expected 0 with NCCL_EP_DISP_QUANT_NONE");
-  }
-  const char* no_scales = "NCCL_EP_DISP_QUANT_NONE has no scales";
-  check_absent("inputs.scales", request.scales, no_scales);
-  check_absent("outputs.scales", request.out_scales, no_scales);
+  if (request.pass_direction != NCCL_EP_FWD_PASS) refuse_backward_pass();
+  check_plain(request);
   check_absent("layout_info.expert_offsets", request.expert_offsets, "Low Latency does not fill it");
   check_absent("layout_info.recv_total_counter", request.recv_total_counter, "Low Latency does not fill it");
 }
@@ -77,9 +67,9 @@ void check_zero_copy(ncclEpZeroCopyMode_t mode, Layout layout, const ncclEpTenso
 
 }  // namespace
 
-LlOperation<LlDispatchArgs> Handle::ll_dispatch(const DispatchRequest& request) {
-  const plan::LlShape& shape = group_.ll_shape();
-  const Layout layout = static_cast<Layout>(layout_);
+LlOperation<LlDispatchArgs> LlHandle::prepare(const DispatchRequest& request) {
+  const plan::LlShape& shape = group_.shape();
+  const Layout layout = layout_;
   check_common(request);
   const size_t hidden = request.tokens && request.tokens->ndim > 1 ? request.tokens->sizes[1] : 0;
   check_tensor("inputs.tokens", request.tokens, {ncclBfloat16, ncclFloat16, ncclFloat32},
@@ -91,11 +81,11 @@ LlOperation<LlDispatchArgs> Handle::ll_dispatch(const DispatchRequest& request) 
   check_zero_copy(group_.config().zero_copy, layout, *request.out_tokens);
 
   const plan::LlPlan plan =
-      plan::plan_ll_dispatch(shape, layout, row_bytes, routing_.num_tokens, group_.ll_limits(), group_.ll_tuning());
-  LlOperation<LlDispatchArgs> operation{group_.ll_kernels().dispatch[layout == Layout::rank_major], plan.launch, {}};
+      plan::plan_ll_dispatch(shape, layout, row_bytes, routing_.num_tokens, group_.launch_limits(), group_.tuning());
+  LlOperation<LlDispatchArgs> operation{group_.kernels().at(jit::Op::dispatch, layout), plan.launch, {}};
   runtime::Communicator& comm = group_.comm();
   LlDispatchArgs& args = operation.args;
-  args.group = group_.ll_state();
+  args.group = group_.state();
   args.routing = routing_;
   args.rows = plan.rows;
   args.push_warps = plan.push_warps;

@@ -91,7 +91,7 @@ Build find_or_compile(const Cache& cache, const CacheKey& key, const std::functi
   return built;
 }
 
-Build build(const LlVariant& variant, const std::string& arch, const Settings& settings) {
+Build build(const Variant& variant, const std::string& arch, const Settings& settings) {
   const CompileJob job{name(variant), source(variant), arch, settings.template_dir};
   if (settings.dump_dir) {
     const Compiled compiled = compile(job);

@@ -20,7 +20,7 @@ struct Build {
 };
 
 // A failed compile leaves nothing behind, so the next call tries again.
-Build build(const LlVariant& variant, const std::string& arch, const Settings& settings);
+Build build(const Variant& variant, const std::string& arch, const Settings& settings);
 
 // The same with any cache and compiler; what the unit tests drive.
 Build find_or_compile(const Cache& cache, const CacheKey& key, const std::function<std::string()>& compile_binary);

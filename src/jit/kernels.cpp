@@ -9,17 +9,17 @@
 
 namespace nccl_ep::jit {
 
-runtime::Kernel* get_kernel(runtime::Device& device, const LlVariant& variant) {
+runtime::Kernel* get_kernel(runtime::Device& device, const Variant& variant) {
   if (runtime::Kernel* builtin = device.builtin_kernel(name(variant))) return builtin;
   return device.load_kernel(build(variant, device.limits().arch, read_settings()).binary, name(variant));
 }
 
-LlKernels load_ll_kernels(runtime::Device& device) {
-  LlKernels kernels{};
-  std::vector<std::pair<LlVariant, std::future<Build>>> builds;
+Kernels load_kernels(runtime::Device& device, Algorithm algorithm) {
+  Kernels kernels;
+  std::vector<std::pair<Variant, std::future<Build>>> builds;
   const Settings settings = read_settings();
   const std::string arch = device.limits().arch;
-  for (const LlVariant& variant : all_ll_variants()) {
+  for (const Variant& variant : variants_of(algorithm)) {
     kernels.at(variant) = device.builtin_kernel(name(variant));
     if (kernels.at(variant) != nullptr) continue;
     builds.emplace_back(variant, std::async(std::launch::async, build, variant, arch, settings));

@@ -8,20 +8,22 @@
 namespace nccl_ep::jit {
 
 // Throws Error with the compiler's log when a variant does not compile.
-runtime::Kernel* get_kernel(runtime::Device& device, const LlVariant& variant);
+runtime::Kernel* get_kernel(runtime::Device& device, const Variant& variant);
 
-// All of a group's Low-Latency kernels, so that launching one costs no look-up.
-struct LlKernels {
-  runtime::Kernel* dispatch[2];    // [layout]
-  runtime::Kernel* combine[2][3];  // [layout][dtype]
-
-  runtime::Kernel*& at(const LlVariant& variant) {
-    const auto layout = static_cast<uint32_t>(variant.layout) - static_cast<uint32_t>(Layout::expert_major);
-    return variant.op == LlOp::dispatch ? dispatch[layout] : combine[layout][static_cast<uint32_t>(variant.dtype)];
+// All of a group's kernels, so that launching one costs no look-up.
+class Kernels {
+ public:
+  // An algorithm has the expert-major layout and one other.
+  runtime::Kernel*& at(Op op, Layout layout, DType dtype = DType::bf16) {
+    return kernels_[static_cast<uint32_t>(op)][layout == Layout::expert_major][static_cast<uint32_t>(dtype)];
   }
+  runtime::Kernel*& at(const Variant& variant) { return at(variant.op, variant.layout, variant.dtype); }
+
+ private:
+  runtime::Kernel* kernels_[3][2][3] = {};  // [operation][is expert-major][dtype]
 };
 
 // Variants that are not in the cache yet are compiled side by side.
-LlKernels load_ll_kernels(runtime::Device& device);
+Kernels load_kernels(runtime::Device& device, Algorithm algorithm);
 
 }  // namespace nccl_ep::jit

@@ -1,12 +1,42 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "jit/variants.hpp"
 
+#include "shared/ht_args.hpp"
+
 namespace nccl_ep::jit {
 namespace {
 
-std::string op_name(LlOp op) { return op == LlOp::dispatch ? "dispatch" : "combine"; }
+struct AlgorithmText {
+  const char* folder;       // of templates, also the kernels' namespace
+  const char* args_prefix;  // "Ll" of LlDispatchArgs
+};
 
-std::string layout_name(Layout layout) { return layout == Layout::expert_major ? "expert_major" : "rank_major"; }
+AlgorithmText text_of(Algorithm algorithm) {
+  return algorithm == Algorithm::low_latency ? AlgorithmText{"ll", "Ll"} : AlgorithmText{"ht", "Ht"};
+}
+
+struct OpText {
+  const char* name;
+  const char* args_suffix;
+};
+
+OpText text_of(Op op) {
+  switch (op) {
+    case Op::update: return {"update", "UpdateArgs"};
+    case Op::dispatch: return {"dispatch", "DispatchArgs"};
+    case Op::combine: return {"combine", "CombineArgs"};
+  }
+  return {};
+}
+
+std::string layout_name(Layout layout) {
+  switch (layout) {
+    case Layout::expert_major: return "expert_major";
+    case Layout::rank_major: return "rank_major";
+    case Layout::flat: return "flat";
+  }
+  return {};
+}
 
 std::string dtype_name(DType dtype) {
   switch (dtype) {
@@ -17,39 +47,68 @@ std::string dtype_name(DType dtype) {
   return {};
 }
 
+size_t args_bytes(const Variant& variant) {
+  const bool is_ll = variant.algorithm == Algorithm::low_latency;
+  switch (variant.op) {
+    case Op::update: return sizeof(HtUpdateArgs);
+    case Op::dispatch: return is_ll ? sizeof(LlDispatchArgs) : sizeof(HtDispatchArgs);
+    case Op::combine: return is_ll ? sizeof(LlCombineArgs) : sizeof(HtCombineArgs);
+  }
+  return 0;
+}
+
+// Low-Latency kernels take their layout; High-Throughput ones take whether it is expert-major.
+std::string template_parameters(const Variant& variant) {
+  const std::string layout = variant.algorithm == Algorithm::low_latency ? "Layout::" + layout_name(variant.layout)
+                             : variant.layout == Layout::expert_major    ? "true"
+                                                                         : "false";
+  return variant.op == Op::combine ? layout + ", DType::" + dtype_name(variant.dtype) : layout;
+}
+
 }  // namespace
 
-std::string name(const LlVariant& variant) {
-  const std::string stem = "ll_" + op_name(variant.op) + "_" + layout_name(variant.layout);
-  return variant.op == LlOp::dispatch ? stem : stem + "_" + dtype_name(variant.dtype);
+std::string name(const Variant& variant) {
+  const std::string stem =
+      std::string(text_of(variant.algorithm).folder) + "_" + text_of(variant.op).name + "_" + layout_name(variant.layout);
+  return variant.op == Op::combine ? stem + "_" + dtype_name(variant.dtype) : stem;
 }
 
-uint32_t max_threads(const LlVariant& variant) {
-  return variant.op == LlOp::dispatch ? kLlDispatchThreads : kLlCombineThreads;
+uint32_t max_threads(const Variant& variant) {
+  if (variant.algorithm == Algorithm::low_latency) {
+    return variant.op == Op::dispatch ? kLlDispatchThreads : kLlCombineThreads;
+  }
+  return variant.op == Op::update ? kHtUpdateThreads : kHtMoveThreads;
 }
 
-std::string source(const LlVariant& variant) {
-  const bool is_dispatch = variant.op == LlOp::dispatch;
-  const std::string op = op_name(variant.op);
-  const std::string args = is_dispatch ? "LlDispatchArgs" : "LlCombineArgs";
-  const std::string args_bytes = std::to_string(is_dispatch ? sizeof(LlDispatchArgs) : sizeof(LlCombineArgs));
+std::string source(const Variant& variant) {
+  const AlgorithmText algorithm = text_of(variant.algorithm);
+  const OpText op = text_of(variant.op);
+  const std::string folder = algorithm.folder;
+  const std::string args = std::string(algorithm.args_prefix) + op.args_suffix;
   const std::string bounds = std::to_string(max_threads(variant)) + ", 1";
-  const std::string layout = "Layout::" + layout_name(variant.layout);
-  const std::string parameters = is_dispatch ? layout : layout + ", DType::" + dtype_name(variant.dtype);
-  return "#include \"ll/" + op + ".cuh\"\n" +  //
-         "using namespace nccl_ep;\n" + "static_assert(sizeof(" + args + ") == " + args_bytes +
+  return "#include \"" + folder + "/" + op.name + ".cuh\"\n" +  //
+         "using namespace nccl_ep;\n" + "static_assert(sizeof(" + args + ") == " + std::to_string(args_bytes(variant)) +
          ", \"host and device disagree\");\n" + "extern \"C\" __global__ void __launch_bounds__(" + bounds + ")\n" +  //
-         name(variant) + "(const __grid_constant__ " + args + " args) { ll::" + op + "<" + parameters + ">(args); }\n";
+         name(variant) + "(const __grid_constant__ " + args + " args) { " + folder + "::" + op.name + "<" +
+         template_parameters(variant) + ">(args); }\n";
 }
 
-std::vector<LlVariant> all_ll_variants() {
-  std::vector<LlVariant> variants;
-  for (const Layout layout : {Layout::expert_major, Layout::rank_major}) {
-    variants.push_back({LlOp::dispatch, layout, DType::bf16});
+std::vector<Variant> variants_of(Algorithm algorithm) {
+  const bool is_ll = algorithm == Algorithm::low_latency;
+  std::vector<Variant> variants;
+  for (const Layout layout : {Layout::expert_major, is_ll ? Layout::rank_major : Layout::flat}) {
+    if (!is_ll) variants.push_back({algorithm, Op::update, layout, DType::bf16});
+    variants.push_back({algorithm, Op::dispatch, layout, DType::bf16});
     for (const DType dtype : {DType::bf16, DType::fp16, DType::fp32}) {
-      variants.push_back({LlOp::combine, layout, dtype});
+      variants.push_back({algorithm, Op::combine, layout, dtype});
     }
   }
+  return variants;
+}
+
+std::vector<Variant> all_variants() {
+  std::vector<Variant> variants = variants_of(Algorithm::low_latency);
+  for (const Variant& variant : variants_of(Algorithm::high_throughput)) variants.push_back(variant);
   return variants;
 }
 

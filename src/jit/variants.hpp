@@ -10,21 +10,25 @@
 
 namespace nccl_ep::jit {
 
-enum class LlOp { dispatch, combine };
+enum class Algorithm { low_latency, high_throughput };
+enum class Op { update, dispatch, combine };
 
-struct LlVariant {
-  LlOp op;
+struct Variant {
+  Algorithm algorithm;
+  Op op;
   Layout layout;
-  DType dtype;  // of combine's rows; dispatch moves bytes and is always compiled for bf16
+  DType dtype;  // of combine's rows; the others move bytes and are always compiled for bf16
 
-  bool operator==(const LlVariant&) const = default;
+  bool operator==(const Variant&) const = default;
 };
 
-// "ll_combine_rank_major_fp16"; dispatch has no dtype in its name.
-std::string name(const LlVariant& variant);
-std::string source(const LlVariant& variant);
+// "ll_combine_rank_major_fp16", "ht_update_flat": combine alone has a dtype in its name.
+std::string name(const Variant& variant);
+std::string source(const Variant& variant);
 // The widest block that a plan may launch. Kernels are compiled for one such block an SM.
-uint32_t max_threads(const LlVariant& variant);
-std::vector<LlVariant> all_ll_variants();
+uint32_t max_threads(const Variant& variant);
+// All that a group of this algorithm needs.
+std::vector<Variant> variants_of(Algorithm algorithm);
+std::vector<Variant> all_variants();
 
 }  // namespace nccl_ep::jit

@@ -40,7 +40,7 @@ void warm_up(const std::vector<std::string>& archs, const std::function<void(con
   const Settings settings = read_settings();
   std::vector<Pending> pending;
   for (const std::string& arch : archs) {
-    for (const LlVariant& variant : all_ll_variants()) {
+    for (const Variant& variant : all_variants()) {
       pending.push_back({name(variant), arch, std::async(std::launch::async, build, variant, arch, settings)});
     }
   }

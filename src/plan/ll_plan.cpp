@@ -3,9 +3,8 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
 
+#include "plan/tuning.hpp"
 #include "runtime/error.hpp"
 
 namespace nccl_ep::plan {
@@ -95,22 +94,7 @@ LlPlan plan_ll_combine(const LlShape& shape, Layout layout, uint64_t row_bytes, 
 
 LlTuning parse_ll_tuning(const char* text) {
   LlTuning tuning;
-  const struct {
-    const char* name;
-    uint32_t LlTuning::* field;
-  } kNames[] = {{"threads", &LlTuning::num_threads}, {"push_warps", &LlTuning::push_warps}};
-  for (const char* at = text; at && *at;) {
-    const char* comma = std::strchr(at, ',');
-    const std::string entry = comma ? std::string(at, comma) : std::string(at);
-    const size_t equals = entry.find('=');
-    const auto* known = std::find_if(std::begin(kNames), std::end(kNames),
-                                     [&](const auto& name) { return entry.substr(0, equals) == name.name; });
-    if (equals == std::string::npos || known == std::end(kNames)) {
-      throw Error(ncclInvalidUsage, "NCCL_EP_LL_TUNING: '" + entry + "' is not one of threads=, push_warps=");
-    }
-    tuning.*known->field = static_cast<uint32_t>(std::strtoul(entry.c_str() + equals + 1, nullptr, 10));
-    at = comma ? comma + 1 : nullptr;
-  }
+  parse_tuning("NCCL_EP_LL_TUNING", text, {{"threads", &tuning.num_threads}, {"push_warps", &tuning.push_warps}});
   return tuning;
 }
 

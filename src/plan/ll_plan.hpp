@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 
+#include "plan/limits.hpp"
 #include "runtime/runtime.hpp"
 #include "shared/ll_args.hpp"
 
@@ -22,12 +23,6 @@ struct LlShape {
   LlLayout layout() const {
     return LlLayout::make(num_ranks, max_tokens, num_local_experts(), max_topk, max_row_bytes);
   }
-};
-
-struct Limits {
-  uint32_t num_sms = 0;  // the device's, or the group's budget
-  uint32_t max_threads_per_block = 0;
-  size_t max_shared_bytes = 0;
 };
 
 // Choices that a user may pin (NCCL_EP_LL_TUNING); zero leaves a choice to the plan.

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/ht_group.hpp"
+
+#include <algorithm>
+
+#include "core/checks.hpp"
+#include "core/ht_handle.hpp"
+
+namespace nccl_ep::core {
+namespace {
+
+constexpr uint32_t kDefaultMoveSms = 16;  // enough to fill the links
+
+void check_config(const ncclEpGroupConfig_t& config) {
+  if (config.max_token_bytes % 16 != 0) {
+    refuse(ncclInvalidArgument, "config.max_token_bytes",
+           "is " + number(config.max_token_bytes) + ", expected a multiple of 16 for High Throughput");
+  }
+  const uint32_t budget = config.max_recv_tokens_per_rank;
+  if (budget != 0 && budget < config.max_dispatch_tokens_per_rank) {
+    refuse(ncclInvalidArgument, "config.max_recv_tokens_per_rank",
+           "is " + number(budget) + ", expected NCCL_EP_AUTO or at least " +
+               number(config.max_dispatch_tokens_per_rank) + " = max_dispatch_tokens_per_rank");
+  }
+  if (config.overflow_policy != NCCL_EP_OVERFLOW_DROP) return;
+  if (budget == 0) {
+    refuse(ncclInvalidArgument, "config.overflow_policy",
+           "is NCCL_EP_OVERFLOW_DROP, expected AUTO or TRAP without max_recv_tokens_per_rank: nothing can overflow");
+  }
+  refuse(ncclInvalidUsage, "config.overflow_policy",
+         "NCCL_EP_OVERFLOW_DROP is not available in this version; expected AUTO or TRAP");
+}
+
+}  // namespace
+
+// Rows and slots are numbered in 32 bits.
+void HtGroup::check_sizes() const {
+  if (shape_.num_ranks > kHtMaxRanks) {
+    refuse(ncclInvalidUsage, "comm",
+           "has " + number(shape_.num_ranks) + " ranks, expected at most " + number(kHtMaxRanks));
+  }
+  const uint64_t rows = uint64_t{shape_.num_ranks} * shape_.max_tokens;
+  const uint64_t max_hits = std::min(shape_.max_topk, shape_.num_local_experts());
+  if (rows * max_hits <= UINT32_MAX) return;
+  refuse(ncclInvalidArgument, "config.max_dispatch_tokens_per_rank",
+         "is " + number(shape_.max_tokens) + ", so that a rank may receive " + number(rows) + " tokens for " +
+             number(max_hits) + " experts each; expected at most " + number(UINT32_MAX) + " rows");
+}
+
+uint64_t HtGroup::plan() {
+  check_config(config());
+  shape_.num_ranks = comm().num_ranks();
+  shape_.num_experts = config().num_experts;
+  shape_.max_tokens = config().max_dispatch_tokens_per_rank;
+  shape_.max_topk = max_topk();
+  shape_.budget = config().max_recv_tokens_per_rank;
+  shape_.max_row_bytes = config().max_token_bytes;
+  check_sizes();
+  tuning_ = plan::parse_ht_tuning(environment("NCCL_EP_HT_TUNING"));
+  const uint32_t num_sms = config().max_num_sms;
+  update_limits_ = limits(num_sms ? num_sms : device().limits().num_sms);
+  move_limits_ = limits(num_sms ? num_sms : kDefaultMoveSms);
+  max_update_blocks_ =
+      plan::plan_ht_update(shape_, shape_.max_tokens, update_limits_, tuning_).launch.num_blocks;
+  num_block_counts_ = size_t{max_update_blocks_} * shape_.layout().num_counters();
+  return shape_.layout().size();
+}
+
+void HtGroup::load() {
+  kernels_ = jit::load_kernels(device(), jit::Algorithm::high_throughput);
+  admit_kernels(jit::Algorithm::high_throughput, kernels_);
+  const size_t bytes = sizeof(uint32_t) * (num_block_counts_ + max_update_blocks_ + shape_.num_ranks);
+  work_ = DeviceMemory(allocator(), allocator().allocate(bytes, "group state"));
+  device().fill(work_.data(), 0, bytes, device().own_stream());
+}
+
+void HtGroup::connect() {
+  Group::connect();  // which waits for the stream
+  state_ = group_state<HtGroupState>();
+  state_.layout = shape_.layout();
+}
+
+void HtGroup::check_handle(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const {
+  if (layout != NCCL_EP_LAYOUT_EXPERT_MAJOR && layout != NCCL_EP_LAYOUT_FLAT) {
+    refuse(ncclInvalidArgument, "layout",
+           "is " + std::to_string(static_cast<int>(layout)) +
+               ", expected NCCL_EP_LAYOUT_EXPERT_MAJOR (1) or NCCL_EP_LAYOUT_FLAT (3) for High Throughput");
+  }
+  check_num_topk(num_topk, ncclInvalidUsage);
+  const bool is_expert_major = layout == NCCL_EP_LAYOUT_EXPERT_MAJOR;
+  if (is_expert_major && shape_.budget == 0 && this->config().num_topk == 0) {
+    refuse(ncclInvalidUsage, "config.num_topk",
+           "of the group is 0, expected the largest top-k for expert-major handles without max_recv_tokens_per_rank");
+  }
+  const char* field = "config.dispatch_output_per_expert_alignment";
+  const uint64_t alignment = config.dispatch_output_per_expert_alignment;
+  check_power_of_two(field, alignment);
+  if (alignment > 1 && !is_expert_major) {
+    refuse(ncclInvalidUsage, field,
+           "is " + number(alignment) + ", expected 0 or 1: the flat layout has no rows of an expert");
+  }
+  const uint64_t most = UINT32_MAX - uint64_t{shape_.num_ranks} * shape_.max_tokens *
+                                         std::min<uint32_t>(num_topk, shape_.num_local_experts());
+  if (alignment > 1 && alignment - 1 > most / shape_.num_local_experts()) {
+    refuse(ncclInvalidArgument, field,
+           "is " + number(alignment) + ", expected at most " + number(most / shape_.num_local_experts() + 1));
+  }
+}
+
+size_t HtGroup::handle_bytes(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const {
+  check_handle(layout, config, num_topk);
+  return HtHandleLayout::make(shape_.layout(), static_cast<uint32_t>(num_topk)).size();
+}
+
+std::unique_ptr<Handle> HtGroup::create_handle(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk,
+                                               const ncclEpTensor_t* handle_mem) {
+  throw_if_faulted();
+  check_handle(layout, config, num_topk);
+  return std::make_unique<HtHandle>(*this, static_cast<Layout>(layout), config,
+                                    HtHandleLayout::make(shape_.layout(), static_cast<uint32_t>(num_topk)),
+                                    handle_mem);
+}
+
+}  // namespace nccl_ep::core

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// A High-Throughput group.
+#pragma once
+
+#include "core/group.hpp"
+#include "plan/ht_plan.hpp"
+
+namespace nccl_ep::core {
+
+class HtGroup : public Group {
+ public:
+  using Group::Group;
+
+  std::unique_ptr<Handle> create_handle(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk,
+                                        const ncclEpTensor_t* handle_mem) override;
+  size_t handle_bytes(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const override;
+
+  const plan::HtShape& shape() const { return shape_; }
+  const plan::HtTuning& tuning() const { return tuning_; }
+  const plan::Limits& update_limits() const { return update_limits_; }
+  const plan::Limits& move_limits() const { return move_limits_; }
+  jit::Kernels& kernels() { return kernels_; }
+  const HtGroupState& state() const { return state_; }
+
+  // Memory that one kernel at a time works in.
+  uint32_t* block_counts() const { return work_.as<uint32_t>(); }
+  uint32_t* block_flags() const { return block_counts() + num_block_counts_; }
+  uint32_t* pushed() const { return block_flags() + max_update_blocks_; }
+
+ private:
+  uint64_t plan() override;
+  void load() override;
+  void connect() override;
+  void check_sizes() const;
+  void check_handle(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const;
+
+  plan::HtShape shape_;
+  plan::HtTuning tuning_;
+  plan::Limits update_limits_;
+  plan::Limits move_limits_;
+  jit::Kernels kernels_;
+  size_t num_block_counts_ = 0;
+  uint32_t max_update_blocks_ = 0;
+  DeviceMemory work_;
+  HtGroupState state_{};
+};
+
+}  // namespace nccl_ep::core

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/ht_handle.hpp"
+
+#include <algorithm>
+#include <atomic>
+
+namespace nccl_ep::core {
+
+HtHandle::HtHandle(HtGroup& group, Layout layout, const ncclEpHandleConfig_t& config,
+                   const HtHandleLayout& memory_layout, const ncclEpTensor_t* handle_mem)
+    : Handle(group, memory_layout.size(), handle_mem),
+      group_(group),
+      layout_(layout),
+      state_{memory_layout, memory()},
+      alignment_(static_cast<uint32_t>(std::max<size_t>(1, config.dispatch_output_per_expert_alignment))),
+      host_totals_(group.device(), group.device().allocate_host(sizeof(HtHostTotals))) {
+  *host_totals_.as<HtHostTotals>() = {};
+}
+
+void HtHandle::complete(cudaStream_t) { group_.throw_if_faulted(); }
+
+uint64_t HtHandle::received_rows(cudaStream_t stream) {
+  auto* host = host_totals_.as<HtHostTotals>();
+  const auto is_known = [&] {
+    return std::atomic_ref(host->update).load(std::memory_order_acquire) == num_updates_;
+  };
+  if (was_captured_ || !is_known()) {
+    group_.device().synchronize(stream);
+    group_.throw_if_faulted();
+    if (!was_captured_ && !is_known()) {
+      throw Error(ncclInvalidUsage,
+                  "the handle's routing is not known yet, expected a stream that waits for ncclEpUpdateHandle's");
+    }
+  }
+  return host->totals.num_slots;
+}
+
+Extent HtHandle::output_rows(cudaStream_t stream) {
+  const uint32_t budget = group_.shape().budget;
+  if (budget) return {budget, "max_recv_tokens_per_rank", Extent::at_least};
+  if (group_.device().is_capturing(stream)) {
+    throw Error(ncclInvalidUsage,
+                "the stream is capturing, expected a group with config.max_recv_tokens_per_rank: without it, outputs "
+                "have as many rows as the host finds at each call");
+  }
+  return {received_rows(stream), "rows that this rank receives", Extent::at_least};
+}
+
+// A budget's worth of rows is always enough. Who gives fewer must have those that are there; a graph cannot be asked.
+Extent HtHandle::input_rows(const ncclEpTensor_t* tokens, cudaStream_t stream) {
+  const uint32_t budget = group_.shape().budget;
+  const size_t given = tokens && tokens->ndim > 0 ? tokens->sizes[0] : 0;
+  const bool enough_for_all = budget && given >= budget;
+  if (enough_for_all || group_.device().is_capturing(stream)) {
+    return {budget, "max_recv_tokens_per_rank", Extent::at_least};
+  }
+  return {received_rows(stream), "rows that this rank has received", Extent::at_least};
+}
+
+void HtHandle::check_window(const char* field, const ncclEpTensor_t& tensor) const {
+  if (group_.config().zero_copy != NCCL_EP_ZERO_COPY_ON || tensor.win_hdl) return;
+  refuse(ncclInvalidArgument, field, "has no window, expected one with config.zero_copy ON");
+}
+
+PeerWindow HtHandle::window_of(const char* field, const ncclEpTensor_t& tensor) {
+  if (!tensor.win_hdl || group_.config().zero_copy == NCCL_EP_ZERO_COPY_OFF) return {};
+  if (tensor.win_offset % 16 != 0) {
+    refuse(ncclInvalidArgument, field, "win_offset is " + number(tensor.win_offset) + ", expected a multiple of 16");
+  }
+  return group_.comm().peers(tensor.win_hdl, tensor.win_offset);
+}
+
+}  // namespace nccl_ep::core

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/ll_group.hpp"
+
+#include <algorithm>
+
+#include "core/checks.hpp"
+#include "core/ll_handle.hpp"
+
+namespace nccl_ep::core {
+
+uint64_t LlGroup::plan() {
+  shape_.num_ranks = comm().num_ranks();
+  shape_.num_experts = config().num_experts;
+  shape_.max_tokens = config().max_dispatch_tokens_per_rank;
+  shape_.max_topk = max_topk();
+  shape_.max_row_bytes = align_up(config().max_token_bytes, 16);
+  tuning_ = plan::parse_ll_tuning(environment("NCCL_EP_LL_TUNING"));
+  limits_ = limits(config().max_num_sms ? config().max_num_sms : device().limits().num_sms);
+  return shape_.layout().size();
+}
+
+void LlGroup::load() {
+  kernels_ = jit::load_kernels(device(), jit::Algorithm::low_latency);
+  admit_kernels(jit::Algorithm::low_latency, kernels_);
+}
+
+void LlGroup::connect() {
+  Group::connect();
+  state_ = group_state<LlGroupState>();
+  state_.layout = shape_.layout();
+}
+
+LlHandleLayout LlGroup::handle_layout(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const {
+  if (layout != NCCL_EP_LAYOUT_EXPERT_MAJOR && layout != NCCL_EP_LAYOUT_RANK_MAJOR) {
+    refuse(ncclInvalidArgument, "layout",
+           "is " + std::to_string(static_cast<int>(layout)) +
+               ", expected NCCL_EP_LAYOUT_EXPERT_MAJOR (1) or NCCL_EP_LAYOUT_RANK_MAJOR (2) for Low Latency");
+  }
+  check_num_topk(num_topk, ncclInvalidArgument);
+  const size_t alignment = config.dispatch_output_per_expert_alignment;
+  check_power_of_two("config.dispatch_output_per_expert_alignment", alignment);
+  if (alignment > 1) {
+    refuse(ncclInvalidUsage, "config.dispatch_output_per_expert_alignment",
+           "is " + number(alignment) + ", expected 0 or 1: Low-Latency zones have a fixed size");
+  }
+  LlHandleLayout result{};
+  result.num_ranks = shape_.num_ranks;
+  result.max_tokens = shape_.max_tokens;
+  result.max_hits = layout == NCCL_EP_LAYOUT_EXPERT_MAJOR
+                        ? std::min(static_cast<uint32_t>(num_topk), shape_.num_local_experts())
+                        : 0;
+  return result;
+}
+
+size_t LlGroup::handle_bytes(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const {
+  return handle_layout(layout, config, num_topk).size();
+}
+
+std::unique_ptr<Handle> LlGroup::create_handle(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk,
+                                               const ncclEpTensor_t* handle_mem) {
+  throw_if_faulted();
+  return std::make_unique<LlHandle>(*this, layout, handle_layout(layout, config, num_topk),
+                                    static_cast<uint32_t>(num_topk), handle_mem);
+}
+
+}  // namespace nccl_ep::core

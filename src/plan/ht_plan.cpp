@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "plan/ht_plan.hpp"
+
+#include <algorithm>
+#include <cstdio>
+
+#include "plan/tuning.hpp"
+#include "runtime/error.hpp"
+
+namespace nccl_ep::plan {
+namespace {
+
+constexpr uint32_t kTileTokens = 128;      // small enough for 4096 tokens to keep 32 SMs busy
+constexpr uint32_t kMinTileTokens = 32;    // one word of bits
+constexpr uint32_t kMaxPieceBytes = 14336;  // 7168 elements of 2 bytes: the rows of the largest models are one piece
+constexpr uint32_t kMinPieceBytes = 16;
+constexpr uint32_t kWeightShare = 4;  // one warp in so many moves weights, if rows do not need less
+constexpr uint32_t kLocalShare = 4;   // one mover in so many moves rows inside the rank
+
+// What kernels declare for themselves comes on top of a launch's shared memory.
+size_t dynamic_shared(const Limits& limits) { return limits.max_shared_bytes - kLlMaxStaticSharedBytes; }
+
+size_t update_bytes(const HtShape& shape, uint32_t tile_tokens) {
+  const size_t num_counters = size_t{shape.num_ranks} + shape.num_experts;
+  return sizeof(uint32_t) * (2 * num_counters + shape.num_ranks + num_counters * tile_tokens / 32);
+}
+
+// The largest tile, from the preferred one down, that a block has room for.
+uint32_t tile_tokens(const HtShape& shape, const Limits& limits, const HtTuning& tuning) {
+  uint32_t tile = tuning.tile_tokens ? static_cast<uint32_t>(align_up(tuning.tile_tokens, 32)) : kTileTokens;
+  while (tile > kMinTileTokens && update_bytes(shape, tile) > dynamic_shared(limits)) tile -= 32;
+  if (update_bytes(shape, tile) > dynamic_shared(limits)) {
+    throw Error(ncclInvalidUsage, "num_experts is " + std::to_string(shape.num_experts) + " on " +
+                                      std::to_string(shape.num_ranks) + " ranks, which takes " +
+                                      std::to_string(update_bytes(shape, tile)) +
+                                      " bytes of a block's shared memory, expected at most " +
+                                      std::to_string(dynamic_shared(limits)));
+  }
+  return tile;
+}
+
+// Equal pieces, but for the last.
+void cut_row(HtMovePlan& move, uint32_t max_piece_bytes) {
+  move.num_pieces = static_cast<uint32_t>(div_up(move.row_bytes, max_piece_bytes));
+  move.piece_bytes = static_cast<uint32_t>(align_up(div_up(move.row_bytes, move.num_pieces), 16));
+  move.num_pieces = static_cast<uint32_t>(div_up(move.row_bytes, move.piece_bytes));
+}
+
+}  // namespace
+
+uint64_t HtShape::max_rows() const {
+  const uint64_t all = uint64_t{num_ranks} * max_tokens;
+  return budget ? std::min<uint64_t>(budget, all) : all;
+}
+
+HtLayout HtShape::layout() const {
+  return HtLayout::make(num_ranks, num_experts, max_tokens, max_topk, static_cast<uint32_t>(max_rows()), max_row_bytes);
+}
+
+// As many blocks as there are tiles, or each takes several in a row. All of them must be resident at once.
+HtUpdatePlan plan_ht_update(const HtShape& shape, uint32_t num_tokens, const Limits& limits, const HtTuning& tuning) {
+  HtUpdatePlan plan;
+  plan.tile_tokens = tile_tokens(shape, limits, tuning);
+  const uint64_t num_tiles = std::max<uint64_t>(1, div_up(num_tokens, plan.tile_tokens));
+  plan.tiles_per_block = static_cast<uint32_t>(div_up(num_tiles, limits.num_sms));
+  plan.launch.num_blocks = static_cast<uint32_t>(div_up(num_tiles, plan.tiles_per_block));
+  plan.launch.num_threads = std::min(kHtUpdateThreads, limits.max_threads_per_block);
+  plan.launch.shared_bytes = update_bytes(shape, plan.tile_tokens);
+  return plan;
+}
+
+// A block has as many warps that move rows as it has stages for, but leaves some for weights. Small pieces rather than a
+// single mover: pushing and receiving go on side by side.
+HtRowPlan plan_ht_move(uint64_t row_bytes, const Limits& limits, const HtTuning& tuning) {
+  constexpr uint32_t kMinWarps = 3;  // one that pushes, one that receives, one for weights
+  HtRowPlan plan;
+  HtMovePlan& move = plan.move;
+  move.row_bytes = static_cast<uint32_t>(row_bytes);
+  const uint32_t most_threads = std::min(kHtMoveThreads, limits.max_threads_per_block);
+  const uint32_t num_warps = std::clamp(tuning.num_threads ? tuning.num_threads : most_threads, 32 * kMinWarps,
+                                        std::max(32 * kMinWarps, most_threads)) /
+                             32;
+  uint32_t max_piece_bytes = tuning.piece_bytes ? std::max(tuning.piece_bytes / 16 * 16, kMinPieceBytes) : kMaxPieceBytes;
+  const auto most_movers = [&] { return static_cast<uint32_t>(dynamic_shared(limits) / move.mover_bytes()); };
+  for (cut_row(move, max_piece_bytes); most_movers() < 2 && max_piece_bytes > kMinPieceBytes; cut_row(move, max_piece_bytes)) {
+    max_piece_bytes = max_piece_bytes / 32 * 16;
+  }
+  const uint32_t num_movers = std::min(most_movers(), num_warps - std::max(1u, num_warps / kWeightShare));
+  move.local_warps = std::clamp(tuning.local_warps ? tuning.local_warps : num_movers / kLocalShare, 1u, num_movers - 1);
+  const uint32_t rest = num_movers - move.local_warps;
+  move.push_warps = tuning.push_warps ? std::min(tuning.push_warps, rest) : rest;
+  plan.launch = {limits.num_sms, 32 * num_warps, (move.push_warps + move.local_warps) * move.mover_bytes()};
+  return plan;
+}
+
+HtTuning parse_ht_tuning(const char* text) {
+  HtTuning tuning;
+  parse_tuning("NCCL_EP_HT_TUNING", text,
+               {{"tile_tokens", &tuning.tile_tokens},
+                {"threads", &tuning.num_threads},
+                {"push_warps", &tuning.push_warps},
+                {"local_warps", &tuning.local_warps},
+                {"piece_bytes", &tuning.piece_bytes}});
+  return tuning;
+}
+
+std::string to_string(const HtUpdatePlan& plan) {
+  char text[160];
+  std::snprintf(text, sizeof(text), "%u blocks x %u threads, %zu B shared, tiles of %u tokens, %u a block",
+                plan.launch.num_blocks, plan.launch.num_threads, plan.launch.shared_bytes, plan.tile_tokens,
+                plan.tiles_per_block);
+  return text;
+}
+
+std::string to_string(const HtRowPlan& plan) {
+  char text[160];
+  std::snprintf(text, sizeof(text),
+                "%u blocks x %u threads, %zu B shared, rows of %u B in %u pieces of %u, %u warps push, %u move inside",
+                plan.launch.num_blocks, plan.launch.num_threads, plan.launch.shared_bytes, plan.move.row_bytes,
+                plan.move.num_pieces, plan.move.piece_bytes, plan.move.push_warps, plan.move.local_warps);
+  return text;
+}
+
+}  // namespace nccl_ep::plan

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// Plans of the High-Throughput operations: pure functions from sizes and limits to launch shapes and row cuts.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "plan/limits.hpp"
+#include "runtime/runtime.hpp"
+#include "shared/ht_args.hpp"
+
+namespace nccl_ep::plan {
+
+// The sizes that a group fixes.
+struct HtShape {
+  uint32_t num_ranks = 0;
+  uint32_t num_experts = 0;
+  uint32_t max_tokens = 0;  // per rank
+  uint32_t max_topk = 0;
+  uint32_t budget = 0;  // rows of an output; 0: as many as there are
+  uint64_t max_row_bytes = 0;
+
+  uint32_t num_local_experts() const { return num_experts / num_ranks; }
+  uint64_t max_rows() const;  // that a rank may receive
+  HtLayout layout() const;
+};
+
+// Choices that a user may pin (NCCL_EP_HT_TUNING); zero leaves a choice to the plan.
+struct HtTuning {
+  uint32_t tile_tokens = 0;
+  uint32_t num_threads = 0;  // of a block, in dispatch and combine
+  uint32_t push_warps = 0;   // of a block
+  uint32_t local_warps = 0;
+  uint32_t piece_bytes = 0;
+};
+HtTuning parse_ht_tuning(const char* text);  // "push_warps=6,piece_bytes=7168"; nullptr is the default
+
+struct HtUpdatePlan {
+  runtime::LaunchShape launch;
+  uint32_t tile_tokens = 0;
+  uint32_t tiles_per_block = 0;
+};
+// Throws Error if a block cannot count so many experts.
+HtUpdatePlan plan_ht_update(const HtShape& shape, uint32_t num_tokens, const Limits& limits, const HtTuning& tuning);
+
+// Of dispatch and combine. All but `pushed`.
+struct HtRowPlan {
+  runtime::LaunchShape launch;
+  HtMovePlan move{};
+};
+HtRowPlan plan_ht_move(uint64_t row_bytes, const Limits& limits, const HtTuning& tuning);
+
+// One line for people and golden tests.
+std::string to_string(const HtUpdatePlan& plan);
+std::string to_string(const HtRowPlan& plan);
+
+}  // namespace nccl_ep::plan
