@@ -63,7 +63,7 @@ void HtHandle::dispatch(const DispatchRequest& request, cudaStream_t stream) {
   is_forward ? check_weights(request, is_expert_major(), sizes) : check_no_weights(request);
   check_window(kOutTokens, *request.out_tokens);
 
-  const plan::HtRowPlan plan = plan::plan_ht_move(row_bytes, group_.move_limits(), group_.tuning());
+  const plan::HtRowPlan plan = plan::plan_ht_dispatch(row_bytes, group_.move_limits(), group_.tuning());
   runtime::Communicator& comm = group_.comm();
   const auto address = [&](const char* field, const ncclEpTensor_t* tensor, size_t alignment) {
     return tensor ? address_of(field, *tensor, comm, alignment) : nullptr;

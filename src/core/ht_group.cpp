@@ -60,8 +60,8 @@ uint64_t HtGroup::plan() {
   const uint32_t num_sms = config().max_num_sms;
   update_limits_ = limits(num_sms ? num_sms : device().limits().num_sms);
   move_limits_ = limits(num_sms ? num_sms : kDefaultMoveSms);
-  max_update_blocks_ =
-      plan::plan_ht_update(shape_, shape_.max_tokens, update_limits_, tuning_).launch.num_blocks;
+  max_update_blocks_ = plan::max_ht_update_blocks(shape_, update_limits_, tuning_);
+  plan::plan_ht_dispatch(shape_.max_row_bytes, move_limits_, tuning_);  // a device that is too small says so here
   num_block_counts_ = size_t{max_update_blocks_} * shape_.layout().num_counters();
   return shape_.layout().size();
 }

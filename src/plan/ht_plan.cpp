@@ -14,8 +14,10 @@ constexpr uint32_t kTileTokens = 128;      // small enough for 4096 tokens to ke
 constexpr uint32_t kMinTileTokens = 32;    // one word of bits
 constexpr uint32_t kMaxPieceBytes = 14336;  // 7168 elements of 2 bytes: the rows of the largest models are one piece
 constexpr uint32_t kMinPieceBytes = 16;
+constexpr uint32_t kMinThreads = 96;  // a warp that pushes, one that receives, one for weights
 constexpr uint32_t kWeightShare = 4;  // one warp in so many moves weights, if rows do not need less
 constexpr uint32_t kLocalShare = 4;   // one mover in so many moves rows inside the rank
+constexpr uint32_t kPushShare = 2;    // of combine's warps one in so many pushes, if there are stages for it
 
 // What kernels declare for themselves comes on top of a launch's shared memory.
 size_t dynamic_shared(const Limits& limits) { return limits.max_shared_bytes - kLlMaxStaticSharedBytes; }
@@ -46,6 +48,36 @@ void cut_row(HtMovePlan& move, uint32_t max_piece_bytes) {
   move.num_pieces = static_cast<uint32_t>(div_up(move.row_bytes, move.piece_bytes));
 }
 
+// Warps of a block that there are stages for.
+uint32_t most_movers(const HtMovePlan& move, const Limits& limits) {
+  return static_cast<uint32_t>(dynamic_shared(limits) / move.mover_bytes());
+}
+
+void require_room(const Limits& limits) {
+  constexpr size_t kMinShared = 64 * 1024;
+  if (limits.max_threads_per_block >= kMinThreads && limits.max_shared_bytes >= kMinShared) return;
+  throw Error(ncclInvalidUsage, "the device has blocks of " + std::to_string(limits.max_threads_per_block) +
+                                    " threads and " + std::to_string(limits.max_shared_bytes) +
+                                    " bytes of shared memory, expected at least " + std::to_string(kMinThreads) +
+                                    " and " + std::to_string(kMinShared));
+}
+
+// Blocks, threads and pieces. Small pieces rather than a single mover: pushing and receiving go on side by side.
+HtRowPlan cut_rows(uint64_t row_bytes, const Limits& limits, const HtTuning& tuning) {
+  require_room(limits);
+  HtRowPlan plan;
+  plan.move.row_bytes = static_cast<uint32_t>(row_bytes);
+  uint32_t max_piece_bytes = tuning.piece_bytes ? std::max(tuning.piece_bytes / 16 * 16, kMinPieceBytes) : kMaxPieceBytes;
+  for (cut_row(plan.move, max_piece_bytes); most_movers(plan.move, limits) < 2;) {
+    max_piece_bytes = max_piece_bytes / 32 * 16;
+    cut_row(plan.move, max_piece_bytes);
+  }
+  const uint32_t most = std::min(kHtMoveThreads, limits.max_threads_per_block);
+  const uint32_t num_threads = std::clamp(tuning.num_threads ? tuning.num_threads : most, kMinThreads, most);
+  plan.launch = {limits.num_sms, num_threads / 32 * 32, 0};
+  return plan;
+}
+
 }  // namespace
 
 uint64_t HtShape::max_rows() const {
@@ -69,27 +101,30 @@ HtUpdatePlan plan_ht_update(const HtShape& shape, uint32_t num_tokens, const Lim
   return plan;
 }
 
-// A block has as many warps that move rows as it has stages for, but leaves some for weights. Small pieces rather than a
-// single mover: pushing and receiving go on side by side.
-HtRowPlan plan_ht_move(uint64_t row_bytes, const Limits& limits, const HtTuning& tuning) {
-  constexpr uint32_t kMinWarps = 3;  // one that pushes, one that receives, one for weights
-  HtRowPlan plan;
+uint32_t max_ht_update_blocks(const HtShape& shape, const Limits& limits, const HtTuning& tuning) {
+  const uint64_t num_tiles = std::max<uint64_t>(1, div_up(shape.max_tokens, tile_tokens(shape, limits, tuning)));
+  return static_cast<uint32_t>(std::min<uint64_t>(limits.num_sms, num_tiles));
+}
+
+HtRowPlan plan_ht_dispatch(uint64_t row_bytes, const Limits& limits, const HtTuning& tuning) {
+  HtRowPlan plan = cut_rows(row_bytes, limits, tuning);
   HtMovePlan& move = plan.move;
-  move.row_bytes = static_cast<uint32_t>(row_bytes);
-  const uint32_t most_threads = std::min(kHtMoveThreads, limits.max_threads_per_block);
-  const uint32_t num_warps = std::clamp(tuning.num_threads ? tuning.num_threads : most_threads, 32 * kMinWarps,
-                                        std::max(32 * kMinWarps, most_threads)) /
-                             32;
-  uint32_t max_piece_bytes = tuning.piece_bytes ? std::max(tuning.piece_bytes / 16 * 16, kMinPieceBytes) : kMaxPieceBytes;
-  const auto most_movers = [&] { return static_cast<uint32_t>(dynamic_shared(limits) / move.mover_bytes()); };
-  for (cut_row(move, max_piece_bytes); most_movers() < 2 && max_piece_bytes > kMinPieceBytes; cut_row(move, max_piece_bytes)) {
-    max_piece_bytes = max_piece_bytes / 32 * 16;
-  }
-  const uint32_t num_movers = std::min(most_movers(), num_warps - std::max(1u, num_warps / kWeightShare));
+  const uint32_t num_warps = plan.launch.num_threads / 32;
+  const uint32_t num_movers = std::min(most_movers(move, limits), num_warps - std::max(1u, num_warps / kWeightShare));
   move.local_warps = std::clamp(tuning.local_warps ? tuning.local_warps : num_movers / kLocalShare, 1u, num_movers - 1);
-  const uint32_t rest = num_movers - move.local_warps;
-  move.push_warps = tuning.push_warps ? std::min(tuning.push_warps, rest) : rest;
-  plan.launch = {limits.num_sms, 32 * num_warps, (move.push_warps + move.local_warps) * move.mover_bytes()};
+  move.push_warps = num_movers - move.local_warps;
+  if (tuning.push_warps) move.push_warps = std::min(tuning.push_warps, move.push_warps);
+  plan.launch.shared_bytes = (move.push_warps + move.local_warps) * move.mover_bytes();
+  return plan;
+}
+
+HtRowPlan plan_ht_combine(uint64_t row_bytes, const Limits& limits, const HtTuning& tuning) {
+  HtRowPlan plan = cut_rows(row_bytes, limits, tuning);
+  HtMovePlan& move = plan.move;
+  const uint32_t num_warps = plan.launch.num_threads / 32;
+  const uint32_t most = std::min(most_movers(move, limits), num_warps - 1);
+  move.push_warps = std::min(tuning.push_warps ? tuning.push_warps : num_warps / kPushShare, most);
+  plan.launch.shared_bytes = move.push_warps * move.mover_bytes();
   return plan;
 }
 

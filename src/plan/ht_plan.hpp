@@ -43,12 +43,17 @@ struct HtUpdatePlan {
 // Throws Error if a block cannot count so many experts.
 HtUpdatePlan plan_ht_update(const HtShape& shape, uint32_t num_tokens, const Limits& limits, const HtTuning& tuning);
 
+// Blocks of any update of such a group, at most.
+uint32_t max_ht_update_blocks(const HtShape& shape, const Limits& limits, const HtTuning& tuning);
+
 // Of dispatch and combine. All but `pushed`.
 struct HtRowPlan {
   runtime::LaunchShape launch;
   HtMovePlan move{};
 };
-HtRowPlan plan_ht_move(uint64_t row_bytes, const Limits& limits, const HtTuning& tuning);
+HtRowPlan plan_ht_dispatch(uint64_t row_bytes, const Limits& limits, const HtTuning& tuning);
+// Only warps that push move rows through stages; all others collect.
+HtRowPlan plan_ht_combine(uint64_t row_bytes, const Limits& limits, const HtTuning& tuning);
 
 // One line for people and golden tests.
 std::string to_string(const HtUpdatePlan& plan);

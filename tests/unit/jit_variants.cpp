@@ -13,6 +13,7 @@
 #include "jit/kernels.hpp"
 #include "jit/warmup.hpp"
 #include "runtime/error.hpp"
+#include "shared/ht_args.hpp"
 
 using namespace nccl_ep;
 using namespace nccl_ep::jit;
@@ -20,29 +21,46 @@ namespace fs = std::filesystem;
 
 TEST_CASE("jit_variants: names and sources are unique and agree") {
   std::set<std::string> names, sources;
-  for (const LlVariant& variant : all_ll_variants()) {
+  for (const Variant& variant : all_variants()) {
     CHECK(names.insert(name(variant)).second);
     CHECK(sources.insert(source(variant)).second);
     CHECK(source(variant).find(name(variant) + "(") != std::string::npos);
   }
   CHECK(names.count("ll_dispatch_expert_major") == 1);
   CHECK(names.count("ll_combine_rank_major_fp16") == 1);
-  CHECK(names.size() == 8);
+  CHECK(names.count("ht_update_flat") == 1);
+  CHECK(names.count("ht_dispatch_expert_major") == 1);
+  CHECK(names.count("ht_combine_flat_bf16") == 1);
+  CHECK(names.size() == 18);
 }
 
 TEST_CASE("jit_variants: every variant has a place of its own among a group's kernels") {
-  LlKernels kernels{};
-  std::set<runtime::Kernel**> places;
-  for (const LlVariant& variant : all_ll_variants()) places.insert(&kernels.at(variant));
-  CHECK(places.size() == sizeof(LlKernels) / sizeof(runtime::Kernel*));
+  for (const Algorithm algorithm : {Algorithm::low_latency, Algorithm::high_throughput}) {
+    Kernels kernels;
+    std::set<runtime::Kernel**> places;
+    for (const Variant& variant : variants_of(algorithm)) places.insert(&kernels.at(variant));
+    CHECK(places.size() == variants_of(algorithm).size());
+  }
 }
 
 TEST_CASE("jit_variants: source as NVRTC sees it") {
-  const std::string text = source({LlOp::combine, Layout::rank_major, DType::fp16});
+  const std::string text = source({Algorithm::low_latency, Op::combine, Layout::rank_major, DType::fp16});
   CHECK(text.find("#include \"ll/combine.cuh\"") == 0);
   CHECK(text.find("sizeof(LlCombineArgs) == " + std::to_string(sizeof(LlCombineArgs))) != std::string::npos);
   CHECK(text.find("__launch_bounds__(" + std::to_string(kLlCombineThreads) + ", 1)") != std::string::npos);
   CHECK(text.find("ll::combine<Layout::rank_major, DType::fp16>(args)") != std::string::npos);
+}
+
+TEST_CASE("jit_variants: High-Throughput source as NVRTC sees it") {
+  const std::string combine = source({Algorithm::high_throughput, Op::combine, Layout::expert_major, DType::fp32});
+  CHECK(combine.find("#include \"ht/combine.cuh\"") == 0);
+  CHECK(combine.find("sizeof(HtCombineArgs) == " + std::to_string(sizeof(HtCombineArgs))) != std::string::npos);
+  CHECK(combine.find("__launch_bounds__(" + std::to_string(kHtMoveThreads) + ", 1)") != std::string::npos);
+  CHECK(combine.find("ht::combine<true, DType::fp32>(args)") != std::string::npos);
+  const std::string update = source({Algorithm::high_throughput, Op::update, Layout::flat, DType::bf16});
+  CHECK(update.find("__launch_bounds__(" + std::to_string(kHtUpdateThreads) + ", 1)") != std::string::npos);
+  CHECK(update.find("ht_update_flat(const __grid_constant__ HtUpdateArgs args) { ht::update<false>(args); }") !=
+        std::string::npos);
 }
 
 TEST_CASE("jit_variants: a binary's key depends on source, templates, architecture and compiler") {

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the High-Throughput tests share: one rank's buffers for a problem, and the comparison.
+
+As in :mod:`ll`, combine does not use what dispatch received: its input rows are random, and NaN wherever no
+token is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ht_oracle as oracle
+import ll
+import nccl_ep as ep
+import numpy as np
+from ll import POISON, Shape, assert_same_bits, make_problem
+from oracle import Array, Problem
+
+__all__ = ["EM", "FLAT", "Exchange", "Mode", "Shape", "check", "group_config", "make_problem"]
+
+EM, FLAT = ep.Layout.EXPERT_MAJOR, ep.Layout.FLAT
+SLACK = 3  # rows of an output beyond those that are needed
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How a problem is exchanged.
+
+    Attributes:
+        budget: ``max_recv_tokens_per_rank``; 0 for eager mode.
+        windows: outputs of dispatch and inputs of combine are in windows.
+    """
+
+    layout: ep.Layout
+    budget: int = 0
+    alignment: int = 1
+    windows: bool = False
+    backward: bool = False
+    global_ids: bool = False
+    counter_dtype: type = np.int32
+
+    def __str__(self) -> str:
+        names = ["em" if self.layout is EM else "flat", f"budget{self.budget}" if self.budget else "eager"]
+        names += [f"align{self.alignment}"] if self.alignment > 1 else []
+        names += ["windows"] if self.windows else []
+        names += ["backward"] if self.backward else []
+        return "-".join(names)
+
+
+def group_config(problem: Problem, mode: Mode, **changes: Any) -> ep.GroupConfig:
+    """The smallest group that fits a problem."""
+    return replace(
+        ll.group_config(problem),
+        algorithm=ep.Algorithm.HIGH_THROUGHPUT,
+        max_recv_tokens_per_rank=mode.budget,
+        num_topk=problem.num_topk,
+        **changes,
+    )
+
+
+def counts(problem: Problem, rank: int, mode: Mode) -> oracle.Counts:
+    """What update counts on a rank."""
+    if mode.layout is EM:
+        return oracle.counts_expert_major(problem, rank, mode.alignment)
+    return oracle.counts_flat(problem, rank)
+
+
+def budget_for(problem: Problem, mode: Mode) -> int:
+    """The smallest budget that is allowed and sufficient."""
+    return max(problem.max_tokens, *(counts(problem, rank, mode).total for rank in range(problem.num_ranks)))
+
+
+class Exchange:
+    """One rank's buffers for one problem, poisoned, and the calls that use them."""
+
+    def __init__(self, rank: Any, problem: Problem, mode: Mode) -> None:
+        self.rank, self.problem, self.mode = rank, problem, mode
+        me, b = rank.rank, len(problem.tokens[rank.rank])
+        self.tokens = rank.array(problem.tokens[me])
+        self.topk_idx = rank.array(problem.topk_idx[me])
+        self.topk_weights = rank.array(problem.topk_weights[me])
+        before = poisoned(problem, me, mode)
+        self.received, self.window = self._rows(before.tokens)
+        self.received_weights = rank.array(before.topk_weights)
+        if before.topk_idx is not None:
+            self.received_idx = rank.array(before.topk_idx)
+        self.expert_rows, self.expert_window = self._rows(expert_rows(problem, me, mode))
+        self.gradients = rank.array(gradients(problem, me, mode))
+        self.combined = rank.array(np.full((b, problem.hidden), POISON, problem.dtype))
+        self.combined_weights = rank.array(np.full((b, problem.num_topk), POISON, np.float32))
+        num_local = problem.num_local_experts
+        self.expert_counters = rank.array(np.full(num_local, -9, mode.counter_dtype))
+        self.expert_offsets = rank.array(np.full(num_local, -9, mode.counter_dtype))
+        self.total = rank.array(np.full(1, -9, mode.counter_dtype))
+
+    def _rows(self, values: Array) -> tuple[Any, Any]:
+        if not self.mode.windows:
+            return self.rank.array(values), None
+        # Windows are symmetric: all ranks' are as long as the longest.
+        most = max(len(poisoned(self.problem, r, self.mode).tokens) for r in range(self.problem.num_ranks))
+        padded = np.full((most, *values.shape[1:]), POISON, values.dtype)
+        padded[: len(values)] = values
+        memory, window = self.rank.symmetric(padded)
+        return memory[: len(values)], window
+
+    def make_handle(self, group: ep.Group, **options: Any) -> ep.Handle:
+        """A handle with this problem's routing."""
+        config = ep.HandleConfig(self.mode.alignment if self.mode.alignment > 1 else 0)
+        handle = group.init_handle(self.mode.layout, self.problem.num_topk, config=config, **options)
+        self.update(handle)
+        return handle
+
+    def update(self, handle: ep.Handle, stream: Any = None) -> None:
+        counters = {"expert_counters": self.expert_counters, "recv_total_counter": self.total}
+        if self.mode.layout is EM:
+            counters["expert_offsets"] = self.expert_offsets
+        handle.update(self.topk_idx, layout_info=ep.LayoutInfo(**counters), stream=stream)
+
+    def dispatch(self, handle: ep.Handle, stream: Any = None) -> None:
+        received = ep.Tensor(self.received, window=self.window)
+        if self.mode.backward:
+            inputs, outputs = ep.DispatchInputs(self.tokens), ep.DispatchOutputs(received)
+        else:
+            idx = None if self.mode.layout is EM else self.received_idx
+            inputs = ep.DispatchInputs(self.tokens, self.topk_weights)
+            outputs = ep.DispatchOutputs(received, self.received_weights, topk_idx=idx)
+        kind = ep.ExpertIdKind.GLOBAL if self.mode.global_ids else ep.ExpertIdKind.LOCAL
+        config = ep.DispatchConfig(pass_direction=self._direction())
+        info = ep.LayoutInfo(recv_topk_idx_kind=kind)
+        handle.dispatch(inputs, outputs, layout_info=info, config=config, stream=stream)
+
+    def combine(self, handle: ep.Handle, stream: Any = None) -> None:
+        rows = ep.Tensor(self.expert_rows, window=self.expert_window)
+        weights, out_weights = (self.gradients, self.combined_weights) if self.mode.backward else (None, None)
+        handle.combine(
+            ep.CombineInputs(rows, weights),
+            ep.CombineOutputs(self.combined, out_weights),
+            config=ep.CombineConfig(pass_direction=self._direction()),
+            stream=stream,
+        )
+
+    def run(self, handle: ep.Handle, stream: Any = None) -> None:
+        """Dispatch and combine, one behind the other."""
+        self.dispatch(handle, stream)
+        self.combine(handle, stream)
+
+    def _direction(self) -> ep.PassDir:
+        return ep.PassDir.BWD if self.mode.backward else ep.PassDir.FWD
+
+    def counters(self) -> dict[str, Array]:
+        """What update has counted, once it is there."""
+        names = ["expert_counters", "total"] + (["expert_offsets"] if self.mode.layout is EM else [])
+        return {name: self.rank.read(getattr(self, name)) for name in names}
+
+    def results(self) -> dict[str, Array]:
+        """Everything this rank received, once it is all there."""
+        names = ["received", "combined", "combined_weights", "received_weights"]
+        names += [] if self.mode.layout is EM else ["received_idx"]
+        return self.counters() | {name: self.rank.read(getattr(self, name)) for name in names}
+
+
+def poisoned(problem: Problem, rank: int, mode: Mode) -> oracle.Outputs:
+    """What a rank's outputs of dispatch hold before."""
+    num_rows = (mode.budget or counts(problem, rank, mode).total) + SLACK
+    tokens = np.full((num_rows, problem.hidden), POISON, problem.dtype)
+    if mode.layout is EM:
+        return oracle.Outputs(tokens, np.full(num_rows, POISON, np.float32))
+    table = (num_rows, problem.num_topk)
+    return oracle.Outputs(tokens, np.full(table, POISON, np.float32), np.full(table, -9, np.int64))
+
+
+def expert_rows(problem: Problem, rank: int, mode: Mode) -> Array:
+    """What a rank's experts give back: random where tokens are, NaN elsewhere."""
+    random = np.random.default_rng([problem.num_topk, problem.hidden, rank])
+    rows = np.full_like(poisoned(problem, rank, mode).tokens, np.nan)
+    for i in _used(problem, rank, mode):
+        rows[i] = random.standard_normal(problem.hidden, np.float32).astype(problem.dtype)
+    return rows
+
+
+def gradients(problem: Problem, rank: int, mode: Mode) -> Array:
+    """Gradients of the received weights: random, NaN where there is no row."""
+    random = np.random.default_rng([problem.num_topk, rank])
+    values = np.full_like(poisoned(problem, rank, mode).topk_weights, np.nan)
+    for i in _used(problem, rank, mode):
+        values[i] = random.random(values.shape[1:], np.float32)
+    return values
+
+
+def _used(problem: Problem, rank: int, mode: Mode) -> list[int]:
+    if mode.layout is EM:
+        return sorted(oracle.slots_of(problem, rank, mode.alignment).values())
+    return list(range(counts(problem, rank, mode).total))
+
+
+def expected_counters(problem: Problem, rank: int, mode: Mode) -> dict[str, Array]:
+    """What ``Exchange.counters`` must be on a rank."""
+    found = counts(problem, rank, mode)
+    wanted = {
+        "expert_counters": np.array(found.experts, mode.counter_dtype),
+        "total": np.array([found.total], mode.counter_dtype),
+    }
+    if mode.layout is EM:
+        wanted["expert_offsets"] = np.array(found.offsets, mode.counter_dtype)
+    return wanted
+
+
+def expected(problem: Problem, rank: int, mode: Mode) -> dict[str, Array]:
+    """What ``Exchange.results`` must be on a rank after dispatch and combine."""
+    ranks = range(problem.num_ranks)
+    before = poisoned(problem, rank, mode)
+    rows = [expert_rows(problem, r, mode) for r in ranks]
+    weights = [gradients(problem, r, mode) for r in ranks]
+    if mode.layout is EM:
+        out = oracle.dispatch_expert_major(problem, rank, before, mode.alignment)
+        combined = oracle.combine_expert_major(problem, rank, rows, mode.alignment)
+        combined_weights = oracle.combine_weights_expert_major(problem, rank, weights, mode.alignment)
+    else:
+        out = oracle.dispatch_flat(problem, rank, before, global_ids=mode.global_ids)
+        combined = oracle.combine_flat(problem, rank, rows)
+        combined_weights = oracle.combine_weights_flat(problem, rank, weights)
+    untouched = np.full_like(combined_weights, POISON)
+    wanted = expected_counters(problem, rank, mode)
+    wanted["received"] = out.tokens
+    wanted["received_weights"] = before.topk_weights if mode.backward else out.topk_weights
+    wanted["combined"] = combined
+    wanted["combined_weights"] = combined_weights if mode.backward else untouched
+    if before.topk_idx is not None and out.topk_idx is not None:
+        wanted["received_idx"] = before.topk_idx if mode.backward else out.topk_idx
+    return wanted
+
+
+def check(problem: Problem, mode: Mode, results: list[dict[str, Array]]) -> None:
+    """Compares what every rank has with what it must have, to the bit."""
+    for rank, found in enumerate(results):
+        for name, wanted in expected(problem, rank, mode).items():
+            assert_same_bits(found[name], wanted, f"rank {rank}: {name}")
+
+
+def check_counters(problem: Problem, mode: Mode, results: list[dict[str, Array]]) -> None:
+    """The same for what update counts."""
+    for rank, found in enumerate(results):
+        for name, wanted in expected_counters(problem, rank, mode).items():
+            assert_same_bits(found[name], wanted, f"rank {rank}: {name}")

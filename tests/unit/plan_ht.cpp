@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+// Plans of the High-Throughput operations: golden text for known shapes, and invariants for random ones.
+#include <doctest/doctest.h>
+
+#include <random>
+
+#include "plan/ht_plan.hpp"
+#include "runtime/error.hpp"
+
+using namespace nccl_ep;
+using namespace nccl_ep::plan;
+
+namespace {
+
+constexpr size_t kShared = 227 * 1024;
+constexpr size_t kDynamic = kShared - kLlMaxStaticSharedBytes;
+const Limits kH200{132, 1024, kShared};
+const Limits kBudget{16, 1024, kShared};
+const Limits kSimulated{4, 128, kShared};
+
+HtShape shape(uint32_t ranks, uint32_t experts, uint32_t tokens, uint32_t budget = 0) {
+  return {ranks, experts, tokens, 8, budget, 14336};
+}
+
+class Draw {
+ public:
+  uint32_t operator()(uint32_t low, uint32_t high) {
+    return std::uniform_int_distribution<uint32_t>(low, high)(random_);
+  }
+
+ private:
+  std::mt19937 random_{20931};
+};
+
+}  // namespace
+
+TEST_CASE("plan_ht: known updates") {
+  const HtShape four = shape(4, 256, 4096);
+  CHECK(to_string(plan_ht_update(four, 4096, kH200, {})) ==
+        "32 blocks x 512 threads, 6256 B shared, tiles of 128 tokens, 1 a block");
+  CHECK(to_string(plan_ht_update(four, 0, kH200, {})) ==
+        "1 blocks x 512 threads, 6256 B shared, tiles of 128 tokens, 1 a block");
+  CHECK(to_string(plan_ht_update(four, 4096, {4, 1024, kShared}, {})) ==
+        "4 blocks x 512 threads, 6256 B shared, tiles of 128 tokens, 8 a block");
+  CHECK(to_string(plan_ht_update(shape(64, 16384, 65536), 65536, kH200, {})) ==
+        "128 blocks x 512 threads, 197632 B shared, tiles of 32 tokens, 16 a block");
+}
+
+TEST_CASE("plan_ht: known dispatches") {
+  CHECK(to_string(plan_ht_dispatch(14336, kBudget, {})) ==
+        "16 blocks x 512 threads, 178944 B shared, rows of 14336 B in 1 pieces of 14336, 2 warps push, 1 move inside");
+  CHECK(to_string(plan_ht_dispatch(7168, kBudget, {})) ==
+        "16 blocks x 512 threads, 185856 B shared, rows of 7168 B in 1 pieces of 7168, 5 warps push, 1 move inside");
+  CHECK(to_string(plan_ht_dispatch(28672, kBudget, {})) ==
+        "16 blocks x 512 threads, 178944 B shared, rows of 28672 B in 2 pieces of 14336, 2 warps push, 1 move inside");
+  CHECK(to_string(plan_ht_dispatch(64, kBudget, {})) ==
+        "16 blocks x 512 threads, 30720 B shared, rows of 64 B in 1 pieces of 64, 9 warps push, 3 move inside");
+  CHECK(to_string(plan_ht_dispatch(64, kSimulated, {})) ==
+        "4 blocks x 128 threads, 7680 B shared, rows of 64 B in 1 pieces of 64, 2 warps push, 1 move inside");
+}
+
+TEST_CASE("plan_ht: known combines") {
+  CHECK(to_string(plan_ht_combine(14336, kBudget, {})) ==
+        "16 blocks x 512 threads, 178944 B shared, rows of 14336 B in 1 pieces of 14336, 3 warps push, 0 move inside");
+  CHECK(to_string(plan_ht_combine(64, kBudget, {})) ==
+        "16 blocks x 512 threads, 20480 B shared, rows of 64 B in 1 pieces of 64, 8 warps push, 0 move inside");
+}
+
+TEST_CASE("plan_ht: random updates stay within every limit and cover all tokens") {
+  Draw draw;
+  for (int i = 0; i < 2000; ++i) {
+    const Limits limits = i % 2 ? Limits{draw(1, 132), 1024, kShared} : kSimulated;
+    const uint32_t ranks = draw(1, 72);
+    const HtShape random_shape = shape(ranks, ranks * draw(1, 128), draw(1, 65536));
+    const uint32_t num_tokens = draw(0, random_shape.max_tokens);
+    const HtTuning tuning{draw(0, 300)};
+    const HtUpdatePlan plan = plan_ht_update(random_shape, num_tokens, limits, tuning);
+    CHECK(plan.launch.num_blocks >= 1);
+    CHECK(plan.launch.num_blocks <= limits.num_sms);
+    CHECK(plan.launch.num_threads <= limits.max_threads_per_block);
+    CHECK(plan.tile_tokens % 32 == 0);
+    CHECK(uint64_t{plan.launch.num_blocks} * plan.tiles_per_block * plan.tile_tokens >= num_tokens);
+    const size_t counters = random_shape.layout().num_counters();
+    CHECK(plan.launch.shared_bytes == 4 * (2 * counters + ranks + counters * plan.tile_tokens / 32));
+    CHECK(plan.launch.shared_bytes <= kDynamic);
+    CHECK(plan.launch.num_blocks <= max_ht_update_blocks(random_shape, limits, tuning));
+  }
+}
+
+TEST_CASE("plan_ht: random rows stay within every limit, and every role has a warp") {
+  Draw draw;
+  for (int i = 0; i < 2000; ++i) {
+    const Limits limits = i % 2 ? kBudget : Limits{draw(1, 8), 32 * draw(3, 32), kShared};
+    const uint64_t row_bytes = 16 * draw(1, 8192);
+    const HtTuning tuning = i % 3 ? HtTuning{} : HtTuning{0, draw(0, 2048), draw(0, 20), draw(0, 20), draw(0, 40000)};
+    const HtRowPlan dispatch = plan_ht_dispatch(row_bytes, limits, tuning);
+    const HtRowPlan combine = plan_ht_combine(row_bytes, limits, tuning);
+    CHECK(dispatch.move.local_warps >= 1);
+    for (const HtRowPlan& plan : {dispatch, combine}) {
+      const HtMovePlan& move = plan.move;
+      CAPTURE(to_string(plan));
+      CHECK(plan.launch.num_blocks == limits.num_sms);
+      CHECK(plan.launch.num_threads % 32 == 0);
+      CHECK(plan.launch.num_threads <= std::min(kHtMoveThreads, limits.max_threads_per_block));
+      CHECK(move.push_warps >= 1);
+      CHECK(32 * (move.push_warps + move.local_warps) < plan.launch.num_threads);
+      CHECK(plan.launch.shared_bytes == (move.push_warps + move.local_warps) * move.mover_bytes());
+      CHECK(plan.launch.shared_bytes <= kDynamic);
+      CHECK(move.piece_bytes % 16 == 0);
+      CHECK(uint64_t{move.num_pieces} * move.piece_bytes >= row_bytes);
+      CHECK(uint64_t{move.num_pieces - 1} * move.piece_bytes < row_bytes);
+    }
+  }
+}
+
+TEST_CASE("plan_ht: a device that is too small is refused") {
+  CHECK_THROWS_WITH_AS(plan_ht_dispatch(64, {4, 64, kShared}, {}), doctest::Contains("blocks of 64 threads"), Error);
+}
+
+TEST_CASE("plan_ht: a budget bounds the rows, and with them the window") {
+  CHECK(shape(4, 256, 4096).max_rows() == 4 * 4096);
+  CHECK(shape(4, 256, 4096, 5000).max_rows() == 5000);
+  CHECK(shape(4, 256, 4096, 1 << 30).max_rows() == 4 * 4096);
+  CHECK(shape(8, 256, 64, 64).layout().size() < shape(8, 256, 64).layout().size());
+}
+
+TEST_CASE("plan_ht: more experts than shared memory can count are refused by name") {
+  CHECK_THROWS_WITH_AS(plan_ht_update(shape(2, 1 << 16, 8), 8, kH200, {}), doctest::Contains("num_experts is 65536"),
+                       Error);
+}
+
+TEST_CASE("plan_ht: tuning is parsed, and a wrong name is refused") {
+  const HtTuning tuning = parse_ht_tuning("tile_tokens=32,push_warps=4");
+  CHECK(tuning.tile_tokens == 32);
+  CHECK(tuning.push_warps == 4);
+  CHECK(parse_ht_tuning(nullptr).piece_bytes == 0);
+  CHECK_THROWS_WITH_AS(parse_ht_tuning("colour=3"), doctest::Contains("NCCL_EP_HT_TUNING: 'colour=3'"), Error);
+}
