@@ -21,60 +21,71 @@ struct Addend {
   uint32_t ends_sum;
 };
 
-// A sum of packs, with as many addends as there are.
-template <DType kDType>
+// Some packs of a row, a warp's width apart, as they are added up.
+template <DType kDType, uint32_t kPacks>
 struct PackSum {
   using Word = WordOf<kDType>;
-  float value[4][Word::kSize];
+  float value[kPacks][4][Word::kSize];
   bool is_empty = true;
 
-  EP_DEVICE void add(const Pack& pack) {
+  EP_DEVICE void add(const Pack (&packs)[kPacks]) {
 #pragma unroll
-    for (uint32_t i = 0; i < 4; ++i) {
+    for (uint32_t i = 0; i < 4 * kPacks; ++i) {
       float more[Word::kSize];
-      Word::unpack(pack.word[i], more);
+      Word::unpack(packs[i / 4].word[i % 4], more);
 #pragma unroll
-      for (int j = 0; j < Word::kSize; ++j) value[i][j] = is_empty ? more[j] : dev::add(value[i][j], more[j]);
+      for (int j = 0; j < Word::kSize; ++j) {
+        float& total = value[i / 4][i % 4][j];
+        total = is_empty ? more[j] : dev::add(total, more[j]);
+      }
     }
     is_empty = false;
   }
-  EP_DEVICE Pack rounded() const {
-    Pack pack{};
-    if (is_empty) return pack;
+  EP_DEVICE void round(Pack (&packs)[kPacks]) const {
 #pragma unroll
-    for (uint32_t i = 0; i < 4; ++i) pack.word[i] = Word::pack(value[i]);
-    return pack;
+    for (uint32_t i = 0; i < 4 * kPacks; ++i) packs[i / 4].word[i % 4] = is_empty ? 0 : Word::pack(value[i / 4][i % 4]);
   }
 };
 
-// Adds up the bytes [offset, offset + bytes) of some rows and calls put(at, pack) for each pack, `at` from 0 on.
-template <DType kDType, class Put>
+// Adds up the bytes [offset, offset + bytes) of some rows and calls put(at, pack) for each pack, `at` from 0 on. A few packs
+// of a few rows are on their way at a time.
+template <DType kDType, bool kNested, class Put>
 EP_DEVICE void add_up(const Addend* addends, uint32_t num_addends, uint32_t offset, uint32_t bytes, Put put) {
-  for (uint32_t at = 16 * dev::lane_idx(); at < bytes; at += 16 * 32) {
-    PackSum<kDType> total, sum;
-#pragma unroll 4
-    for (uint32_t i = 0; i < num_addends; ++i) {
-      sum.add(dev::ld(reinterpret_cast<const Pack*>(addends[i].row + offset + at)));
-      if (!addends[i].ends_sum) continue;
-      total.add(sum.rounded());
-      sum.is_empty = true;
+  constexpr uint32_t kPacks = 2, kRows = 4, kStrip = 16 * 32;
+#pragma unroll 1
+  for (uint32_t begin = 16 * dev::lane_idx(); begin < bytes; begin += kPacks * kStrip) {
+    PackSum<kDType, kPacks> total, sum;
+#pragma unroll 1
+    for (uint32_t first = 0; first < num_addends; first += kRows) {
+      Pack packs[kRows][kPacks];
+#pragma unroll
+      for (uint32_t r = 0; r < kRows; ++r) {
+        const unsigned char* row = addends[first + r < num_addends ? first + r : first].row + offset;
+#pragma unroll
+        for (uint32_t p = 0; p < kPacks; ++p) {
+          const uint32_t at = begin + p * kStrip < bytes ? begin + p * kStrip : begin;
+          packs[r][p] = dev::ld(reinterpret_cast<const Pack*>(row + at));
+        }
+      }
+#pragma unroll
+      for (uint32_t r = 0; r < kRows; ++r) {
+        if (first + r >= num_addends) break;
+        if constexpr (kNested) {
+          sum.add(packs[r]);
+          if (!addends[first + r].ends_sum) continue;
+          sum.round(packs[r]);
+          sum.is_empty = true;
+        }
+        total.add(packs[r]);
+      }
     }
-    put(at, total.rounded());
+    Pack packs[kPacks];
+    total.round(packs);
+#pragma unroll
+    for (uint32_t p = 0; p < kPacks; ++p) {
+      if (begin + p * kStrip < bytes) put(begin + p * kStrip, packs[p]);
+    }
   }
-}
-
-// Lists a row's slots as one sum behind the addends before. All lanes call it; the warp meets before they are used.
-template <bool kExpertMajor>
-EP_DEVICE uint32_t list_slots(const HtCombineArgs& args, uint32_t row, uint32_t num_hits, Addend* addends) {
-  const Rows rows = rows_of(args.tokens, args.move.row_bytes);
-  if constexpr (!kExpertMajor) {
-    if (dev::lane_idx() == 0) addends[0] = {rows.at(row), 1};
-    return 1;
-  }
-  for (uint32_t i = dev::lane_idx(); i < num_hits; i += 32) {
-    addends[i] = {rows.at(*args.handle.hit(row, i)), i + 1 == num_hits};
-  }
-  return num_hits;
 }
 
 // Pushes the results for a peer's tokens.
@@ -84,26 +95,32 @@ EP_DEVICE void push_to(const Operation& op, const HtCombineArgs& args, const Pus
   const HtGroupState& group = op.group;
   const Rows to = rows_of(group.window.at<void>(peer, group.layout.row_at(0)), group.layout.row_bytes);
   const Rows from = rows_of(args.tokens, args.move.row_bytes);
-  const uint32_t end = *args.handle.source(peer + 1);
-  for (uint32_t row = *args.handle.source(peer) + team.worker; row < end; row += team.num_workers) {
-    const HtHome home = dev::ld(args.handle.home(row));
-    const uint32_t slot = static_cast<uint32_t>(group.layout.home_slot(home.token, home.dest));
-    uint32_t* flag = group.window.at<uint32_t>(peer, group.layout.flag_at(slot));
-    if (!kExpertMajor || home.num_hits == 1) {
-      const uint32_t source = kExpertMajor ? *args.handle.hit(row, 0) : row;
-      mover.move(from.at(source), to, 1, [&](uint32_t) { return slot; }, flag);
-      continue;
+  const uint32_t begin = *args.handle.source(peer), count = *args.handle.source(peer + 1) - begin;
+  const uint32_t end = begin + team.share_end(count);
+  for (uint32_t first = begin + team.share_begin(count); first < end; first += 32) {
+    const uint32_t row = first + dev::lane_idx();
+    const ReceivedRow mine = row < end ? look_up_row(args.handle, row, peer) : ReceivedRow{};
+    for (uint32_t left = dev::ballot(mine.exists); left; left &= left - 1) {
+      const ReceivedRow it = mine.from_lane(dev::find_first(left));
+      const uint32_t slot = static_cast<uint32_t>(group.layout.home_slot(it.home.token, it.home.dest));
+      uint32_t* flag = group.window.at<uint32_t>(peer, group.layout.flag_at(slot));
+      if (!kExpertMajor || it.home.num_hits == 1) {
+        const unsigned char* source = from.at(kExpertMajor ? it.first_hits[0] : it.row);
+        mover.move(source, to, 1, [&](uint32_t) { return slot; }, flag);
+        continue;
+      }
+      dev::sync_warp();  // the addends are about to be replaced
+      for (uint32_t i = dev::lane_idx(); i < it.home.num_hits; i += 32) {
+        addends[i] = {from.at(*args.handle.hit(it.row, i)), i + 1 == it.home.num_hits};
+      }
+      dev::sync_warp();
+      const auto make = [&](unsigned char* stage, uint32_t offset, uint32_t bytes) {
+        add_up<kDType, false>(addends, it.home.num_hits, offset, bytes, [&](uint32_t at, const Pack& pack) {
+          dev::st(reinterpret_cast<Pack*>(stage + at), pack);
+        });
+      };
+      mover.make(to, slot, make, flag);
     }
-    dev::sync_warp();  // the addends are about to be replaced
-    const uint32_t num_addends = list_slots<kExpertMajor>(args, row, home.num_hits, addends);
-    dev::sync_warp();
-    mover.make(
-        to, slot,
-        [&](unsigned char* stage, uint32_t offset, uint32_t bytes) {
-          add_up<kDType>(addends, num_addends, offset, bytes,
-                         [&](uint32_t at, const Pack& pack) { dev::st(reinterpret_cast<Pack*>(stage + at), pack); });
-        },
-        flag);
   }
   mover.drain(to);
 }
@@ -118,30 +135,50 @@ EP_DEVICE void push_results(const Operation& op, const HtCombineArgs& args, Move
   }
 }
 
+// Lists what is added up for a token, in the order of the ranks, as soon as it is there: what has arrived, and what this
+// rank has itself. Returns how many rows there are; false in `ok`: something did not come.
+template <bool kExpertMajor>
+EP_DEVICE uint32_t list_results(const Operation& op, const HtCombineArgs& args, uint32_t token, Addend* addends,
+                                bool& ok) {
+  const HtGroupState& group = op.group;
+  const Rows arrived = rows_of(group.window.at<void>(group.rank, group.layout.row_at(0)), group.layout.row_bytes);
+  const Rows own = rows_of(args.tokens, args.move.row_bytes);
+  const uint32_t num_dests = *args.handle.num_dests(token);
+  uint32_t num_addends = 0;
+  dev::sync_warp();  // the addends are about to be replaced
+  for (uint32_t first = 0; first < num_dests; first += 32) {
+    const uint32_t i = first + dev::lane_idx();
+    const bool exists = i < num_dests;
+    const HtDest dest = exists ? dev::ld(args.handle.dest(token, i)) : HtDest{};
+    const bool is_own = exists && dest.rank == group.rank;
+    const uint64_t slot = group.layout.home_slot(token, exists ? i : 0);
+    const uint32_t count = !exists ? 0 : kExpertMajor && is_own ? dest.num_hits : 1;
+    const uint32_t end = num_addends + scan_warp(count);
+    if (!await_rows(op, {Wait::combine_row, dest.rank, token}, exists && !is_own, slot)) {
+      ok = false;
+      return 0;
+    }
+    for (uint32_t j = 0; j < count; ++j) {
+      const uint32_t row = kExpertMajor && is_own ? *args.handle.hit(dest.row, j) : dest.row;
+      addends[end - count + j] = {is_own ? own.at(row) : arrived.at(slot), j + 1 == count};
+    }
+    num_addends = dev::shfl(end, 31);
+  }
+  dev::sync_warp();
+  return num_addends;
+}
+
 // Adds up the results of this rank's tokens. A token without experts gets zeros.
 template <bool kExpertMajor, DType kDType>
 EP_DEVICE void collect_results(const Operation& op, const HtCombineArgs& args, const Crew& crew, Addend* addends) {
-  const HtGroupState& group = op.group;
-  const Rows arrived = rows_of(group.window.at<void>(group.rank, group.layout.row_at(0)), group.layout.row_bytes);
   for (uint32_t token = crew.worker(); token < args.num_tokens; token += crew.num_workers()) {
-    uint32_t num_addends = 0;
-    dev::sync_warp();  // the addends are about to be replaced
-    const uint32_t num_dests = *args.handle.num_dests(token);
-    for (uint32_t i = 0; i < num_dests; ++i) {
-      const HtDest dest = dev::ld(args.handle.dest(token, i));
-      if (dest.rank == group.rank) {
-        num_addends += list_slots<kExpertMajor>(args, dest.row, dest.num_hits, addends + num_addends);
-        continue;
-      }
-      const uint64_t slot = group.layout.home_slot(token, i);
-      if (!await_row(op, {Wait::combine_row, dest.rank, token}, slot)) return;
-      if (dev::lane_idx() == 0) addends[num_addends] = {arrived.at(slot), 1};
-      ++num_addends;
-    }
-    dev::sync_warp();
+    bool ok = true;
+    const uint32_t num_addends = list_results<kExpertMajor>(op, args, token, addends, ok);
+    if (!ok) return;
     unsigned char* out = args.out_tokens + uint64_t{token} * args.move.row_bytes;
-    add_up<kDType>(addends, num_addends, 0, args.move.row_bytes,
-                   [&](uint32_t at, const Pack& pack) { dev::st(reinterpret_cast<Pack*>(out + at), pack); });
+    add_up<kDType, kExpertMajor>(addends, num_addends, 0, args.move.row_bytes, [&](uint32_t at, const Pack& pack) {
+      dev::st(reinterpret_cast<Pack*>(out + at), pack);
+    });
   }
 }
 
@@ -189,20 +226,20 @@ EP_DEVICE void combine(const HtCombineArgs& args) {
   EP_SHARED(Addend, addends, [kMoveWarps][kHtMaxTopk]);
   const Start start = begin(args.group);
   const Operation op{args.group, start.epoch};
-  const Crew pushers{0, args.move.push_warps}, collectors{args.move.push_warps, args.move.local_warps};
-  const uint32_t num_busy = args.move.push_warps + args.move.local_warps;
-  const Crew others{num_busy, dev::num_warps() - num_busy};
+  const Crew pushers{0, args.move.push_warps},
+      collectors{args.move.push_warps, dev::num_warps() - args.move.push_warps};
   if (start.ready) {
     Addend* warp_addends = addends[dev::warp_idx()];
     if (pushers.has_me()) {
       Mover mover(args.move, op.epoch, shared, dev::warp_idx());
       push_results<kExpertMajor, kDType>(op, args, mover, warp_addends);
       mover.close();
-    }
-    if (collectors.has_me()) collect_results<kExpertMajor, kDType>(op, args, collectors, warp_addends);
-    if (others.has_me() && args.topk_weights && await_peers(op)) {
-      send_gradients<kExpertMajor>(op, args, others);
-      collect_gradients(op, args, others);
+    } else {
+      if (args.topk_weights && await_peers(op)) {
+        send_gradients<kExpertMajor>(op, args, collectors);
+        collect_gradients(op, args, collectors);
+      }
+      collect_results<kExpertMajor, kDType>(op, args, collectors, warp_addends);
     }
   }
   finish(op);

@@ -37,11 +37,13 @@ EP_DEVICE void push_to(const Operation& op, const HtDispatchArgs& args, const Pu
   const HtGroupState& group = op.group;
   const Destination to(args, peer);
   const bool flags = has_flags<kExpertMajor>(args);
-  for (uint32_t first = 32 * team.worker; first < args.num_tokens; first += 32 * team.num_workers) {
+  const uint32_t end = team.share_end(args.num_tokens);
+  for (uint32_t first = team.share_begin(args.num_tokens); first < end; first += 32) {
     const uint32_t token = first + dev::lane_idx();
     uint32_t row = 0, slot = 0;
     bool goes = false;
-    const uint32_t num_dests = token < args.num_tokens ? *args.handle.num_dests(token) : 0;
+    const uint32_t num_dests = token < end ? *args.handle.num_dests(token) : 0;
+#pragma unroll 4
     for (uint32_t i = 0; i < num_dests; ++i) {
       const HtDest dest = dev::ld(args.handle.dest(token, i));
       if (dest.rank != peer) continue;
@@ -72,46 +74,47 @@ EP_DEVICE void push_rows(const Operation& op, const HtDispatchArgs& args, Mover&
   }
 }
 
-// Calls visit(row, source) for this rank's rows, those of all sources in turn, as they arrive; false ends it.
-template <class Visit>
-EP_DEVICE void for_each_row(const HtDispatchArgs& args, const Crew& crew, Visit visit) {
-  const uint32_t num_ranks = args.group.num_ranks;
-  uint32_t most = 0;
-  for (uint32_t source = 0; source < num_ranks; ++source) {
-    const uint32_t rows = *args.handle.source(source + 1) - *args.handle.source(source);
-    if (rows > most) most = rows;
-  }
-  for (uint64_t i = crew.worker(); i < uint64_t{most} * num_ranks; i += crew.num_workers()) {
-    const uint32_t source = static_cast<uint32_t>(i % num_ranks);
-    const uint32_t row = *args.handle.source(source) + static_cast<uint32_t>(i / num_ranks);
-    if (row < *args.handle.source(source + 1) && !visit(row, source)) return;
-  }
-}
-
 // Brings rows to their final places: own ones from the caller's tensor, others from where they have arrived.
 template <bool kExpertMajor>
-EP_DEVICE void deliver_rows(const Operation& op, const HtDispatchArgs& args, const Crew& crew, Mover& mover) {
-  const HtGroupState& group = op.group;
-  const Destination arrived(args, group.rank);
+EP_DEVICE void deliver_rows(const Operation& op, const HtDispatchArgs& args, const Crew& crew, const RowRanges& ranges,
+                            Mover& mover) {
+  const uint32_t rank = op.group.rank;
+  const Destination arrived(args, rank);
+  const uint32_t in_place = arrived.is_output ? 1 : 0;  // slots of a row from elsewhere that are filled already
   const Rows out = rows_of(args.out_tokens, args.move.row_bytes);
-  for_each_row(args, crew, [&](uint32_t row, uint32_t source) {
-    const HtHome home = dev::ld(args.handle.home(row));
-    const uint32_t* hits = args.handle.hit(row, 0);
-    const uint32_t num_slots = kExpertMajor ? home.num_hits : 1;
-    const auto slot = [&](uint32_t i) { return kExpertMajor ? dev::ld(hits + i) : row; };
-    if (source == group.rank) {
-      mover.move(args.tokens + uint64_t{home.token} * args.move.row_bytes, out, num_slots, slot, nullptr);
+  const auto deliver = [&](const ReceivedRow& it) {
+    const uint32_t* hits = args.handle.hit(it.row, 0);
+    const uint32_t num_slots = kExpertMajor ? it.home.num_hits : 1;
+    const auto slot = [&](uint32_t i) {
+      return !kExpertMajor ? it.row : i == 0 ? it.first_hits[0] : i == 1 ? it.first_hits[1] : dev::ld(hits + i);
+    };
+    if (it.source == rank) {
+      mover.move(args.tokens + uint64_t{it.home.token} * args.move.row_bytes, out, num_slots, slot, nullptr);
       return true;
     }
-    const uint32_t in_place = arrived.is_output ? 1 : 0;  // slots that are filled already
     if (num_slots == in_place) return true;
-    if (!await_row(op, {Wait::dispatch_row, source, home.token}, row)) return false;
+    const Awaited awaited{Wait::dispatch_row, it.source, it.home.token};
+    if (!it.has_come && !await_rows(op, awaited, true, it.row)) return false;
     dev::fence_proxy_async();
     mover.move(
-        arrived.rows.at(arrived.is_output ? slot(0) : row), out, num_slots - in_place,
+        arrived.rows.at(arrived.is_output ? slot(0) : it.row), out, num_slots - in_place,
         [&](uint32_t i) { return slot(i + in_place); }, nullptr);
     return true;
-  });
+  };
+  if (!kExpertMajor && arrived.is_output) {
+    const auto own_row = [&](uint64_t i) {
+      const uint32_t row = ranges.begin[rank] + static_cast<uint32_t>(i);
+      return look_up_row(args.handle, row, rank);
+    };
+    for_each_row(crew, ranges.count(rank), own_row, deliver);
+  } else {
+    const auto any_row = [&](uint64_t i) {
+      ReceivedRow received = row_in_turn(args.handle, ranges, i);
+      received.has_come = received.exists && received.source != rank && has_come(op, received.row);
+      return received;
+    };
+    for_each_row(crew, uint64_t{ranges.most} * ranges.num_ranks, any_row, deliver);
+  }
   mover.drain(out);
 }
 
@@ -122,15 +125,17 @@ EP_DEVICE void send_weights(const Operation& op, const HtDispatchArgs& args, con
   for (uint32_t token = crew.worker(); token < args.num_tokens; token += crew.num_workers()) {
     const float* given = args.topk_weights + uint64_t{token} * args.num_topk;
     const uint8_t* places = args.handle.place(token, 0);
-    for (uint32_t hit = dev::lane_idx(); hit < args.num_topk; hit += 32) {
-      float sum = 0;
-      bool first = true;
-      for (uint32_t k = 0; k < args.num_topk; ++k) {
-        if (places[k] != hit) continue;
-        sum = first ? dev::ld_nc(given + k) : dev::add(sum, dev::ld_nc(given + k));
-        first = false;
+    for (uint32_t k = dev::lane_idx(); k < args.num_topk; k += 32) {
+      const uint8_t hit = places[k];
+      if (hit == HtHandleLayout::kNoHit) continue;
+      float sum = dev::ld_nc(given + k);
+      bool is_first = true;
+      for (uint32_t other = 0; other < args.num_topk; ++other) {
+        if (other == k || places[other] != hit) continue;
+        if (other < k) is_first = false;
+        if (other > k) sum = dev::add(sum, dev::ld_nc(given + other));
       }
-      weights[hit] = sum;
+      if (is_first) weights[hit] = sum;
     }
     dev::sync_warp();
     const uint32_t num_dests = *args.handle.num_dests(token);
@@ -144,24 +149,24 @@ EP_DEVICE void send_weights(const Operation& op, const HtDispatchArgs& args, con
 
 // Waits for the weights of this rank's rows and writes them out, in the flat layout with the experts that they are for.
 template <bool kExpertMajor>
-EP_DEVICE bool receive_weights(const Operation& op, const HtDispatchArgs& args, const Crew& crew) {
-  bool ok = true;
-  for_each_row(args, crew, [&](uint32_t row, uint32_t source) {
-    const HtHome home = dev::ld(args.handle.home(row));
-    const uint32_t* hits = args.handle.hit(row, 0);
-    float* out = args.out_topk_weights + (kExpertMajor ? 0 : uint64_t{row} * args.num_topk);
-    ok = receive_floats(op, {Wait::row_weights, source, home.token}, row, home.num_hits,
-                        [&](uint32_t i, float weight) { out[kExpertMajor ? dev::ld(hits + i) : i] = weight; });
+EP_DEVICE void receive_weights(const Operation& op, const HtDispatchArgs& args, const Crew& crew,
+                               const RowRanges& ranges) {
+  const auto look_up = [&](uint64_t i) { return row_in_turn(args.handle, ranges, i); };
+  for_each_row(crew, uint64_t{ranges.most} * ranges.num_ranks, look_up, [&](const ReceivedRow& it) {
+    const uint32_t* hits = args.handle.hit(it.row, 0);
+    float* out = args.out_topk_weights + (kExpertMajor ? 0 : uint64_t{it.row} * args.num_topk);
+    const bool ok =
+        receive_floats(op, {Wait::row_weights, it.source, it.home.token}, it.row, it.home.num_hits,
+                       [&](uint32_t i, float weight) { out[kExpertMajor ? dev::ld(hits + i) : i] = weight; });
     if (kExpertMajor) return ok;
-    int64_t* ids = args.out_topk_idx + uint64_t{row} * args.num_topk;
+    int64_t* ids = args.out_topk_idx + uint64_t{it.row} * args.num_topk;
     for (uint32_t i = dev::lane_idx(); i < args.num_topk; i += 32) {
-      const bool used = i < home.num_hits;
+      const bool used = i < it.home.num_hits;
       ids[i] = used ? int64_t{args.first_expert} + dev::ld(hits + i) : -1;
       if (!used) out[i] = 0;
     }
     return ok;
   });
-  return ok;
 }
 
 // Expert-major: zeros in the slots behind each expert's rows, and no weight.
@@ -181,23 +186,24 @@ EP_DEVICE void fill_padding(const HtDispatchArgs& args, const Crew& crew) {
 template <bool kExpertMajor>
 EP_DEVICE void dispatch(const HtDispatchArgs& args) {
   EP_DYNAMIC_SHARED(shared);
+  const RowRanges ranges = load_row_ranges(args.group, args.handle);
   const Start start = begin(args.group);
   const Operation op{args.group, start.epoch};
-  const Crew pushers{0, args.move.push_warps}, locals{args.move.push_warps, args.move.local_warps};
   const uint32_t num_movers = args.move.push_warps + args.move.local_warps;
+  const Crew pushers{0, args.move.push_warps}, locals{args.move.push_warps, args.move.local_warps};
   const Crew others{num_movers, dev::num_warps() - num_movers};
   if (start.ready) {
     if (others.has_me()) {
       if (kExpertMajor) fill_padding(args, others);
       if (args.topk_weights && await_peers(op)) {
         send_weights(op, args, others);
-        receive_weights<kExpertMajor>(op, args, others);
+        receive_weights<kExpertMajor>(op, args, others, ranges);
       }
       if (others.worker() == 0) await_all_done(op);
     } else {
       Mover mover(args.move, op.epoch, shared, dev::warp_idx());
       if (pushers.has_me()) push_rows<kExpertMajor>(op, args, mover);
-      if (locals.has_me()) deliver_rows<kExpertMajor>(op, args, locals, mover);
+      if (locals.has_me()) deliver_rows<kExpertMajor>(op, args, locals, ranges, mover);
       mover.close();
     }
   }

@@ -7,8 +7,8 @@
 
 namespace nccl_ep::ht {
 
-constexpr uint32_t kLoadsAhead = 2;    // loads under way before the oldest is stored
-constexpr uint32_t kStoresBehind = 3;  // stores that may be unfinished while a later one starts
+constexpr uint32_t kLoadsAhead = 2;     // loads under way before the oldest is stored
+constexpr uint32_t kStoresBehind = 12;  // stores that may be unfinished when a flag is raised
 static_assert(kLoadsAhead + 1 < kHtStages && kLoadsAhead + 1 + kStoresBehind <= kHtRing);
 
 // Rows with numbers: an output, or the window's.
@@ -91,7 +91,7 @@ struct Mover {
       dev::bulk_wait<0>();
       for (uint32_t i = num_stores < drained + kStoresBehind ? drained : num_stores - kStoresBehind; i < num_stores;
            ++i) {
-        raise(i);
+        raise<0>(i);
       }
     }
     dev::sync_warp();
@@ -126,15 +126,18 @@ struct Mover {
         dev::bulk_store(to.at(use.row[i], use.offset), stage(num_stores), use.bytes);
       }
       dev::bulk_commit();
-      dev::bulk_wait<kStoresBehind>();
-      if (num_stores >= drained + kStoresBehind) raise(num_stores - kStoresBehind);
+      if (num_stores >= drained + kStoresBehind) raise<kStoresBehind>(num_stores - kStoresBehind);
     }
     ++num_stores;
   }
 
+  // Raises the flag of a store, if it has one, when no more than kUnfinished later ones are unfinished.
+  template <int kUnfinished>
   EP_DEVICE void raise(uint32_t i) {
     uint32_t* flag = uses[i % kHtRing].flag;
-    if (flag) dev::st_release<dev::Scope::system>(flag, epoch);
+    if (!flag) return;
+    dev::bulk_wait<kUnfinished>();
+    dev::st_release<dev::Scope::system>(flag, epoch);
   }
 };
 

@@ -33,6 +33,16 @@ struct Operation {
   }
 };
 
+// The inclusive sum over the lanes up to this one.
+EP_DEVICE uint32_t scan_warp(uint32_t value) {
+#pragma unroll
+  for (uint32_t delta = 1; delta < 32; delta *= 2) {
+    const uint32_t before = dev::shfl(value, (dev::lane_idx() - delta) % 32);
+    if (dev::lane_idx() >= delta) value += before;
+  }
+  return value;
+}
+
 // Waits until all ranks have started this operation, too. The whole warp calls it.
 EP_DEVICE bool await_peers(const Operation& op) {
   bool ok = true;

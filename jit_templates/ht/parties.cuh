@@ -15,22 +15,24 @@ struct Crew {
   EP_DEVICE uint32_t num_workers() const { return num_warps * dev::num_blocks(); }
 };
 
-// Who pushes to whom: each block serves one peer, or a few in turn if there are fewer blocks. Peers are counted from the
-// next rank on.
+// Who pushes to whom: each warp serves one peer, or a few in turn if there are fewer warps; the warps of a block the same one
+// as far as that goes. Peers are counted from the next rank on.
 struct PushTeam {
   uint32_t first_peer, num_teams;
   uint32_t worker, num_workers;  // this warp among those that serve the same peer
 
   EP_DEVICE PushTeam(uint32_t num_ranks, uint32_t push_warps) {
-    const uint32_t num_peers = num_ranks - 1, num_blocks = dev::num_blocks(), block = dev::block_idx();
-    num_teams = num_peers < num_blocks ? num_peers : num_blocks;
+    const uint32_t num_peers = num_ranks - 1, num_warps = dev::num_blocks() * push_warps;
+    const uint32_t warp = dev::block_idx() * push_warps + dev::warp_idx();
+    num_teams = num_peers < num_warps ? num_peers : num_warps;
     first_peer = num_peers;
     worker = num_workers = 0;
     if (num_peers == 0) return;
-    first_peer = block % num_teams;
-    const uint32_t team_blocks = (num_blocks - first_peer - 1) / num_teams + 1;
-    worker = dev::warp_idx() * team_blocks + block / num_teams;
-    num_workers = push_warps * team_blocks;
+    first_peer = static_cast<uint32_t>(uint64_t{warp} * num_teams / num_warps);
+    const uint32_t first_warp = static_cast<uint32_t>(div_up(uint64_t{first_peer} * num_warps, num_teams));
+    const uint32_t end_warp = static_cast<uint32_t>(div_up(uint64_t{first_peer + 1} * num_warps, num_teams));
+    worker = warp - first_warp;
+    num_workers = end_warp - first_warp;
   }
 };
 
@@ -58,12 +60,91 @@ EP_DEVICE bool await_all_done(const Operation& op) {
   return dev::all(ok);
 }
 
-// Waits for the flag of a row that is on its way to this rank. The whole warp calls it.
-EP_DEVICE bool await_row(const Operation& op, Awaited awaited, uint64_t slot) {
+// Whether a row's flag is raised.
+EP_DEVICE bool has_come(const Operation& op, uint64_t slot) {
   const HtGroupState& group = op.group;
   const uint32_t* flag = group.window.at<uint32_t>(group.rank, group.layout.flag_at(slot));
-  return wait_for<true>(group, op.epoch, awaited,
-                        [&] { return dev::all(dev::ld_acquire<dev::Scope::system>(flag) == op.epoch); });
+  return dev::ld_acquire<dev::Scope::system>(flag) == op.epoch;
+}
+
+// Waits for the flags of rows that are on their way to this rank: each lane for one, if `awaits`. The whole warp calls it.
+EP_DEVICE bool await_rows(const Operation& op, const Awaited& awaited, bool awaits, uint64_t slot) {
+  return wait_for<true>(op.group, op.epoch, awaited, [&] { return dev::all(!awaits || has_come(op, slot)); });
+}
+
+// Where each rank's rows begin on this one, and behind the last where they end; in the block's shared memory.
+struct RowRanges {
+  uint32_t num_ranks;
+  const uint32_t* begin;
+  uint32_t most;  // rows of a rank
+
+  EP_DEVICE uint32_t count(uint32_t source) const { return begin[source + 1] - begin[source]; }
+};
+
+// All threads of the block call it, and meet.
+EP_DEVICE RowRanges load_row_ranges(const HtGroupState& group, const HtHandle& handle) {
+  EP_SHARED(uint32_t, begin, [kHtMaxRanks + 1]);
+  for (uint32_t i = dev::thread_idx(); i <= group.num_ranks; i += dev::num_threads()) begin[i] = *handle.source(i);
+  dev::sync_block();
+  RowRanges ranges{group.num_ranks, begin, 0};
+  for (uint32_t source = 0; source < group.num_ranks; ++source) {
+    if (ranges.count(source) > ranges.most) ranges.most = ranges.count(source);
+  }
+  return ranges;
+}
+
+// One of this rank's rows, and what a lane has looked up of it.
+struct ReceivedRow {
+  bool exists;
+  uint32_t row, source;
+  HtHome home;
+  uint32_t first_hits[2];  // two, whether or not it has as many
+  bool has_come;           // its flag is raised
+
+  EP_DEVICE ReceivedRow from_lane(uint32_t lane) const {
+    ReceivedRow it{true, dev::shfl(row, lane), dev::shfl(source, lane), {}, {}, false};
+    it.home.token = dev::shfl(home.token, lane);
+    const uint32_t packed =
+        dev::shfl(uint32_t{has_come} << 16 | uint32_t{home.dest} << 8 | uint32_t{home.num_hits}, lane);
+    it.home.num_hits = static_cast<uint8_t>(packed);
+    it.home.dest = static_cast<uint8_t>(packed >> 8);
+    it.has_come = packed >> 16;
+    it.first_hits[0] = dev::shfl(first_hits[0], lane);
+    it.first_hits[1] = dev::shfl(first_hits[1], lane);
+    return it;
+  }
+};
+
+EP_DEVICE ReceivedRow look_up_row(const HtHandle& handle, uint32_t row, uint32_t source) {
+  ReceivedRow received{};
+  received.exists = true;
+  received.row = row;
+  received.source = source;
+  received.home = dev::ld(handle.home(row));
+  received.first_hits[0] = dev::ld(handle.hit(row, 0));
+  if (handle.layout.max_hits > 1) received.first_hits[1] = dev::ld(handle.hit(row, 1));
+  return received;
+}
+
+// The rows of all sources in turn, as they arrive: the one with number i.
+EP_DEVICE ReceivedRow row_in_turn(const HtHandle& handle, const RowRanges& ranges, uint64_t i) {
+  const uint32_t source = static_cast<uint32_t>(i % ranges.num_ranks);
+  const uint64_t number = i / ranges.num_ranks;
+  if (number >= ranges.count(source)) return {};
+  return look_up_row(handle, ranges.begin[source] + static_cast<uint32_t>(number), source);
+}
+
+// Calls visit(row) for the rows of a crew's warp: those that lanes have looked up, 32 at a time. False ends it.
+template <class LookUp, class Visit>
+EP_DEVICE void for_each_row(const Crew& crew, uint64_t num_items, LookUp look_up, Visit visit) {
+  for (uint64_t first = 32 * crew.worker(); first < num_items; first += 32 * crew.num_workers()) {
+    const uint64_t i = first + dev::lane_idx();
+    const ReceivedRow mine = i < num_items ? look_up(i) : ReceivedRow{};
+    for (uint32_t left = dev::ballot(mine.exists); left; left &= left - 1) {
+      const ReceivedRow row = mine.from_lane(dev::find_first(left));
+      if (!visit(row)) return;
+    }
+  }
 }
 
 }  // namespace nccl_ep::ht

@@ -38,7 +38,9 @@ EP_DEVICE bool all_in_block(bool mine) {
   dev::sync_block();
   if (!mine) dev::st_relaxed<dev::Scope::block>(some_do_not, 1u);
   dev::sync_block();
-  return some_do_not[0] == 0;
+  const bool all = some_do_not[0] == 0;
+  dev::sync_block();  // the next call may change it
+  return all;
 }
 
 // Calls visit(i) for each i below `count`, a thread each.
@@ -84,17 +86,15 @@ EP_DEVICE void count_block(const HtUpdateArgs& args, const UpdateScratch& scratc
   uint32_t* counts = args.block_counts + uint64_t{dev::block_idx()} * scratch.num_counters;
   for_each_thread(scratch.num_counters, [&](uint32_t c) { counts[c] = scratch.total[c]; });
   dev::sync_block();
-  uint32_t* flags = args.block_counts + uint64_t{dev::num_blocks()} * scratch.num_counters;
-  if (dev::thread_idx() == 0) dev::st_release<dev::Scope::gpu>(flags + dev::block_idx(), epoch);
+  if (dev::thread_idx() == 0) dev::st_release<dev::Scope::gpu>(args.block_flags + dev::block_idx(), epoch);
 }
 
 // Adds up the blocks of this rank: `next` gets what the blocks before have, `total` what all have.
 EP_DEVICE bool add_blocks(const Operation& op, const HtUpdateArgs& args, const UpdateScratch& scratch) {
-  const uint32_t* flags = args.block_counts + uint64_t{dev::num_blocks()} * scratch.num_counters;
   bool ok = true;
   for_each_thread(dev::num_blocks(), [&](uint32_t block) {
     ok &= wait_for(op.group, op.epoch, {Wait::block_counts, op.group.rank, block},
-                   [&] { return dev::ld_acquire<dev::Scope::gpu>(flags + block) == op.epoch; });
+                   [&] { return dev::ld_acquire<dev::Scope::gpu>(args.block_flags + block) == op.epoch; });
   });
   if (!all_in_block(ok)) return false;
   for_each_thread(scratch.num_counters, [&](uint32_t c) {
@@ -179,16 +179,6 @@ EP_DEVICE bool add_ranks(const Operation& op, const HtHandle& handle, const Upda
   return ok;
 }
 
-// The inclusive sum over the lanes up to this one.
-EP_DEVICE uint32_t scan_warp(uint32_t value) {
-#pragma unroll
-  for (uint32_t delta = 1; delta < 32; delta *= 2) {
-    const uint32_t before = dev::shfl(value, (dev::lane_idx() - delta) % 32);
-    if (dev::lane_idx() >= delta) value += before;
-  }
-  return value;
-}
-
 EP_DEVICE void write_counter(const CounterOutput& output, uint32_t i, uint64_t value) {
   if (!output.data) return;
   if (output.is_64bit) {
@@ -226,7 +216,10 @@ EP_DEVICE void find_zones(const HtUpdateArgs& args, const UpdateScratch& scratch
     scratch.slots[rank] = slots;
     if (!reports) continue;
     write_counter(args.recv_total, 0, slots);
-    *args.handle.totals() = {scratch.total[rank], slots};
+    const HtTotals totals{scratch.total[rank], slots};
+    *args.handle.totals() = totals;
+    args.host_totals->totals = totals;
+    dev::st_release<dev::Scope::system>(&args.host_totals->update, args.update);
   }
   dev::sync_block();
 }
@@ -276,8 +269,9 @@ EP_DEVICE void place_token(const Operation& op, const HtUpdateArgs& args, const 
     *args.handle.place(token, k) = hits_any ? static_cast<uint8_t>(found.hit[i]) : HtHandleLayout::kNoHit;
     if (!hits_any) continue;
     const uint32_t counter = group.num_ranks + found.expert[i];
-    hits[found.hit[i]] = kExpertMajor ? scratch.next[counter] + scratch.of(counter).count_before(in_tile)
+    const uint32_t hit = kExpertMajor ? scratch.next[counter] + scratch.of(counter).count_before(in_tile)
                                       : found.expert[i] - found.rank[i] * group.num_local_experts;
+    dev::st_relaxed<dev::Scope::block>(hits + found.hit[i], hit);  // all places of an expert write the same
   }
   if (dev::lane_idx() == 0) *args.handle.num_dests(token) = static_cast<uint8_t>(found.num_dests);
   dev::sync_warp();
