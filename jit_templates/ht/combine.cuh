@@ -88,17 +88,16 @@ EP_DEVICE void add_up(const Addend* addends, uint32_t num_addends, uint32_t offs
   }
 }
 
-// Pushes the results for a peer's tokens.
+// Pushes the results for a peer's tokens. The lanes look up the warp's next 32 rows.
 template <bool kExpertMajor, DType kDType>
 EP_DEVICE void push_to(const Operation& op, const HtCombineArgs& args, const PushTeam& team, uint32_t peer,
                        Mover& mover, Addend* addends) {
   const HtGroupState& group = op.group;
   const Rows to = rows_of(group.window.at<void>(peer, group.layout.row_at(0)), group.layout.row_bytes);
   const Rows from = rows_of(args.tokens, args.move.row_bytes);
-  const uint32_t begin = *args.handle.source(peer), count = *args.handle.source(peer + 1) - begin;
-  const uint32_t end = begin + team.share_end(count);
-  for (uint32_t first = begin + team.share_begin(count); first < end; first += 32) {
-    const uint32_t row = first + dev::lane_idx();
+  const uint32_t end = *args.handle.source(peer + 1);
+  for (uint32_t first = *args.handle.source(peer) + team.worker; first < end; first += 32 * team.num_workers) {
+    const uint32_t row = first + dev::lane_idx() * team.num_workers;
     const ReceivedRow mine = row < end ? look_up_row(args.handle, row, peer) : ReceivedRow{};
     for (uint32_t left = dev::ballot(mine.exists); left; left &= left - 1) {
       const ReceivedRow it = mine.from_lane(dev::find_first(left));

@@ -30,19 +30,18 @@ EP_DEVICE bool has_flags(const HtDispatchArgs& args) {
   return kExpertMajor || args.out_window.base == 0;
 }
 
-// Pushes this rank's rows to a peer, those of 32 tokens at a time.
+// Pushes this rank's rows to a peer. The lanes look up the warp's next 32 tokens.
 template <bool kExpertMajor>
 EP_DEVICE void push_to(const Operation& op, const HtDispatchArgs& args, const PushTeam& team, uint32_t peer,
                        Mover& mover) {
   const HtGroupState& group = op.group;
   const Destination to(args, peer);
   const bool flags = has_flags<kExpertMajor>(args);
-  const uint32_t end = team.share_end(args.num_tokens);
-  for (uint32_t first = team.share_begin(args.num_tokens); first < end; first += 32) {
-    const uint32_t token = first + dev::lane_idx();
+  for (uint32_t first = team.worker; first < args.num_tokens; first += 32 * team.num_workers) {
+    const uint32_t token = first + dev::lane_idx() * team.num_workers;
     uint32_t row = 0, slot = 0;
     bool goes = false;
-    const uint32_t num_dests = token < end ? *args.handle.num_dests(token) : 0;
+    const uint32_t num_dests = token < args.num_tokens ? *args.handle.num_dests(token) : 0;
 #pragma unroll 4
     for (uint32_t i = 0; i < num_dests; ++i) {
       const HtDest dest = dev::ld(args.handle.dest(token, i));
@@ -56,8 +55,8 @@ EP_DEVICE void push_to(const Operation& op, const HtDispatchArgs& args, const Pu
       const uint32_t to_slot = dev::shfl(slot, lane), to_row = dev::shfl(row, lane);
       uint32_t* flag = flags ? group.window.at<uint32_t>(peer, group.layout.flag_at(to_row)) : nullptr;
       mover.move(
-          args.tokens + uint64_t{first + lane} * args.move.row_bytes, to.rows, 1, [&](uint32_t) { return to_slot; },
-          flag);
+          args.tokens + uint64_t{first + lane * team.num_workers} * args.move.row_bytes, to.rows, 1,
+          [&](uint32_t) { return to_slot; }, flag);
     }
   }
   mover.drain(to.rows);

@@ -134,11 +134,11 @@ EP_DEVICE ReceivedRow row_in_turn(const HtHandle& handle, const RowRanges& range
   return look_up_row(handle, ranges.begin[source] + static_cast<uint32_t>(number), source);
 }
 
-// Calls visit(row) for the rows of a crew's warp: those that lanes have looked up, 32 at a time. False ends it.
+// Calls visit(row) for the rows of a crew's warp. The lanes look up its next 32. False ends it.
 template <class LookUp, class Visit>
 EP_DEVICE void for_each_row(const Crew& crew, uint64_t num_items, LookUp look_up, Visit visit) {
-  for (uint64_t first = 32 * crew.worker(); first < num_items; first += 32 * crew.num_workers()) {
-    const uint64_t i = first + dev::lane_idx();
+  for (uint64_t first = crew.worker(); first < num_items; first += 32 * crew.num_workers()) {
+    const uint64_t i = first + dev::lane_idx() * crew.num_workers();
     const ReceivedRow mine = i < num_items ? look_up(i) : ReceivedRow{};
     for (uint32_t left = dev::ballot(mine.exists); left; left &= left - 1) {
       const ReceivedRow row = mine.from_lane(dev::find_first(left));
