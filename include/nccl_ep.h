@@ -392,6 +392,7 @@ ncclResult_t ncclEpCreateHandle(ncclEpHandle_t* handle, ncclEpGroup_t ep_group, 
 // Capturable. Allocates nothing.
 // Errors: ncclInvalidArgument: NULL or malformed arguments, a shape or type that is not listed, b > B,
 // another K than the handle's. ncclInvalidUsage: a send_only operation of the group awaits ncclEpComplete.
+// HT, from the next call on: ncclInvalidUsage: a rank would receive more than max_recv_tokens_per_rank rows.
 ncclResult_t ncclEpUpdateHandle(ncclEpHandle_t handle, const ncclEpTensor_t* topk_idx,
                                 const ncclEpLayoutInfo_t* layout_info, cudaStream_t stream);
 
@@ -421,11 +422,16 @@ ncclResult_t ncclEpHandleDestroy(ncclEpHandle_t handle);
 // LL works alike for outputs in windows and elsewhere. One of HT FLAT in a window is written directly by the
 // senders; all ranks use the same offset.
 //
-// Collective. Stream-ordered; inputs may be reused and outputs read once `stream` has passed (send_only: the
-// stream of ncclEpComplete). Allocates nothing. Capturable, but for HT with max_recv_tokens_per_rank 0.
+// M is max_recv_tokens_per_rank or more. If that is 0, M is at least what recv_total_counter says; the call
+// then waits for the update to have run, if it has not.
+//
+// Collective. Stream-ordered; inputs may be reused and outputs read once `stream` has passed (send_only, which
+// HT ignores: the stream of ncclEpComplete). Allocates nothing. Capturable, but for HT with
+// max_recv_tokens_per_rank 0.
 // Errors: ncclInvalidArgument: NULL or malformed arguments; tensors missing, forbidden or of another shape or
 // type than above; rows longer than max_token_bytes; zero_copy ON without a window. ncclInvalidUsage: BWD
-// with LL, no routing yet, a send_only operation of the group awaiting ncclEpComplete.
+// with LL, no routing yet, a send_only operation of the group awaiting ncclEpComplete, HT with
+// max_recv_tokens_per_rank 0 while the stream captures.
 ncclResult_t ncclEpDispatch(ncclEpHandle_t handle, const ncclEpDispatchInputs_t* inputs,
                             const ncclEpDispatchOutputs_t* outputs, const ncclEpLayoutInfo_t* layout_info,
                             const ncclEpDispatchConfig_t* config, cudaStream_t stream);
@@ -440,10 +446,12 @@ ncclResult_t ncclEpDispatch(ncclEpHandle_t handle, const ncclEpDispatchInputs_t*
 //   HT BWD  [M,H]       [M,K] FLAT,   -              [b,H]   [b,K] fp32
 //                       [M] EM, fp32
 //
-// Rows stand where dispatch put them. Recipe NONE: bf16, fp16 or fp32, the same on both sides; no scales.
+// Rows stand where dispatch put them; M may be as low as what recv_total_counter says, outside of graphs.
+// Recipe NONE: bf16, fp16 or fp32, the same on both sides; no scales.
 //   LL EM   out[t] = sum over k of weights[t, k] * the row of token t at its k-th expert
 //   others  out[t] = sum over ranks (EM: slots) of token t's rows, which the caller has weighted and, if
 //           there is one row a token, added over its rank's experts
+//   HT BWD  also brings home the gradients of the weights, to each place its expert's, zero without one
 // A token without experts gets a row of zeros. The routing is that of the dispatch.
 //
 // Collective. Stream-ordered, as ncclEpDispatch. Allocates nothing. Capturable. Errors: as ncclEpDispatch.
@@ -469,8 +477,9 @@ ncclResult_t ncclEpHandleMemSize(ncclEpGroup_t ep_group, ncclEpLayout_t layout, 
 // ncclEpHandleMemSize, that stays the caller's and must outlive the handle; or NULL to allocate it as
 // config.alloc of the group says. Not collective, not capturable.
 // Errors: ncclInvalidArgument: NULL or malformed arguments; a layout the algorithm does not have (LL: EM, RM;
-// HT: EM, FLAT); num_topk below 1 or above the group's bound; an alignment that is no power of two;
-// handle_mem too small.
+// HT: EM, FLAT); num_topk below 1 or above the group's bound (HT: ncclInvalidUsage); an alignment that is no
+// power of two; handle_mem too small. ncclInvalidUsage: an alignment with LL or FLAT; HT EM in a group that
+// has neither max_recv_tokens_per_rank nor num_topk.
 ncclResult_t ncclEpInitHandle(ncclEpHandle_t* handle, ncclEpGroup_t ep_group, ncclEpLayout_t layout,
                               const ncclEpHandleConfig_t* config, int num_topk, const ncclEpTensor_t* handle_mem);
 

@@ -94,6 +94,7 @@ EP_DEVICE void deliver_rows(const Operation& op, const HtDispatchArgs& args, con
     if (num_slots == in_place) return true;
     const Awaited awaited{Wait::dispatch_row, it.source, it.home.token};
     if (!it.has_come && !await_rows(op, awaited, true, it.row)) return false;
+    dev::sync_warp();  // another lane may have seen it come
     dev::fence_proxy_async();
     mover.move(
         arrived.rows.at(arrived.is_output ? slot(0) : it.row), out, num_slots - in_place,

@@ -10,7 +10,7 @@ namespace nccl_ep {
 constexpr uint32_t kHtUpdateThreads = 512;
 constexpr uint32_t kHtMoveThreads = 512;  // of dispatch and combine
 constexpr uint32_t kHtStages = 4;         // of a warp that moves rows
-constexpr uint32_t kHtRing = 8;           // its stages, and stores whose flags are not raised yet
+constexpr uint32_t kHtRing = 16;          // its stages, and stores whose flags are not raised yet
 
 // What all operations of a group share.
 struct HtGroupState {
@@ -57,18 +57,27 @@ struct CounterOutput {
   uint32_t is_64bit;
 };
 
+// What the host may need to know of a handle's last update. `update` is written last.
+struct HtHostTotals {
+  uint32_t update;  // which of the handle's updates, counted by the host
+  HtTotals totals;
+};
+
 struct HtUpdateArgs {
   HtGroupState group;
   HtHandle handle;
   TopkTable topk;
   uint32_t tile_tokens;      // a block's tokens at a time, a multiple of 32
   uint32_t tiles_per_block;  // consecutive ones
-  uint32_t* block_counts;    // [block][counter], then [block]: the operation that they belong to
+  uint32_t* block_counts;    // [block][counter]
+  uint32_t* block_flags;     // [block]: the operation that its counts belong to
   uint32_t alignment;        // expert-major: of the rows of an expert
   uint64_t max_slots;        // rows of the outputs; 0: as many as there are
   CounterOutput expert_counters;
   CounterOutput expert_offsets;
   CounterOutput recv_total;
+  HtHostTotals* host_totals;  // pinned host memory
+  uint32_t update;            // for host_totals
 };
 
 // What becomes of a stage, in the shared memory of a warp that moves rows.

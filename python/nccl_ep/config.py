@@ -53,8 +53,9 @@ class GroupConfig(CStruct):
         algorithm: LOW_LATENCY for decoding, HIGH_THROUGHPUT for prefill and training.
         num_experts: experts of all ranks together; a multiple of the number of ranks.
         max_dispatch_tokens_per_rank: most tokens that one rank dispatches in one call.
-        max_recv_tokens_per_rank: high throughput: receive budget in rows; 0 sizes outputs by the actual
-            count.
+        max_recv_tokens_per_rank: high throughput: receive budget in rows, padding included, at least
+            ``max_dispatch_tokens_per_rank``; 0 sizes outputs by the actual count, which dispatch then waits
+            for.
         max_token_bytes: most bytes of one token's row, scales included.
         rdma_buffer_size: bytes of symmetric memory; 0: as much as is needed.
         num_qp_per_rank: network queue pairs per rank; 0 chooses.
@@ -63,9 +64,10 @@ class GroupConfig(CStruct):
         alloc: your own device allocator.
         enable_mask: go on without ranks that do not answer (low latency).
         timeout_ns: longest wait for another rank; 0 chooses.
-        zero_copy: whether kernels write into the caller's windows directly; no difference in low latency.
+        zero_copy: whether kernels write into the caller's windows directly: AUTO where there are some, ON
+            only there; no difference in low latency.
         overflow_policy: what to do with rows beyond the receive budget.
-        num_topk: largest top-k of any handle; needed by high throughput without budget.
+        num_topk: largest top-k of any handle, 0: any; needed by expert-major high throughput without budget.
     """
 
     algorithm: Algorithm | int = Algorithm.LOW_LATENCY

@@ -23,7 +23,9 @@ class Handle:
     closes it. Handles of one group may be used in turn, in the same order on every rank.
 
     Shapes below: R ranks, L experts of a rank, B ``max_dispatch_tokens_per_rank``, b tokens of this rank (0
-    to B), K top-k, H hidden. Floats are bfloat16, float16 or float32, the same type on the way in and out.
+    to B), K top-k, H hidden; in high throughput M rows received: ``max_recv_tokens_per_rank`` or more, or
+    without such a budget at least as many as ``recv_total_counter`` says. Floats are bfloat16, float16 or
+    float32, the same type on the way in and out.
 
     Streams: every call is put on ``stream`` (default: the group's) and returns at once. Inputs and outputs
     must stay valid until the stream has passed the call.
@@ -65,7 +67,7 @@ class Handle:
 
         Raises:
             InvalidArgument: ``num_topk`` or ``handle_mem`` does not fit.
-            InvalidUsage: the algorithm does not have this layout.
+            InvalidUsage: high throughput: ``num_topk`` is more than the group's, or the group needs one.
         """
         memory = None if handle_mem is None else Tensor.of(handle_mem)
         out = ffi.new("ncclEpHandle_t*")
@@ -119,13 +121,18 @@ class Handle:
             topk_idx: int32 or int64 ``[b, K]``: each token's experts, 0 to experts - 1, or -1 for none. An
                 expert that a token names twice gets it once, with the sum of the weights. Low latency reads
                 this memory during dispatch and combine, so that a graph can be replayed with new contents:
-                leave it in place, and unchanged from a dispatch to the end of its combine. The handle keeps
-                the buffer alive.
-            layout_info: must be None in low latency.
+                leave it in place, and unchanged from a dispatch to the end of its combine. High throughput
+                reads it once, in stream order, and the call is collective. The handle keeps the buffer
+                alive.
+            layout_info: must be None in low latency. High throughput fills what it is given:
+                expert_counters ``[L]``, expert_offsets ``[L]`` (expert-major) and recv_total_counter ``[1]``.
+                Flat: expert_counters are int32, recv_total_counter int32 or int64. Expert-major: all int32
+                or all int64, counting rows with their padding.
             stream: default: the group's.
 
         Raises:
-            InvalidArgument: shape or type of ``topk_idx`` does not fit.
+            InvalidArgument: shape or type of a tensor does not fit.
+            InvalidUsage: from the next call on: a rank would receive more rows than its budget.
         """
         table = Tensor.of(topk_idx)
         c_info = layout_info.c if layout_info else NULL
@@ -143,7 +150,8 @@ class Handle:
         config: DispatchConfig | None = None,
         stream: Any = None,
     ) -> None:
-        """Sends each token to the ranks of its experts. Collective; capturable in low latency.
+        """Sends each token to the ranks of its experts. Collective; capturable, but not in high throughput
+        without a budget.
 
         Rows arrive in the order of (source rank, token). Rows of the outputs that nothing fills stay as they
         were.
@@ -160,6 +168,22 @@ class Handle:
                                                                          optional; recv_topk_idx_kind
         ============  =================================================  =====================================
 
+        ================  =============================================  =====================================
+        high throughput   expert-major                                   flat
+        ================  =============================================  =====================================
+        inputs            tokens ``[b, H]``,                             tokens ``[b, H]``,
+                          topk_weights ``[b, K]`` float32                topk_weights ``[b, K]`` float32
+        outputs           tokens ``[M, H]``,                             tokens ``[M, H]``,
+                          topk_weights ``[M]`` float32                   topk_weights ``[M, K]`` float32,
+                                                                         topk_idx ``[M, K]`` int64
+        layout_info       nothing is read                                recv_topk_idx_kind
+        ================  =============================================  =====================================
+
+        Flat rows are one for each token; its experts here stand first in ``topk_idx``, in ascending order,
+        with their weights, and -1 behind. Expert-major rows stand in the zones that :meth:`update` counted,
+        padding is zeros. The backward pass has tokens only. Outputs in windows are written by their senders
+        directly, if ``zero_copy`` allows; all ranks then use the same offset.
+
         Rank-major ``topk_idx`` names an expert of this rank where the token's top-k does, and is -1
         elsewhere, unused rows included. Low latency works alike for outputs in windows and elsewhere.
 
@@ -172,7 +196,8 @@ class Handle:
 
         Raises:
             InvalidArgument: a tensor is missing, too many, or of the wrong shape or type.
-            InvalidUsage: there is no routing yet, or a ``send_only`` call is still to be completed.
+            InvalidUsage: there is no routing yet, a ``send_only`` call is still to be completed, or a graph
+                is captured without a budget.
             RemoteError: an earlier call on this group waited too long for another rank.
         """
         c_info, c_config = layout_info.c if layout_info else NULL, config.c if config else NULL
@@ -200,9 +225,22 @@ class Handle:
                       float32, which is read
         ============  =================================================  =====================================
 
-        Sums are made in float32: over a rank's experts in the order of the top-k, rounded once to the tokens'
-        type, then over ranks in their order. The result has the same bits every time. A token without experts
-        gets zeros.
+        ================  =============================================  =====================================
+        high throughput   expert-major                                   flat
+        ================  =============================================  =====================================
+        inputs            tokens ``[M, H]``, weighted                    tokens ``[M, H]``, weighted and
+                                                                         summed over the rank's experts
+        backward, too     topk_weights ``[M]`` float32                   topk_weights ``[M, K]`` float32
+        outputs           tokens ``[b, H]``                              tokens ``[b, H]``
+        backward, too     topk_weights ``[b, K]`` float32                topk_weights ``[b, K]`` float32
+        ================  =============================================  =====================================
+
+        Backward, ``topk_weights`` are the gradients of what dispatch gave out; each goes to the places of its
+        expert in the top-k, and places without one get zero.
+
+        Sums are made in float32: over a rank's experts in the order of the top-k (high throughput: of their
+        numbers), rounded once to the tokens' type, then over ranks in their order. The result has the same
+        bits every time. A token without experts gets zeros.
 
         Args:
             inputs: the experts' rows, in the places where dispatch put their tokens.
@@ -212,7 +250,7 @@ class Handle:
 
         Raises:
             InvalidArgument: a tensor is missing, or of the wrong shape or type.
-            InvalidUsage: there was no dispatch, or a ``send_only`` call is still to be completed.
+            InvalidUsage: there was no dispatch or routing, or a ``send_only`` call is still to be completed.
             RemoteError: an earlier call on this group waited too long for another rank.
         """
         c_config = config.c if config else NULL

@@ -85,6 +85,7 @@ class CombineOutputs(_Tensors):
     Attributes:
         tokens: one row a token.
         topk_weights: low latency, expert-major: an *input*, the weights of the sum, in spite of its place.
+            High throughput, backward: the gradients of the weights.
     """
 
     tokens: Any

@@ -15,8 +15,7 @@ std::unique_ptr<ncclEpHandle> init_handle(ncclEpGroup& group, ncclEpLayout_t lay
   decode_enum("layout", layout, NCCL_EP_LAYOUT_FLAT);
   const ncclEpHandleConfig_t current = decode_optional("config", config);
   auto result = std::make_unique<ncclEpHandle>(group);
-  result->handle =
-      group.group->create_handle(layout, current, num_topk, decode_tensor("handle_mem", handle_mem));
+  result->handle = group.group->create_handle(layout, current, num_topk, decode_tensor("handle_mem", handle_mem));
   return result;
 }
 

@@ -76,8 +76,8 @@ void check_buffer_size(const ncclEpGroupConfig_t& config, uint64_t bytes) {
 
 // What every rank must agree on, in the order of kAgreedNames.
 constexpr std::array kAgreedNames = {
-    "config.algorithm",  "config.num_experts", "config.max_dispatch_tokens_per_rank", "config.max_token_bytes",
-    "config.num_topk",   "config.zero_copy",   "config.max_recv_tokens_per_rank"};
+    "config.algorithm", "config.num_experts", "config.max_dispatch_tokens_per_rank", "config.max_token_bytes",
+    "config.num_topk",  "config.zero_copy",   "config.max_recv_tokens_per_rank"};
 struct Agreement {
   uint64_t refused = 0;  // this rank's own checks or preparations failed
   std::array<uint64_t, kAgreedNames.size()> values{};

@@ -117,8 +117,7 @@ std::unique_ptr<Handle> HtGroup::create_handle(ncclEpLayout_t layout, const nccl
   throw_if_faulted();
   check_handle(layout, config, num_topk);
   return std::make_unique<HtHandle>(*this, static_cast<Layout>(layout), config,
-                                    HtHandleLayout::make(shape_.layout(), static_cast<uint32_t>(num_topk)),
-                                    handle_mem);
+                                    HtHandleLayout::make(shape_.layout(), static_cast<uint32_t>(num_topk)), handle_mem);
 }
 
 }  // namespace nccl_ep::core

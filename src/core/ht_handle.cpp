@@ -21,9 +21,7 @@ void HtHandle::complete(cudaStream_t) { group_.throw_if_faulted(); }
 
 uint64_t HtHandle::received_rows(cudaStream_t stream) {
   auto* host = host_totals_.as<HtHostTotals>();
-  const auto is_known = [&] {
-    return std::atomic_ref(host->update).load(std::memory_order_acquire) == num_updates_;
-  };
+  const auto is_known = [&] { return std::atomic_ref(host->update).load(std::memory_order_acquire) == num_updates_; };
   if (was_captured_ || !is_known()) {
     group_.device().synchronize(stream);
     group_.throw_if_faulted();

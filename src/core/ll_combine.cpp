@@ -27,7 +27,8 @@ LlOperation<LlCombineArgs> LlHandle::prepare(const CombineRequest& request) {
                {{routing_.num_tokens, "tokens of topk_idx"}, {hidden, "hidden of inputs.tokens"}});
   const uint64_t row_bytes = row_bytes_of("inputs.tokens", *request.tokens, group_.config().max_token_bytes);
 
-  const plan::LlPlan plan = plan::plan_ll_combine(shape, layout_, row_bytes, routing_.num_tokens, group_.launch_limits(), group_.tuning());
+  const plan::LlPlan plan =
+      plan::plan_ll_combine(shape, layout_, row_bytes, routing_.num_tokens, group_.launch_limits(), group_.tuning());
   const DType dtype = dtype_of(request.tokens->datatype);
   LlOperation<LlCombineArgs> operation{group_.kernels().at(jit::Op::combine, layout_, dtype), plan.launch, {}};
   runtime::Communicator& comm = group_.comm();

@@ -46,9 +46,8 @@ LlHandleLayout LlGroup::handle_layout(ncclEpLayout_t layout, const ncclEpHandleC
   LlHandleLayout result{};
   result.num_ranks = shape_.num_ranks;
   result.max_tokens = shape_.max_tokens;
-  result.max_hits = layout == NCCL_EP_LAYOUT_EXPERT_MAJOR
-                        ? std::min(static_cast<uint32_t>(num_topk), shape_.num_local_experts())
-                        : 0;
+  result.max_hits =
+      layout == NCCL_EP_LAYOUT_EXPERT_MAJOR ? std::min(static_cast<uint32_t>(num_topk), shape_.num_local_experts()) : 0;
   return result;
 }
 

@@ -68,8 +68,8 @@ std::string template_parameters(const Variant& variant) {
 }  // namespace
 
 std::string name(const Variant& variant) {
-  const std::string stem =
-      std::string(text_of(variant.algorithm).folder) + "_" + text_of(variant.op).name + "_" + layout_name(variant.layout);
+  const std::string stem = std::string(text_of(variant.algorithm).folder) + "_" + text_of(variant.op).name + "_" +
+                           layout_name(variant.layout);
   return variant.op == Op::combine ? stem + "_" + dtype_name(variant.dtype) : stem;
 }
 

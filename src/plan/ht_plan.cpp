@@ -10,8 +10,8 @@
 namespace nccl_ep::plan {
 namespace {
 
-constexpr uint32_t kTileTokens = 128;      // small enough for 4096 tokens to keep 32 SMs busy
-constexpr uint32_t kMinTileTokens = 32;    // one word of bits
+constexpr uint32_t kTileTokens = 128;       // small enough for 4096 tokens to keep 32 SMs busy
+constexpr uint32_t kMinTileTokens = 32;     // one word of bits
 constexpr uint32_t kMaxPieceBytes = 14336;  // 7168 elements of 2 bytes: the rows of the largest models are one piece
 constexpr uint32_t kMinPieceBytes = 16;
 constexpr uint32_t kMinThreads = 96;  // a warp that pushes, one that receives, one for weights
@@ -32,11 +32,10 @@ uint32_t tile_tokens(const HtShape& shape, const Limits& limits, const HtTuning&
   uint32_t tile = tuning.tile_tokens ? static_cast<uint32_t>(align_up(tuning.tile_tokens, 32)) : kTileTokens;
   while (tile > kMinTileTokens && update_bytes(shape, tile) > dynamic_shared(limits)) tile -= 32;
   if (update_bytes(shape, tile) > dynamic_shared(limits)) {
-    throw Error(ncclInvalidUsage, "num_experts is " + std::to_string(shape.num_experts) + " on " +
-                                      std::to_string(shape.num_ranks) + " ranks, which takes " +
-                                      std::to_string(update_bytes(shape, tile)) +
-                                      " bytes of a block's shared memory, expected at most " +
-                                      std::to_string(dynamic_shared(limits)));
+    throw Error(ncclInvalidUsage,
+                "num_experts is " + std::to_string(shape.num_experts) + " on " + std::to_string(shape.num_ranks) +
+                    " ranks, which takes " + std::to_string(update_bytes(shape, tile)) +
+                    " bytes of a block's shared memory, expected at most " + std::to_string(dynamic_shared(limits)));
   }
   return tile;
 }
@@ -67,7 +66,8 @@ HtRowPlan cut_rows(uint64_t row_bytes, const Limits& limits, const HtTuning& tun
   require_room(limits);
   HtRowPlan plan;
   plan.move.row_bytes = static_cast<uint32_t>(row_bytes);
-  uint32_t max_piece_bytes = tuning.piece_bytes ? std::max(tuning.piece_bytes / 16 * 16, kMinPieceBytes) : kMaxPieceBytes;
+  uint32_t max_piece_bytes =
+      tuning.piece_bytes ? std::max(tuning.piece_bytes / 16 * 16, kMinPieceBytes) : kMaxPieceBytes;
   for (cut_row(plan.move, max_piece_bytes); most_movers(plan.move, limits) < 2;) {
     max_piece_bytes = max_piece_bytes / 32 * 16;
     cut_row(plan.move, max_piece_bytes);

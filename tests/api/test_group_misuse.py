@@ -17,7 +17,6 @@ LONE_FREE = ep.FreeFn(lambda ptr, context: 0)
 # changes to GOOD, exception, what the message says
 MISUSES = [
     ({"algorithm": 7}, ep.InvalidArgument, r"config\.algorithm.*7.*expected"),
-    ({"algorithm": ep.Algorithm.HIGH_THROUGHPUT}, ep.InvalidUsage, r"config\.algorithm.*not available"),
     ({"num_experts": 0}, ep.InvalidArgument, r"config\.num_experts.*\b0\b.*expected"),
     ({"num_experts": 3}, ep.InvalidArgument, r"config\.num_experts.*\b3\b.*multiple.*2"),
     ({"num_experts": 4_000_000_000}, ep.InvalidArgument, r"config\.num_experts.*4000000000.*expected"),
@@ -42,9 +41,44 @@ MISUSES = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("changes", "error", "says"), MISUSES, ids=[str(next(iter(row[0].items()))) for row in MISUSES]
-)
+# The same for high throughput
+HT = {"algorithm": ep.Algorithm.HIGH_THROUGHPUT}
+HT_MISUSES = [
+    ({"max_token_bytes": 24}, ep.InvalidArgument, r"config\.max_token_bytes.*24.*multiple of 16"),
+    (
+        {"max_recv_tokens_per_rank": 3},
+        ep.InvalidArgument,
+        r"config\.max_recv_tokens_per_rank.*\b3\b.*at least 4 = max_dispatch_tokens_per_rank",
+    ),
+    (
+        {"overflow_policy": ep.OverflowPolicy.DROP},
+        ep.InvalidArgument,
+        r"config\.overflow_policy.*DROP.*max_recv_tokens_per_rank",
+    ),
+    (
+        {"overflow_policy": ep.OverflowPolicy.DROP, "max_recv_tokens_per_rank": 8},
+        ep.InvalidUsage,
+        r"config\.overflow_policy.*DROP is not available",
+    ),
+    (
+        {"max_dispatch_tokens_per_rank": 3_000_000_000},
+        ep.InvalidArgument,
+        r"config\.max_dispatch_tokens_per_rank.*3000000000.*6000000000 tokens.*expected at most 4294967295",
+    ),
+    ({"num_experts": 100_000}, ep.InvalidUsage, r"num_experts is 100000.*shared memory.*expected at most"),
+    ({"num_topk": 5}, ep.InvalidArgument, r"config\.num_topk.*\b5\b.*expected.*4"),
+    ({"rdma_buffer_size": 1}, ep.InvalidUsage, r"config\.rdma_buffer_size.*\b1\b.*expected.*at least"),
+]
+MISUSES += [(HT | changes, error, says) for changes, error, says in HT_MISUSES]
+
+
+def name_of(row: Any) -> str:
+    changes = {name: value for name, value in row[0].items() if name != "algorithm"}
+    algorithm = "ht: " if "algorithm" in row[0] and changes else ""
+    return algorithm + str(next(iter((changes or row[0]).items())))
+
+
+@pytest.mark.parametrize(("changes", "error", "says"), MISUSES, ids=[name_of(row) for row in MISUSES])
 def test_a_field_that_is_wrong(make_cluster: Any, changes: Any, error: type[ep.Error], says: str) -> None:
     def main(rank: Any) -> Any:
         before = usage(cluster, rank)
@@ -70,6 +104,18 @@ def test_ranks_that_disagree(make_cluster: Any) -> None:
     first, second = make_cluster(2).run(main)
     assert re.search(r"max_token_bytes.*64 here.*128 on rank 1", first)
     assert re.search(r"max_token_bytes.*128 here.*64 on rank 0", second)
+
+
+def test_ranks_that_disagree_about_the_budget(make_cluster: Any) -> None:
+    def main(rank: Any) -> Any:
+        config = replace(GOOD, **HT, max_recv_tokens_per_rank=8 * (1 + rank.rank))
+        with pytest.raises(ep.InvalidArgument) as failure:
+            ep.Group(rank.comm, config)
+        return failure.value.message
+
+    first, second = make_cluster(2).run(main)
+    assert re.search(r"max_recv_tokens_per_rank.*8 here.*16 on rank 1", first)
+    assert re.search(r"max_recv_tokens_per_rank.*16 here.*8 on rank 0", second)
 
 
 def test_a_rank_that_refuses_stops_the_others(make_cluster: Any) -> None:

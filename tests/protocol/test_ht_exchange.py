@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""High-Throughput dispatch and combine deliver what the oracle says, to the bit, for any shape and routing."""
+"""High-Throughput dispatch and combine deliver what the oracle says, to the bit, for any shape and mode."""
 
 from __future__ import annotations
 
@@ -166,7 +166,8 @@ def test_a_captured_step_follows_the_table_at_each_replay(make_cluster: Any, mod
             with rank.capture() as graph:
                 mine.update(handle, graph.stream)
                 mine.run(handle, graph.stream)
-            fresh = {name: rank.read(getattr(mine, name)) for name in vars(mine) if name.startswith("received")}
+            names = [name for name in vars(mine) if name.startswith("received")]
+            fresh = {name: rank.read(getattr(mine, name)) for name in names}
             seen = []
             for problem in problems:
                 other = Exchange(rank, problem, mode)

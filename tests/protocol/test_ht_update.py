@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Update counts what each rank receives as the oracle does, whatever the routing, the types and the launch."""
+"""Update counts what each rank receives as the oracle does, whatever the routing, types and launch."""
 
 from __future__ import annotations
 

@@ -30,8 +30,9 @@ LAYERS = {
 DEVICE_LAYERS = {
     "shared": {"shared"},
     "device": {"device", "shared"},
-    "ll": {"ll", "device", "shared"},
-    "ht": {"ht", "device", "shared"},
+    "common": {"common", "device", "shared"},
+    "ll": {"ll", "common", "device", "shared"},
+    "ht": {"ht", "common", "device", "shared"},
 }
 # Only these know CUDA and NCCL by name.
 BEHIND_THE_SEAM = {"runtime"}
