@@ -45,18 +45,25 @@ def test_kernels_cost_what_is_recorded(measured: Measurement, arch: str) -> None
 
 
 def limit(name: str) -> int:
-    """A constant of ll_args.hpp that bounds what kernels may use."""
-    header = (paths.template_dir() / "shared" / "ll_args.hpp").read_text()
-    found = re.search(rf"{name} = ([\d *]+);", header)
+    """A constant of ll_args.hpp or ht_args.hpp that bounds what kernels may use."""
+    shared = paths.template_dir() / "shared"
+    headers = (shared / "ll_args.hpp").read_text() + (shared / "ht_args.hpp").read_text()
+    found = re.search(rf"{name} = ([\d *]+);", headers)
     assert found, name
     return math.prod(int(factor) for factor in found[1].split("*"))
+
+
+def max_threads(name: str) -> int:
+    """The widest block of a kernel."""
+    if name.startswith("ht"):
+        return limit("kHtUpdateThreads" if "update" in name else "kHtMoveThreads")
+    return limit("kLlDispatchThreads" if "dispatch" in name else "kLlCombineThreads")
 
 
 def test_the_largest_blocks_fit_an_sm(measured: Measurement) -> None:
     registers_of_an_sm = 64 * 1024
     for kernels in measured.kernels.values():
         for name, kernel in kernels.items():
-            op = "Dispatch" if "dispatch" in name else "Combine"
             allocated = -(-kernel.registers // 8) * 8  # registers are handed out in eights
-            assert allocated * limit(f"kLl{op}Threads") <= registers_of_an_sm, name
+            assert allocated * max_threads(name) <= registers_of_an_sm, name
             assert kernel.shared_bytes <= limit("kLlMaxStaticSharedBytes"), name
