@@ -51,7 +51,7 @@ struct PackSum {
 // of a few rows are on their way at a time.
 template <DType kDType, bool kNested, class Put>
 EP_DEVICE void add_up(const Addend* addends, uint32_t num_addends, uint32_t offset, uint32_t bytes, Put put) {
-  constexpr uint32_t kPacks = 2, kRows = 4, kStrip = 16 * 32;
+  constexpr uint32_t kPacks = kNested ? 2 : 4, kRows = 4, kStrip = 16 * 32;
 #pragma unroll 1
   for (uint32_t begin = 16 * dev::lane_idx(); begin < bytes; begin += kPacks * kStrip) {
     PackSum<kDType, kPacks> total, sum;

@@ -8,8 +8,9 @@
 namespace nccl_ep::ht {
 
 constexpr uint32_t kLoadsAhead = 2;     // loads under way before the oldest is stored
-constexpr uint32_t kStoresBehind = 12;  // stores that may be unfinished when a flag is raised
-static_assert(kLoadsAhead + 1 < kHtStages && kLoadsAhead + 1 + kStoresBehind <= kHtRing);
+constexpr uint32_t kStoresBehind = 4;   // stores that may be unfinished when flags are raised
+constexpr uint32_t kFlagBatch = 8;      // stores whose flags are raised together, since a fence waits for the whole SM
+static_assert(kLoadsAhead + 1 < kHtStages && kLoadsAhead + 1 + kStoresBehind + kFlagBatch <= kHtRing);
 
 // Rows with numbers: an output, or the window's.
 struct Rows {
@@ -89,13 +90,10 @@ struct Mover {
     while (num_stores < num_loads) store(to);
     if (dev::lane_idx() == 0) {
       dev::bulk_wait<0>();
-      for (uint32_t i = num_stores < drained + kStoresBehind ? drained : num_stores - kStoresBehind; i < num_stores;
-           ++i) {
-        raise<0>(i);
-      }
+      raise_before<0>(num_stores);
     }
+    num_raised = num_stores;
     dev::sync_warp();
-    drained = num_stores;
   }
 
   EP_DEVICE void close() {
@@ -105,7 +103,7 @@ struct Mover {
   }
 
  private:
-  uint32_t drained = 0;  // stores before this one are finished, and their flags raised
+  uint32_t num_raised = 0;  // the flags of the stores before are raised
 
   EP_DEVICE unsigned char* stage(uint32_t i) const { return stages + i % kHtStages * plan.piece_bytes; }
 
@@ -122,22 +120,32 @@ struct Mover {
     if (dev::lane_idx() == 0) {
       const HtStageUse& use = uses[num_stores % kHtRing];
       dev::mbar_wait(loaded + num_stores % kHtStages, num_stores / kHtStages % 2);
+#pragma unroll 1
       for (uint32_t i = 0; i < use.num_rows; ++i) {
         dev::bulk_store(to.at(use.row[i], use.offset), stage(num_stores), use.bytes);
       }
       dev::bulk_commit();
-      if (num_stores >= drained + kStoresBehind) raise<kStoresBehind>(num_stores - kStoresBehind);
     }
     ++num_stores;
+    if (num_stores - num_raised < kStoresBehind + kFlagBatch) return;
+    if (dev::lane_idx() == 0) raise_before<kStoresBehind>(num_stores - kStoresBehind);
+    num_raised = num_stores - kStoresBehind;
   }
 
-  // Raises the flag of a store, if it has one, when no more than kUnfinished later ones are unfinished.
+  // Raises the flags of the stores before `end`, as far as they have any; no more than kUnfinished stores are behind it.
   template <int kUnfinished>
-  EP_DEVICE void raise(uint32_t i) {
-    uint32_t* flag = uses[i % kHtRing].flag;
-    if (!flag) return;
+  EP_DEVICE void raise_before(uint32_t end) {
+    bool has_flags = false;
+#pragma unroll 1
+    for (uint32_t i = num_raised; i < end; ++i) has_flags |= uses[i % kHtRing].flag != nullptr;
+    if (!has_flags) return;
     dev::bulk_wait<kUnfinished>();
-    dev::st_release<dev::Scope::system>(flag, epoch);
+    dev::fence<dev::Scope::system>();
+#pragma unroll 1
+    for (uint32_t i = num_raised; i < end; ++i) {
+      uint32_t* flag = uses[i % kHtRing].flag;
+      if (flag) dev::st_relaxed<dev::Scope::system>(flag, epoch);
+    }
   }
 };
 

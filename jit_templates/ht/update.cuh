@@ -99,7 +99,7 @@ EP_DEVICE bool add_blocks(const Operation& op, const HtUpdateArgs& args, const U
   if (!all_in_block(ok)) return false;
   for_each_thread(scratch.num_counters, [&](uint32_t c) {
     uint32_t before = 0, all = 0;
-#pragma unroll 4
+#pragma unroll 16
     for (uint32_t block = 0; block < dev::num_blocks(); ++block) {
       const uint32_t count = dev::ld(args.block_counts + uint64_t{block} * scratch.num_counters + c);
       if (block < dev::block_idx()) before += count;
