@@ -49,9 +49,9 @@ struct PackSum {
 
 // Adds up the bytes [offset, offset + bytes) of some rows and calls put(at, pack) for each pack, `at` from 0 on. A few packs
 // of a few rows are on their way at a time.
-template <DType kDType, bool kNested, class Put>
+template <DType kDType, bool kNested, uint32_t kPacks, class Put>
 EP_DEVICE void add_up(const Addend* addends, uint32_t num_addends, uint32_t offset, uint32_t bytes, Put put) {
-  constexpr uint32_t kPacks = kNested ? 2 : 4, kRows = 4, kStrip = 16 * 32;
+  constexpr uint32_t kRows = 4, kStrip = 16 * 32;
 #pragma unroll 1
   for (uint32_t begin = 16 * dev::lane_idx(); begin < bytes; begin += kPacks * kStrip) {
     PackSum<kDType, kPacks> total, sum;
@@ -114,7 +114,7 @@ EP_DEVICE void push_to(const Operation& op, const HtCombineArgs& args, const Pus
       }
       dev::sync_warp();
       const auto make = [&](unsigned char* stage, uint32_t offset, uint32_t bytes) {
-        add_up<kDType, false>(addends, it.home.num_hits, offset, bytes, [&](uint32_t at, const Pack& pack) {
+        add_up<kDType, false, 2>(addends, it.home.num_hits, offset, bytes, [&](uint32_t at, const Pack& pack) {
           dev::st(reinterpret_cast<Pack*>(stage + at), pack);
         });
       };
@@ -175,9 +175,9 @@ EP_DEVICE void collect_results(const Operation& op, const HtCombineArgs& args, c
     const uint32_t num_addends = list_results<kExpertMajor>(op, args, token, addends, ok);
     if (!ok) return;
     unsigned char* out = args.out_tokens + uint64_t{token} * args.move.row_bytes;
-    add_up<kDType, kExpertMajor>(addends, num_addends, 0, args.move.row_bytes, [&](uint32_t at, const Pack& pack) {
-      dev::st(reinterpret_cast<Pack*>(out + at), pack);
-    });
+    add_up<kDType, kExpertMajor, kExpertMajor ? 2 : 4>(
+        addends, num_addends, 0, args.move.row_bytes,
+        [&](uint32_t at, const Pack& pack) { dev::st(reinterpret_cast<Pack*>(out + at), pack); });
   }
 }
 

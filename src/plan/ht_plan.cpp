@@ -10,13 +10,13 @@
 namespace nccl_ep::plan {
 namespace {
 
-constexpr uint32_t kTileTokens = 128;       // small enough for 4096 tokens to keep 32 SMs busy
-constexpr uint32_t kMinTileTokens = 32;     // one word of bits
-constexpr uint32_t kMaxPieceBytes = 14336;  // 7168 elements of 2 bytes: the rows of the largest models are one piece
+constexpr uint32_t kTileTokens = 64;       // small enough for 4096 tokens to keep 64 SMs busy
+constexpr uint32_t kMinTileTokens = 32;    // one word of bits
+constexpr uint32_t kMaxPieceBytes = 7168;  // more warps with smaller stages move more
 constexpr uint32_t kMinPieceBytes = 16;
 constexpr uint32_t kMinThreads = 96;  // a warp that pushes, one that receives, one for weights
 constexpr uint32_t kWeightShare = 4;  // one warp in so many moves weights, if rows do not need less
-constexpr uint32_t kLocalShare = 4;   // one mover in so many moves rows inside the rank
+constexpr uint32_t kLocalShare = 2;   // one mover in so many moves rows inside the rank
 constexpr uint32_t kPushShare = 2;    // of combine's warps one in so many pushes, if there are stages for it
 
 // What kernels declare for themselves comes on top of a launch's shared memory.
