@@ -182,7 +182,7 @@ void Group::admit_kernels(jit::Algorithm algorithm, jit::Kernels& kernels) {
   }
 }
 
-const char* Group::environment(const char* variable) { return std::getenv(variable); }
+const char* Group::environment_variable(const char* variable) { return std::getenv(variable); }
 
 plan::Limits Group::limits(uint32_t num_sms) const {
   const runtime::DeviceLimits& limits = comm_->device().limits();

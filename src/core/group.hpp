@@ -67,7 +67,7 @@ class Group {
     return state;
   }
 
-  static const char* environment(const char* variable);
+  static const char* environment_variable(const char* variable);
   plan::Limits limits(uint32_t num_sms) const;
   void admit_kernels(jit::Algorithm algorithm, jit::Kernels& kernels);
 

@@ -56,7 +56,7 @@ uint64_t HtGroup::plan() {
   shape_.budget = config().max_recv_tokens_per_rank;
   shape_.max_row_bytes = config().max_token_bytes;
   check_sizes();
-  tuning_ = plan::parse_ht_tuning(environment("NCCL_EP_HT_TUNING"));
+  tuning_ = plan::parse_ht_tuning(environment_variable("NCCL_EP_HT_TUNING"));
   const uint32_t num_sms = config().max_num_sms;
   update_limits_ = limits(num_sms ? num_sms : device().limits().num_sms);
   move_limits_ = limits(num_sms ? num_sms : kDefaultMoveSms);

@@ -14,7 +14,7 @@ uint64_t LlGroup::plan() {
   shape_.max_tokens = config().max_dispatch_tokens_per_rank;
   shape_.max_topk = max_topk();
   shape_.max_row_bytes = align_up(config().max_token_bytes, 16);
-  tuning_ = plan::parse_ll_tuning(environment("NCCL_EP_LL_TUNING"));
+  tuning_ = plan::parse_ll_tuning(environment_variable("NCCL_EP_LL_TUNING"));
   limits_ = limits(config().max_num_sms ? config().max_num_sms : device().limits().num_sms);
   return shape_.layout().size();
 }

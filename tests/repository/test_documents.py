@@ -91,11 +91,12 @@ def test_every_environment_variable_is_documented() -> None:
     assert {name for name in documented if name.startswith(("NCCL_EP_", "EP_BENCH_"))} <= used
 
 
-def test_every_choice_of_ll_tuning_is_documented() -> None:
-    names = re.findall(r'\{"(\w+)", &LlTuning::', (ROOT / "src/plan/ll_plan.cpp").read_text())
+def test_every_choice_of_tuning_is_documented() -> None:
+    plans = [(ROOT / "src/plan" / name).read_text() for name in ("ll_plan.cpp", "ht_plan.cpp")]
+    names = [re.findall(r'\{"(\w+)", &tuning\.', plan) for plan in plans]
     table = (ROOT / "docs" / "environment.md").read_text()
-    assert names
-    assert re.findall(r"^\| `([a-z_]+)` \|", table, re.MULTILINE) == names
+    assert all(names)
+    assert re.findall(r"^\| `([a-z_]+)` \|", table, re.MULTILINE) == [*names[0], *names[1]]
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
