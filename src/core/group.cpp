@@ -67,13 +67,6 @@ void check_config(const ncclEpGroupConfig_t& config, runtime::Communicator& comm
   }
 }
 
-void check_buffer_size(const ncclEpGroupConfig_t& config, uint64_t bytes) {
-  if (config.rdma_buffer_size != NCCL_EP_AUTO && config.rdma_buffer_size < bytes) {
-    refuse(ncclInvalidUsage, "config.rdma_buffer_size",
-           "is " + number(config.rdma_buffer_size) + ", expected NCCL_EP_AUTO or at least " + number(bytes));
-  }
-}
-
 // What every rank must agree on, in the order of kAgreedNames.
 constexpr std::array kAgreedNames = {
     "config.algorithm", "config.num_experts", "config.max_dispatch_tokens_per_rank", "config.max_token_bytes",
@@ -143,7 +136,6 @@ std::unique_ptr<Group> Group::create(std::unique_ptr<runtime::Communicator> comm
 // collective for it.
 void Group::prepare() {
   window_bytes_ = plan();
-  check_buffer_size(config_, window_bytes_);
   allocator_ = std::make_unique<Allocator>(device(), config_.alloc);
   load();
   progress_ = DeviceMemory(*allocator_, allocator_->allocate(sizeof(LlProgress), "group state"));

@@ -3,13 +3,15 @@
 #pragma once
 
 #include "core/group.hpp"
+#include "core/host_slots.hpp"
 #include "plan/ht_plan.hpp"
 
 namespace nccl_ep::core {
 
 class HtGroup : public Group {
  public:
-  using Group::Group;
+  HtGroup(std::unique_ptr<runtime::Communicator> comm, const ncclEpGroupConfig_t& config)
+      : Group(std::move(comm), config), host_totals_(device()) {}
 
   std::unique_ptr<Handle> create_handle(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk,
                                         const ncclEpTensor_t* handle_mem) override;
@@ -21,6 +23,8 @@ class HtGroup : public Group {
   const plan::Limits& move_limits() const { return move_limits_; }
   jit::Kernels& kernels() { return kernels_; }
   const HtGroupState& state() const { return state_; }
+
+  HostSlots<HtHostTotals>& host_totals() { return host_totals_; }
 
   // Memory that one kernel at a time works in.
   uint32_t* block_counts() const { return work_.as<uint32_t>(); }
@@ -42,6 +46,7 @@ class HtGroup : public Group {
   size_t num_block_counts_ = 0;
   uint32_t max_update_blocks_ = 0;
   DeviceMemory work_;
+  HostSlots<HtHostTotals> host_totals_;
   HtGroupState state_{};
 };
 

@@ -13,14 +13,12 @@ HtHandle::HtHandle(HtGroup& group, Layout layout, const ncclEpHandleConfig_t& co
       layout_(layout),
       state_{memory_layout, memory()},
       alignment_(static_cast<uint32_t>(std::max<size_t>(1, config.dispatch_output_per_expert_alignment))),
-      host_totals_(group.device(), group.device().allocate_host(sizeof(HtHostTotals))) {
-  *host_totals_.as<HtHostTotals>() = {};
-}
+      host_totals_(group.host_totals()) {}
 
 void HtHandle::complete(cudaStream_t) { group_.throw_if_faulted(); }
 
 uint64_t HtHandle::received_rows(cudaStream_t stream) {
-  auto* host = host_totals_.as<HtHostTotals>();
+  HtHostTotals* host = host_totals_.data();
   const auto is_known = [&] { return std::atomic_ref(host->update).load(std::memory_order_acquire) == num_updates_; };
   if (was_captured_ || !is_known()) {
     group_.device().synchronize(stream);

@@ -43,7 +43,7 @@ class HtHandle : public Handle {
   nccl_ep::HtHandle state_{};
   uint32_t alignment_;
   uint32_t num_tokens_ = 0;
-  HostMemory host_totals_;
+  HostSlots<HtHostTotals>::Slot host_totals_;
   uint32_t num_updates_ = 0;
   bool was_captured_ = false;  // an update may run again, whenever a graph does
 };

@@ -74,7 +74,7 @@ void HtHandle::update(const ncclEpTensor_t* topk_idx, const ncclEpLayoutInfo_t* 
   args.expert_counters = output(kCounters, info.expert_counters);
   args.expert_offsets = output(kOffsets, info.expert_offsets);
   args.recv_total = output(kTotal, info.recv_total_counter);
-  args.host_totals = host_totals_.as<HtHostTotals>();
+  args.host_totals = host_totals_.data();
   args.update = num_updates_ + 1;
   was_captured_ = was_captured_ || group_.device().is_capturing(stream);
   launch(group_.kernels().at(jit::Op::update, layout_), plan.launch, args, stream);

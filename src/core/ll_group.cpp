@@ -7,6 +7,16 @@
 #include "core/ll_handle.hpp"
 
 namespace nccl_ep::core {
+namespace {
+
+void check_buffer_size(const ncclEpGroupConfig_t& config, uint64_t bytes) {
+  if (config.rdma_buffer_size != NCCL_EP_AUTO && config.rdma_buffer_size < bytes) {
+    refuse(ncclInvalidUsage, "config.rdma_buffer_size",
+           "is " + number(config.rdma_buffer_size) + ", expected NCCL_EP_AUTO or at least " + number(bytes));
+  }
+}
+
+}  // namespace
 
 uint64_t LlGroup::plan() {
   shape_.num_ranks = comm().num_ranks();
@@ -16,7 +26,9 @@ uint64_t LlGroup::plan() {
   shape_.max_row_bytes = align_up(config().max_token_bytes, 16);
   tuning_ = plan::parse_ll_tuning(environment_variable("NCCL_EP_LL_TUNING"));
   limits_ = limits(config().max_num_sms ? config().max_num_sms : device().limits().num_sms);
-  return shape_.layout().size();
+  const uint64_t window_bytes = shape_.layout().size();
+  check_buffer_size(config(), window_bytes);
+  return window_bytes;
 }
 
 void LlGroup::load() {

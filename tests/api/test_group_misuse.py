@@ -67,7 +67,6 @@ HT_MISUSES = [
     ),
     ({"num_experts": 100_000}, ep.InvalidUsage, r"num_experts is 100000.*shared memory.*expected at most"),
     ({"num_topk": 5}, ep.InvalidArgument, r"config\.num_topk.*\b5\b.*expected.*4"),
-    ({"rdma_buffer_size": 1}, ep.InvalidUsage, r"config\.rdma_buffer_size.*\b1\b.*expected.*at least"),
 ]
 MISUSES += [(HT | changes, error, says) for changes, error, says in HT_MISUSES]
 
