@@ -66,7 +66,6 @@ EP_DEVICE Unit make_weight_unit(const TopkWeights& given, uint32_t num_topk, uin
     const uint32_t k = 3 * dev::lane_idx() + i;
     if (k < num_topk) unit.word[i] = dev::bits_from_float(row->sum[k]);
   }
-  dev::sync_warp();  // the row is about to be replaced
   return unit;
 }
 
@@ -174,14 +173,13 @@ EP_DEVICE uint32_t list_local_rows(const LlCombineArgs& args, const ResultItem& 
   const LlRouteHeader& header = remembered.header;
   const uint64_t bytes = args.rows.row_bytes();
   const uint32_t num_hits = item.token < remembered.num_tokens ? header.num_hits : 0;
-  bool possible;
+  bool possible = true;
   dev::sync_warp();  // the addends are about to be replaced
   if constexpr (kLayout == Layout::rank_major) {
     possible = header.row < layout.max_tokens;
     if (dev::lane_idx() == 0) addends[0] = {args.tokens + layout.slot(item.home, header.row) * bytes, 1.0f, 0};
   } else {
     const uint64_t zone = uint64_t{args.group.num_ranks} * layout.max_tokens;
-    possible = num_hits <= args.routing.handle_layout.max_hits;
 #pragma unroll
     for (uint32_t i = 0; i < Remembered::kHitsPerLane; ++i) {
       const LlRouteEntry& entry = remembered.entry[i];
@@ -333,7 +331,7 @@ EP_DEVICE void collect_sums(const Operation& op, const LlCombineArgs& args, Bloc
     const uint32_t num_addends = list_rank_rows(op, TopkRanks(op.group, args.routing, ids), token, addends);
     next = queue.next();
     ids = TopkIds(args.routing, next / num_chunks);
-    LaneRow rows[kRows], sum;
+    LaneRow rows[kRows] = {}, sum;  // registers without a value would be taken from the start of the kernel on
     const auto fetch = [&](uint32_t first, uint32_t count) {
       return await_rows(op, token, chunk, addends + first, count, rows);
     };

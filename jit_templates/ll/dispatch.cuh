@@ -11,12 +11,13 @@
 namespace nccl_ep::ll {
 
 // Who pushes to whom. Each block serves one peer (or, if there are fewer blocks, a few in turn). The blocks that send routes
-// push nothing if there are enough others.
+// push nothing if there are enough others. Computed wherever it is needed: to keep it would cost registers.
 struct PushTeam {
   uint32_t first_peer, num_teams;  // as peer_of() counts them
   uint32_t worker, num_workers;    // this warp among those that serve the same peer
 
-  EP_DEVICE PushTeam(uint32_t num_ranks, uint32_t num_warps) {
+  EP_DEVICE explicit PushTeam(const LlDispatchArgs& args) {
+    const uint32_t num_ranks = args.group.num_ranks;
     const uint32_t first_block = dev::num_blocks() >= 3 * num_ranks ? num_ranks : 0;
     const uint32_t num_blocks = dev::num_blocks() - first_block, num_peers = num_ranks - 1;
     num_teams = num_peers < num_blocks ? num_peers : num_blocks;
@@ -27,7 +28,7 @@ struct PushTeam {
     const uint32_t team_blocks = (num_blocks - block % num_teams - 1) / num_teams + 1;
     first_peer = block % num_teams;
     worker = dev::warp_idx() * team_blocks + block / num_teams;
-    num_workers = num_warps * team_blocks;
+    num_workers = args.push_warps * team_blocks;
   }
 };
 
@@ -58,7 +59,8 @@ struct FirstPush {
   LaneRow row;     // of the first item, whether or not it goes to the peer
 
   EP_DEVICE FirstPush() {}
-  EP_DEVICE FirstPush(const LlDispatchArgs& args, const PushTeam& team) {
+  EP_DEVICE explicit FirstPush(const LlDispatchArgs& args) {
+    const PushTeam team(args);
     if (team.worker >= PushItem::count(args)) return;
     const PushItem item(args, team.worker);
     row.load(Chunk(args.rows, item.chunk).words, args.tokens + item.token * args.rows.row_bytes());
@@ -67,7 +69,8 @@ struct FirstPush {
 };
 
 // Pushes the row chunks that fall to this warp, in the order of the tokens.
-EP_DEVICE void push_rows(const Operation& op, const LlDispatchArgs& args, const PushTeam& team, FirstPush& push) {
+EP_DEVICE void push_rows(const Operation& op, const LlDispatchArgs& args, FirstPush& push) {
+  const PushTeam team(args);
   bool is_first = true;
   for (uint32_t i = team.first_peer; i < op.group.num_ranks - 1; i += team.num_teams) {
     for (uint32_t first = team.worker; first < PushItem::count(args); first += 32 * team.num_workers) {
@@ -197,8 +200,7 @@ template <Layout kLayout>
 EP_DEVICE void dispatch(const LlDispatchArgs& args) {
   EP_DYNAMIC_SHARED(shared);
   const ArrivalTable table = ArrivalTable::make<kLayout>(args.group, shared);
-  const RouteScratch scratch(table.end(), args.routing, pass_from<kLayout>(args, 0));
-  const PushTeam team(args.group.num_ranks, args.push_warps);
+  const RouteScratch scratch(table.end(), args.routing);
   const WarpTeam receivers{args.push_warps, dev::num_warps() - args.push_warps};
   const bool sends = args.phases & kLlSend, receives = args.phases & kLlReceive;
   const bool pushes = dev::warp_idx() < args.push_warps;
@@ -206,14 +208,14 @@ EP_DEVICE void dispatch(const LlDispatchArgs& args) {
   if (leads() && dev::lane_idx() == 0) table.clear();
   FirstPush push;
   const Start start = begin(args.group, args.routing, args.phases, [&] {
-    if (sends && pushes) push = FirstPush(args, team);
+    if (sends && pushes) push = FirstPush(args);
     const RouteTask<kLayout> task(args);
     if (sends && task.exists(args)) task.collect(args, scratch);
   });
   const Operation op(args.group, start.epoch);
   if (start.ready) {
     if (sends && !leads()) send_routes<kLayout>(op, args, scratch);
-    if (sends && pushes) push_rows(op, args, team, push);
+    if (sends && pushes) push_rows(op, args, push);
     if (receives) {
       if (pushes) {
         dev::bar_sync(kTableBarrier, dev::num_threads());

@@ -177,6 +177,7 @@ EP_DEVICE Start begin(const LlGroupState& group, const LlRouting& routing, uint3
   if (sends && dev::block_idx() == dev::num_blocks() - 1) announce(op);
   const Start start{op.epoch, (!sends || await_peers(op)) && !dev::any(failed)};
   if (dev::lane_idx() == 0) shared_start[0] = start;
+  dev::sync_warp();  // what one lane of the leader got ready is for the others too
   dev::bar_arrive(kBeginBarrier, dev::num_threads());
   return start;
 }

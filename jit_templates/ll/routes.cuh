@@ -44,18 +44,17 @@ struct RouteScratch {
   TokenBits tokens;      // that go to the peer
   uint32_t* place_hits;  // for each place of the top-k table, row by row, one bit: whether it is a hit on the peer
   Counts* counts;
-  uint32_t* expert_rows;  // [expert of the pass]: how many tokens go to it
-  uint32_t* experts;      // [expert of the pass][word]: which
+  uint32_t* experts;  // [expert of the pass]: how many tokens go to it, then which
 
-  EP_DEVICE RouteScratch(unsigned char* shared, const LlRouting& routing, ExpertPass pass)
+  EP_DEVICE RouteScratch(unsigned char* shared, const LlRouting& routing)
       : num_topk(routing.num_topk),
         num_words((routing.num_tokens + 31) / 32),
         tokens{reinterpret_cast<uint32_t*>(shared)},
         place_hits(tokens.word + num_words),
         counts(reinterpret_cast<Counts*>(place_hits + (routing.num_tokens * num_topk + 31) / 32 + 2)),
-        expert_rows(reinterpret_cast<uint32_t*>(counts + 1)),
-        experts(expert_rows + pass.size()) {}
-  EP_DEVICE TokenBits of_expert(uint32_t i) const { return {experts + i * num_words}; }
+        experts(reinterpret_cast<uint32_t*>(counts + 1)) {}
+  EP_DEVICE uint32_t* rows_of_expert(uint32_t i) const { return experts + i * (1 + num_words); }
+  EP_DEVICE TokenBits of_expert(uint32_t i) const { return {rows_of_expert(i) + 1}; }
 
   // Which places of a token's row are hits.
   EP_DEVICE uint64_t hits(uint32_t token) const {
@@ -91,7 +90,7 @@ EP_DEVICE bool note_id(const LlDispatchArgs& args, const RouteScratch& scratch, 
   if (expert < 0 || expert >= num_local) return false;
   if (kLayout == Layout::expert_major && pass.has(expert)) {
     if (scratch.of_expert(expert - pass.begin).insert(token)) {
-      dev::atomic_add<dev::Order::relaxed, dev::Scope::block>(scratch.expert_rows + (expert - pass.begin), 1u);
+      dev::atomic_add<dev::Order::relaxed, dev::Scope::block>(scratch.rows_of_expert(expert - pass.begin), 1u);
     } else {
       dev::st_relaxed<dev::Scope::block>(&scratch.counts->has_repeats, 1u);
     }
@@ -188,7 +187,7 @@ EP_DEVICE void send_counts(const Operation& op, const LlDispatchArgs& args, cons
       Unit unit{{0, 0, 0}, op.epoch};
 #pragma unroll
       for (uint32_t j = 0; j < 3; ++j) {
-        if (i + j < pass.size()) unit.word[j] = scratch.expert_rows[i + j];
+        if (i + j < pass.size()) unit.word[j] = *scratch.rows_of_expert(i + j);
       }
       dev::st_unit(op.counts(peer, source, 1 + (pass.begin + i) / 3), unit);
     }

@@ -279,19 +279,19 @@ void Checker::fence_mbar_init(Thread& thread) {
   thread.unfenced_mbars.clear();
 }
 
-void Checker::meet(std::span<Thread* const> arrived, std::span<Thread* const> released) {
-  Knowledge all;
-  for (const Thread* thread : arrived) state_->learn(all, thread->knowledge);
-  for (size_t i = 0; i < arrived.size();) {
+void Checker::meet(std::span<Thread* const> threads, const Knowledge& brought) {
+  Knowledge all = brought;
+  for (const Thread* thread : threads) state_->learn(all, thread->knowledge);
+  for (size_t i = 0; i < threads.size();) {
     // One leaf of the tree at a time: the lanes of a warp come one after the other.
-    const Slot leaf = arrived[i]->slot / Clock::kLeafSlots * Clock::kLeafSlots;
+    const Slot leaf = threads[i]->slot / Clock::kLeafSlots * Clock::kLeafSlots;
     Epoch epochs[Clock::kLeafSlots] = {};
-    for (; i < arrived.size() && arrived[i]->slot - leaf < Clock::kLeafSlots; ++i) {
-      epochs[arrived[i]->slot - leaf] = arrived[i]->epoch++;
+    for (; i < threads.size() && threads[i]->slot - leaf < Clock::kLeafSlots; ++i) {
+      epochs[threads[i]->slot - leaf] = threads[i]->epoch++;
     }
     all.ordered = all.ordered.with_leaf(leaf, epochs);
   }
-  for (Thread* thread : released) thread->knowledge = all;
+  for (Thread* thread : threads) thread->knowledge = all;
 }
 
 // --- mbarriers

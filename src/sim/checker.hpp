@@ -95,9 +95,9 @@ class Checker {
   void fence_proxy_async(Thread& thread);
   void fence_mbar_init(Thread& thread);
 
-  // Warp and block barriers, grid barriers, named barriers: when the last one has come, everyone in
-  // `released` learns what everyone in `arrived` knew. bar_arrive appears in `arrived` alone.
-  void meet(std::span<Thread* const> arrived, std::span<Thread* const> released);
+  // Warp and block barriers, grid barriers, named barriers: when the last one has come, these threads learn what each of
+  // them knows, and what was `brought` by those who only arrived: what they had published by then.
+  void meet(std::span<Thread* const> threads, const Knowledge& brought = {});
 
   // --- mbarriers, by their address.
   void mbar_init(Thread& thread, const void* mbar, Pc pc);

@@ -93,8 +93,9 @@ inline bool GpuThread::is_runnable() const { return (warp->runnable & lane_bit()
 
 struct BlockBarrier {
   uint32_t num_expected = 0;  // 0: nobody has come
-  std::vector<GpuThread*> arrived;
+  uint32_t num_arrived = 0;
   std::vector<GpuThread*> waiting;
+  check::Knowledge brought;  // by those who arrived and went on: what they do next is not part of it
 };
 
 // An mbarrier. The word in shared memory says which of the block's it is.

@@ -71,7 +71,7 @@ void synchronise(ExecutorState& sim, Warp& warp) {
   }
   if (sim.checker != nullptr) {
     const std::span<check::Thread* const> all(threads.data(), num_threads);
-    sim.checker->meet(all, all);
+    sim.checker->meet(all);
   }
 }
 
@@ -95,23 +95,22 @@ bool complete(ExecutorState& sim, Warp& warp) {
 
 // ---- barriers of a block
 
-void release(ExecutorState& sim, Block& block, BlockBarrier& barrier) {
+void widen_stores(ExecutorState& sim, GpuThread& thread) {
+  sim.stores.widen(thread.warp->stores, thread.warp->block->stores);
+  sim.stores.widen(thread.stores, thread.warp->block->stores);
+}
+
+void release(ExecutorState& sim, BlockBarrier& barrier) {
   const auto by_index = [](const GpuThread* a, const GpuThread* b) { return a->identity.thread < b->identity.thread; };
-  std::sort(barrier.arrived.begin(), barrier.arrived.end(), by_index);
-  for (GpuThread* thread : barrier.arrived) {
-    sim.stores.widen(thread->warp->stores, block.stores);
-    sim.stores.widen(thread->stores, block.stores);
-  }
+  std::sort(barrier.waiting.begin(), barrier.waiting.end(), by_index);
+  for (GpuThread* thread : barrier.waiting) widen_stores(sim, *thread);
   if (sim.checker != nullptr) {
-    std::vector<check::Thread*> arrived, released;
-    for (const GpuThread* thread : barrier.arrived) arrived.push_back(thread->checked);
-    for (const GpuThread* thread : barrier.waiting) released.push_back(thread->checked);
-    sim.checker->meet(arrived, released);
+    std::vector<check::Thread*> threads;
+    for (const GpuThread* thread : barrier.waiting) threads.push_back(thread->checked);
+    sim.checker->meet(threads, barrier.brought);
   }
   for (GpuThread* thread : barrier.waiting) sim.make_runnable(*thread);
-  barrier.num_expected = 0;
-  barrier.arrived.clear();
-  barrier.waiting.clear();
+  barrier = {};
 }
 
 void check_named_barrier(ExecutorState& sim, uint32_t id, uint32_t num_threads, check::Pc pc) {
@@ -142,7 +141,7 @@ void ExecutorState::on_lane_exit(Warp& warp) {
 
 void ExecutorState::on_thread_exit(Block& block) {
   BlockBarrier& barrier = block.barriers[0];
-  if (!barrier.arrived.empty() && barrier.arrived.size() == block.num_live) release(*this, block, barrier);
+  if (barrier.num_arrived != 0 && barrier.num_arrived == block.num_live) release(*this, barrier);
 }
 
 WarpMeeting& meet(ExecutorState& sim, device::Meeting what, uint64_t value, uint32_t argument, check::Pc pc) {
@@ -181,10 +180,9 @@ void sync_block() {
   ExecutorState& sim = *running_state;
   Block& block = *sim.current->warp->block;
   BlockBarrier& barrier = block.barriers[0];
-  barrier.arrived.push_back(sim.current);
   barrier.waiting.push_back(sim.current);
-  if (barrier.arrived.size() == block.num_live) {
-    release(sim, block, barrier);
+  if (++barrier.num_arrived == block.num_live) {
+    release(sim, barrier);
     sim.step();
   } else {
     sim.wait({"sync_block", 0, reinterpret_cast<check::Pc>(__builtin_return_address(0))});
@@ -195,13 +193,11 @@ void bar_sync(uint32_t id, uint32_t num_threads) {
   ExecutorState& sim = *running_state;
   const auto pc = reinterpret_cast<check::Pc>(__builtin_return_address(0));
   check_named_barrier(sim, id, num_threads, pc);
-  Block& block = *sim.current->warp->block;
-  BlockBarrier& barrier = block.barriers[id];
+  BlockBarrier& barrier = sim.current->warp->block->barriers[id];
   barrier.num_expected = num_threads;
-  barrier.arrived.push_back(sim.current);
   barrier.waiting.push_back(sim.current);
-  if (barrier.arrived.size() == num_threads) {
-    release(sim, block, barrier);
+  if (++barrier.num_arrived == num_threads) {
+    release(sim, barrier);
     sim.step();
   } else {
     sim.wait({"named barrier", id, pc});
@@ -211,11 +207,11 @@ void bar_sync(uint32_t id, uint32_t num_threads) {
 void bar_arrive(uint32_t id, uint32_t num_threads) {
   ExecutorState& sim = *running_state;
   check_named_barrier(sim, id, num_threads, reinterpret_cast<check::Pc>(__builtin_return_address(0)));
-  Block& block = *sim.current->warp->block;
-  BlockBarrier& barrier = block.barriers[id];
+  BlockBarrier& barrier = sim.current->warp->block->barriers[id];
   barrier.num_expected = num_threads;
-  barrier.arrived.push_back(sim.current);
-  if (barrier.arrived.size() == num_threads) release(sim, block, barrier);
+  widen_stores(sim, *sim.current);
+  if (sim.checker != nullptr) barrier.brought.learn(sim.checker->publish(*sim.current->checked));
+  if (++barrier.num_arrived == num_threads) release(sim, barrier);
   sim.step();
 }
 

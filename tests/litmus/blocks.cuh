@@ -73,6 +73,19 @@ LITMUS(bar_arrive_orders_nothing) {
   }
 }
 
+// What is done after arriving is not passed on, whether or not the barrier is complete by then.
+LITMUS(bar_arrive_before_writing) {
+  EP_SHARED(uint32_t, words, [32]);
+  const uint32_t lane = dev::lane_idx();
+  if (dev::warp_idx() == 0) {
+    dev::bar_sync(1, 64);
+    EXPECT(words[lane] == scramble(lane));
+  } else {
+    dev::bar_arrive(1, 64);
+    words[lane] = scramble(lane);
+  }
+}
+
 LITMUS(barrier_not_reached) {
   if (dev::warp_idx() == 0) dev::bar_sync(1, 64);
 }

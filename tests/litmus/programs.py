@@ -110,6 +110,7 @@ BLOCKS = [
     Program("bar_sync_half", RACE, threads=128, says=UNORDERED),
     Program("named_barriers", threads=64),
     Program("bar_arrive_orders_nothing", RACE, threads=64, says=UNORDERED),
+    Program("bar_arrive_before_writing", RACE, threads=64, says=UNORDERED),
     Program("barrier_not_reached", DEADLOCK, threads=64),
     Program("shared_memory", blocks=3, threads=128, shared_bytes=512),
     Program("clock_advances", blocks=2),

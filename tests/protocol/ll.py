@@ -147,6 +147,24 @@ class Exchange:
         return {name: self.rank.read(getattr(self, name)) for name in names}
 
 
+def exchange(
+    rank: Any,
+    problem: Problem,
+    layout: ep.Layout,
+    *,
+    windows: bool = False,
+    max_num_sms: int = 0,
+    **dispatch: Any,
+) -> dict[str, Array]:
+    """One dispatch and combine on a rank, in a group of their own: what it received."""
+    with ep.Group(rank.comm, group_config(problem, max_num_sms=max_num_sms)) as group:
+        mine = Exchange(rank, problem, layout, windows=windows)
+        with mine.make_handle(group) as handle:
+            mine.dispatch(handle, **dispatch)
+            mine.combine(handle)
+            return mine.results()
+
+
 def poisoned(problem: Problem, layout: ep.Layout) -> Array:
     """What dispatch's output tokens hold before."""
     if layout is EM:

@@ -8,18 +8,9 @@ from typing import Any
 import nccl_ep as ep
 import numpy as np
 import pytest
-from ll import BF16, EM, FP16, FP32, RM, Exchange, Shape, assert_same_bits, check, group_config, make_problem
+from ll import BF16, EM, FP16, FP32, RM, Shape, assert_same_bits, check, exchange, make_problem
 
 LAYOUTS = pytest.mark.parametrize("layout", [EM, RM], ids=["expert-major", "rank-major"])
-
-
-def exchange(rank: Any, problem: Any, layout: ep.Layout, *, windows: bool = False, **dispatch: Any) -> Any:
-    with ep.Group(rank.comm, group_config(problem)) as group:
-        mine = Exchange(rank, problem, layout, windows=windows)
-        with mine.make_handle(group) as handle:
-            mine.dispatch(handle, **dispatch)
-            mine.combine(handle)
-            return mine.results()
 
 
 @LAYOUTS

@@ -17,13 +17,13 @@ from ll import BF16, EM, FP16, FP32, RM, Exchange, Shape, check, group_config, m
 def shapes(draw: Any, num_ranks: Any) -> Shape:
     ranks = draw(num_ranks)
     local_experts = draw(st.integers(1, 9))
-    max_tokens = draw(st.integers(1, 12))
+    max_tokens = draw(st.integers(1, 40))
     repeats = draw(st.booleans())
     dtype = draw(st.sampled_from([BF16, FP16, FP32]))
     return Shape(
         num_ranks=ranks,
         num_local_experts=local_experts,
-        num_topk=draw(st.integers(1, min(12, ranks * local_experts))),
+        num_topk=draw(st.integers(1, min(40, ranks * local_experts))),
         hidden=draw(st.integers(1, 40)) * 16 // dtype.itemsize,
         max_tokens=max_tokens,
         tokens=tuple(draw(st.lists(st.integers(0, max_tokens), min_size=ranks, max_size=ranks))),
@@ -40,11 +40,19 @@ def shapes(draw: Any, num_ranks: Any) -> Shape:
     layout=st.sampled_from([EM, RM]),
     windows=st.booleans(),
     halves=st.booleans(),
-    num_sms=st.integers(1, 4),
+    num_sms=st.integers(1, 12),
+    num_warps=st.integers(2, 4),
     seed=st.integers(1, 10_000),
 )
 def test_any_exchange(
-    device: str, shape: Shape, layout: ep.Layout, windows: bool, halves: bool, num_sms: int, seed: int
+    device: str,
+    shape: Shape,
+    layout: ep.Layout,
+    windows: bool,
+    halves: bool,
+    num_sms: int,
+    num_warps: int,
+    seed: int,
 ) -> None:
     num_ranks = 2 if device == "cuda" else shape.num_ranks
     if num_ranks != shape.num_ranks:
@@ -61,5 +69,5 @@ def test_any_exchange(
             handle.complete()
             return mine.results()
 
-    with open_cluster(device, num_ranks, seed) as cluster:
+    with open_cluster(device, num_ranks, seed, sms=12, threads_per_block=32 * num_warps) as cluster:
         check(problem, layout, cluster.run(main))
