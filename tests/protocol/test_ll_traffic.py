@@ -6,10 +6,9 @@ from __future__ import annotations
 from typing import Any
 
 import nccl_ep as ep
-import numpy as np
 import pytest
 from ll import EM, RM, Exchange, Shape, group_config, make_problem
-from oracle import tokens_for_rank
+from traffic import bytes_of_rows, remote_bytes
 
 pytestmark = pytest.mark.sim_only
 MOST_OVER_IDEAL = 1.05
@@ -29,36 +28,13 @@ def test_remote_bytes_are_the_rows_and_at_most_5_percent(make_cluster: Any, layo
     problem = make_problem(shape, seed=1)
     cluster = make_cluster(8, checker=False)
 
-    def main(rank: Any) -> None:
+    def main(rank: Any) -> list[int]:
         mine = Exchange(rank, problem, layout)
         with ep.Group(rank.comm, group_config(problem)) as group:
             handle = mine.make_handle(group)
-            for call in (mine.dispatch, mine.combine):
-                quietly(rank, cluster.sim.reset_traffic)
-                call(handle)
-                rank.synchronize()
-                quietly(rank, lambda: written.append(remote_bytes(cluster.sim.traffic()["bytes"])))
+            calls = (mine.dispatch, mine.combine)
+            return [remote_bytes(cluster, rank, lambda call=call: call(handle)) for call in calls]
 
-    written: list[int] = []
-    cluster.run(main)
-    row = problem.hidden * problem.dtype.itemsize
-    ideal = row * sum(
-        len(tokens_for_rank(problem, source, rank))
-        for source in range(8)
-        for rank in range(8)
-        if rank != source
-    )
+    written, ideal = cluster.run(main)[0], bytes_of_rows(problem)
     for call, found in zip(("dispatch", "combine"), written, strict=True):
         assert 1 <= found / ideal <= MOST_OVER_IDEAL, f"{call}: {found} bytes for {ideal} of rows"
-
-
-def quietly(rank: Any, act: Any) -> None:
-    """Does something once while no rank's device is busy."""
-    rank.barrier()
-    if rank.rank == 0:
-        act()
-    rank.barrier()
-
-
-def remote_bytes(links: Any) -> int:
-    return int(links.sum() - np.trace(links))
