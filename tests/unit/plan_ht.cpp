@@ -44,31 +44,31 @@ class Draw {
 TEST_CASE("plan_ht: known updates") {
   const HtShape four = shape(4, 256, 4096);
   CHECK(to_string(plan_ht_update(four, 4096, kH200, {})) ==
-        "32 blocks x 512 threads, 6256 B shared, tiles of 128 tokens, 1 a block");
+        "64 blocks x 512 threads, 4176 B shared, tiles of 64 tokens, 1 a block");
   CHECK(to_string(plan_ht_update(four, 0, kH200, {})) ==
-        "1 blocks x 512 threads, 6256 B shared, tiles of 128 tokens, 1 a block");
+        "1 blocks x 512 threads, 4176 B shared, tiles of 64 tokens, 1 a block");
   CHECK(to_string(plan_ht_update(four, 4096, {4, 1024, kShared}, {})) ==
-        "4 blocks x 512 threads, 6256 B shared, tiles of 128 tokens, 8 a block");
+        "4 blocks x 512 threads, 4176 B shared, tiles of 64 tokens, 16 a block");
   CHECK(to_string(plan_ht_update(shape(64, 16384, 65536), 65536, kH200, {})) ==
         "128 blocks x 512 threads, 197632 B shared, tiles of 32 tokens, 16 a block");
 }
 
 TEST_CASE("plan_ht: known dispatches") {
   CHECK(cuts(plan_ht_dispatch(14336, kBudget, {})) ==
-        "16 blocks x 512 threads, rows of 14336 B in 1 pieces of 14336, 2 warps push, 1 move inside");
+        "16 blocks x 512 threads, rows of 14336 B in 2 pieces of 7168, 3 warps push, 3 move inside");
   CHECK(cuts(plan_ht_dispatch(7168, kBudget, {})) ==
-        "16 blocks x 512 threads, rows of 7168 B in 1 pieces of 7168, 5 warps push, 1 move inside");
+        "16 blocks x 512 threads, rows of 7168 B in 1 pieces of 7168, 3 warps push, 3 move inside");
   CHECK(cuts(plan_ht_dispatch(28672, kBudget, {})) ==
-        "16 blocks x 512 threads, rows of 28672 B in 2 pieces of 14336, 2 warps push, 1 move inside");
+        "16 blocks x 512 threads, rows of 28672 B in 4 pieces of 7168, 3 warps push, 3 move inside");
   CHECK(cuts(plan_ht_dispatch(64, kBudget, {})) ==
-        "16 blocks x 512 threads, rows of 64 B in 1 pieces of 64, 9 warps push, 3 move inside");
+        "16 blocks x 512 threads, rows of 64 B in 1 pieces of 64, 6 warps push, 6 move inside");
   CHECK(cuts(plan_ht_dispatch(64, kSimulated, {})) ==
         "4 blocks x 128 threads, rows of 64 B in 1 pieces of 64, 2 warps push, 1 move inside");
 }
 
 TEST_CASE("plan_ht: known combines") {
   CHECK(cuts(plan_ht_combine(14336, kBudget, {})) ==
-        "16 blocks x 512 threads, rows of 14336 B in 1 pieces of 14336, 3 warps push, 0 move inside");
+        "16 blocks x 512 threads, rows of 14336 B in 2 pieces of 7168, 6 warps push, 0 move inside");
   CHECK(cuts(plan_ht_combine(64, kBudget, {})) ==
         "16 blocks x 512 threads, rows of 64 B in 1 pieces of 64, 8 warps push, 0 move inside");
 }
