@@ -9,7 +9,8 @@ target_link_libraries(nccl_ep_sim_objects PUBLIC nccl_ep_common)
 # its run-time library is not linked, since the simulator defines the functions that the pass calls. The pass excludes
 # other sanitizers, so a sanitized build has the kernels without it.
 add_library(nccl_ep_sim_kernel INTERFACE)
-target_compile_options(nccl_ep_sim_kernel INTERFACE -O2 -g1 -ffp-contract=off -fno-strict-aliasing)
+target_compile_options(nccl_ep_sim_kernel INTERFACE
+  -O2 -g1 -ffp-contract=off -fno-strict-aliasing -Wno-unknown-pragmas)  # unroll is for the GPUs' compiler
 if(NOT NCCL_EP_SANITIZE)
   target_compile_options(nccl_ep_sim_kernel INTERFACE
     -fsanitize=thread --param tsan-instrument-func-entry-exit=0 -Wno-tsan)
