@@ -161,6 +161,13 @@ class DeviceArray:
             "version": 3,
         }
 
+    def __getitem__(self, rows: slice) -> DeviceArray:
+        """The first rows."""
+        if rows.start or rows.step:
+            raise ValueError(f"rows are {rows}, expected the first ones")
+        count = len(range(*rows.indices(self.shape[0])))
+        return DeviceArray(self.ptr, (count, *self.shape[1:]), self.dtype)
+
 
 class CudaRank:
     """One GPU, current in this thread."""

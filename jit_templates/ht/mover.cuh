@@ -7,9 +7,9 @@
 
 namespace nccl_ep::ht {
 
-constexpr uint32_t kLoadsAhead = 2;     // loads under way before the oldest is stored
-constexpr uint32_t kStoresBehind = 4;   // stores that may be unfinished when flags are raised
-constexpr uint32_t kFlagBatch = 8;      // stores whose flags are raised together, since a fence waits for the whole SM
+constexpr uint32_t kLoadsAhead = 2;    // loads under way before the oldest is stored
+constexpr uint32_t kStoresBehind = 4;  // stores that may be unfinished when flags are raised
+constexpr uint32_t kFlagBatch = 8;     // stores whose flags are raised together, since a fence waits for the whole SM
 static_assert(kLoadsAhead + 1 < kHtStages && kLoadsAhead + 1 + kStoresBehind + kFlagBatch <= kHtRing);
 
 // Rows with numbers: an output, or the window's.
