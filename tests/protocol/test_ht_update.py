@@ -196,7 +196,7 @@ def test_an_expert_that_does_not_exist_is_an_error_that_names_it(
     mode = Mode(layout, budget=32)
 
     def main(rank: Any) -> str:
-        with ep.Group(rank.comm, group_config(problem, mode)) as group:
+        with ep.Group(rank.comm, group_config(problem, mode, timeout_ns=1_000_000)) as group:
             mine = Exchange(rank, problem, mode)
             if rank.rank == 1:
                 routes = problem.topk_idx[1].copy()
