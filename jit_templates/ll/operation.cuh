@@ -6,7 +6,7 @@
 // kernel. Within a rank, operations follow each other in stream order, so LlProgress needs no more than finish()'s counter.
 #pragma once
 
-#include "device/device.hpp"
+#include "common/waiting.cuh"
 #include "shared/ll_args.hpp"
 
 namespace nccl_ep::ll {
@@ -47,52 +47,6 @@ EP_DEVICE uint32_t num_workers() { return dev::num_warps() * dev::num_blocks(); 
 
 // The i-th rank from the next one on: links carry more than when all ranks visit the others in the same order.
 EP_DEVICE uint32_t peer_of(const LlGroupState& group, uint32_t i) { return (group.rank + 1 + i) % group.num_ranks; }
-
-// Leaves the first fault of this rank where the host sees it. `failed` makes every other wait give up.
-EP_DEVICE void report(const LlGroupState& group, FaultRecord fault) {
-  if (dev::atomic_exchange<dev::Order::relaxed, dev::Scope::gpu>(&group.progress->failed, 1u) != 0) return;
-  FaultRecord* record = group.fault;
-  record->wait = fault.wait;
-  record->rank = group.rank;
-  record->peer = fault.peer;
-  record->token = fault.token;
-  record->epoch = fault.epoch;
-  record->expert = fault.expert;
-  dev::st_release<dev::Scope::system>(&record->code, fault.code);
-}
-
-// Whether an operation of this rank has failed. What it should have left for later ones may then be missing.
-EP_DEVICE bool has_failed(const LlGroupState& group) {
-  return dev::ld_relaxed<dev::Scope::gpu>(&group.progress->failed) != 0;
-}
-
-// What is awaited, in a fault's words.
-struct Awaited {
-  Wait what;
-  uint32_t peer;
-  uint32_t token;
-};
-
-// Polls until `ready()` holds, which may put into `awaited` what is missing. False: the wait timed out, or another one of
-// this rank did. With kWholeWarp the lanes wait together: all call `ready`, which gives all the same answer.
-template <bool kWholeWarp = false, class Ready>
-EP_DEVICE bool wait_for(const LlGroupState& group, uint32_t epoch, const Awaited& awaited, Ready ready) {
-  constexpr uint32_t kPollsBeforeClock = 64;  // reading the clock costs as much as several polls
-  const auto agreed = [](bool mine) { return kWholeWarp ? dev::any(mine) : mine; };
-  uint64_t start = 0;
-#pragma unroll 1
-  for (uint32_t polls = 0; !ready(); ++polls) {
-    if (polls < kPollsBeforeClock) continue;
-    if (polls == kPollsBeforeClock) start = dev::clock_ns();
-    if (agreed(has_failed(group))) return false;
-    if (agreed(dev::clock_ns() - start > group.timeout_ns)) {
-      report(group, {FaultRecord::kTimeout, awaited.what, 0, awaited.peer, awaited.token, epoch, 0});
-      return false;
-    }
-    dev::pause();
-  }
-  return true;
-}
 
 // One operation as a block sees it.
 struct Operation {

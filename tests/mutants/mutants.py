@@ -599,7 +599,7 @@ COMBINE = [
 FAILURES = [
     Mutant(
         "waits never end",
-        "ll/operation.cuh",
+        "common/waiting.cuh",
         "dev::clock_ns() - start > group.timeout_ns",
         "false",
         "A silent rank makes the others hang.",
@@ -607,7 +607,7 @@ FAILURES = [
     ),
     Mutant(
         "lanes run out of time each for itself",
-        "ll/operation.cuh",
+        "common/waiting.cuh",
         "if (agreed(dev::clock_ns() - start > group.timeout_ns)) {",
         "if (dev::clock_ns() - start > group.timeout_ns) {",
         "Lanes go on to wait for those that have left.",
@@ -615,7 +615,7 @@ FAILURES = [
     ),
     Mutant(
         "lanes give up each for itself",
-        "ll/operation.cuh",
+        "common/waiting.cuh",
         "if (agreed(has_failed(group))) return false;",
         "if (has_failed(group)) return false;",
         "Lanes go on to wait for those that have left.",
@@ -639,7 +639,7 @@ FAILURES = [
     ),
     Mutant(
         "that an operation has failed is read as ordinary data",
-        "ll/operation.cuh",
+        "common/waiting.cuh",
         "return dev::ld_relaxed<dev::Scope::gpu>(&group.progress->failed) != 0;",
         "return group.progress->failed != 0;",
         "Polls may never see it.",
@@ -671,7 +671,7 @@ FAILURES = [
     ),
     Mutant(
         "whose failure is the first is asked without an atomic",
-        "ll/operation.cuh",
+        "common/waiting.cuh",
         "dev::atomic_exchange<dev::Order::relaxed, dev::Scope::gpu>(&group.progress->failed, 1u) != 0",
         "group.progress->failed++ != 0",
         "Two warps write the record at a time.",
