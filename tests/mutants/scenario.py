@@ -24,6 +24,7 @@ import nccl_ep as ep  # noqa: E402
 import numpy as np  # noqa: E402
 from clusters import open_cluster  # noqa: E402
 from nccl_ep.sim import Schedule  # noqa: E402
+from oracle import tokens_for_rank  # noqa: E402
 from sim_runner import load_kernels  # noqa: E402
 
 NUM_CALLS = 4
@@ -32,6 +33,8 @@ STEP_LIMIT = 20_000_000  # ten times what the longest scenario takes
 FEW = ll.Shape(num_ranks=3, num_topk=3, hidden=320, max_tokens=6, tokens=(6, 3, 5))
 MANY = ll.Shape(num_ranks=3, num_topk=3, hidden=640, max_tokens=40, tokens=(40, 33, 36))
 MANY_HITS = ll.Shape(num_local_experts=64, num_topk=64, hidden=8, max_tokens=16, tokens=(16, 13))
+REPEATS = ll.Shape(num_local_experts=3, num_topk=6, max_tokens=16, tokens=(16, 13), repeats=True)
+THRIFT = ll.Shape(num_topk=4, hidden=7168, max_tokens=4, tokens=(4, 4), no_route=0)
 IDLE_BLOCKS = ll.Shape(max_tokens=64, tokens=(1, 2))
 
 
@@ -58,13 +61,19 @@ def chained(
 
 def many_hits(seed: int) -> None:
     """All experts of a token are on the same rank, more than a warp has lanes."""
+    for schedule in (Schedule.WARPS, Schedule.BURSTS, Schedule.STARVE):
+        for again in (seed, seed + 1000):
+            chained(again, ll.EM, many_hits_problems(again), schedule=schedule)
+
+
+def many_hits_problems(seed: int) -> list[ll.Problem]:
+    """Problems in which all experts of a token are on one rank."""
     problems = make_problems(seed, MANY_HITS)
     random = np.random.default_rng(seed)
     for routes in (routes for problem in problems for routes in problem.topk_idx):
         for token, experts in enumerate(routes):
             experts[:] = token % 2 * MANY_HITS.num_local_experts + random.permutation(MANY_HITS.num_topk)
-    for schedule in (Schedule.WARPS, Schedule.BURSTS):
-        chained(seed, ll.EM, problems, schedule=schedule)
+    return problems
 
 
 def idle_receiver(seed: int) -> None:
@@ -76,7 +85,7 @@ def idle_receiver(seed: int) -> None:
 
     def main(rank: Any) -> Any:
         with make_group(rank, problem) as group:
-            exchanges = [ll.Exchange(rank, problem, ll.RM) for _ in range(2 * NUM_CALLS)]
+            exchanges = [ll.Exchange(rank, problem, ll.RM) for _ in range(4 * NUM_CALLS)]
             handle = exchanges[0].make_handle(group)
             exchanges[0].dispatch(handle)
             for exchange in exchanges:
@@ -118,7 +127,7 @@ def silent_receiver(seed: int) -> None:
         cluster.run(main)
 
 
-def silent_source(seed: int) -> None:
+def silent_source(seed: int, layout: ep.Layout) -> None:
     """A rank is silent from the start. The others say so, and do not believe what it has not sent.
 
     What a handle remembers of a dispatch that failed is garbage, and nobody combines with it. A lane has the
@@ -129,8 +138,8 @@ def silent_source(seed: int) -> None:
 
     def main(rank: Any) -> None:
         with make_group(rank, problem) as group:
-            exchange = ll.Exchange(rank, problem, ll.EM)
-            memory = rank.array(np.full(group.handle_mem_size(ll.EM, FEW.num_topk), 0xFF, np.uint8))
+            exchange = ll.Exchange(rank, problem, layout)
+            memory = rank.array(np.full(group.handle_mem_size(layout, FEW.num_topk), 0xFF, np.uint8))
             handle = exchange.make_handle(group, handle_mem=memory)
             wait_for_all(rank)
             if rank.rank == silent:
@@ -170,8 +179,59 @@ def silent_in_between(
 
 def impatient(seed: int) -> None:
     """Time is so short that some warps give up while others are in the middle of looking. All must end."""
-    for timeout_ns in (20, 500, 800, 1300, 5000):
+    for timeout_ns in (20, 300, 500, 800, 1000, 1300, 2000, 5000):
         silent_in_between(seed, ll.RM, MANY, timeout_ns, schedule=Schedule.UNIFORM)
+
+
+def thrift(seed: int) -> None:
+    """Combine sends each row home once, and little besides."""
+    problem = ll.make_problem(THRIFT, seed)
+
+    def main(rank: Any) -> None:
+        with make_group(rank, problem) as group:
+            exchange = ll.Exchange(rank, problem, ll.RM)
+            handle = exchange.make_handle(group)
+            exchange.dispatch(handle)
+            wait_for_all(rank)
+            if rank.rank == 0:
+                cluster.sim.reset_traffic()
+            rank.barrier()
+            exchange.combine(handle)
+            rank.synchronize()
+
+    with simulated(THRIFT.num_ranks, seed) as cluster:
+        cluster.run(main)
+        sent = cluster.sim.traffic()["bytes"]
+    row_bytes = problem.hidden * problem.dtype.itemsize
+    for rank in range(THRIFT.num_ranks):
+        for home in {*range(THRIFT.num_ranks)} - {rank}:
+            least = row_bytes * len(tokens_for_rank(problem, home, rank))
+            found = int(sent[rank, home])
+            assert found <= 1.05 * least, f"rank {rank} sends {found} bytes to {home}, expected {least}"
+
+
+def bad_expert(seed: int) -> None:
+    """A token names an expert that does not exist, which is found while the leaders look for failures."""
+    problem = ll.make_problem(replace(FEW, no_route=0), seed)
+    for routes in problem.topk_idx:
+        routes[0, 0] = problem.num_experts
+
+    def main(rank: Any) -> None:
+        with make_group(rank, problem) as group:
+            exchange = ll.Exchange(rank, problem, ll.RM)
+            handle = exchange.make_handle(group)
+            wait_for_all(rank)
+            exchange.dispatch(handle)
+            rank.synchronize()
+            try:
+                exchange.dispatch(handle)
+            except ep.InvalidArgument:
+                return
+            raise AssertionError(f"rank {rank.rank} does not say that the expert does not exist")
+
+    for schedule in (Schedule.UNIFORM, Schedule.BURSTS):
+        with simulated(FEW.num_ranks, seed, schedule=schedule) as cluster:
+            cluster.run(main)
 
 
 def simulated(num_ranks: int, seed: int, **options: Any) -> AbstractContextManager[Any]:
@@ -221,16 +281,21 @@ SCENARIOS: dict[str, Callable[[int], None]] = {
     "rank-major": lambda seed: chained(seed, ll.RM, make_problems(seed, FEW)),
     "rank-major-many": lambda seed: chained(seed, ll.RM, make_problems(seed, MANY)),
     "many-hits": many_hits,
+    "repeats": lambda seed: chained(seed, ll.EM, make_problems(seed, REPEATS)),
+    "two-warps": lambda seed: chained(seed, ll.EM, make_problems(seed, FEW), threads_per_block=64),
     "few-blocks": lambda seed: chained(seed, ll.EM, make_problems(seed, MANY), max_num_sms=1),
     "idle-blocks": lambda seed: chained(
         seed, ll.EM, make_problems(seed, IDLE_BLOCKS), sms=16, schedule=Schedule.WARPS
     ),
     "idle-receiver": idle_receiver,
     "silent-receiver": silent_receiver,
-    "silent-source": silent_source,
+    "silent-source": lambda seed: silent_source(seed, ll.EM),
+    "silent-source-rank-major": lambda seed: silent_source(seed, ll.RM),
     "silent-home": lambda seed: silent_in_between(seed, ll.EM, FEW),
     "silent-expert": lambda seed: silent_in_between(seed, ll.RM, FEW),
     "impatient": impatient,
+    "thrift": thrift,
+    "bad-expert": bad_expert,
 }
 
 
