@@ -3,13 +3,12 @@
 #pragma once
 
 #include "device/device.hpp"
-#include "shared/waits.hpp"
+#include "shared/group_state.hpp"
 
 namespace nccl_ep {
 
 // Leaves the first fault of this rank where the host sees it. `failed` makes every other wait give up.
-template <class Group>
-EP_DEVICE void report(const Group& group, FaultRecord fault) {
+EP_DEVICE void report(const GroupState& group, FaultRecord fault) {
   if (dev::atomic_exchange<dev::Order::relaxed, dev::Scope::gpu>(&group.progress->failed, 1u) != 0) return;
   FaultRecord* record = group.fault;
   record->wait = fault.wait;
@@ -22,8 +21,7 @@ EP_DEVICE void report(const Group& group, FaultRecord fault) {
 }
 
 // Whether an operation of this rank has failed. What it should have left for later ones may then be missing.
-template <class Group>
-EP_DEVICE bool has_failed(const Group& group) {
+EP_DEVICE bool has_failed(const GroupState& group) {
   return dev::ld_relaxed<dev::Scope::gpu>(&group.progress->failed) != 0;
 }
 
@@ -36,8 +34,8 @@ struct Awaited {
 
 // Polls until `ready()` holds, which may put into `awaited` what is missing. False: the wait timed out, or another one of
 // this rank did. With kWholeWarp the lanes wait together: all call `ready`, which gives all the same answer.
-template <bool kWholeWarp = false, class Group, class Ready>
-EP_DEVICE bool wait_for(const Group& group, uint32_t epoch, const Awaited& awaited, Ready ready) {
+template <bool kWholeWarp = false, class Ready>
+EP_DEVICE bool wait_for(const GroupState& group, uint32_t epoch, const Awaited& awaited, Ready ready) {
   constexpr uint32_t kPollsBeforeClock = 64;  // reading the clock costs as much as several polls
   const auto agreed = [](bool mine) { return kWholeWarp ? dev::any(mine) : mine; };
   uint64_t start = 0;

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "device/device.hpp"
-#include "shared/ll_args.hpp"
+#include "shared/group_state.hpp"
 
 namespace nccl_ep {
 

@@ -128,7 +128,7 @@ template <bool kExpertMajor, DType kDType>
 EP_DEVICE void push_results(const Operation& op, const HtCombineArgs& args, Mover& mover, Addend* addends) {
   const PushTeam team(op.group.num_ranks, args.move.push_warps);
   for (uint32_t i = team.first_peer; i + 1 < op.group.num_ranks; i += team.num_teams) {
-    const uint32_t peer = op.peer_of(i);
+    const uint32_t peer = peer_of(op.group, i);
     if (!dev::all(op.await_peer(peer))) return;
     push_to<kExpertMajor, kDType>(op, args, team, peer, mover, addends);
   }
@@ -224,7 +224,7 @@ EP_DEVICE void combine(const HtCombineArgs& args) {
   EP_DYNAMIC_SHARED(shared);
   EP_SHARED(Addend, addends, [kMoveWarps][kHtMaxTopk]);
   const Start start = begin(args.group);
-  const Operation op{args.group, start.epoch};
+  const Operation op{{args.group, start.epoch}};
   const Crew pushers{0, args.move.push_warps},
       collectors{args.move.push_warps, dev::num_warps() - args.move.push_warps};
   if (start.ready) {

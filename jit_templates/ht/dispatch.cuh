@@ -66,7 +66,7 @@ template <bool kExpertMajor>
 EP_DEVICE void push_rows(const Operation& op, const HtDispatchArgs& args, Mover& mover) {
   const PushTeam team(op.group.num_ranks, args.move.push_warps);
   for (uint32_t i = team.first_peer; i + 1 < op.group.num_ranks; i += team.num_teams) {
-    const uint32_t peer = op.peer_of(i);
+    const uint32_t peer = peer_of(op.group, i);
     if (!dev::all(op.await_peer(peer))) return;
     push_to<kExpertMajor>(op, args, team, peer, mover);
     finish_peer(op, args.move, team, peer);
@@ -188,7 +188,7 @@ EP_DEVICE void dispatch(const HtDispatchArgs& args) {
   EP_DYNAMIC_SHARED(shared);
   const RowRanges ranges = load_row_ranges(args.group, args.handle);
   const Start start = begin(args.group);
-  const Operation op{args.group, start.epoch};
+  const Operation op{{args.group, start.epoch}};
   const uint32_t num_movers = args.move.push_warps + args.move.local_warps;
   const Crew pushers{0, args.move.push_warps}, locals{args.move.push_warps, args.move.local_warps};
   const Crew others{num_movers, dev::num_warps() - num_movers};

@@ -5,26 +5,13 @@
 // all that read what is about to be written, the caller's kernels on an output window included. So there is one bank.
 #pragma once
 
-#include "common/waiting.cuh"
+#include "common/operation.cuh"
 #include "shared/ht_args.hpp"
 
 namespace nccl_ep::ht {
 
 // One operation as a block sees it.
-struct Operation {
-  const HtGroupState& group;
-  uint32_t epoch;
-
-  // The i-th rank from the next one on: links carry more than when all ranks visit the others in the same order.
-  EP_DEVICE uint32_t peer_of(uint32_t i) const { return (group.rank + 1 + i) % group.num_ranks; }
-
-  EP_DEVICE bool wait_for_unit(Awaited awaited, const Unit* address, Unit& unit) const {
-    return wait_for(group, epoch, awaited, [&] {
-      unit = dev::ld_unit(address);
-      return unit.epoch == epoch;
-    });
-  }
-
+struct Operation : OperationOf<HtGroupState> {
   // Waits until a rank has started this operation, too.
   EP_DEVICE bool await_peer(uint32_t peer) const {
     const uint32_t* hello = group.window.at<uint32_t>(group.rank, group.layout.hello_at(peer));
@@ -50,12 +37,7 @@ EP_DEVICE bool await_peers(const Operation& op) {
   return dev::all(ok);
 }
 
-// How a launch starts: what operation it is, and whether it may go on. All threads of all blocks call it, and meet.
-struct Start {
-  uint32_t epoch;
-  uint32_t ready;  // no: an earlier operation has failed, do nothing
-};
-
+// Finds out what operation this is, and says hello. All threads of all blocks call it, and meet.
 EP_DEVICE Start begin(const HtGroupState& group) {
   EP_SHARED(Start, start, [1]);
   if (dev::warp_idx() == 0) {
@@ -72,15 +54,9 @@ EP_DEVICE Start begin(const HtGroupState& group) {
   return start[0];
 }
 
-// The last block to come here makes the operation count. All threads of all blocks call it, at the very end. A block need
-// not wait for its other warps: they know the epoch.
 EP_DEVICE void finish(const Operation& op) {
-  if (dev::thread_idx() != 0) return;
-  LlProgress* progress = op.group.progress;
-  const uint32_t before = dev::atomic_add<dev::Order::relaxed, dev::Scope::gpu>(&progress->blocks_done, 1u);
-  if (before + 1 != dev::num_blocks()) return;
-  dev::st_relaxed<dev::Scope::gpu>(&progress->blocks_done, 0u);
-  dev::st_relaxed<dev::Scope::gpu>(&progress->epoch, op.epoch);
+  GroupProgress* progress = op.group.progress;
+  if (is_last_block(progress)) dev::st_relaxed<dev::Scope::gpu>(&progress->epoch, op.epoch);
 }
 
 }  // namespace nccl_ep::ht

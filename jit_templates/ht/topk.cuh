@@ -19,23 +19,6 @@ EP_DEVICE uint32_t load_expert(const HtGroupState& group, const TopkTable& topk,
   return kNone;
 }
 
-// Which tokens of a tile have some property: one bit each, in shared memory.
-struct TileBits {
-  uint32_t* word;
-
-  EP_DEVICE void insert(uint32_t token) const {
-    dev::atomic_or<dev::Order::relaxed, dev::Scope::block>(word + token / 32, 1u << token % 32);
-  }
-  EP_DEVICE uint32_t count(uint32_t num_words) const {
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < num_words; ++i) count += dev::popc(word[i]);
-    return count;
-  }
-  EP_DEVICE uint32_t count_before(uint32_t token) const {
-    return count(token / 32) + dev::popc(word[token / 32] & ((1u << token % 32) - 1));
-  }
-};
-
 // One token's hits. A lane has the places at its index and 32 behind. Hits are in the order of the experts, hence of the
 // ranks; an expert that the row repeats is one hit.
 struct TokenHits {

@@ -7,6 +7,7 @@
 // their counts. Memory: counts and records of the windows, the handle's memory. Waits: for blocks, for peers, for records.
 #pragma once
 
+#include "common/token_bits.cuh"
 #include "ht/topk.cuh"
 
 namespace nccl_ep::ht {
@@ -28,7 +29,7 @@ struct UpdateScratch {
         total(next + num_counters),
         slots(total + num_counters),
         bits(slots + args.group.num_ranks) {}
-  EP_DEVICE TileBits of(uint32_t counter) const { return {bits + counter * num_words}; }
+  EP_DEVICE TokenBits of(uint32_t counter) const { return {bits + counter * num_words}; }
 };
 
 // Whether all threads of the block say so. All of them call it.
@@ -117,7 +118,7 @@ EP_DEVICE bool send_counts(const Operation& op, const UpdateScratch& scratch) {
   const HtGroupState& group = op.group;
   bool ok = true;
   for (uint32_t i = dev::block_idx(); i < group.num_ranks; i += dev::num_blocks()) {
-    const uint32_t peer = op.peer_of(i);
+    const uint32_t peer = peer_of(op.group, i);
     for_each_thread(group.layout.count_units(), [&](uint32_t u) {
       if (!ok || !(ok = op.await_peer(peer))) return;
       Unit unit{{0, 0, 0}, op.epoch};
@@ -334,7 +335,7 @@ EP_DEVICE void update(const HtUpdateArgs& args) {
   EP_DYNAMIC_SHARED(shared);
   const UpdateScratch scratch(args, shared);
   const Start start = begin(args.group);
-  const Operation op{args.group, start.epoch};
+  const Operation op{{args.group, start.epoch}};
   if (start.ready) {
     count_block(args, scratch, op.epoch);
     bool ok = add_blocks(op, args, scratch);

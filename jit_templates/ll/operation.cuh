@@ -3,10 +3,11 @@
 //
 // No fence is needed anywhere. What crosses between ranks are units and lines, which carry their epoch and publish nothing
 // else. A hello permits writes and publishes nothing that is read; the reads that it speaks of ended with an earlier
-// kernel. Within a rank, operations follow each other in stream order, so LlProgress needs no more than finish()'s counter.
+// kernel. Within a rank, operations follow each other in stream order, so GroupProgress needs no more than
+// is_last_block()'s counter.
 #pragma once
 
-#include "common/waiting.cuh"
+#include "common/operation.cuh"
 #include "shared/ll_args.hpp"
 
 namespace nccl_ep::ll {
@@ -45,17 +46,12 @@ constexpr uint32_t kTableBarrier = 4;      // where the others wait for it
 EP_DEVICE uint32_t worker_idx() { return dev::warp_idx() * dev::num_blocks() + dev::block_idx(); }
 EP_DEVICE uint32_t num_workers() { return dev::num_warps() * dev::num_blocks(); }
 
-// The i-th rank from the next one on: links carry more than when all ranks visit the others in the same order.
-EP_DEVICE uint32_t peer_of(const LlGroupState& group, uint32_t i) { return (group.rank + 1 + i) % group.num_ranks; }
-
 // One operation as a block sees it.
-struct Operation {
-  const LlGroupState& group;
-  uint32_t epoch;
+struct Operation : OperationOf<LlGroupState> {
   uint32_t bank;
 
   EP_DEVICE Operation(const LlGroupState& group_state, uint32_t op_epoch)
-      : group(group_state), epoch(op_epoch), bank(op_epoch % LlLayout::kNumBanks) {}
+      : OperationOf{group_state, op_epoch}, bank(op_epoch % LlLayout::kNumBanks) {}
 
   // Addresses in a rank's window.
   EP_DEVICE Unit* counts(uint32_t rank, uint32_t source, uint32_t unit) const {
@@ -66,13 +62,6 @@ struct Operation {
   }
   EP_DEVICE Unit* row(uint32_t rank, uint32_t source, uint32_t token) const {
     return group.window.at<Unit>(rank, group.layout.row_at(bank, source, token));
-  }
-
-  EP_DEVICE bool wait_for_unit(Awaited awaited, const Unit* address, Unit& unit) const {
-    return wait_for(group, epoch, awaited, [&] {
-      unit = dev::ld_unit(address);
-      return unit.epoch == epoch;
-    });
   }
 };
 
@@ -104,12 +93,6 @@ EP_DEVICE bool await_peers(const Operation& op) {
   return dev::all(ok);
 }
 
-// How a launch starts.
-struct Start {
-  uint32_t epoch;
-  uint32_t ready;  // no: a peer is missing or an earlier operation has failed, do nothing
-};
-
 // The last warp of a block leads: it finds out, as an operation begins, whether it may go on. An address that every warp
 // of the GPU reads would be slow to read.
 EP_DEVICE bool leads() { return dev::warp_idx() == dev::num_warps() - 1; }
@@ -136,15 +119,9 @@ EP_DEVICE Start begin(const LlGroupState& group, const LlRouting& routing, uint3
   return start;
 }
 
-// The last block to come here makes the operation count. All threads of all blocks call it, at the very end. What the
-// blocks did is ordered before the next operation by the stream, so the counter may be relaxed, and a block need not
-// wait for its other warps: they read the epoch before begin()'s barrier.
 EP_DEVICE void finish(const Operation& op, const LlRouting& routing, uint32_t phases) {
-  if (dev::thread_idx() != 0) return;
-  LlProgress* progress = op.group.progress;
-  const uint32_t before = dev::atomic_add<dev::Order::relaxed, dev::Scope::gpu>(&progress->blocks_done, 1u);
-  if (before + 1 != dev::num_blocks()) return;
-  dev::st_relaxed<dev::Scope::gpu>(&progress->blocks_done, 0u);
+  GroupProgress* progress = op.group.progress;
+  if (!is_last_block(progress)) return;
   if (phases & kLlSend) dev::st_relaxed<dev::Scope::gpu>(&progress->epoch, op.epoch);
   if (!(phases & kLlReceive)) *routing.pending_epoch() = op.epoch;
 }

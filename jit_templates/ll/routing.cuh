@@ -2,6 +2,7 @@
 // Reading the caller's top-k table: which ranks and local experts a token goes to.
 #pragma once
 
+#include "common/token_bits.cuh"
 #include "ll/operation.cuh"
 
 namespace nccl_ep::ll {
@@ -107,27 +108,6 @@ struct TopkRanks {
       if (rank[i] - base < 32) bits |= 1u << (rank[i] - base);
     }
     return dev::or_warp(bits);
-  }
-};
-
-// Which tokens have some property: one bit each.
-struct TokenBits {
-  uint32_t* word;
-
-  // Whether the token was not in yet.
-  EP_DEVICE bool insert(uint32_t token) const {
-    const uint32_t bit = 1u << token % 32;
-    return !(dev::atomic_or<dev::Order::relaxed, dev::Scope::block>(word + token / 32, bit) & bit);
-  }
-  // How many are in the first words; how many tokens before `token` are.
-  EP_DEVICE uint32_t count(uint32_t num_words) const {
-    uint32_t count = 0;
-#pragma unroll 4
-    for (uint32_t i = 0; i < num_words; ++i) count += dev::popc(word[i]);
-    return count;
-  }
-  EP_DEVICE uint32_t count_before(uint32_t token) const {
-    return count(token / 32) + dev::popc(word[token / 32] & ((1u << token % 32) - 1));
   }
 };
 

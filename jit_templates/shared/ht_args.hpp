@@ -2,8 +2,8 @@
 // The arguments of the High-Throughput kernels: plain data, filled in one place each (src/core/ht_*.cpp).
 #pragma once
 
+#include "shared/group_state.hpp"
 #include "shared/ht_layout.hpp"
-#include "shared/ll_args.hpp"
 
 namespace nccl_ep {
 
@@ -12,16 +12,8 @@ constexpr uint32_t kHtMoveThreads = 512;  // of dispatch and combine
 constexpr uint32_t kHtStages = 4;         // of a warp that moves rows
 constexpr uint32_t kHtRing = 16;          // its stages, and stores whose flags are not raised yet
 
-// What all operations of a group share.
-struct HtGroupState {
-  PeerWindow window;
+struct HtGroupState : GroupState {
   HtLayout layout;
-  LlProgress* progress;
-  FaultRecord* fault;  // pinned host memory
-  uint64_t timeout_ns;
-  uint32_t rank;
-  uint32_t num_ranks;
-  uint32_t num_local_experts;
 };
 
 // A handle's memory on the device.

@@ -2,40 +2,20 @@
 // The arguments of the Low-Latency kernels: plain data, filled in one place each (src/core/ll_*.cpp).
 #pragma once
 
+#include "shared/group_state.hpp"
 #include "shared/ll_layout.hpp"
-#include "shared/types.hpp"
-#include "shared/waits.hpp"
 
 namespace nccl_ep {
 
 // Threads of a block at most; one block takes an SM's registers.
 constexpr uint32_t kLlDispatchThreads = 768;
 constexpr uint32_t kLlCombineThreads = 384;
-constexpr uint32_t kLlMaxStaticSharedBytes = 32 * 1024;  // of any kernel
-
-enum class Layout : uint32_t { expert_major = 1, rank_major = 2, flat = 3 };
-enum class DType : uint32_t { bf16, fp16, fp32 };
 
 // An operation is sending, then receiving; send_only and Complete run the halves in two launches.
 enum LlPhase : uint32_t { kLlSend = 1, kLlReceive = 2 };
 
-// Advanced by the kernels themselves, so that a captured graph replays with fresh epochs.
-struct LlProgress {
-  uint32_t epoch;        // of the last operation started on this rank, from 1 on; the ones before it are finished
-  uint32_t blocks_done;  // of the running kernel
-  uint32_t failed;       // a wait of this rank timed out: the others give up at once
-};
-
-// What all operations of a group share.
-struct LlGroupState {
-  PeerWindow window;
+struct LlGroupState : GroupState {
   LlLayout layout;
-  LlProgress* progress;
-  FaultRecord* fault;  // pinned host memory
-  uint64_t timeout_ns;
-  uint32_t rank;
-  uint32_t num_ranks;
-  uint32_t num_local_experts;
 };
 
 // This rank's routing, and what the handle remembers of the dispatch.

@@ -9,7 +9,7 @@
 #include "core/memory.hpp"
 #include "core/requests.hpp"
 #include "nccl_ep.h"
-#include "shared/ll_args.hpp"
+#include "shared/group_state.hpp"
 
 namespace nccl_ep::core {
 

@@ -138,7 +138,7 @@ void Group::prepare() {
   window_bytes_ = plan();
   allocator_ = std::make_unique<Allocator>(device(), config_.alloc);
   load();
-  progress_ = DeviceMemory(*allocator_, allocator_->allocate(sizeof(LlProgress), "group state"));
+  progress_ = DeviceMemory(*allocator_, allocator_->allocate(sizeof(GroupProgress), "group state"));
   fault_ = HostMemory(device(), device().allocate_host(sizeof(FaultRecord)));
   *fault_.as<FaultRecord>() = FaultRecord{};
 }
@@ -148,7 +148,7 @@ void Group::connect() {
   window_ = SymmetricMemory(*comm_, window_bytes_);
   const cudaStream_t stream = device().own_stream();
   device().fill(window_.data(), 0, window_bytes_, stream);
-  device().fill(progress_.data(), 0, sizeof(LlProgress), stream);
+  device().fill(progress_.data(), 0, sizeof(GroupProgress), stream);
   device().synchronize(stream);
   barrier(*comm_);
 }
@@ -165,13 +165,23 @@ Group::~Group() {
 // Lets every kernel use what shared memory a plan may give it, and makes sure that a block fits on an SM.
 void Group::admit_kernels(jit::Algorithm algorithm, jit::Kernels& kernels) {
   const runtime::DeviceLimits& limits = device().limits();
-  const size_t shared_bytes = limits.max_shared_bytes_per_block - kLlMaxStaticSharedBytes;
+  const size_t shared_bytes = limits.max_shared_bytes_per_block - kMaxStaticSharedBytes;
   for (const jit::Variant& variant : jit::variants_of(algorithm)) {
     const uint32_t num_threads = std::min(jit::max_threads(variant), limits.max_threads_per_block);
     if (device().blocks_per_sm(kernels.at(variant), {1, num_threads, shared_bytes}) == 0) {
       throw Error(ncclInternalError, jit::name(variant) + " does not fit on one of the device's SMs");
     }
   }
+}
+
+GroupState Group::group_state() const {
+  return {comm_->peers(window_.window(), 0),
+          progress_.as<GroupProgress>(),
+          fault_.as<FaultRecord>(),
+          timeout_ns(),
+          comm_->rank(),
+          comm_->num_ranks(),
+          config_.num_experts / comm_->num_ranks()};
 }
 
 const char* Group::environment_variable(const char* variable) { return std::getenv(variable); }

@@ -10,7 +10,7 @@
 #include "jit/kernels.hpp"
 #include "plan/limits.hpp"
 #include "runtime/runtime.hpp"
-#include "shared/ll_args.hpp"
+#include "shared/group_state.hpp"
 
 namespace nccl_ep::core {
 
@@ -53,19 +53,8 @@ class Group {
   // Collective.
   virtual void connect();
 
-  // Of a group that is connected: what the kernels' arguments say of it, in either algorithm's words.
-  template <class State>
-  State group_state() const {
-    State state{};
-    state.window = comm_->peers(window_.window(), 0);
-    state.progress = progress_.as<LlProgress>();
-    state.fault = fault_.as<FaultRecord>();
-    state.timeout_ns = timeout_ns();
-    state.rank = comm_->rank();
-    state.num_ranks = comm_->num_ranks();
-    state.num_local_experts = config_.num_experts / comm_->num_ranks();
-    return state;
-  }
+  // Of a group that is connected: what the kernels' arguments say of it.
+  GroupState group_state() const;
 
   static const char* environment_variable(const char* variable);
   plan::Limits limits(uint32_t num_sms) const;

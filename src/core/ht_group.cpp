@@ -76,8 +76,7 @@ void HtGroup::load() {
 
 void HtGroup::connect() {
   Group::connect();  // which waits for the stream
-  state_ = group_state<HtGroupState>();
-  state_.layout = shape_.layout();
+  state_ = {group_state(), shape_.layout()};
 }
 
 void HtGroup::check_handle(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const {

@@ -38,8 +38,7 @@ void LlGroup::load() {
 
 void LlGroup::connect() {
   Group::connect();
-  state_ = group_state<LlGroupState>();
-  state_.layout = shape_.layout();
+  state_ = {group_state(), shape_.layout()};
 }
 
 LlHandleLayout LlGroup::handle_layout(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const {

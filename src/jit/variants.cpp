@@ -2,6 +2,7 @@
 #include "jit/variants.hpp"
 
 #include "shared/ht_args.hpp"
+#include "shared/ll_args.hpp"
 
 namespace nccl_ep::jit {
 namespace {

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "shared/ll_args.hpp"
+#include "shared/group_state.hpp"
 
 namespace nccl_ep::jit {
 

@@ -20,7 +20,7 @@ constexpr uint32_t kLocalShare = 2;   // one mover in so many moves rows inside 
 constexpr uint32_t kPushShare = 2;    // of combine's warps one in so many pushes, if there are stages for it
 
 // What kernels declare for themselves comes on top of a launch's shared memory.
-size_t dynamic_shared(const Limits& limits) { return limits.max_shared_bytes - kLlMaxStaticSharedBytes; }
+size_t dynamic_shared(const Limits& limits) { return limits.max_shared_bytes - kMaxStaticSharedBytes; }
 
 size_t update_bytes(const HtShape& shape, uint32_t tile_tokens) {
   const size_t num_counters = size_t{shape.num_ranks} + shape.num_experts;

@@ -73,7 +73,7 @@ OPERATION = [
     ),
     Mutant(
         "a unit of any epoch is taken",
-        "ll/operation.cuh",
+        "common/operation.cuh",
         "return unit.epoch == epoch;",
         "return unit.epoch != 0;",
         "Counts of two operations ago are taken for new ones.",
@@ -89,15 +89,15 @@ OPERATION = [
     ),
     Mutant(
         "an operation counts when the first block is done",
-        "ll/operation.cuh",
-        "if (before + 1 != dev::num_blocks()) return;",
-        "if (before != 0) return;",
+        "common/operation.cuh",
+        "if (before + 1 != dev::num_blocks()) return false;",
+        "if (before != 0) return false;",
         "Blocks that start late take the next operation's number.",
         ("idle-blocks",),
     ),
     Mutant(
         "blocks are counted without an atomic",
-        "ll/operation.cuh",
+        "common/operation.cuh",
         "dev::atomic_add<dev::Order::relaxed, dev::Scope::gpu>(&progress->blocks_done, 1u)",
         "progress->blocks_done++",
         "Two blocks see the same count, and none is the last.",
@@ -275,7 +275,7 @@ ROUTES = [
     ),
     Mutant(
         "tokens are put into sets without an atomic",
-        "ll/routing.cuh",
+        "common/token_bits.cuh",
         "    return !(dev::atomic_or<dev::Order::relaxed, dev::Scope::block>(word + token / 32, bit) & bit);",
         "    const bool is_new = !(word[token / 32] & bit);\n"
         "    word[token / 32] |= bit;\n"
@@ -648,8 +648,8 @@ FAILURES = [
     Mutant(
         "one lane answers for all peers",
         "ll/operation.cuh",
-        "  return dev::all(ok);\n}\n\n// How a launch",
-        "  return ok;\n}\n\n// How a launch",
+        "  return dev::all(ok);\n}\n\n// The last warp",
+        "  return ok;\n}\n\n// The last warp",
         "The banks of a rank that is silent are overwritten.",
         SILENT_RECEIVER,
     ),

@@ -14,6 +14,7 @@
 #include "jit/warmup.hpp"
 #include "runtime/error.hpp"
 #include "shared/ht_args.hpp"
+#include "shared/ll_args.hpp"
 
 using namespace nccl_ep;
 using namespace nccl_ep::jit;

@@ -13,7 +13,7 @@ using namespace nccl_ep::plan;
 namespace {
 
 constexpr size_t kShared = 227 * 1024;
-constexpr size_t kDynamic = kShared - kLlMaxStaticSharedBytes;
+constexpr size_t kDynamic = kShared - kMaxStaticSharedBytes;
 const Limits kH200{132, 1024, kShared};
 const Limits kBudget{16, 1024, kShared};
 const Limits kSimulated{4, 128, kShared};

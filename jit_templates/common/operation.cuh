@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// What an operation of either algorithm is to a block.
+#pragma once
+
+#include "common/waiting.cuh"
+
+namespace nccl_ep {
+
+// The i-th rank from the next one on: links carry more than when all ranks visit the others in the same order.
+EP_DEVICE uint32_t peer_of(const GroupState& group, uint32_t i) { return (group.rank + 1 + i) % group.num_ranks; }
+
+template <class Group>
+struct OperationOf {
+  const Group& group;
+  uint32_t epoch;
+
+  EP_DEVICE bool wait_for_unit(Awaited awaited, const Unit* address, Unit& unit) const {
+    return wait_for(group, epoch, awaited, [&] {
+      unit = dev::ld_unit(address);
+      return unit.epoch == epoch;
+    });
+  }
+};
+
+// How a launch starts.
+struct Start {
+  uint32_t epoch;
+  uint32_t ready;  // no: a peer is missing or an earlier operation has failed, do nothing
+};
+
+// Whether this is the first thread of the last block to come here, which then makes the operation count. All threads of
+// all blocks call it, at the very end. What the blocks did is ordered before the next operation by the stream, so the
+// counter may be relaxed, and a block need not wait for its other warps: they know the epoch since begin().
+EP_DEVICE bool is_last_block(GroupProgress* progress) {
+  if (dev::thread_idx() != 0) return false;
+  const uint32_t before = dev::atomic_add<dev::Order::relaxed, dev::Scope::gpu>(&progress->blocks_done, 1u);
+  if (before + 1 != dev::num_blocks()) return false;
+  dev::st_relaxed<dev::Scope::gpu>(&progress->blocks_done, 0u);
+  return true;
+}
+
+}  // namespace nccl_ep

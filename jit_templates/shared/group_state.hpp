@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the kernels of either algorithm know of a group.
+#pragma once
+
+#include "shared/types.hpp"
+#include "shared/waits.hpp"
+
+namespace nccl_ep {
+
+constexpr uint32_t kMaxStaticSharedBytes = 32 * 1024;  // of any kernel
+
+enum class Layout : uint32_t { expert_major = 1, rank_major = 2, flat = 3 };
+enum class DType : uint32_t { bf16, fp16, fp32 };
+
+// Advanced by the kernels themselves, so that a captured graph replays with fresh epochs.
+struct GroupProgress {
+  uint32_t epoch;        // of the last operation started on this rank, from 1 on; the ones before it are finished
+  uint32_t blocks_done;  // of the running kernel
+  uint32_t failed;       // a wait of this rank timed out: the others give up at once
+};
+
+struct GroupState {
+  PeerWindow window;
+  GroupProgress* progress;
+  FaultRecord* fault;  // pinned host memory
+  uint64_t timeout_ns;
+  uint32_t rank;
+  uint32_t num_ranks;
+  uint32_t num_local_experts;
+};
+
+}  // namespace nccl_ep
