@@ -30,10 +30,12 @@ struct Start {
 
 // Whether this is the first thread of the last block to come here, which then makes the operation count. All threads of
 // all blocks call it, at the very end. What the blocks did is ordered before the next operation by the stream, so the
-// counter may be relaxed, and a block need not wait for its other warps: they know the epoch since begin().
+// counter may be relaxed, and a block need not wait for its other warps: they know the epoch since begin(). Unless the last
+// block changes what others have used.
+template <dev::Order kOrder = dev::Order::relaxed>
 EP_DEVICE bool is_last_block(GroupProgress* progress) {
   if (dev::thread_idx() != 0) return false;
-  const uint32_t before = dev::atomic_add<dev::Order::relaxed, dev::Scope::gpu>(&progress->blocks_done, 1u);
+  const uint32_t before = dev::atomic_add<kOrder, dev::Scope::gpu>(&progress->blocks_done, 1u);
   if (before + 1 != dev::num_blocks()) return false;
   dev::st_relaxed<dev::Scope::gpu>(&progress->blocks_done, 0u);
   return true;

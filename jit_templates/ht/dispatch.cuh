@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // High-Throughput dispatch: every token's row once to each rank that has one of its experts, in one launch.
 //
-// Parties: of each block some warps push rows to one peer, some bring this rank's own rows and those that have arrived to
-// their final places, the others send and receive weights. The update has told everybody where rows lie. A row goes
-// straight into the receiver's output if that is a window, expert-major to its first slot; else by way of the receiver's
-// window. Waits: for peers to start, for rows and weights to arrive, for peers to be done.
+// Parties: of each block some warps push rows to one peer, and unless rows go straight to their place one raises flags; the
+// others send weights, receive them, and bring this rank's own rows and those that have arrived to their final places. The
+// update has told everybody where rows lie. A row goes straight into the receiver's output if that is a window,
+// expert-major to its first slot; else by way of the receiver's window. Waits: for peers to start, for rows and weights to
+// arrive, for peers to be done.
 #pragma once
 
+#include "device/numeric.hpp"
+#include "ht/mover.cuh"
 #include "ht/parties.cuh"
+#include "ht/tickets.cuh"
 #include "ht/weights.cuh"
 
 namespace nccl_ep::ht {
@@ -18,9 +22,7 @@ struct Destination {
   bool is_output;
 
   EP_DEVICE Destination(const HtDispatchArgs& args, uint32_t rank) : is_output(args.out_window.base != 0) {
-    const HtGroupState& group = args.group;
-    rows = is_output ? rows_of(args.out_window.at<void>(rank, 0), args.move.row_bytes)
-                     : rows_of(group.window.at<void>(rank, group.layout.row_at(0)), group.layout.row_bytes);
+    rows = is_output ? rows_of(args.out_window.at<void>(rank, 0), args.move.row_bytes) : window_rows(args.group, rank);
   }
 };
 
@@ -30,143 +32,145 @@ EP_DEVICE bool has_flags(const HtDispatchArgs& args) {
   return kExpertMajor || args.out_window.base == 0;
 }
 
-// Pushes this rank's rows to a peer. The lanes look up the warp's next 32 tokens.
-template <bool kExpertMajor>
-EP_DEVICE void push_to(const Operation& op, const HtDispatchArgs& args, const PushTeam& team, uint32_t peer,
-                       Mover& mover) {
-  const HtGroupState& group = op.group;
+// Pushes some of this rank's rows to a peer. The lanes look them up, one of them moves.
+EP_DEVICE void push_rows_to(const HtDispatchArgs& args, uint32_t peer, const HtOutgoing& outgoing, uint32_t first,
+                            uint32_t end, Mover& mover) {
   const Destination to(args, peer);
-  const bool flags = has_flags<kExpertMajor>(args);
-  for (uint32_t first = team.worker; first < args.num_tokens; first += 32 * team.num_workers) {
-    const uint32_t token = first + dev::lane_idx() * team.num_workers;
-    uint32_t row = 0, slot = 0;
-    bool goes = false;
-    const uint32_t num_dests = token < args.num_tokens ? *args.handle.num_dests(token) : 0;
-#pragma unroll 4
-    for (uint32_t i = 0; i < num_dests; ++i) {
-      const HtDest dest = dev::ld(args.handle.dest(token, i));
-      if (dest.rank != peer) continue;
-      goes = true;
-      row = dest.row;
-      slot = to.is_output ? dest.slot : dest.row;
-    }
-    for (uint32_t left = dev::ballot(goes); left; left &= left - 1) {
-      const uint32_t lane = dev::find_first(left);
-      const uint32_t to_slot = dev::shfl(slot, lane), to_row = dev::shfl(row, lane);
-      uint32_t* flag = flags ? group.window.at<uint32_t>(peer, group.layout.flag_at(to_row)) : nullptr;
-      mover.move(
-          args.tokens + uint64_t{first + lane * team.num_workers} * args.move.row_bytes, to.rows, 1,
-          [&](uint32_t) { return to_slot; }, flag);
-    }
+  const uint32_t mine = first + dev::lane_idx();
+  const HtSend send = mine < end ? dev::ld(args.handle.send(uint64_t{outgoing.first} + mine)) : HtSend{};
+  for (uint32_t i = 0; first + i < end; ++i) {
+    const uint32_t token = dev::shfl(send.token, i), slot = dev::shfl(send.slot, i);
+    const uint32_t row = outgoing.row + first + i;
+    if (dev::lane_idx() != 0) continue;
+    mover.move(args.tokens + uint64_t{token} * args.move.row_bytes, to.rows.at(to.is_output ? slot : row),
+               flag_of(args.group, peer, row));
   }
-  mover.drain(to.rows);
 }
 
-template <bool kExpertMajor>
 EP_DEVICE void push_rows(const Operation& op, const HtDispatchArgs& args, Mover& mover) {
-  const PushTeam team(op.group.num_ranks, args.move.push_warps);
-  for (uint32_t i = team.first_peer; i + 1 < op.group.num_ranks; i += team.num_teams) {
-    const uint32_t peer = peer_of(op.group, i);
-    if (!dev::all(op.await_peer(peer))) return;
-    push_to<kExpertMajor>(op, args, team, peer, mover);
-    finish_peer(op, args.move, team, peer);
+  const auto num_rows = [&](uint32_t peer) { return args.handle.outgoing(peer)->num_rows; };
+  for_each_peer(op, args.move, num_rows, [&](uint32_t peer) {
+    const HtOutgoing outgoing = *args.handle.outgoing(peer);
+    uint32_t num_mine = 0;
+    for_each_ticket(args.move, peer, outgoing.num_rows, [&](uint32_t first, uint32_t end) {
+      push_rows_to(args, peer, outgoing, first, end, mover);
+      num_mine += end - first;
+    });
+    if (dev::lane_idx() != 0 || num_mine == 0) return;
+    mover.drain();
+    add_arrived(op, args.move, peer, num_mine, outgoing.num_rows);
+  });
+}
+
+// Nobody pushes to a peer that gets nothing.
+EP_DEVICE void finish_idle_peers(const Operation& op, const HtDispatchArgs& args) {
+  for (uint32_t peer = dev::lane_idx(); peer < op.group.num_ranks; peer += 32) {
+    if (peer != op.group.rank && args.handle.outgoing(peer)->num_rows == 0) tell_done(op, peer);
   }
 }
 
-// Brings rows to their final places: own ones from the caller's tensor, others from where they have arrived.
-template <bool kExpertMajor>
-EP_DEVICE void deliver_rows(const Operation& op, const HtDispatchArgs& args, const Crew& crew, const RowRanges& ranges,
-                            Mover& mover) {
-  const uint32_t rank = op.group.rank;
-  const Destination arrived(args, rank);
-  const uint32_t in_place = arrived.is_output ? 1 : 0;  // slots of a row from elsewhere that are filled already
-  const Rows out = rows_of(args.out_tokens, args.move.row_bytes);
-  const auto deliver = [&](const ReceivedRow& it) {
-    const uint32_t* hits = args.handle.hit(it.row, 0);
-    const uint32_t num_slots = kExpertMajor ? it.home.num_hits : 1;
-    const auto slot = [&](uint32_t i) {
-      return !kExpertMajor ? it.row : i == 0 ? it.first_hits[0] : i == 1 ? it.first_hits[1] : dev::ld(hits + i);
-    };
-    if (it.source == rank) {
-      mover.move(args.tokens + uint64_t{it.home.token} * args.move.row_bytes, out, num_slots, slot, nullptr);
-      return true;
-    }
-    if (num_slots == in_place) return true;
-    const Awaited awaited{Wait::dispatch_row, it.source, it.home.token};
-    if (!it.has_come && !await_rows(op, awaited, true, it.row)) return false;
-    dev::sync_warp();  // another lane may have seen it come
-    dev::fence_proxy_async();
-    mover.move(
-        arrived.rows.at(arrived.is_output ? slot(0) : it.row), out, num_slots - in_place,
-        [&](uint32_t i) { return slot(i + in_place); }, nullptr);
-    return true;
-  };
-  if (!kExpertMajor && arrived.is_output) {
-    const auto own_row = [&](uint64_t i) {
-      const uint32_t row = ranges.begin[rank] + static_cast<uint32_t>(i);
-      return look_up_row(args.handle, row, rank);
-    };
-    for_each_row(crew, ranges.count(rank), own_row, deliver);
-  } else {
-    const auto any_row = [&](uint64_t i) {
-      ReceivedRow received = row_in_turn(args.handle, ranges, i);
-      received.has_come = received.exists && received.source != rank && has_come(op, received.row);
-      return received;
-    };
-    for_each_row(crew, uint64_t{ranges.most} * ranges.num_ranks, any_row, deliver);
+// The weight of one of a token's hits. An expert that the row repeats gets the sum.
+EP_DEVICE float weight_of(const HtDispatchArgs& args, uint32_t token, uint32_t hit) {
+  const float* given = args.topk_weights + uint64_t{token} * args.num_topk;
+  const uint8_t* places = args.handle.place(token, 0);
+  float weight = 0;
+  bool is_first = true;
+  for (uint32_t k = 0; k < args.num_topk; ++k) {
+    if (places[k] != hit) continue;
+    weight = is_first ? dev::ld_nc(given + k) : dev::add(weight, dev::ld_nc(given + k));
+    is_first = false;
   }
-  mover.drain(out);
+  return weight;
 }
 
-// Sends the weights of this rank's tokens to the ranks that their rows go to. An expert that a row repeats gets their sum.
+// Sends the weights of this rank's tokens to the ranks that their rows go to: a lane for each token.
 EP_DEVICE void send_weights(const Operation& op, const HtDispatchArgs& args, const Crew& crew) {
-  EP_SHARED(float, staged, [kHtMoveThreads / 32][kHtMaxTopk]);
-  float* weights = staged[dev::warp_idx()];
-  for (uint32_t token = crew.worker(); token < args.num_tokens; token += crew.num_workers()) {
-    const float* given = args.topk_weights + uint64_t{token} * args.num_topk;
-    const uint8_t* places = args.handle.place(token, 0);
-    for (uint32_t k = dev::lane_idx(); k < args.num_topk; k += 32) {
-      const uint8_t hit = places[k];
-      if (hit == HtHandleLayout::kNoHit) continue;
-      float sum = dev::ld_nc(given + k);
-      bool is_first = true;
-      for (uint32_t other = 0; other < args.num_topk; ++other) {
-        if (other == k || places[other] != hit) continue;
-        if (other < k) is_first = false;
-        if (other > k) sum = dev::add(sum, dev::ld_nc(given + other));
-      }
-      if (is_first) weights[hit] = sum;
-    }
-    dev::sync_warp();
+  for (uint32_t token = crew.thread(); token < args.num_tokens; token += crew.num_threads()) {
     const uint32_t num_dests = *args.handle.num_dests(token);
     for (uint32_t i = 0; i < num_dests; ++i) {
       const HtDest dest = dev::ld(args.handle.dest(token, i));
-      send_floats(op, dest.rank, dest.row, dest.num_hits, [&](uint32_t j) { return weights[dest.first_hit + j]; });
+      send_floats(op, dest.rank, dest.row, dest.num_hits,
+                  [&](uint32_t j) { return weight_of(args, token, dest.first_hit + j); });
     }
-    dev::sync_warp();  // the weights are about to be replaced
   }
 }
 
-// Waits for the weights of this rank's rows and writes them out, in the flat layout with the experts that they are for.
+// Waits for the weights of a row and writes them out, in the flat layout with the experts that they are for. A lane for each
+// row.
 template <bool kExpertMajor>
-EP_DEVICE void receive_weights(const Operation& op, const HtDispatchArgs& args, const Crew& crew,
-                               const RowRanges& ranges) {
-  const auto look_up = [&](uint64_t i) { return row_in_turn(args.handle, ranges, i); };
-  for_each_row(crew, uint64_t{ranges.most} * ranges.num_ranks, look_up, [&](const ReceivedRow& it) {
-    const uint32_t* hits = args.handle.hit(it.row, 0);
-    float* out = args.out_topk_weights + (kExpertMajor ? 0 : uint64_t{it.row} * args.num_topk);
-    const bool ok =
-        receive_floats(op, {Wait::row_weights, it.source, it.home.token}, it.row, it.home.num_hits,
-                       [&](uint32_t i, float weight) { out[kExpertMajor ? dev::ld(hits + i) : i] = weight; });
-    if (kExpertMajor) return ok;
-    int64_t* ids = args.out_topk_idx + uint64_t{it.row} * args.num_topk;
-    for (uint32_t i = dev::lane_idx(); i < args.num_topk; i += 32) {
-      const bool used = i < it.home.num_hits;
-      ids[i] = used ? int64_t{args.first_expert} + dev::ld(hits + i) : -1;
-      if (!used) out[i] = 0;
+EP_DEVICE bool receive_weights(const Operation& op, const HtDispatchArgs& args, const ReceivedRow& it) {
+  float* out = args.out_topk_weights + (kExpertMajor ? 0 : uint64_t{it.row} * args.num_topk);
+  const bool ok =
+      receive_floats(op, {Wait::row_weights, it.source, it.home.token}, it.row, it.home.num_hits,
+                     [&](uint32_t i, float weight) { out[kExpertMajor ? it.hit(args.handle, i) : i] = weight; });
+  if (kExpertMajor) return ok;
+  int64_t* ids = args.out_topk_idx + uint64_t{it.row} * args.num_topk;
+  for (uint32_t i = 0; i < args.num_topk; ++i) {
+    const bool used = i < it.home.num_hits;
+    ids[i] = used ? int64_t{args.first_expert} + it.hit(args.handle, i) : -1;
+    if (!used) out[i] = 0;
+  }
+  return ok;
+}
+
+// Copies a row to the rows to(first) ... to(end - 1). The whole warp calls it.
+template <class To>
+EP_DEVICE void copy_row(const unsigned char* from, uint32_t row_bytes, uint32_t first, uint32_t end, To to) {
+  constexpr uint32_t kPacks = 8, kStrip = 16 * 32;
+#pragma unroll 1
+  for (uint32_t begin = 16 * dev::lane_idx(); begin < row_bytes; begin += kPacks * kStrip) {
+    Pack packs[kPacks];
+#pragma unroll
+    for (uint32_t p = 0; p < kPacks; ++p) {
+      const uint32_t at = begin + p * kStrip;
+      if (at < row_bytes) packs[p] = dev::ld(reinterpret_cast<const Pack*>(from + at));
     }
-    return ok;
-  });
+#pragma unroll 1
+    for (uint32_t i = first; i < end; ++i) {
+      unsigned char* row = to(i);
+#pragma unroll
+      for (uint32_t p = 0; p < kPacks; ++p) {
+        const uint32_t at = begin + p * kStrip;
+        if (at < row_bytes) dev::st(reinterpret_cast<Pack*>(row + at), packs[p]);
+      }
+    }
+  }
+}
+
+// Brings a row to its final places: an own one from the caller's tensor, another from where it has arrived.
+template <bool kExpertMajor>
+EP_DEVICE bool deliver_row(const Operation& op, const HtDispatchArgs& args, const Destination& arrived,
+                           const ReceivedRow& it) {
+  const Rows out = rows_of(args.out_tokens, args.move.row_bytes);
+  const auto slot = [&](uint32_t i) { return kExpertMajor ? it.hit(args.handle, i) : it.row; };
+  const auto to = [&](uint32_t i) { return out.at(slot(i)); };
+  const uint32_t num_slots = kExpertMajor ? it.home.num_hits : 1;
+  if (it.source == op.group.rank) {
+    copy_row(args.tokens + uint64_t{it.home.token} * args.move.row_bytes, args.move.row_bytes, 0, num_slots, to);
+    return true;
+  }
+  const uint32_t in_place = arrived.is_output ? 1 : 0;  // slots that are filled already
+  if (num_slots == in_place) return true;
+  const Awaited awaited{Wait::dispatch_row, it.source, it.home.token};
+  if (!it.has_come && !await_rows(op, awaited, true, it.row)) return false;
+  dev::sync_warp();  // another lane may have seen it come
+  copy_row(arrived.rows.at(arrived.is_output ? slot(0) : it.row), args.move.row_bytes, in_place, num_slots, to);
+  return true;
+}
+
+template <bool kExpertMajor>
+EP_DEVICE void receive_rows(const Operation& op, const HtDispatchArgs& args, const Crew& crew,
+                            const RowRanges& ranges) {
+  const Destination arrived(args, op.group.rank);
+  const bool flags = has_flags<kExpertMajor>(args);
+  const auto look_up = [&](uint64_t i, ReceivedRow& mine) {
+    mine = row_in_turn(args.handle, ranges, crew, i);
+    if (!mine.exists) return true;
+    mine.has_come = flags && mine.source != op.group.rank && has_come(op, mine.row);
+    return !args.topk_weights || receive_weights<kExpertMajor>(op, args, mine);
+  };
+  for_each_row(crew, uint64_t{ranges.most} * ranges.num_ranks, look_up,
+               [&](const ReceivedRow& it) { return deliver_row<kExpertMajor>(op, args, arrived, it); });
 }
 
 // Expert-major: zeros in the slots behind each expert's rows, and no weight.
@@ -186,28 +190,32 @@ EP_DEVICE void fill_padding(const HtDispatchArgs& args, const Crew& crew) {
 template <bool kExpertMajor>
 EP_DEVICE void dispatch(const HtDispatchArgs& args) {
   EP_DYNAMIC_SHARED(shared);
+  EP_SHARED(FlagQueue, queues, [kMoveWarps]);
+  open_queues(queues);
   const RowRanges ranges = load_row_ranges(args.group, args.handle);
   const Start start = begin(args.group);
   const Operation op{{args.group, start.epoch}};
-  const uint32_t num_movers = args.move.push_warps + args.move.local_warps;
-  const Crew pushers{0, args.move.push_warps}, locals{args.move.push_warps, args.move.local_warps};
-  const Crew others{num_movers, dev::num_warps() - num_movers};
+  const Crews crews(args.move, has_flags<kExpertMajor>(args));
   if (start.ready) {
-    if (others.has_me()) {
-      if (kExpertMajor) fill_padding(args, others);
-      if (args.topk_weights && await_peers(op)) {
-        send_weights(op, args, others);
-        receive_weights<kExpertMajor>(op, args, others, ranges);
+    if (crews.pushers.has_me()) {
+      FlagQueue* queue = crews.raisers.num_warps ? queues + dev::warp_idx() : nullptr;
+      Mover mover(args.move, queue, shared + dev::warp_idx() * args.move.mover_bytes());
+      if (dev::lane_idx() == 0) mover.open();
+      push_rows(op, args, mover);
+      if (dev::lane_idx() == 0) mover.close();
+    } else if (crews.raisers.has_me()) {
+      raise_flags(op, queues, args.move.push_warps);
+    } else if (crews.receivers.has_me()) {
+      if (kExpertMajor) fill_padding(args, crews.receivers);
+      if (args.topk_weights && await_peers(op)) send_weights(op, args, crews.receivers);
+      receive_rows<kExpertMajor>(op, args, crews.receivers, ranges);
+      if (crews.receivers.worker() == 0) {
+        finish_idle_peers(op, args);
+        await_all_done(op);
       }
-      if (others.worker() == 0) await_all_done(op);
-    } else {
-      Mover mover(args.move, op.epoch, shared, dev::warp_idx());
-      if (pushers.has_me()) push_rows<kExpertMajor>(op, args, mover);
-      if (locals.has_me()) deliver_rows<kExpertMajor>(op, args, locals, ranges, mover);
-      mover.close();
     }
   }
-  finish(op);
+  finish_pushing(op, args.move);
 }
 
 }  // namespace nccl_ep::ht

@@ -17,10 +17,11 @@ constexpr uint32_t kUpdateWarps = kHtUpdateThreads / 32;
 // A block's shared memory.
 struct UpdateScratch {
   uint32_t num_counters, num_words;
-  uint32_t* next;   // [counter]: the row, or slot, of the next token
-  uint32_t* total;  // [counter]: of this rank, then of all ranks
-  uint32_t* slots;  // [rank]: rows of its output
-  uint32_t* bits;   // [counter][word]: the tokens of the tile
+  uint32_t* next;        // [counter]: the row, or slot, of the next token
+  uint32_t* total;       // [counter]: of this rank, then of all ranks
+  uint32_t* slots;       // [rank]: rows of its output
+  HtOutgoing* outgoing;  // [rank]
+  uint32_t* bits;        // [counter][word]: the tokens of the tile
 
   EP_DEVICE UpdateScratch(const HtUpdateArgs& args, unsigned char* shared)
       : num_counters(args.group.layout.num_counters()),
@@ -28,7 +29,8 @@ struct UpdateScratch {
         next(reinterpret_cast<uint32_t*>(shared)),
         total(next + num_counters),
         slots(total + num_counters),
-        bits(slots + args.group.num_ranks) {}
+        outgoing(reinterpret_cast<HtOutgoing*>(slots + args.group.num_ranks)),
+        bits(reinterpret_cast<uint32_t*>(outgoing + args.group.num_ranks)) {}
   EP_DEVICE TokenBits of(uint32_t counter) const { return {bits + counter * num_words}; }
 };
 
@@ -173,11 +175,21 @@ EP_DEVICE bool add_ranks(const Operation& op, const HtHandle& handle, const Upda
     for (uint32_t j = 0; j < 3; ++j) {
       if (3 * u + j >= scratch.num_counters) continue;
       if (3 * u + j == group.rank && dev::block_idx() == 0) *handle.source(group.num_ranks) = all[j];
+      if (3 * u + j < group.num_ranks) scratch.outgoing[3 * u + j] = {0, before[j], scratch.total[3 * u + j]};
       scratch.next[3 * u + j] += before[j];
       scratch.total[3 * u + j] = all[j];
     }
   });
   return ok;
+}
+
+// Where the rows for each rank begin among those that this rank sends. What it is for another block is no different.
+EP_DEVICE void find_outgoing(const HtUpdateArgs& args, const UpdateScratch& scratch) {
+  for_each_thread(args.group.num_ranks, [&](uint32_t rank) {
+    HtOutgoing& outgoing = scratch.outgoing[rank];
+    for (uint32_t before = 0; before < rank; ++before) outgoing.first += scratch.outgoing[before].num_rows;
+    if (dev::block_idx() == 0) *args.handle.outgoing(rank) = outgoing;
+  });
 }
 
 EP_DEVICE void write_counter(const CounterOutput& output, uint32_t i, uint64_t value) {
@@ -281,12 +293,14 @@ EP_DEVICE void place_token(const Operation& op, const HtUpdateArgs& args, const 
     if (!found.leads[i]) continue;
     const uint32_t rank = found.rank[i];
     HtDest dest{};
-    dest.rank = rank;
+    dest.rank = static_cast<uint16_t>(rank);
     dest.row = scratch.next[rank] + scratch.of(rank).count_before(in_tile);
-    dest.slot = kExpertMajor ? hits[found.hit[i]] : dest.row;
     dest.first_hit = static_cast<uint8_t>(found.hit[i]);
     dest.num_hits = static_cast<uint8_t>(found.num_hits[i]);
     *args.handle.dest(token, found.dest[i]) = dest;
+    const HtOutgoing& outgoing = scratch.outgoing[rank];
+    *args.handle.send(outgoing.first + (dest.row - outgoing.row)) = {token,
+                                                                     kExpertMajor ? hits[found.hit[i]] : dest.row};
     send_record(op, dest, token, found.dest[i], hits + found.hit[i]);
   }
   dev::sync_warp();  // the hits are about to be replaced
@@ -342,6 +356,7 @@ EP_DEVICE void update(const HtUpdateArgs& args) {
     ok = ok && all_in_block(send_counts(op, scratch));
     ok = ok && all_in_block(add_ranks(op, args.handle, scratch));
     if (ok) {
+      find_outgoing(args, scratch);
       find_zones<kExpertMajor>(args, scratch);
       if (fits(args, scratch, op.epoch)) {
         place_tokens<kExpertMajor>(op, args, scratch);

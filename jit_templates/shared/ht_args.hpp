@@ -9,8 +9,7 @@ namespace nccl_ep {
 
 constexpr uint32_t kHtUpdateThreads = 512;
 constexpr uint32_t kHtMoveThreads = 512;  // of dispatch and combine
-constexpr uint32_t kHtStages = 4;         // of a warp that moves rows
-constexpr uint32_t kHtRing = 16;          // its stages, and stores whose flags are not raised yet
+constexpr uint32_t kHtStages = 4;         // of a warp that pushes rows
 
 struct HtGroupState : GroupState {
   HtLayout layout;
@@ -30,6 +29,8 @@ struct HtHandle {
   EP_HOST_DEVICE HtZone* zone(uint32_t expert) const { return at<HtZone>(layout.zone_at(expert)); }
   EP_HOST_DEVICE uint8_t* num_dests(uint32_t token) const { return at<uint8_t>(layout.num_dests_at(token)); }
   EP_HOST_DEVICE HtDest* dest(uint32_t token, uint32_t i) const { return at<HtDest>(layout.dest_at(token, i)); }
+  EP_HOST_DEVICE HtOutgoing* outgoing(uint32_t rank) const { return at<HtOutgoing>(layout.outgoing_at(rank)); }
+  EP_HOST_DEVICE HtSend* send(uint64_t i) const { return at<HtSend>(layout.send_at(i)); }
   EP_HOST_DEVICE uint8_t* place(uint32_t token, uint32_t k) const { return at<uint8_t>(layout.place_at(token, k)); }
   EP_HOST_DEVICE HtHome* home(uint64_t row) const { return at<HtHome>(layout.home_at(row)); }
   EP_HOST_DEVICE uint32_t* hit(uint64_t row, uint32_t i) const { return at<uint32_t>(layout.hit_at(row, i)); }
@@ -72,28 +73,32 @@ struct HtUpdateArgs {
   uint32_t update;            // for host_totals
 };
 
-// What becomes of a stage, in the shared memory of a warp that moves rows.
+// Where a stage goes, in the shared memory of a warp that pushes rows.
 struct HtStageUse {
+  unsigned char* to;
   uint32_t bytes;
-  uint32_t offset;    // in the row
-  uint32_t num_rows;  // to store it to
-  uint32_t row[kHtMaxTopk];
-  uint32_t* flag;  // raised when the row has arrived, or null
 };
 
-// How rows are moved: through stages in shared memory, a ring for each warp. Of a block, some warps push rows to other
-// ranks, some bring what stays or has arrived to its place, and the others, at least one, move weights.
+// Of the rows for one peer.
+struct HtPushed {
+  uint32_t num_taken;    // by warps that push
+  uint32_t num_arrived;  // counted in dispatch
+};
+
+// How rows are moved: pushed through stages in shared memory, a ring for each warp that pushes. The other blocks receive; with
+// one block, its other warps do.
 struct HtMovePlan {
   uint32_t row_bytes;
-  uint32_t piece_bytes;  // of a stage; a row is moved in pieces of this size, the last may be smaller
+  uint32_t piece_bytes;  // of a stage; a row is pushed in pieces of this size, the last may be smaller
   uint32_t num_pieces;
-  uint32_t push_warps;
-  uint32_t local_warps;
-  uint32_t* pushed;  // [rank]: warps of this rank that have pushed all to it
+  uint32_t push_blocks;
+  uint32_t push_warps;   // of such a block
+  uint32_t ticket_rows;  // that a warp takes at a time
+  HtPushed* pushed;      // [rank], of this operation
 
-  // Of shared memory, for a warp that moves rows: stages, an mbarrier for each, what becomes of them.
+  // Of shared memory, for a warp that pushes rows: stages, an mbarrier for each, what becomes of them.
   EP_HOST_DEVICE uint64_t mover_bytes() const {
-    return align_up(kHtStages * (piece_bytes + sizeof(uint64_t)) + kHtRing * sizeof(HtStageUse), 128);
+    return align_up(kHtStages * (piece_bytes + sizeof(uint64_t) + sizeof(HtStageUse)), 128);
   }
 };
 

@@ -92,12 +92,23 @@ struct HtLayout {
 };
 
 // One of the ranks that a token goes to.
-struct alignas(16) HtDest {
-  uint32_t rank;
-  uint32_t row;                 // there
-  uint32_t slot;                // expert-major: the first hit's slot there, where the row is pushed
+struct alignas(8) HtDest {
+  uint16_t rank;
   uint8_t first_hit, num_hits;  // among the token's hits, which are in the order of the experts
-  uint8_t unused[2];
+  uint32_t row;                 // there
+};
+
+// What goes to a rank: consecutive rows there.
+struct HtOutgoing {
+  uint32_t first;  // of its sends
+  uint32_t row;    // there, of the first
+  uint32_t num_rows;
+};
+
+// One of the rows that go to a rank.
+struct alignas(8) HtSend {
+  uint32_t token;
+  uint32_t slot;  // of the output there, expert-major the first hit's
 };
 
 // Where a received row came from.
@@ -125,6 +136,8 @@ struct HtZone {
 //   zones      [local expert]
 //   num_dests  [token]             of this rank's tokens
 //   dests      [token][dest]       in the order of the ranks
+//   outgoing   [rank]
+//   sends      [row]               of this rank's tokens, by (rank, token)
 //   places     [token][k]          which of the token's hits the k-th id is; kNoHit: none
 //   homes      [row]
 //   hits       [row][hit]          flat: the local expert; expert-major: the slot
@@ -133,7 +146,7 @@ struct HtHandleLayout {
   static constexpr uint8_t kNoHit = 255;
 
   uint32_t max_tokens, num_topk, max_dests, max_hits, max_rows;
-  uint64_t sources, zones, num_dests, dests, places, homes, hits, end;
+  uint64_t sources, zones, num_dests, dests, outgoing, sends, places, homes, hits, end;
 
   EP_HOST_DEVICE static HtHandleLayout make(const HtLayout& window, uint32_t num_topk) {
     HtHandleLayout x{};
@@ -146,7 +159,9 @@ struct HtHandleLayout {
     x.zones = align_up(x.sources + sizeof(uint32_t) * (window.num_ranks + 1), kAlign);
     x.num_dests = align_up(x.zones + sizeof(HtZone) * window.num_local_experts(), kAlign);
     x.dests = align_up(x.num_dests + x.max_tokens, kAlign);
-    x.places = align_up(x.dests + sizeof(HtDest) * x.max_tokens * x.max_dests, kAlign);
+    x.outgoing = align_up(x.dests + sizeof(HtDest) * x.max_tokens * x.max_dests, kAlign);
+    x.sends = align_up(x.outgoing + sizeof(HtOutgoing) * window.num_ranks, kAlign);
+    x.places = align_up(x.sends + sizeof(HtSend) * x.max_tokens * x.max_dests, kAlign);
     x.homes = align_up(x.places + uint64_t{x.max_tokens} * num_topk, kAlign);
     x.hits = align_up(x.homes + sizeof(HtHome) * x.max_rows, kAlign);
     x.end = align_up(x.hits + sizeof(uint32_t) * x.max_rows * x.max_hits, kAlign);
@@ -159,6 +174,8 @@ struct HtHandleLayout {
   EP_HOST_DEVICE uint64_t dest_at(uint32_t token, uint32_t dest) const {
     return dests + sizeof(HtDest) * (uint64_t{token} * max_dests + dest);
   }
+  EP_HOST_DEVICE uint64_t outgoing_at(uint32_t rank) const { return outgoing + sizeof(HtOutgoing) * rank; }
+  EP_HOST_DEVICE uint64_t send_at(uint64_t i) const { return sends + sizeof(HtSend) * i; }
   EP_HOST_DEVICE uint64_t place_at(uint32_t token, uint32_t k) const { return places + uint64_t{token} * num_topk + k; }
   EP_HOST_DEVICE uint64_t home_at(uint64_t row) const { return homes + sizeof(HtHome) * row; }
   EP_HOST_DEVICE uint64_t hit_at(uint64_t row, uint32_t hit) const {

@@ -60,7 +60,7 @@ uint64_t HtGroup::plan() {
   const uint32_t num_sms = config().max_num_sms;
   update_limits_ = limits(num_sms ? num_sms : device().limits().num_sms);
   move_limits_ = limits(num_sms ? num_sms : kDefaultMoveSms);
-  max_update_blocks_ = plan::max_ht_update_blocks(shape_, update_limits_, tuning_);
+  max_update_blocks_ = plan::max_ht_update_blocks(shape_, update_limits_);
   plan::plan_ht_dispatch(shape_.max_row_bytes, move_limits_, tuning_);  // a device that is too small says so here
   num_block_counts_ = size_t{max_update_blocks_} * shape_.layout().num_counters();
   return shape_.layout().size();
@@ -69,7 +69,8 @@ uint64_t HtGroup::plan() {
 void HtGroup::load() {
   kernels_ = jit::load_kernels(device(), jit::Algorithm::high_throughput);
   admit_kernels(jit::Algorithm::high_throughput, kernels_);
-  const size_t bytes = sizeof(uint32_t) * (num_block_counts_ + max_update_blocks_ + shape_.num_ranks);
+  const size_t bytes =
+      sizeof(uint32_t) * (num_block_counts_ + max_update_blocks_) + sizeof(HtPushed) * shape_.num_ranks;
   work_ = DeviceMemory(allocator(), allocator().allocate(bytes, "group state"));
   device().fill(work_.data(), 0, bytes, device().own_stream());
 }

@@ -10,26 +10,27 @@
 namespace nccl_ep::plan {
 namespace {
 
-constexpr uint32_t kTileTokens = 64;       // small enough for 4096 tokens to keep 64 SMs busy
 constexpr uint32_t kMinTileTokens = 32;    // one word of bits
 constexpr uint32_t kMaxPieceBytes = 7168;  // more warps with smaller stages move more
 constexpr uint32_t kMinPieceBytes = 16;
-constexpr uint32_t kMinThreads = 96;  // a warp that pushes, one that receives, one for weights
-constexpr uint32_t kWeightShare = 4;  // one warp in so many moves weights, if rows do not need less
-constexpr uint32_t kLocalShare = 2;   // one mover in so many moves rows inside the rank
-constexpr uint32_t kPushShare = 2;    // of combine's warps one in so many pushes, if there are stages for it
+constexpr uint32_t kOtherWarps = 2;  // of a block, besides those that push: one that raises flags, one that receives
+constexpr uint32_t kMinThreads = 32 * (1 + kOtherWarps);
+constexpr uint32_t kTicketBytes = 32 * 1024;  // that a warp pushes before it asks for more
+constexpr uint32_t kPushWarps = 6;
 
 // What kernels declare for themselves comes on top of a launch's shared memory.
 size_t dynamic_shared(const Limits& limits) { return limits.max_shared_bytes - kMaxStaticSharedBytes; }
 
 size_t update_bytes(const HtShape& shape, uint32_t tile_tokens) {
   const size_t num_counters = size_t{shape.num_ranks} + shape.num_experts;
-  return sizeof(uint32_t) * (2 * num_counters + shape.num_ranks + num_counters * tile_tokens / 32);
+  return sizeof(uint32_t) * (2 * num_counters + shape.num_ranks + num_counters * tile_tokens / 32) +
+         sizeof(HtOutgoing) * shape.num_ranks;
 }
 
-// The largest tile, from the preferred one down, that a block has room for.
-uint32_t tile_tokens(const HtShape& shape, const Limits& limits, const HtTuning& tuning) {
-  uint32_t tile = tuning.tile_tokens ? static_cast<uint32_t>(align_up(tuning.tile_tokens, 32)) : kTileTokens;
+// Small enough to keep all SMs busy, large enough for one tile a block, if a block has room for it.
+uint32_t tile_tokens(const HtShape& shape, uint32_t num_tokens, const Limits& limits, const HtTuning& tuning) {
+  const uint64_t preferred = tuning.tile_tokens ? tuning.tile_tokens : div_up(num_tokens, limits.num_sms);
+  auto tile = static_cast<uint32_t>(std::max<uint64_t>(align_up(preferred, 32), kMinTileTokens));
   while (tile > kMinTileTokens && update_bytes(shape, tile) > dynamic_shared(limits)) tile -= 32;
   if (update_bytes(shape, tile) > dynamic_shared(limits)) {
     throw Error(ncclInvalidUsage,
@@ -48,7 +49,7 @@ void cut_row(HtMovePlan& move, uint32_t max_piece_bytes) {
 }
 
 // Warps of a block that there are stages for.
-uint32_t most_movers(const HtMovePlan& move, const Limits& limits) {
+uint32_t most_pushers(const HtMovePlan& move, const Limits& limits) {
   return static_cast<uint32_t>(dynamic_shared(limits) / move.mover_bytes());
 }
 
@@ -61,21 +62,31 @@ void require_room(const Limits& limits) {
                                     " and " + std::to_string(kMinShared));
 }
 
-// Blocks, threads and pieces. Small pieces rather than a single mover: pushing and receiving go on side by side.
+// Blocks, threads and pieces.
 HtRowPlan cut_rows(uint64_t row_bytes, const Limits& limits, const HtTuning& tuning) {
   require_room(limits);
   HtRowPlan plan;
   plan.move.row_bytes = static_cast<uint32_t>(row_bytes);
   uint32_t max_piece_bytes =
       tuning.piece_bytes ? std::max(tuning.piece_bytes / 16 * 16, kMinPieceBytes) : kMaxPieceBytes;
-  for (cut_row(plan.move, max_piece_bytes); most_movers(plan.move, limits) < 2;) {
+  for (cut_row(plan.move, max_piece_bytes); most_pushers(plan.move, limits) == 0;) {
     max_piece_bytes = max_piece_bytes / 32 * 16;
     cut_row(plan.move, max_piece_bytes);
   }
   const uint32_t most = std::min(kHtMoveThreads, limits.max_threads_per_block);
+  plan.move.ticket_rows = std::clamp<uint32_t>(kTicketBytes / plan.move.row_bytes, 1, 32);
   const uint32_t num_threads = std::clamp(tuning.num_threads ? tuning.num_threads : most, kMinThreads, most);
   plan.launch = {limits.num_sms, num_threads / 32 * 32, 0};
   return plan;
+}
+
+// Blocks and warps that push. A single block does everything.
+void deal_pushers(HtRowPlan& plan, uint32_t preferred_blocks, uint32_t most_warps, const HtTuning& tuning) {
+  const uint32_t num_blocks = plan.launch.num_blocks, num_warps = plan.launch.num_threads / 32;
+  const uint32_t blocks = tuning.push_blocks ? tuning.push_blocks : preferred_blocks;
+  plan.move.push_blocks = std::clamp(blocks, 1u, std::max(1u, num_blocks - 1));
+  most_warps = std::min(most_warps, num_warps - kOtherWarps);
+  plan.move.push_warps = std::min(tuning.push_warps ? tuning.push_warps : kPushWarps, most_warps);
 }
 
 }  // namespace
@@ -92,7 +103,7 @@ HtLayout HtShape::layout() const {
 // As many blocks as there are tiles, or each takes several in a row. All of them must be resident at once.
 HtUpdatePlan plan_ht_update(const HtShape& shape, uint32_t num_tokens, const Limits& limits, const HtTuning& tuning) {
   HtUpdatePlan plan;
-  plan.tile_tokens = tile_tokens(shape, limits, tuning);
+  plan.tile_tokens = tile_tokens(shape, num_tokens, limits, tuning);
   const uint64_t num_tiles = std::max<uint64_t>(1, div_up(num_tokens, plan.tile_tokens));
   plan.tiles_per_block = static_cast<uint32_t>(div_up(num_tiles, limits.num_sms));
   plan.launch.num_blocks = static_cast<uint32_t>(div_up(num_tiles, plan.tiles_per_block));
@@ -101,30 +112,26 @@ HtUpdatePlan plan_ht_update(const HtShape& shape, uint32_t num_tokens, const Lim
   return plan;
 }
 
-uint32_t max_ht_update_blocks(const HtShape& shape, const Limits& limits, const HtTuning& tuning) {
-  const uint64_t num_tiles = std::max<uint64_t>(1, div_up(shape.max_tokens, tile_tokens(shape, limits, tuning)));
+uint32_t max_ht_update_blocks(const HtShape& shape, const Limits& limits) {
+  const uint64_t num_tiles = std::max<uint64_t>(1, div_up(shape.max_tokens, kMinTileTokens));
   return static_cast<uint32_t>(std::min<uint64_t>(limits.num_sms, num_tiles));
 }
 
 HtRowPlan plan_ht_dispatch(uint64_t row_bytes, const Limits& limits, const HtTuning& tuning) {
   HtRowPlan plan = cut_rows(row_bytes, limits, tuning);
-  HtMovePlan& move = plan.move;
-  const uint32_t num_warps = plan.launch.num_threads / 32;
-  const uint32_t num_movers = std::min(most_movers(move, limits), num_warps - std::max(1u, num_warps / kWeightShare));
-  move.local_warps = std::clamp(tuning.local_warps ? tuning.local_warps : num_movers / kLocalShare, 1u, num_movers - 1);
-  move.push_warps = num_movers - move.local_warps;
-  if (tuning.push_warps) move.push_warps = std::min(tuning.push_warps, move.push_warps);
-  plan.launch.shared_bytes = (move.push_warps + move.local_warps) * move.mover_bytes();
+  deal_pushers(plan, plan.launch.num_blocks / 2, most_pushers(plan.move, limits), tuning);
+  plan.launch.shared_bytes = plan.move.push_warps * plan.move.mover_bytes();
   return plan;
 }
 
-HtRowPlan plan_ht_combine(uint64_t row_bytes, const Limits& limits, const HtTuning& tuning) {
+HtRowPlan plan_ht_combine(Layout layout, uint64_t row_bytes, const Limits& limits, const HtTuning& tuning) {
   HtRowPlan plan = cut_rows(row_bytes, limits, tuning);
-  HtMovePlan& move = plan.move;
-  const uint32_t num_warps = plan.launch.num_threads / 32;
-  const uint32_t most = std::min(most_movers(move, limits), num_warps - 1);
-  move.push_warps = std::min(tuning.push_warps ? tuning.push_warps : num_warps / kPushShare, most);
-  plan.launch.shared_bytes = move.push_warps * move.mover_bytes();
+  if (layout == Layout::expert_major) {
+    deal_pushers(plan, plan.launch.num_blocks / 2, UINT32_MAX, tuning);
+  } else {
+    deal_pushers(plan, plan.launch.num_blocks / 2, most_pushers(plan.move, limits), tuning);
+    plan.launch.shared_bytes = plan.move.push_warps * plan.move.mover_bytes();
+  }
   return plan;
 }
 
@@ -133,8 +140,8 @@ HtTuning parse_ht_tuning(const char* text) {
   parse_tuning("NCCL_EP_HT_TUNING", text,
                {{"tile_tokens", &tuning.tile_tokens},
                 {"threads", &tuning.num_threads},
+                {"push_blocks", &tuning.push_blocks},
                 {"push_warps", &tuning.push_warps},
-                {"local_warps", &tuning.local_warps},
                 {"piece_bytes", &tuning.piece_bytes}});
   return tuning;
 }
@@ -150,9 +157,9 @@ std::string to_string(const HtUpdatePlan& plan) {
 std::string to_string(const HtRowPlan& plan) {
   char text[160];
   std::snprintf(text, sizeof(text),
-                "%u blocks x %u threads, %zu B shared, rows of %u B in %u pieces of %u, %u warps push, %u move inside",
+                "%u blocks x %u threads, %zu B shared, rows of %u B in %u pieces of %u, %u blocks push with %u warps",
                 plan.launch.num_blocks, plan.launch.num_threads, plan.launch.shared_bytes, plan.move.row_bytes,
-                plan.move.num_pieces, plan.move.piece_bytes, plan.move.push_warps, plan.move.local_warps);
+                plan.move.num_pieces, plan.move.piece_bytes, plan.move.push_blocks, plan.move.push_warps);
   return text;
 }
 

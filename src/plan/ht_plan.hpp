@@ -29,8 +29,8 @@ struct HtShape {
 struct HtTuning {
   uint32_t tile_tokens = 0;
   uint32_t num_threads = 0;  // of a block, in dispatch and combine
-  uint32_t push_warps = 0;   // of a block
-  uint32_t local_warps = 0;
+  uint32_t push_blocks = 0;  // of dispatch and combine
+  uint32_t push_warps = 0;   // of such a block
   uint32_t piece_bytes = 0;
 };
 HtTuning parse_ht_tuning(const char* text);  // "push_warps=6,piece_bytes=7168"; nullptr is the default
@@ -44,7 +44,7 @@ struct HtUpdatePlan {
 HtUpdatePlan plan_ht_update(const HtShape& shape, uint32_t num_tokens, const Limits& limits, const HtTuning& tuning);
 
 // Blocks of any update of such a group, at most.
-uint32_t max_ht_update_blocks(const HtShape& shape, const Limits& limits, const HtTuning& tuning);
+uint32_t max_ht_update_blocks(const HtShape& shape, const Limits& limits);
 
 // Of dispatch and combine. All but `pushed`.
 struct HtRowPlan {
@@ -52,8 +52,8 @@ struct HtRowPlan {
   HtMovePlan move{};
 };
 HtRowPlan plan_ht_dispatch(uint64_t row_bytes, const Limits& limits, const HtTuning& tuning);
-// Only warps that push move rows through stages; all others collect.
-HtRowPlan plan_ht_combine(uint64_t row_bytes, const Limits& limits, const HtTuning& tuning);
+// Expert-major sums are pushed from registers and need no stages.
+HtRowPlan plan_ht_combine(Layout layout, uint64_t row_bytes, const Limits& limits, const HtTuning& tuning);
 
 // One line for people and golden tests.
 std::string to_string(const HtUpdatePlan& plan);

@@ -44,33 +44,37 @@ class Draw {
 TEST_CASE("plan_ht: known updates") {
   const HtShape four = shape(4, 256, 4096);
   CHECK(to_string(plan_ht_update(four, 4096, kH200, {})) ==
-        "64 blocks x 512 threads, 4176 B shared, tiles of 64 tokens, 1 a block");
+        "128 blocks x 512 threads, 3184 B shared, tiles of 32 tokens, 1 a block");
   CHECK(to_string(plan_ht_update(four, 0, kH200, {})) ==
-        "1 blocks x 512 threads, 4176 B shared, tiles of 64 tokens, 1 a block");
+        "1 blocks x 512 threads, 3184 B shared, tiles of 32 tokens, 1 a block");
   CHECK(to_string(plan_ht_update(four, 4096, {4, 1024, kShared}, {})) ==
-        "4 blocks x 512 threads, 4176 B shared, tiles of 64 tokens, 16 a block");
+        "4 blocks x 512 threads, 35424 B shared, tiles of 1024 tokens, 1 a block");
+  CHECK(to_string(plan_ht_update(shape(4, 256, 65536), 65536, kH200, {})) ==
+        "128 blocks x 512 threads, 18784 B shared, tiles of 512 tokens, 1 a block");
   CHECK(to_string(plan_ht_update(shape(64, 16384, 65536), 65536, kH200, {})) ==
-        "128 blocks x 512 threads, 197632 B shared, tiles of 32 tokens, 16 a block");
+        "128 blocks x 512 threads, 198400 B shared, tiles of 32 tokens, 16 a block");
 }
 
 TEST_CASE("plan_ht: known dispatches") {
   CHECK(cuts(plan_ht_dispatch(14336, kBudget, {})) ==
-        "16 blocks x 512 threads, rows of 14336 B in 2 pieces of 7168, 3 warps push, 3 move inside");
+        "16 blocks x 512 threads, rows of 14336 B in 2 pieces of 7168, 4 warps push");
   CHECK(cuts(plan_ht_dispatch(7168, kBudget, {})) ==
-        "16 blocks x 512 threads, rows of 7168 B in 1 pieces of 7168, 3 warps push, 3 move inside");
+        "16 blocks x 512 threads, rows of 7168 B in 1 pieces of 7168, 4 warps push");
   CHECK(cuts(plan_ht_dispatch(28672, kBudget, {})) ==
-        "16 blocks x 512 threads, rows of 28672 B in 4 pieces of 7168, 3 warps push, 3 move inside");
+        "16 blocks x 512 threads, rows of 28672 B in 4 pieces of 7168, 4 warps push");
   CHECK(cuts(plan_ht_dispatch(64, kBudget, {})) ==
-        "16 blocks x 512 threads, rows of 64 B in 1 pieces of 64, 6 warps push, 6 move inside");
+        "16 blocks x 512 threads, rows of 64 B in 1 pieces of 64, 4 warps push");
   CHECK(cuts(plan_ht_dispatch(64, kSimulated, {})) ==
-        "4 blocks x 128 threads, rows of 64 B in 1 pieces of 64, 2 warps push, 1 move inside");
+        "4 blocks x 128 threads, rows of 64 B in 1 pieces of 64, 2 warps push");
 }
 
 TEST_CASE("plan_ht: known combines") {
-  CHECK(cuts(plan_ht_combine(14336, kBudget, {})) ==
-        "16 blocks x 512 threads, rows of 14336 B in 2 pieces of 7168, 6 warps push, 0 move inside");
-  CHECK(cuts(plan_ht_combine(64, kBudget, {})) ==
-        "16 blocks x 512 threads, rows of 64 B in 1 pieces of 64, 8 warps push, 0 move inside");
+  CHECK(cuts(plan_ht_combine(Layout::flat, 14336, kBudget, {})) ==
+        "16 blocks x 512 threads, rows of 14336 B in 2 pieces of 7168, 6 warps push");
+  CHECK(cuts(plan_ht_combine(Layout::flat, 64, kBudget, {})) ==
+        "16 blocks x 512 threads, rows of 64 B in 1 pieces of 64, 6 warps push");
+  CHECK(cuts(plan_ht_combine(Layout::expert_major, 14336, kBudget, {})) ==
+        "16 blocks x 512 threads, rows of 14336 B in 2 pieces of 7168, 8 warps push");
 }
 
 TEST_CASE("plan_ht: random updates stay within every limit and cover all tokens") {
@@ -88,9 +92,9 @@ TEST_CASE("plan_ht: random updates stay within every limit and cover all tokens"
     CHECK(plan.tile_tokens % 32 == 0);
     CHECK(uint64_t{plan.launch.num_blocks} * plan.tiles_per_block * plan.tile_tokens >= num_tokens);
     const size_t counters = random_shape.layout().num_counters();
-    CHECK(plan.launch.shared_bytes == 4 * (2 * counters + ranks + counters * plan.tile_tokens / 32));
+    CHECK(plan.launch.shared_bytes == 4 * (2 * counters + 4 * ranks + counters * plan.tile_tokens / 32));
     CHECK(plan.launch.shared_bytes <= kDynamic);
-    CHECK(plan.launch.num_blocks <= max_ht_update_blocks(random_shape, limits, tuning));
+    CHECK(plan.launch.num_blocks <= max_ht_update_blocks(random_shape, limits));
   }
 }
 
@@ -99,19 +103,21 @@ TEST_CASE("plan_ht: random rows stay within every limit, and every role has a wa
   for (int i = 0; i < 2000; ++i) {
     const Limits limits = i % 2 ? kBudget : Limits{draw(1, 8), 32 * draw(3, 32), kShared};
     const uint64_t row_bytes = 16 * draw(1, 8192);
-    const HtTuning tuning = i % 3 ? HtTuning{} : HtTuning{0, draw(0, 2048), draw(0, 20), draw(0, 20), draw(0, 40000)};
+    const HtTuning tuning = i % 3 ? HtTuning{} : HtTuning{0, draw(0, 2048), draw(0, 20), draw(0, 40000)};
     const HtRowPlan dispatch = plan_ht_dispatch(row_bytes, limits, tuning);
-    const HtRowPlan combine = plan_ht_combine(row_bytes, limits, tuning);
-    CHECK(dispatch.move.local_warps >= 1);
-    for (const HtRowPlan& plan : {dispatch, combine}) {
+    const HtRowPlan combine = plan_ht_combine(Layout::flat, row_bytes, limits, tuning);
+    const HtRowPlan sums = plan_ht_combine(Layout::expert_major, row_bytes, limits, tuning);
+    CHECK(sums.launch.shared_bytes == 0);
+    for (const HtRowPlan& plan : {dispatch, combine})
+      CHECK(plan.launch.shared_bytes == plan.move.push_warps * plan.move.mover_bytes());
+    for (const HtRowPlan& plan : {dispatch, combine, sums}) {
       const HtMovePlan& move = plan.move;
       CAPTURE(to_string(plan));
       CHECK(plan.launch.num_blocks == limits.num_sms);
       CHECK(plan.launch.num_threads % 32 == 0);
       CHECK(plan.launch.num_threads <= std::min(kHtMoveThreads, limits.max_threads_per_block));
       CHECK(move.push_warps >= 1);
-      CHECK(32 * (move.push_warps + move.local_warps) < plan.launch.num_threads);
-      CHECK(plan.launch.shared_bytes == (move.push_warps + move.local_warps) * move.mover_bytes());
+      CHECK(32 * (move.push_warps + 2) <= plan.launch.num_threads);
       CHECK(plan.launch.shared_bytes <= kDynamic);
       CHECK(move.piece_bytes % 16 == 0);
       CHECK(uint64_t{move.num_pieces} * move.piece_bytes >= row_bytes);

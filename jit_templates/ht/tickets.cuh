@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+// Who pushes which rows to whom: a peer's rows are dealt out a few at a time, in their order, to whichever warp is free. SMs
+// do not push at the same speed, and peers may get very different numbers of rows.
+#pragma once
+
+#include "ht/operation.cuh"
+
+namespace nccl_ep::ht {
+
+// What this rank's warps have taken of the rows for a peer.
+EP_DEVICE uint32_t num_taken(const HtMovePlan& plan, uint32_t peer) {
+  return dev::ld_relaxed<dev::Scope::gpu>(&plan.pushed[peer].num_taken);
+}
+
+// Takes rows for a peer, plan.ticket_rows at a time, and calls push(first, end) for them. The whole warp calls it.
+template <class Push>
+EP_DEVICE void for_each_ticket(const HtMovePlan& plan, uint32_t peer, uint32_t num_rows, Push push) {
+  const auto take = [&] {
+    uint32_t first = 0;
+    if (dev::lane_idx() == 0) {
+      first = dev::atomic_add<dev::Order::relaxed, dev::Scope::gpu>(&plan.pushed[peer].num_taken, plan.ticket_rows);
+    }
+    return first;
+  };
+  for (uint32_t mine = take();;) {
+    const uint32_t first = dev::shfl(mine, 0);
+    if (first >= num_rows) return;
+    mine = take();  // on its way meanwhile
+    push(first, first + plan.ticket_rows < num_rows ? first + plan.ticket_rows : num_rows);
+  }
+}
+
+// Calls push_to(peer) for the peers that still have rows to be taken, when they have started. Warps begin with different
+// ones. The whole warp calls it.
+template <class NumRows, class PushTo>
+EP_DEVICE void for_each_peer(const Operation& op, const HtMovePlan& plan, NumRows num_rows, PushTo push_to) {
+  const uint32_t num_peers = op.group.num_ranks - 1, num_warps = plan.push_blocks * plan.push_warps;
+  const uint32_t warp = dev::block_idx() * plan.push_warps + dev::warp_idx();
+  const uint32_t start = static_cast<uint32_t>(uint64_t{warp} * num_peers / num_warps);
+  for (uint32_t base = 0; base < num_peers; base += 32) {
+    const uint32_t i = base + dev::lane_idx(), mine = peer_of(op.group, (start + i) % num_peers);
+    for (uint32_t unvisited = ~0u;;) {
+      const uint32_t left = dev::ballot(i < num_peers && num_taken(plan, mine) < num_rows(mine)) & unvisited;
+      if (!left) break;
+      const uint32_t lane = dev::find_first(left), peer = dev::shfl(mine, lane);
+      unvisited &= ~(1u << lane);
+      if (!dev::all(op.await_peer(peer))) return;
+      push_to(peer);
+    }
+  }
+}
+
+// Makes the operation count, and nothing taken for the next one. All threads of all blocks call it.
+EP_DEVICE void finish_pushing(const Operation& op, const HtMovePlan& plan) {
+  GroupProgress* progress = op.group.progress;
+  dev::sync_block();  // other warps of the block may still look for rows
+  if (!is_last_block<dev::Order::acq_rel>(progress)) return;
+  for (uint32_t rank = 0; rank < op.group.num_ranks; ++rank) plan.pushed[rank] = {0, 0};
+  dev::st_relaxed<dev::Scope::gpu>(&progress->epoch, op.epoch);
+}
+
+// Tells a peer that everything for it has arrived.
+EP_DEVICE void tell_done(const Operation& op, uint32_t peer) {
+  const HtGroupState& group = op.group;
+  dev::st_release<dev::Scope::system>(group.window.at<uint32_t>(peer, group.layout.done_at(group.rank)), op.epoch);
+}
+
+// Says that so many of the peer's rows have arrived; who completes them tells the peer. One lane calls it.
+EP_DEVICE void add_arrived(const Operation& op, const HtMovePlan& plan, uint32_t peer, uint32_t count,
+                           uint32_t num_rows) {
+  const uint32_t before = dev::atomic_add<dev::Order::acq_rel, dev::Scope::gpu>(&plan.pushed[peer].num_arrived, count);
+  if (before + count == num_rows) tell_done(op, peer);
+}
+
+// Waits until all ranks have pushed all that they have for this one. One warp of the grid calls it.
+EP_DEVICE bool await_all_done(const Operation& op) {
+  const HtGroupState& group = op.group;
+  bool ok = true;
+  for (uint32_t peer = dev::lane_idx(); peer < group.num_ranks; peer += 32) {
+    if (peer == group.rank) continue;
+    const uint32_t* done = group.window.at<uint32_t>(group.rank, group.layout.done_at(peer));
+    ok &= wait_for(group, op.epoch, {Wait::rows_done, peer, 0},
+                   [&] { return static_cast<int32_t>(dev::ld_acquire<dev::Scope::system>(done) - op.epoch) >= 0; });
+  }
+  return dev::all(ok);
+}
+
+}  // namespace nccl_ep::ht
