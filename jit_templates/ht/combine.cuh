@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // High-Throughput combine: every row's result back to its home rank and added up there, in one launch.
 //
-// Parties: of each block some warps push results to one home rank, expert-major the sum of a row's slots; one raises the
-// flags of what has arrived; the others wait for the results of this rank's tokens and add them in the order of the ranks,
-// in fp32, and in the backward pass move the weights' gradients first. What a rank has for its own tokens is read where it
-// lies. Each sum has a fixed order and is rounded once, so results are bit-reproducible. Memory: the home ranks' windows.
-// Waits: for peers to start, for rows to arrive.
+// Parties: some warps push results to their home ranks; expert-major that is the sum of a row's slots, and this rank's own
+// sums go to its own window alike. One warp of each pushing block raises the flags of what has arrived. The others wait for
+// the results of this rank's tokens and add them in the order of the ranks, in fp32, and in the backward pass move the
+// weights' gradients first. What needs no sum is read where it lies if it is this rank's. Each sum has a fixed order and is
+// rounded once, so results are bit-reproducible. Memory: the home ranks' windows. Waits: for peers to start, for rows to
+// arrive.
 #pragma once
 
 #include "device/numeric.hpp"
@@ -16,88 +17,82 @@
 
 namespace nccl_ep::ht {
 
-// Rows that are added up for one token, in a warp's shared memory: sums of sums, each rounded.
-struct Addend {
-  const unsigned char* row;
-  uint32_t ends_sum;
-};
+// A row that is added up with others; a list of them is in a warp's shared memory.
+using Addend = const unsigned char*;
 
-// Some packs of a row, a warp's width apart, as they are added up.
+// Some packs of a row, a warp's width apart, as they are added up. Adding to -0 changes nothing, whatever is added.
 template <DType kDType, uint32_t kPacks>
 struct PackSum {
   using Word = WordOf<kDType>;
   float value[kPacks][4][Word::kSize];
-  bool is_empty = true;
 
+  EP_DEVICE PackSum() { clear(); }
+
+  EP_DEVICE void clear() {
+#pragma unroll
+    for (uint32_t i = 0; i < 4 * kPacks; ++i) {
+#pragma unroll
+      for (int j = 0; j < Word::kSize; ++j) value[i / 4][i % 4][j] = -0.0f;
+    }
+  }
   EP_DEVICE void add(const Pack (&packs)[kPacks]) {
 #pragma unroll
     for (uint32_t i = 0; i < 4 * kPacks; ++i) {
       float more[Word::kSize];
       Word::unpack(packs[i / 4].word[i % 4], more);
 #pragma unroll
-      for (int j = 0; j < Word::kSize; ++j) {
-        float& total = value[i / 4][i % 4][j];
-        total = is_empty ? more[j] : dev::add(total, more[j]);
-      }
+      for (int j = 0; j < Word::kSize; ++j) value[i / 4][i % 4][j] = dev::add(value[i / 4][i % 4][j], more[j]);
     }
-    is_empty = false;
   }
   EP_DEVICE void round(Pack (&packs)[kPacks]) const {
 #pragma unroll
-    for (uint32_t i = 0; i < 4 * kPacks; ++i) packs[i / 4].word[i % 4] = is_empty ? 0 : Word::pack(value[i / 4][i % 4]);
+    for (uint32_t i = 0; i < 4 * kPacks; ++i) packs[i / 4].word[i % 4] = Word::pack(value[i / 4][i % 4]);
   }
 };
 
-// The sum of some packs of a token's rows, and of the rows of one rank that are rounded before they count.
-template <DType kDType, bool kNested, uint32_t kPacks>
-struct RowSum {
-  static constexpr uint32_t kStrip = 16 * 32;
-  PackSum<kDType, kPacks> total, nested;
-
-  // Adds kRows rows, all of them on their way at a time.
-  template <uint32_t kRows>
-  EP_DEVICE void add(const Addend* addends, uint32_t begin, uint32_t row_bytes) {
-    Pack packs[kRows][kPacks];
-#pragma unroll
-    for (uint32_t r = 0; r < kRows; ++r) {
-#pragma unroll
-      for (uint32_t p = 0; p < kPacks; ++p) {
-        const uint32_t at = begin + p * kStrip < row_bytes ? begin + p * kStrip : begin;
-        packs[r][p] = dev::ld(reinterpret_cast<const Pack*>(addends[r].row + at));
-      }
-    }
-#pragma unroll
-    for (uint32_t r = 0; r < kRows; ++r) {
-      if constexpr (kNested) {
-        nested.add(packs[r]);
-        if (!addends[r].ends_sum) continue;
-        nested.round(packs[r]);
-        nested.is_empty = true;
-      }
-      total.add(packs[r]);
-    }
-  }
+// Which bytes of rows.
+struct Span {
+  uint32_t begin, end;
 };
 
-// Adds up some rows and calls put(at, pack) for each pack of the sum. The whole warp calls it.
-template <DType kDType, bool kNested, uint32_t kPacks, class Put>
-EP_DEVICE void add_up(const Addend* addends, uint32_t num_addends, uint32_t row_bytes, Put put) {
-  using Sum = RowSum<kDType, kNested, kPacks>;
+constexpr uint32_t kSumPacks = 4;        // of a row, under way in each lane
+constexpr uint32_t kSumStrip = 16 * 32;  // bytes from one to the next
+
+// Adds kRows rows, all of them on their way at a time.
+template <uint32_t kRows, DType kDType>
+EP_DEVICE void add_rows(PackSum<kDType, kSumPacks>& sum, const Addend* addends, const Span& span) {
+  Pack packs[kRows][kSumPacks];
+#pragma unroll
+  for (uint32_t r = 0; r < kRows; ++r) {
+#pragma unroll
+    for (uint32_t p = 0; p < kSumPacks; ++p) {
+      const uint32_t at = span.begin + p * kSumStrip < span.end ? span.begin + p * kSumStrip : span.begin;
+      packs[r][p] = dev::ld(reinterpret_cast<const Pack*>(addends[r] + at));
+    }
+  }
+#pragma unroll
+  for (uint32_t r = 0; r < kRows; ++r) sum.add(packs[r]);
+}
+
+// Adds up a span of some rows into that of another; without rows it is zero. The whole warp calls it.
+template <DType kDType>
+EP_DEVICE void add_up(const Addend* addends, uint32_t num_addends, const Span& span, unsigned char* out) {
 #pragma unroll 1
-  for (uint32_t begin = 16 * dev::lane_idx(); begin < row_bytes; begin += kPacks * Sum::kStrip) {
-    Sum sum;
+  for (uint32_t begin = span.begin + 16 * dev::lane_idx(); begin < span.end; begin += kSumPacks * kSumStrip) {
+    PackSum<kDType, kSumPacks> sum;
+    const Span rest{begin, span.end};
     uint32_t first = 0;
 #pragma unroll 1
-    for (; num_addends - first >= 4; first += 4) sum.template add<4>(addends + first, begin, row_bytes);
-    if (num_addends - first == 3) sum.template add<3>(addends + first, begin, row_bytes);
-    if (num_addends - first == 2) sum.template add<2>(addends + first, begin, row_bytes);
-    if (num_addends - first == 1) sum.template add<1>(addends + first, begin, row_bytes);
-    Pack packs[kPacks];
-    sum.total.round(packs);
+    for (; num_addends - first >= 4; first += 4) add_rows<4>(sum, addends + first, rest);
+    if (num_addends - first == 3) add_rows<3>(sum, addends + first, rest);
+    if (num_addends - first == 2) add_rows<2>(sum, addends + first, rest);
+    if (num_addends - first == 1) add_rows<1>(sum, addends + first, rest);
+    Pack packs[kSumPacks] = {};
+    if (num_addends > 0) sum.round(packs);
 #pragma unroll
-    for (uint32_t p = 0; p < kPacks; ++p) {
-      const uint32_t at = begin + p * Sum::kStrip;
-      if (at < row_bytes) put(at, packs[p]);
+    for (uint32_t p = 0; p < kSumPacks; ++p) {
+      const uint32_t at = begin + p * kSumStrip;
+      if (at < span.end) dev::st(reinterpret_cast<Pack*>(out + at), packs[p]);
     }
   }
 }
@@ -105,10 +100,10 @@ EP_DEVICE void add_up(const Addend* addends, uint32_t num_addends, uint32_t row_
 // Calls push(row, to, flag) for the results that this warp pushes: what it is, its home slot, and the flag there. The lanes
 // look them up.
 template <class Push>
-EP_DEVICE void for_each_result(const Operation& op, const HtCombineArgs& args, Push push) {
+EP_DEVICE void for_each_result(const Operation& op, const HtCombineArgs& args, bool with_own, Push push) {
   const HtGroupState& group = op.group;
   const auto num_rows = [&](uint32_t peer) { return *args.handle.source(peer + 1) - *args.handle.source(peer); };
-  for_each_peer(op, args.move, num_rows, [&](uint32_t peer) {
+  for_each_peer(op, args.move, with_own, num_rows, [&](uint32_t peer) {
     const Rows homes = window_rows(group, peer);
     const uint32_t begin = *args.handle.source(peer);
     for_each_ticket(args.move, peer, num_rows(peer), [&](uint32_t first, uint32_t end) {
@@ -128,7 +123,7 @@ EP_DEVICE void push_results(const Operation& op, const HtCombineArgs& args, unsi
   const Rows from = rows_of(args.tokens, args.move.row_bytes);
   Mover mover(args.move, &queue, shared + dev::warp_idx() * args.move.mover_bytes());
   if (dev::lane_idx() == 0) mover.open();
-  for_each_result(op, args, [&](const ReceivedRow& it, unsigned char* to, uint32_t* flag) {
+  for_each_result(op, args, false, [&](const ReceivedRow& it, unsigned char* to, uint32_t* flag) {
     if (dev::lane_idx() == 0) mover.move(from.at(it.row), to, flag);
   });
   if (dev::lane_idx() != 0) return;
@@ -136,19 +131,22 @@ EP_DEVICE void push_results(const Operation& op, const HtCombineArgs& args, unsi
   mover.close();
 }
 
+// Expert-major: whether a result is read where it lies.
+EP_DEVICE bool is_in_place(const HtGroupState& group, uint32_t home_rank, uint32_t num_hits) {
+  return home_rank == group.rank && num_hits == 1;
+}
+
 // Expert-major: the sum of a row's slots goes straight from registers to its home slot.
 template <DType kDType>
 EP_DEVICE void push_sums(const Operation& op, const HtCombineArgs& args, Addend* addends, FlagQueue& queue) {
   const Rows from = rows_of(args.tokens, args.move.row_bytes);
   uint32_t num_rows = 0;
-  for_each_result(op, args, [&](const ReceivedRow& it, unsigned char* to, uint32_t* flag) {
-    for (uint32_t i = dev::lane_idx(); i < it.home.num_hits; i += 32) {
-      addends[i] = {from.at(it.hit(args.handle, i)), i + 1 == it.home.num_hits};
-    }
+  for_each_result(op, args, true, [&](const ReceivedRow& it, unsigned char* to, uint32_t* flag) {
+    if (is_in_place(op.group, it.source, it.home.num_hits)) return;
+    for (uint32_t i = dev::lane_idx(); i < it.home.num_hits; i += 32) addends[i] = from.at(it.hit(args.handle, i));
     if (dev::lane_idx() == 0) queue.add(flag, num_rows);
     dev::sync_warp();
-    add_up<kDType, false, 4>(addends, it.home.num_hits, args.move.row_bytes,
-                             [&](uint32_t at, const Pack& pack) { dev::st(reinterpret_cast<Pack*>(to + at), pack); });
+    add_up<kDType>(addends, it.home.num_hits, Span{0, args.move.row_bytes}, to);
     dev::sync_warp();  // what all lanes have stored is one lane's to publish
     ++num_rows;
     if (dev::lane_idx() == 0) queue.finish(num_rows);
@@ -170,52 +168,63 @@ EP_DEVICE TokenDests load_dests(const HtCombineArgs& args, uint32_t token, uint3
   return dests;
 }
 
-// Lists what is added up for a token, in the order of the ranks, as soon as it is there: what has arrived, and what this
-// rank has itself. Returns how many rows there are; false in `ok`: something did not come.
+// Lists what is added up for a token, in the order of the ranks, as soon as it is there. False: something did not come.
 template <bool kExpertMajor>
-EP_DEVICE uint32_t list_results(const Operation& op, const HtCombineArgs& args, uint32_t token, TokenDests dests,
-                                Addend* addends, bool& ok) {
+EP_DEVICE bool list_results(const Operation& op, const HtCombineArgs& args, uint32_t token, TokenDests dests,
+                            Addend* addends) {
   const HtGroupState& group = op.group;
   const Rows arrived = window_rows(group, group.rank), own = rows_of(args.tokens, args.move.row_bytes);
-  uint32_t num_addends = 0;
   dev::sync_warp();  // the addends are about to be replaced
   for (uint32_t first = 0; first < dests.count; first += 32) {
     if (first > 0) dests = load_dests(args, token, first);
     const uint32_t i = first + dev::lane_idx();
     const bool exists = i < dests.count;
     const HtDest& dest = dests.mine;
-    const bool is_own = exists && dest.rank == group.rank;
     const uint64_t slot = group.layout.home_slot(token, exists ? i : 0);
-    const uint32_t count = !exists ? 0 : kExpertMajor && is_own ? dest.num_hits : 1;
-    const uint32_t end = num_addends + scan_warp(count);
-    if (!await_rows(op, {Wait::combine_row, dest.rank, token}, exists && !is_own, slot)) {
-      ok = false;
-      return 0;
+    const bool in_place = kExpertMajor ? is_in_place(group, dest.rank, dest.num_hits) : dest.rank == group.rank;
+    if (exists) {
+      addends[i] = !in_place ? arrived.at(slot) : own.at(kExpertMajor ? *args.handle.hit(dest.row, 0) : dest.row);
     }
-    for (uint32_t j = 0; j < count; ++j) {
-      const uint32_t row = kExpertMajor && is_own ? *args.handle.hit(dest.row, j) : dest.row;
-      addends[end - count + j] = {is_own ? own.at(row) : arrived.at(slot), j + 1 == count};
-    }
-    num_addends = dev::shfl(end, 31);
+    if (!await_rows(op, {Wait::combine_row, dest.rank, token}, exists && !in_place, slot)) return false;
   }
   dev::sync_warp();
-  return num_addends;
+  return true;
 }
 
-// Adds up the results of this rank's tokens. A token without experts gets zeros. While one is summed the next is looked up.
+// What a warp adds up at a time: a token's row or, of the last tokens, a part of one, so that nobody is left with much when
+// the last rows have come.
+struct SumItems {
+  static constexpr uint32_t kPartBytes = 4096;
+  uint32_t num_whole, num_parts;
+  uint32_t row_bytes;
+  uint64_t count;
+
+  EP_DEVICE SumItems(const HtCombineArgs& args, const Crew& crew) : row_bytes(args.move.row_bytes) {
+    num_whole = args.num_tokens > crew.num_workers() ? args.num_tokens - crew.num_workers() : 0;
+    num_parts = static_cast<uint32_t>(div_up(row_bytes, kPartBytes));
+    count = num_whole + uint64_t{args.num_tokens - num_whole} * num_parts;
+  }
+  EP_DEVICE uint32_t token(uint64_t i) const {
+    return static_cast<uint32_t>(i < num_whole ? i : num_whole + (i - num_whole) / num_parts);
+  }
+  EP_DEVICE Span span(uint64_t i) const {
+    if (i < num_whole) return {0, row_bytes};
+    const uint32_t begin = static_cast<uint32_t>((i - num_whole) % num_parts) * kPartBytes;
+    return {begin, row_bytes - begin < kPartBytes ? row_bytes : begin + kPartBytes};
+  }
+};
+
+// Adds up the results of this rank's tokens. While one is summed the next is looked up.
 template <bool kExpertMajor, DType kDType>
 EP_DEVICE void collect_results(const Operation& op, const HtCombineArgs& args, const Crew& crew, Addend* addends) {
-  TokenDests next = load_dests(args, crew.worker());
-  for (uint32_t token = crew.worker(); token < args.num_tokens; token += crew.num_workers()) {
+  const SumItems items(args, crew);
+  TokenDests next = load_dests(args, items.token(crew.worker()));
+  for (uint64_t i = crew.worker(); i < items.count; i += crew.num_workers()) {
+    const uint32_t token = items.token(i);
     const TokenDests dests = next;
-    next = load_dests(args, token + crew.num_workers());
-    bool ok = true;
-    const uint32_t num_addends = list_results<kExpertMajor>(op, args, token, dests, addends, ok);
-    if (!ok) return;
-    unsigned char* out = args.out_tokens + uint64_t{token} * args.move.row_bytes;
-    add_up<kDType, kExpertMajor, kExpertMajor ? 2 : 4>(
-        addends, num_addends, args.move.row_bytes,
-        [&](uint32_t at, const Pack& pack) { dev::st(reinterpret_cast<Pack*>(out + at), pack); });
+    next = load_dests(args, items.token(i + crew.num_workers()));
+    if (!list_results<kExpertMajor>(op, args, token, dests, addends)) return;
+    add_up<kDType>(addends, dests.count, items.span(i), args.out_tokens + uint64_t{token} * items.row_bytes);
   }
 }
 

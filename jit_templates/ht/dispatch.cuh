@@ -16,15 +16,20 @@
 
 namespace nccl_ep::ht {
 
-// Where a row is pushed to.
-struct Destination {
-  Rows rows;
-  bool is_output;
+// Whether rows that a rank pushes to `rank` go straight into the output there.
+EP_DEVICE bool is_direct(const HtDispatchArgs& args, uint32_t source, uint32_t rank) {
+  return args.out_window.base != 0 || source == rank;
+}
 
-  EP_DEVICE Destination(const HtDispatchArgs& args, uint32_t rank) : is_output(args.out_window.base != 0) {
-    rows = is_output ? rows_of(args.out_window.at<void>(rank, 0), args.move.row_bytes) : window_rows(args.group, rank);
-  }
-};
+// Where this rank's rows are pushed to.
+EP_DEVICE Rows destination(const HtDispatchArgs& args, uint32_t rank) {
+  if (rank == args.group.rank) return rows_of(args.out_tokens, args.move.row_bytes);
+  if (args.out_window.base == 0) return window_rows(args.group, rank);
+  return rows_of(args.out_window.at<void>(rank, 0), args.move.row_bytes);
+}
+
+// Whether rows that stay on this rank are pushed, too, since no block has nothing else to do.
+EP_DEVICE bool pushes_own(const HtMovePlan& plan) { return plan.push_blocks == dev::num_blocks(); }
 
 // Whether receivers look at single rows.
 template <bool kExpertMajor>
@@ -35,21 +40,22 @@ EP_DEVICE bool has_flags(const HtDispatchArgs& args) {
 // Pushes some of this rank's rows to a peer. The lanes look them up, one of them moves.
 EP_DEVICE void push_rows_to(const HtDispatchArgs& args, uint32_t peer, const HtOutgoing& outgoing, uint32_t first,
                             uint32_t end, Mover& mover) {
-  const Destination to(args, peer);
+  const Rows to = destination(args, peer);
+  const bool direct = is_direct(args, args.group.rank, peer);
   const uint32_t mine = first + dev::lane_idx();
   const HtSend send = mine < end ? dev::ld(args.handle.send(uint64_t{outgoing.first} + mine)) : HtSend{};
   for (uint32_t i = 0; first + i < end; ++i) {
     const uint32_t token = dev::shfl(send.token, i), slot = dev::shfl(send.slot, i);
     const uint32_t row = outgoing.row + first + i;
     if (dev::lane_idx() != 0) continue;
-    mover.move(args.tokens + uint64_t{token} * args.move.row_bytes, to.rows.at(to.is_output ? slot : row),
+    mover.move(args.tokens + uint64_t{token} * args.move.row_bytes, to.at(direct ? slot : row),
                flag_of(args.group, peer, row));
   }
 }
 
 EP_DEVICE void push_rows(const Operation& op, const HtDispatchArgs& args, Mover& mover) {
   const auto num_rows = [&](uint32_t peer) { return args.handle.outgoing(peer)->num_rows; };
-  for_each_peer(op, args.move, num_rows, [&](uint32_t peer) {
+  for_each_peer(op, args.move, pushes_own(args.move), num_rows, [&](uint32_t peer) {
     const HtOutgoing outgoing = *args.handle.outgoing(peer);
     uint32_t num_mine = 0;
     for_each_ticket(args.move, peer, outgoing.num_rows, [&](uint32_t first, uint32_t end) {
@@ -137,40 +143,40 @@ EP_DEVICE void copy_row(const unsigned char* from, uint32_t row_bytes, uint32_t 
   }
 }
 
-// Brings a row to its final places: an own one from the caller's tensor, another from where it has arrived.
+// Brings a row to its final places: an own one from the caller's tensor if nobody pushes it, another from where it has
+// arrived.
 template <bool kExpertMajor>
-EP_DEVICE bool deliver_row(const Operation& op, const HtDispatchArgs& args, const Destination& arrived,
-                           const ReceivedRow& it) {
-  const Rows out = rows_of(args.out_tokens, args.move.row_bytes);
+EP_DEVICE bool deliver_row(const Operation& op, const HtDispatchArgs& args, const ReceivedRow& it) {
+  const uint32_t rank = op.group.rank, row_bytes = args.move.row_bytes;
+  const Rows out = rows_of(args.out_tokens, row_bytes);
   const auto slot = [&](uint32_t i) { return kExpertMajor ? it.hit(args.handle, i) : it.row; };
   const auto to = [&](uint32_t i) { return out.at(slot(i)); };
   const uint32_t num_slots = kExpertMajor ? it.home.num_hits : 1;
-  if (it.source == op.group.rank) {
-    copy_row(args.tokens + uint64_t{it.home.token} * args.move.row_bytes, args.move.row_bytes, 0, num_slots, to);
+  if (it.source == rank && !pushes_own(args.move)) {
+    copy_row(args.tokens + uint64_t{it.home.token} * row_bytes, row_bytes, 0, num_slots, to);
     return true;
   }
-  const uint32_t in_place = arrived.is_output ? 1 : 0;  // slots that are filled already
-  if (num_slots == in_place) return true;
+  const bool direct = is_direct(args, it.source, rank);
+  if (direct && num_slots == 1) return true;
   const Awaited awaited{Wait::dispatch_row, it.source, it.home.token};
   if (!it.has_come && !await_rows(op, awaited, true, it.row)) return false;
   dev::sync_warp();  // another lane may have seen it come
-  copy_row(arrived.rows.at(arrived.is_output ? slot(0) : it.row), args.move.row_bytes, in_place, num_slots, to);
+  copy_row(direct ? out.at(slot(0)) : window_rows(op.group, rank).at(it.row), row_bytes, direct ? 1 : 0, num_slots, to);
   return true;
 }
 
 template <bool kExpertMajor>
 EP_DEVICE void receive_rows(const Operation& op, const HtDispatchArgs& args, const Crew& crew,
                             const RowRanges& ranges) {
-  const Destination arrived(args, op.group.rank);
   const bool flags = has_flags<kExpertMajor>(args);
   const auto look_up = [&](uint64_t i, ReceivedRow& mine) {
     mine = row_in_turn(args.handle, ranges, crew, i);
     if (!mine.exists) return true;
-    mine.has_come = flags && mine.source != op.group.rank && has_come(op, mine.row);
+    mine.has_come = flags && (mine.source != op.group.rank || pushes_own(args.move)) && has_come(op, mine.row);
     return !args.topk_weights || receive_weights<kExpertMajor>(op, args, mine);
   };
   for_each_row(crew, uint64_t{ranges.most} * ranges.num_ranks, look_up,
-               [&](const ReceivedRow& it) { return deliver_row<kExpertMajor>(op, args, arrived, it); });
+               [&](const ReceivedRow& it) { return deliver_row<kExpertMajor>(op, args, it); });
 }
 
 // Expert-major: zeros in the slots behind each expert's rows, and no weight.

@@ -41,7 +41,8 @@ struct Crew {
   EP_DEVICE uint32_t num_threads() const { return 32 * num_workers(); }
 };
 
-// Who does what. Loads and stores of an SM slow down what it pushes, so other blocks receive, unless there is one only.
+// Who does what. A few SMs fill the links, and more of them are slower; the other blocks receive. If there are no others, the
+// other warps do.
 struct Crews {
   Crew pushers, raisers, receivers;
 

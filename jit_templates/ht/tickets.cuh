@@ -30,11 +30,12 @@ EP_DEVICE void for_each_ticket(const HtMovePlan& plan, uint32_t peer, uint32_t n
   }
 }
 
-// Calls push_to(peer) for the peers that still have rows to be taken, when they have started. Warps begin with different
-// ones. The whole warp calls it.
+// Calls push_to(peer) for the peers that still have rows to be taken, when they have started, and as if it was one for this
+// rank, if `with_own`. Warps begin with different ones. The whole warp calls it.
 template <class NumRows, class PushTo>
-EP_DEVICE void for_each_peer(const Operation& op, const HtMovePlan& plan, NumRows num_rows, PushTo push_to) {
-  const uint32_t num_peers = op.group.num_ranks - 1, num_warps = plan.push_blocks * plan.push_warps;
+EP_DEVICE void for_each_peer(const Operation& op, const HtMovePlan& plan, bool with_own, NumRows num_rows,
+                             PushTo push_to) {
+  const uint32_t num_peers = op.group.num_ranks - (with_own ? 0 : 1), num_warps = plan.push_blocks * plan.push_warps;
   const uint32_t warp = dev::block_idx() * plan.push_warps + dev::warp_idx();
   const uint32_t start = static_cast<uint32_t>(uint64_t{warp} * num_peers / num_warps);
   for (uint32_t base = 0; base < num_peers; base += 32) {

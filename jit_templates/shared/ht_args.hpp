@@ -85,8 +85,8 @@ struct HtPushed {
   uint32_t num_arrived;  // counted in dispatch
 };
 
-// How rows are moved: pushed through stages in shared memory, a ring for each warp that pushes. The other blocks receive; with
-// one block, its other warps do.
+// How rows are moved: pushed through stages in shared memory, a ring for each warp that pushes. The other blocks receive; if
+// all blocks push, their other warps do, and rows that stay on this rank are dealt to the warps that push.
 struct HtMovePlan {
   uint32_t row_bytes;
   uint32_t piece_bytes;  // of a stage; a row is pushed in pieces of this size, the last may be smaller

@@ -16,6 +16,8 @@ constexpr uint32_t kMinPieceBytes = 16;
 constexpr uint32_t kOtherWarps = 2;  // of a block, besides those that push: one that raises flags, one that receives
 constexpr uint32_t kMinThreads = 32 * (1 + kOtherWarps);
 constexpr uint32_t kTicketBytes = 32 * 1024;  // that a warp pushes before it asks for more
+constexpr uint32_t kPushBlocks = 8;       // fill the links, and more are slower
+constexpr uint32_t kMinSplitBlocks = 12;  // fewer push and receive
 constexpr uint32_t kPushWarps = 6;
 
 // What kernels declare for themselves comes on top of a launch's shared memory.
@@ -80,11 +82,11 @@ HtRowPlan cut_rows(uint64_t row_bytes, const Limits& limits, const HtTuning& tun
   return plan;
 }
 
-// Blocks and warps that push. A single block does everything.
+// Blocks and warps that push. Few blocks do everything.
 void deal_pushers(HtRowPlan& plan, uint32_t preferred_blocks, uint32_t most_warps, const HtTuning& tuning) {
   const uint32_t num_blocks = plan.launch.num_blocks, num_warps = plan.launch.num_threads / 32;
-  const uint32_t blocks = tuning.push_blocks ? tuning.push_blocks : preferred_blocks;
-  plan.move.push_blocks = std::clamp(blocks, 1u, std::max(1u, num_blocks - 1));
+  if (num_blocks < kMinSplitBlocks) preferred_blocks = num_blocks;
+  plan.move.push_blocks = std::min(tuning.push_blocks ? tuning.push_blocks : preferred_blocks, num_blocks);
   most_warps = std::min(most_warps, num_warps - kOtherWarps);
   plan.move.push_warps = std::min(tuning.push_warps ? tuning.push_warps : kPushWarps, most_warps);
 }
@@ -119,7 +121,7 @@ uint32_t max_ht_update_blocks(const HtShape& shape, const Limits& limits) {
 
 HtRowPlan plan_ht_dispatch(uint64_t row_bytes, const Limits& limits, const HtTuning& tuning) {
   HtRowPlan plan = cut_rows(row_bytes, limits, tuning);
-  deal_pushers(plan, plan.launch.num_blocks / 2, most_pushers(plan.move, limits), tuning);
+  deal_pushers(plan, kPushBlocks, most_pushers(plan.move, limits), tuning);
   plan.launch.shared_bytes = plan.move.push_warps * plan.move.mover_bytes();
   return plan;
 }
@@ -129,7 +131,7 @@ HtRowPlan plan_ht_combine(Layout layout, uint64_t row_bytes, const Limits& limit
   if (layout == Layout::expert_major) {
     deal_pushers(plan, plan.launch.num_blocks / 2, UINT32_MAX, tuning);
   } else {
-    deal_pushers(plan, plan.launch.num_blocks / 2, most_pushers(plan.move, limits), tuning);
+    deal_pushers(plan, kPushBlocks, most_pushers(plan.move, limits), tuning);
     plan.launch.shared_bytes = plan.move.push_warps * plan.move.mover_bytes();
   }
   return plan;
