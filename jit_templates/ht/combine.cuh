@@ -106,7 +106,8 @@ EP_DEVICE void for_each_result(const Operation& op, const HtCombineArgs& args, b
   for_each_peer(op, args.move, with_own, num_rows, [&](uint32_t peer) {
     const Rows homes = window_rows(group, peer);
     const uint32_t begin = *args.handle.source(peer);
-    for_each_ticket(args.move, peer, num_rows(peer), [&](uint32_t first, uint32_t end) {
+    const HtMovePlan& plan = args.move;
+    for_each_ticket(&plan.pushed[peer].num_taken, plan.ticket_rows, num_rows(peer), [&](uint32_t first, uint32_t end) {
       const uint32_t row = first + dev::lane_idx();
       const ReceivedRow mine = row < end ? look_up_row(args.handle, begin + row, peer) : ReceivedRow{};
       for (uint32_t i = 0; first + i < end; ++i) {
@@ -114,6 +115,7 @@ EP_DEVICE void for_each_result(const Operation& op, const HtCombineArgs& args, b
         const uint64_t slot = group.layout.home_slot(it.home.token, it.home.dest);
         push(it, homes.at(slot), flag_of(group, peer, slot));
       }
+      return true;
     });
   });
 }
@@ -154,32 +156,18 @@ EP_DEVICE void push_sums(const Operation& op, const HtCombineArgs& args, Addend*
   if (dev::lane_idx() == 0) queue.close();
 }
 
-// The ranks that a token went to, the first 32 of them: each lane has one.
-struct TokenDests {
-  uint32_t count;
-  HtDest mine;
-};
-
-EP_DEVICE TokenDests load_dests(const HtCombineArgs& args, uint32_t token, uint32_t first = 0) {
-  if (token >= args.num_tokens) return {};
-  TokenDests dests{*args.handle.num_dests(token), {}};
-  const uint32_t i = first + dev::lane_idx();
-  if (i < dests.count) dests.mine = dev::ld(args.handle.dest(token, i));
-  return dests;
-}
-
 // Lists what is added up for a token, in the order of the ranks, as soon as it is there. False: something did not come.
 template <bool kExpertMajor>
-EP_DEVICE bool list_results(const Operation& op, const HtCombineArgs& args, uint32_t token, TokenDests dests,
-                            Addend* addends) {
+EP_DEVICE bool list_results(const Operation& op, const HtCombineArgs& args, uint32_t token, Addend* addends,
+                            uint32_t& num_addends) {
   const HtGroupState& group = op.group;
   const Rows arrived = window_rows(group, group.rank), own = rows_of(args.tokens, args.move.row_bytes);
   dev::sync_warp();  // the addends are about to be replaced
-  for (uint32_t first = 0; first < dests.count; first += 32) {
-    if (first > 0) dests = load_dests(args, token, first);
+  num_addends = *args.handle.num_dests(token);
+  for (uint32_t first = 0; first < args.handle.layout.max_dests; first += 32) {
     const uint32_t i = first + dev::lane_idx();
-    const bool exists = i < dests.count;
-    const HtDest& dest = dests.mine;
+    const HtDest dest = i < args.handle.layout.max_dests ? dev::ld(args.handle.dest(token, i)) : HtDest{};
+    const bool exists = i < num_addends;
     const uint64_t slot = group.layout.home_slot(token, exists ? i : 0);
     const bool in_place = kExpertMajor ? is_in_place(group, dest.rank, dest.num_hits) : dest.rank == group.rank;
     if (exists) {
@@ -195,37 +183,33 @@ EP_DEVICE bool list_results(const Operation& op, const HtCombineArgs& args, uint
 // the last rows have come.
 struct SumItems {
   static constexpr uint32_t kPartBytes = 4096;
-  uint32_t num_whole, num_parts;
-  uint32_t row_bytes;
-  uint64_t count;
+  uint32_t num_whole, num_parts, row_bytes, count;
 
-  EP_DEVICE SumItems(const HtCombineArgs& args, const Crew& crew) : row_bytes(args.move.row_bytes) {
-    num_whole = args.num_tokens > crew.num_workers() ? args.num_tokens - crew.num_workers() : 0;
+  EP_DEVICE SumItems(const HtCombineArgs& args) : row_bytes(args.move.row_bytes) {
+    const uint32_t num_warps = dev::num_blocks() * dev::num_warps();
+    num_whole = args.num_tokens > num_warps ? args.num_tokens - num_warps : 0;
     num_parts = static_cast<uint32_t>(div_up(row_bytes, kPartBytes));
-    count = num_whole + uint64_t{args.num_tokens - num_whole} * num_parts;
+    count = num_whole + (args.num_tokens - num_whole) * num_parts;
   }
-  EP_DEVICE uint32_t token(uint64_t i) const {
-    return static_cast<uint32_t>(i < num_whole ? i : num_whole + (i - num_whole) / num_parts);
-  }
-  EP_DEVICE Span span(uint64_t i) const {
+  EP_DEVICE uint32_t token(uint32_t i) const { return i < num_whole ? i : num_whole + (i - num_whole) / num_parts; }
+  EP_DEVICE Span span(uint32_t i) const {
     if (i < num_whole) return {0, row_bytes};
-    const uint32_t begin = static_cast<uint32_t>((i - num_whole) % num_parts) * kPartBytes;
+    const uint32_t begin = (i - num_whole) % num_parts * kPartBytes;
     return {begin, row_bytes - begin < kPartBytes ? row_bytes : begin + kPartBytes};
   }
 };
 
-// Adds up the results of this rank's tokens. While one is summed the next is looked up.
+// Adds up the results of this rank's tokens.
 template <bool kExpertMajor, DType kDType>
-EP_DEVICE void collect_results(const Operation& op, const HtCombineArgs& args, const Crew& crew, Addend* addends) {
-  const SumItems items(args, crew);
-  TokenDests next = load_dests(args, items.token(crew.worker()));
-  for (uint64_t i = crew.worker(); i < items.count; i += crew.num_workers()) {
+EP_DEVICE void collect_results(const Operation& op, const HtCombineArgs& args, Addend* addends) {
+  const SumItems items(args);
+  for_each_ticket(args.move.num_summed, 1, items.count, [&](uint32_t i, uint32_t) {
     const uint32_t token = items.token(i);
-    const TokenDests dests = next;
-    next = load_dests(args, items.token(i + crew.num_workers()));
-    if (!list_results<kExpertMajor>(op, args, token, dests, addends)) return;
-    add_up<kDType>(addends, dests.count, items.span(i), args.out_tokens + uint64_t{token} * items.row_bytes);
-  }
+    uint32_t num_addends = 0;
+    if (!list_results<kExpertMajor>(op, args, token, addends, num_addends)) return false;
+    add_up<kDType>(addends, num_addends, items.span(i), args.out_tokens + uint64_t{token} * items.row_bytes);
+    return true;
+  });
 }
 
 // Backward: sends the gradients of the weights of this rank's rows home: a lane for each row.
@@ -286,13 +270,12 @@ EP_DEVICE void combine(const HtCombineArgs& args) {
       }
     } else if (crews.raisers.has_me()) {
       raise_flags(op, queues, args.move.push_warps);
-    } else if (crews.receivers.has_me()) {
-      if (args.topk_weights && await_peers(op)) {
-        send_gradients<kExpertMajor>(op, args, crews.receivers);
-        collect_gradients(op, args, crews.receivers);
-      }
-      collect_results<kExpertMajor, kDType>(op, args, crews.receivers, warp_addends);
+    } else if (crews.receivers.has_me() && args.topk_weights && await_peers(op)) {
+      send_gradients<kExpertMajor>(op, args, crews.receivers);
+      collect_gradients(op, args, crews.receivers);
     }
+    dev::sync_warp();
+    if (crews.have_me()) collect_results<kExpertMajor, kDType>(op, args, warp_addends);
   }
   finish_pushing(op, args.move);
 }

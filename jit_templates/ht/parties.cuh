@@ -46,6 +46,8 @@ struct Crew {
 struct Crews {
   Crew pushers, raisers, receivers;
 
+  EP_DEVICE bool have_me() const { return pushers.has_me() || raisers.has_me() || receivers.has_me(); }
+
   EP_DEVICE Crews(const HtMovePlan& plan, bool has_flags)
       : pushers{0, plan.push_blocks, 0, plan.push_warps}, raisers{0, plan.push_blocks, plan.push_warps, has_flags} {
     if (plan.push_blocks < dev::num_blocks()) {

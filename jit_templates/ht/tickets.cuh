@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Who pushes which rows to whom: a peer's rows are dealt out a few at a time, in their order, to whichever warp is free. SMs
-// do not push at the same speed, and peers may get very different numbers of rows.
+// Who does what of the rows: they are dealt out a few at a time, in their order, to whichever warp is free. SMs do not push
+// at the same speed, and peers may get very different numbers of rows.
 #pragma once
 
 #include "ht/operation.cuh"
@@ -12,21 +12,20 @@ EP_DEVICE uint32_t num_taken(const HtMovePlan& plan, uint32_t peer) {
   return dev::ld_relaxed<dev::Scope::gpu>(&plan.pushed[peer].num_taken);
 }
 
-// Takes rows for a peer, plan.ticket_rows at a time, and calls push(first, end) for them. The whole warp calls it.
-template <class Push>
-EP_DEVICE void for_each_ticket(const HtMovePlan& plan, uint32_t peer, uint32_t num_rows, Push push) {
+// Deals out the numbers below `count`, `step` at a time, and calls visit(first, end) for what this warp gets; false ends it.
+// The whole warp calls it.
+template <class Visit>
+EP_DEVICE void for_each_ticket(uint32_t* num_taken, uint32_t step, uint32_t count, Visit visit) {
   const auto take = [&] {
     uint32_t first = 0;
-    if (dev::lane_idx() == 0) {
-      first = dev::atomic_add<dev::Order::relaxed, dev::Scope::gpu>(&plan.pushed[peer].num_taken, plan.ticket_rows);
-    }
+    if (dev::lane_idx() == 0) first = dev::atomic_add<dev::Order::relaxed, dev::Scope::gpu>(num_taken, step);
     return first;
   };
   for (uint32_t mine = take();;) {
     const uint32_t first = dev::shfl(mine, 0);
-    if (first >= num_rows) return;
+    if (first >= count) return;
     mine = take();  // on its way meanwhile
-    push(first, first + plan.ticket_rows < num_rows ? first + plan.ticket_rows : num_rows);
+    if (!visit(first, first + step < count ? first + step : count)) return;
   }
 }
 
@@ -57,6 +56,7 @@ EP_DEVICE void finish_pushing(const Operation& op, const HtMovePlan& plan) {
   dev::sync_block();  // other warps of the block may still look for rows
   if (!is_last_block<dev::Order::acq_rel>(progress)) return;
   for (uint32_t rank = 0; rank < op.group.num_ranks; ++rank) plan.pushed[rank] = {0, 0};
+  *plan.num_summed = 0;
   dev::st_relaxed<dev::Scope::gpu>(&progress->epoch, op.epoch);
 }
 

@@ -95,6 +95,7 @@ struct HtMovePlan {
   uint32_t push_warps;   // of such a block
   uint32_t ticket_rows;  // that a warp takes at a time
   HtPushed* pushed;      // [rank], of this operation
+  uint32_t* num_summed;  // combine: sums that warps have begun
 
   // Of shared memory, for a warp that pushes rows: stages, an mbarrier for each, what becomes of them.
   EP_HOST_DEVICE uint64_t mover_bytes() const {

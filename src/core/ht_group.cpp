@@ -70,7 +70,7 @@ void HtGroup::load() {
   kernels_ = jit::load_kernels(device(), jit::Algorithm::high_throughput);
   admit_kernels(jit::Algorithm::high_throughput, kernels_);
   const size_t bytes =
-      sizeof(uint32_t) * (num_block_counts_ + max_update_blocks_) + sizeof(HtPushed) * shape_.num_ranks;
+      sizeof(uint32_t) * (num_block_counts_ + max_update_blocks_ + 1) + sizeof(HtPushed) * shape_.num_ranks;
   work_ = DeviceMemory(allocator(), allocator().allocate(bytes, "group state"));
   device().fill(work_.data(), 0, bytes, device().own_stream());
 }

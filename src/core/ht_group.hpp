@@ -29,7 +29,8 @@ class HtGroup : public Group {
   // Memory that one kernel at a time works in.
   uint32_t* block_counts() const { return work_.as<uint32_t>(); }
   uint32_t* block_flags() const { return block_counts() + num_block_counts_; }
-  HtPushed* pushed() const { return reinterpret_cast<HtPushed*>(block_flags() + max_update_blocks_); }
+  uint32_t* num_summed() const { return block_flags() + max_update_blocks_; }
+  HtPushed* pushed() const { return reinterpret_cast<HtPushed*>(num_summed() + 1); }
 
  private:
   uint64_t plan() override;
