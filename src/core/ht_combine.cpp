@@ -42,7 +42,7 @@ void HtHandle::combine(const CombineRequest& request, cudaStream_t stream) {
   }
   check_window(kTokens, *request.tokens);
 
-  const plan::HtRowPlan plan = plan::plan_ht_combine(layout_, row_bytes, group_.move_limits(), group_.tuning());
+  const plan::HtRowPlan plan = plan::plan_ht_combine(layout_, row_bytes, group_.move_limits(layout_), group_.tuning());
   runtime::Communicator& comm = group_.comm();
   HtCombineArgs args{};
   args.group = group_.state();

@@ -63,7 +63,9 @@ void HtHandle::dispatch(const DispatchRequest& request, cudaStream_t stream) {
   is_forward ? check_weights(request, is_expert_major(), sizes) : check_no_weights(request);
   check_window(kOutTokens, *request.out_tokens);
 
-  const plan::HtRowPlan plan = plan::plan_ht_dispatch(row_bytes, group_.move_limits(), group_.tuning());
+  const PeerWindow out_window = window_of(kOutTokens, *request.out_tokens);
+  const plan::HtRowPlan plan =
+      plan::plan_ht_dispatch(layout_, out_window.base != 0, row_bytes, group_.move_limits(layout_), group_.tuning());
   runtime::Communicator& comm = group_.comm();
   const auto address = [&](const char* field, const ncclEpTensor_t* tensor, size_t alignment) {
     return tensor ? address_of(field, *tensor, comm, alignment) : nullptr;
@@ -78,7 +80,7 @@ void HtHandle::dispatch(const DispatchRequest& request, cudaStream_t stream) {
   args.num_topk = num_topk();
   args.tokens = static_cast<const unsigned char*>(address(kTokens, request.tokens, 16));
   args.topk_weights = static_cast<const float*>(address(kWeights, request.topk_weights, 4));
-  args.out_window = window_of(kOutTokens, *request.out_tokens);
+  args.out_window = out_window;
   args.out_tokens = static_cast<unsigned char*>(address(kOutTokens, request.out_tokens, 16));
   args.out_topk_weights = static_cast<float*>(address(kOutWeights, request.out_topk_weights, 4));
   args.out_topk_idx = static_cast<int64_t*>(address(kOutIdx, request.out_topk_idx, 8));

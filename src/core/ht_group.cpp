@@ -9,7 +9,8 @@
 namespace nccl_ep::core {
 namespace {
 
-constexpr uint32_t kDefaultMoveSms = 16;  // enough to fill the links
+constexpr uint32_t kFlatSms = 16;         // enough to fill the links
+constexpr uint32_t kExpertMajorSms = 32;  // and to copy and sum what a row has for several experts
 
 void check_config(const ncclEpGroupConfig_t& config) {
   if (config.max_token_bytes % 16 != 0) {
@@ -59,9 +60,11 @@ uint64_t HtGroup::plan() {
   tuning_ = plan::parse_ht_tuning(environment_variable("NCCL_EP_HT_TUNING"));
   const uint32_t num_sms = config().max_num_sms;
   update_limits_ = limits(num_sms ? num_sms : device().limits().num_sms);
-  move_limits_ = limits(num_sms ? num_sms : kDefaultMoveSms);
+  flat_limits_ = limits(num_sms ? num_sms : kFlatSms);
+  expert_major_limits_ = limits(num_sms ? num_sms : kExpertMajorSms);
   max_update_blocks_ = plan::max_ht_update_blocks(shape_, update_limits_);
-  plan::plan_ht_dispatch(shape_.max_row_bytes, move_limits_, tuning_);  // a device that is too small says so here
+  plan::plan_ht_combine(Layout::flat, shape_.max_row_bytes, flat_limits_,
+                        tuning_);  // a device that is too small says so
   num_block_counts_ = size_t{max_update_blocks_} * shape_.layout().num_counters();
   return shape_.layout().size();
 }

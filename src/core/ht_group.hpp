@@ -20,7 +20,9 @@ class HtGroup : public Group {
   const plan::HtShape& shape() const { return shape_; }
   const plan::HtTuning& tuning() const { return tuning_; }
   const plan::Limits& update_limits() const { return update_limits_; }
-  const plan::Limits& move_limits() const { return move_limits_; }
+  const plan::Limits& move_limits(Layout layout) const {
+    return layout == Layout::expert_major ? expert_major_limits_ : flat_limits_;
+  }
   jit::Kernels& kernels() { return kernels_; }
   const HtGroupState& state() const { return state_; }
 
@@ -42,7 +44,7 @@ class HtGroup : public Group {
   plan::HtShape shape_;
   plan::HtTuning tuning_;
   plan::Limits update_limits_;
-  plan::Limits move_limits_;
+  plan::Limits flat_limits_, expert_major_limits_;  // of dispatch and combine
   jit::Kernels kernels_;
   size_t num_block_counts_ = 0;
   uint32_t max_update_blocks_ = 0;

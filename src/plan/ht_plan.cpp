@@ -13,12 +13,12 @@ namespace {
 constexpr uint32_t kMinTileTokens = 32;    // one word of bits
 constexpr uint32_t kMaxPieceBytes = 7168;  // more warps with smaller stages move more
 constexpr uint32_t kMinPieceBytes = 16;
-constexpr uint32_t kOtherWarps = 2;  // of a block, besides those that push: one that raises flags, one that receives
+constexpr uint32_t kOtherWarps = 2;  // of a block, besides those that push: one raises flags, one receives
 constexpr uint32_t kMinThreads = 32 * (1 + kOtherWarps);
-constexpr uint32_t kTicketBytes = 32 * 1024;  // that a warp pushes before it asks for more
-constexpr uint32_t kPushBlocks = 8;       // fill the links, and more are slower
-constexpr uint32_t kMinSplitBlocks = 12;  // fewer push and receive
-constexpr uint32_t kPushWarps = 6;
+constexpr uint32_t kTicketBytes = 16 * 1024;  // that a warp pushes before it asks for more
+constexpr uint32_t kPushBlocks = 8;           // fill the links, and more are slower
+constexpr uint32_t kPushWarps = 6;            // of a block, through stages
+constexpr uint32_t kManyBlocks = 24;          // with fewer, where receiving is much work, all blocks do both
 
 // What kernels declare for themselves comes on top of a launch's shared memory.
 size_t dynamic_shared(const Limits& limits) { return limits.max_shared_bytes - kMaxStaticSharedBytes; }
@@ -82,13 +82,27 @@ HtRowPlan cut_rows(uint64_t row_bytes, const Limits& limits, const HtTuning& tun
   return plan;
 }
 
-// Blocks and warps that push. Few blocks do everything.
-void deal_pushers(HtRowPlan& plan, uint32_t preferred_blocks, uint32_t most_warps, const HtTuning& tuning) {
-  const uint32_t num_blocks = plan.launch.num_blocks, num_warps = plan.launch.num_threads / 32;
-  if (num_blocks < kMinSplitBlocks) preferred_blocks = num_blocks;
+// Blocks and warps that push, all blocks if there are fewer than `min_blocks`. The other blocks receive.
+void deal_pushers(HtRowPlan& plan, uint32_t min_blocks, uint32_t preferred_blocks, const HtTuning& tuning) {
+  const uint32_t num_blocks = plan.launch.num_blocks;
+  if (num_blocks < min_blocks) preferred_blocks = num_blocks;
   plan.move.push_blocks = std::min(tuning.push_blocks ? tuning.push_blocks : preferred_blocks, num_blocks);
-  most_warps = std::min(most_warps, num_warps - kOtherWarps);
-  plan.move.push_warps = std::min(tuning.push_warps ? tuning.push_warps : kPushWarps, most_warps);
+}
+
+// Pushing by way of stages.
+void deal_stages(HtRowPlan& plan, const Limits& limits, const HtTuning& tuning) {
+  const uint32_t most = std::min(most_pushers(plan.move, limits), plan.launch.num_threads / 32 - kOtherWarps);
+  plan.move.push_warps = std::min(tuning.push_warps ? tuning.push_warps : kPushWarps, most);
+  plan.launch.shared_bytes = plan.move.push_warps * plan.move.mover_bytes();
+}
+
+// Pushing from registers. Blocks that do nothing else push with all warps but that which raises flags.
+void deal_sums(HtRowPlan& plan, const HtTuning& tuning) {
+  const uint32_t num_warps = plan.launch.num_threads / 32;
+  const bool all_push = plan.move.push_blocks == plan.launch.num_blocks;
+  const uint32_t preferred = all_push ? num_warps / 2 : num_warps - 1;
+  const uint32_t most = num_warps - (all_push ? kOtherWarps : 1);
+  plan.move.push_warps = std::min(tuning.push_warps ? tuning.push_warps : preferred, most);
 }
 
 }  // namespace
@@ -119,20 +133,29 @@ uint32_t max_ht_update_blocks(const HtShape& shape, const Limits& limits) {
   return static_cast<uint32_t>(std::min<uint64_t>(limits.num_sms, num_tiles));
 }
 
-HtRowPlan plan_ht_dispatch(uint64_t row_bytes, const Limits& limits, const HtTuning& tuning) {
+HtRowPlan plan_ht_dispatch(Layout layout, bool into_windows, uint64_t row_bytes, const Limits& limits,
+                           const HtTuning& tuning) {
   HtRowPlan plan = cut_rows(row_bytes, limits, tuning);
-  deal_pushers(plan, kPushBlocks, most_pushers(plan.move, limits), tuning);
-  plan.launch.shared_bytes = plan.move.push_warps * plan.move.mover_bytes();
+  const uint32_t num_blocks = plan.launch.num_blocks;
+  if (layout == Layout::expert_major) {
+    deal_pushers(plan, kManyBlocks, kPushBlocks, tuning);
+  } else if (into_windows) {
+    deal_pushers(plan, kPushBlocks + 4, kPushBlocks, tuning);
+  } else {
+    deal_pushers(plan, 2 * kPushBlocks, std::min(kPushBlocks, num_blocks * 7 / 16), tuning);
+  }
+  deal_stages(plan, limits, tuning);
   return plan;
 }
 
 HtRowPlan plan_ht_combine(Layout layout, uint64_t row_bytes, const Limits& limits, const HtTuning& tuning) {
   HtRowPlan plan = cut_rows(row_bytes, limits, tuning);
   if (layout == Layout::expert_major) {
-    deal_pushers(plan, plan.launch.num_blocks / 2, UINT32_MAX, tuning);
+    deal_pushers(plan, kManyBlocks, plan.launch.num_blocks * 5 / 8, tuning);
+    deal_sums(plan, tuning);
   } else {
-    deal_pushers(plan, kPushBlocks, most_pushers(plan.move, limits), tuning);
-    plan.launch.shared_bytes = plan.move.push_warps * plan.move.mover_bytes();
+    deal_pushers(plan, 2 * kPushBlocks, kPushBlocks, tuning);
+    deal_stages(plan, limits, tuning);
   }
   return plan;
 }

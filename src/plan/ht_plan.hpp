@@ -51,7 +51,9 @@ struct HtRowPlan {
   runtime::LaunchShape launch;
   HtMovePlan move{};
 };
-HtRowPlan plan_ht_dispatch(uint64_t row_bytes, const Limits& limits, const HtTuning& tuning);
+// `into_windows`: rows go straight into the outputs. The splits are measured: docs/performance-notes.md.
+HtRowPlan plan_ht_dispatch(Layout layout, bool into_windows, uint64_t row_bytes, const Limits& limits,
+                           const HtTuning& tuning);
 // Expert-major sums are pushed from registers and need no stages.
 HtRowPlan plan_ht_combine(Layout layout, uint64_t row_bytes, const Limits& limits, const HtTuning& tuning);
 

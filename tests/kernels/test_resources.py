@@ -47,7 +47,9 @@ def test_kernels_cost_what_is_recorded(measured: Measurement, arch: str) -> None
 def limit(name: str) -> int:
     """A constant of the shared headers that bounds what kernels may use."""
     shared = paths.template_dir() / "shared"
-    headers = "".join((shared / name).read_text() for name in ("group_state.hpp", "ll_args.hpp", "ht_args.hpp"))
+    headers = "".join(
+        (shared / name).read_text() for name in ("group_state.hpp", "ll_args.hpp", "ht_args.hpp")
+    )
     found = re.search(rf"{name} = ([\d *]+);", headers)
     assert found, name
     return math.prod(int(factor) for factor in found[1].split("*"))

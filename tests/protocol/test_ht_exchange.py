@@ -109,6 +109,18 @@ def test_few_sms(make_cluster: Any, mode: Mode, num_sms: int, seed: int) -> None
 
 
 @MODES
+@pytest.mark.parametrize("push_blocks", [1, 2, 3, 4])
+def test_every_split_of_the_blocks(
+    make_cluster: Any, monkeypatch: pytest.MonkeyPatch, mode: Mode, push_blocks: int, seed: int
+) -> None:
+    """Some blocks push and the others receive, or all do both."""
+    monkeypatch.setenv("NCCL_EP_HT_TUNING", f"push_blocks={push_blocks}")
+    problem = make_problem(Shape(num_ranks=3, num_topk=4), seed)
+    results = make_cluster(3, seed).run(lambda rank: exchange(rank, problem, mode, max_num_sms=4))
+    check(problem, mode, results)
+
+
+@MODES
 def test_many_tokens(make_cluster: Any, mode: Mode, seed: int) -> None:
     problem = make_problem(Shape(num_topk=2, hidden=8, max_tokens=300, tokens=(300, 141)), seed)
     check(problem, mode, make_cluster(2, seed).run(exchange, problem, mode))

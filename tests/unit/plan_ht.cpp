@@ -56,25 +56,27 @@ TEST_CASE("plan_ht: known updates") {
 }
 
 TEST_CASE("plan_ht: known dispatches") {
-  CHECK(cuts(plan_ht_dispatch(14336, kBudget, {})) ==
-        "16 blocks x 512 threads, rows of 14336 B in 2 pieces of 7168, 4 warps push");
-  CHECK(cuts(plan_ht_dispatch(7168, kBudget, {})) ==
-        "16 blocks x 512 threads, rows of 7168 B in 1 pieces of 7168, 4 warps push");
-  CHECK(cuts(plan_ht_dispatch(28672, kBudget, {})) ==
-        "16 blocks x 512 threads, rows of 28672 B in 4 pieces of 7168, 4 warps push");
-  CHECK(cuts(plan_ht_dispatch(64, kBudget, {})) ==
-        "16 blocks x 512 threads, rows of 64 B in 1 pieces of 64, 4 warps push");
-  CHECK(cuts(plan_ht_dispatch(64, kSimulated, {})) ==
-        "4 blocks x 128 threads, rows of 64 B in 1 pieces of 64, 2 warps push");
+  CHECK(cuts(plan_ht_dispatch(Layout::flat, true, 14336, kBudget, {})) ==
+        "16 blocks x 512 threads, rows of 14336 B in 2 pieces of 7168, 8 blocks push with 6 warps");
+  CHECK(cuts(plan_ht_dispatch(Layout::flat, false, 7168, kBudget, {})) ==
+        "16 blocks x 512 threads, rows of 7168 B in 1 pieces of 7168, 7 blocks push with 6 warps");
+  CHECK(cuts(plan_ht_dispatch(Layout::expert_major, true, 28672, kBudget, {})) ==
+        "16 blocks x 512 threads, rows of 28672 B in 4 pieces of 7168, 16 blocks push with 6 warps");
+  CHECK(cuts(plan_ht_dispatch(Layout::flat, true, 64, kBudget, {})) ==
+        "16 blocks x 512 threads, rows of 64 B in 1 pieces of 64, 8 blocks push with 6 warps");
+  CHECK(cuts(plan_ht_dispatch(Layout::flat, true, 64, kSimulated, {})) ==
+        "4 blocks x 128 threads, rows of 64 B in 1 pieces of 64, 4 blocks push with 2 warps");
 }
 
 TEST_CASE("plan_ht: known combines") {
   CHECK(cuts(plan_ht_combine(Layout::flat, 14336, kBudget, {})) ==
-        "16 blocks x 512 threads, rows of 14336 B in 2 pieces of 7168, 6 warps push");
+        "16 blocks x 512 threads, rows of 14336 B in 2 pieces of 7168, 8 blocks push with 6 warps");
   CHECK(cuts(plan_ht_combine(Layout::flat, 64, kBudget, {})) ==
-        "16 blocks x 512 threads, rows of 64 B in 1 pieces of 64, 6 warps push");
+        "16 blocks x 512 threads, rows of 64 B in 1 pieces of 64, 8 blocks push with 6 warps");
   CHECK(cuts(plan_ht_combine(Layout::expert_major, 14336, kBudget, {})) ==
-        "16 blocks x 512 threads, rows of 14336 B in 2 pieces of 7168, 8 warps push");
+        "16 blocks x 512 threads, rows of 14336 B in 2 pieces of 7168, 16 blocks push with 8 warps");
+  CHECK(cuts(plan_ht_combine(Layout::expert_major, 14336, {32, 1024, kShared}, {})) ==
+        "32 blocks x 512 threads, rows of 14336 B in 2 pieces of 7168, 20 blocks push with 15 warps");
 }
 
 TEST_CASE("plan_ht: random updates stay within every limit and cover all tokens") {
@@ -101,33 +103,39 @@ TEST_CASE("plan_ht: random updates stay within every limit and cover all tokens"
 TEST_CASE("plan_ht: random rows stay within every limit, and every role has a warp") {
   Draw draw;
   for (int i = 0; i < 2000; ++i) {
-    const Limits limits = i % 2 ? kBudget : Limits{draw(1, 8), 32 * draw(3, 32), kShared};
+    const Limits limits = i % 2 ? Limits{draw(1, 132), 1024, kShared} : Limits{draw(1, 8), 32 * draw(3, 32), kShared};
     const uint64_t row_bytes = 16 * draw(1, 8192);
-    const HtTuning tuning = i % 3 ? HtTuning{} : HtTuning{0, draw(0, 2048), draw(0, 20), draw(0, 40000)};
-    const HtRowPlan dispatch = plan_ht_dispatch(row_bytes, limits, tuning);
-    const HtRowPlan combine = plan_ht_combine(Layout::flat, row_bytes, limits, tuning);
-    const HtRowPlan sums = plan_ht_combine(Layout::expert_major, row_bytes, limits, tuning);
-    CHECK(sums.launch.shared_bytes == 0);
-    for (const HtRowPlan& plan : {dispatch, combine})
-      CHECK(plan.launch.shared_bytes == plan.move.push_warps * plan.move.mover_bytes());
-    for (const HtRowPlan& plan : {dispatch, combine, sums}) {
+    const HtTuning tuning = i % 3 ? HtTuning{} : HtTuning{0, draw(0, 2048), draw(0, 140), draw(0, 20), draw(0, 40000)};
+    const Layout layout = draw(0, 1) ? Layout::flat : Layout::expert_major;
+    const HtRowPlan dispatch = plan_ht_dispatch(layout, draw(0, 1), row_bytes, limits, tuning);
+    const HtRowPlan combine = plan_ht_combine(layout, row_bytes, limits, tuning);
+    for (const HtRowPlan& plan : {dispatch, combine}) {
       const HtMovePlan& move = plan.move;
       CAPTURE(to_string(plan));
       CHECK(plan.launch.num_blocks == limits.num_sms);
       CHECK(plan.launch.num_threads % 32 == 0);
       CHECK(plan.launch.num_threads <= std::min(kHtMoveThreads, limits.max_threads_per_block));
+      CHECK(move.push_blocks >= 1);
+      CHECK(move.push_blocks <= plan.launch.num_blocks);
       CHECK(move.push_warps >= 1);
-      CHECK(32 * (move.push_warps + 2) <= plan.launch.num_threads);
+      const uint32_t other_warps = move.push_blocks == plan.launch.num_blocks ? 2 : 1;
+      CHECK(32 * (move.push_warps + other_warps) <= plan.launch.num_threads);
       CHECK(plan.launch.shared_bytes <= kDynamic);
+      CHECK(move.ticket_rows >= 1);
+      CHECK(move.ticket_rows <= 32);
       CHECK(move.piece_bytes % 16 == 0);
       CHECK(uint64_t{move.num_pieces} * move.piece_bytes >= row_bytes);
       CHECK(uint64_t{move.num_pieces - 1} * move.piece_bytes < row_bytes);
     }
+    CHECK(dispatch.launch.shared_bytes == dispatch.move.push_warps * dispatch.move.mover_bytes());
+    const bool has_stages = layout == Layout::flat;
+    CHECK(combine.launch.shared_bytes == (has_stages ? combine.move.push_warps * combine.move.mover_bytes() : 0));
   }
 }
 
 TEST_CASE("plan_ht: a device that is too small is refused") {
-  CHECK_THROWS_WITH_AS(plan_ht_dispatch(64, {4, 64, kShared}, {}), doctest::Contains("blocks of 64 threads"), Error);
+  CHECK_THROWS_WITH_AS(plan_ht_dispatch(Layout::flat, true, 64, {4, 64, kShared}, {}),
+                       doctest::Contains("blocks of 64 threads"), Error);
 }
 
 TEST_CASE("plan_ht: a budget bounds the rows, and with them the window") {
