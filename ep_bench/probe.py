@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -42,10 +43,7 @@ def push_ceiling_gbps(device: CudaDevice, communicator: nccl.Communicator, max_s
     """
     rank, num_ranks = communicator.rank, communicator.num_ranks
     shared_bytes = NUM_WARPS * NUM_STAGES * ROW_BYTES
-    binary = nvrtc.compile_file(
-        Path(__file__).with_name("push_probe.cu"), paths.template_dir(), device.gpu.arch
-    )
-    kernel = driver.Kernel(binary, "push_rows", shared_bytes)
+    kernel = driver.Kernel(_binary(device.gpu.arch), "push_rows", shared_bytes)
     peers = [(rank + i) % num_ranks for i in range(1, num_ranks)]
     num_blocks = probe_blocks(len(peers), device.gpu.num_sms, max_sms)
     rows_per_block = -(-NUM_ROWS * len(peers) // num_blocks)
@@ -68,6 +66,11 @@ def push_ceiling_gbps(device: CudaDevice, communicator: nccl.Communicator, max_s
     window.close()
     pushed = num_blocks * rows_per_block * ROW_BYTES
     return pushed / (float(np.median(slowest_rank(everyone))) * 1e3)
+
+
+@cache
+def _binary(arch: str) -> bytes:
+    return nvrtc.compile_file(Path(__file__).with_name("push_probe.cu"), paths.template_dir(), arch)
 
 
 def probe_blocks(num_peers: int, num_sms: int, max_sms: int) -> int:
