@@ -10,6 +10,7 @@ import numpy as np
 from ep_bench.cases import Case
 from ep_bench.devices.face import Device, Memory, poison
 from ep_bench.inputs import Inputs
+from ep_bench.zones import fixed_zones
 
 
 class Buffers:
@@ -18,62 +19,86 @@ class Buffers:
     Combine's input does not come from dispatch but is fixed: a row's contents tell its place, unused rows are
     NaN. So every call can be repeated alone, and a row taken from the wrong place shows.
 
+    Rows of outputs are counted through all zones. What a layout or pass does not have is None.
+
     Attributes:
-        received: dispatch's rows, ``[zones, rows, H]``.
+        received: dispatch's rows, ``[zones, rows, H]``, or in high throughput ``[rows, H]``.
         window: the window of ``received``, or None.
-        counters: rows received in each zone.
-        received_idx, received_weights: rank-major only.
-        expert_rows: combine's input, ``[zones, rows, H]``.
+        counters: what counts rows, by the names that a layout info has for them.
+        received_idx, received_weights: what dispatch says of each row.
+        expert_rows: combine's input, like ``received``.
+        expert_window: its window, or None.
+        expert_weights: backward: the gradients of ``received_weights``.
         combined: combine's output, ``[b, H]``.
+        combined_weights: backward: the gradients of ``topk_weights``, ``[b, K]``.
     """
 
     def __init__(self, case: Case, inputs: Inputs, device: Device, memory: Memory, rank: int) -> None:
         self._device = device
         self._case, self._inputs, self._rank = case, inputs, rank
+        self._zones = inputs.zones.of_rank(rank)
         routing = inputs.routing[rank]
-        zones = (case.num_zones, case.zone_rows)
+        rows = fixed_zones(case) if case.algorithm == "ll" else (inputs.zones.num_rows,)
+        backward = case.pass_direction == "bwd"
         self.tokens = self._filled(memory, inputs.token_rows(inputs.token_ids(rank)))
         self.topk_idx = self._filled(memory, routing.topk_idx)
         self.topk_weights = self._filled(memory, routing.topk_weights)
-        self.window: Any = None
-        if case.zero_copy:
-            self.received, self.window = memory.window((*zones, case.hidden), inputs.dtype)
-        else:
-            self.received = memory.empty((*zones, case.hidden), inputs.dtype)
-        self.counters = memory.empty((case.num_zones,), np.int32)
-        if case.layout == "rm":
-            self.received_idx = memory.empty((*zones, case.top_k), np.int32)
-            self.received_weights = memory.empty((*zones, case.top_k), np.float32)
-        self.expert_rows = memory.empty((*zones, case.hidden), inputs.dtype)
+        self.received, self.window = self._rows(memory, rows, case.zero_copy)
+        counters = inputs.zones.counters(rank)
+        self.counters = {name: memory.empty(value.shape, value.dtype) for name, value in counters.items()}
+        weights = {"em": rows, "rm": (*rows, case.top_k), "fl": (*rows, case.top_k)}[case.layout]
+        has_weights = not backward and (case.algorithm, case.layout) != ("ll", "em")
+        self.received_weights = memory.empty(weights, np.float32) if has_weights else None
+        idx_dtype = np.int32 if case.algorithm == "ll" else np.int64
+        has_idx = has_weights and case.layout != "em"
+        self.received_idx = memory.empty(weights, idx_dtype) if has_idx else None
+        self.expert_rows, self.expert_window = self._rows(
+            memory, rows, case.zero_copy and case.algorithm == "ht"
+        )
         self.combined = memory.empty((inputs.num_tokens(rank), case.hidden), inputs.dtype)
+        self.expert_weights = memory.empty(weights, np.float32) if backward else None
+        self.combined_weights = memory.empty(routing.topk_weights.shape, np.float32) if backward else None
         self._fill_expert_rows()
 
     def poison(self) -> None:
         """Spoils all outputs, as far as anybody looks at them. Peers may not be writing meanwhile."""
-        for zone in range(self._case.num_zones):
-            first, count = self.checked_rows(zone)
+        for first, count in self._ranges():
             poison(self._device, self.received, first * self._case.hidden, count * self._case.hidden)
-        poison(self._device, self.counters)
-        poison(self._device, self.combined)
-        if self._case.layout == "rm":
-            poison(self._device, self.received_idx)
-            poison(self._device, self.received_weights)
+        others = (
+            *self.counters.values(), self.received_idx, self.received_weights, self.combined,
+            self.combined_weights,
+        )  # fmt: skip
+        for array in others:
+            if array is not None:
+                poison(self._device, array)
         self._device.synchronize()
 
-    def checked_rows(self, zone: int) -> tuple[int, int]:
-        """First row and number of rows of a zone that are looked at: the used ones, and one that is not."""
-        used = len(self._inputs.zone_tokens(self._rank, zone))
-        return zone * self._case.zone_rows, min(used + 1, self._case.zone_rows)
+    def _ranges(self) -> list[tuple[int, int]]:
+        """First row and number of rows of what is looked at in an output."""
+        if self._case.algorithm == "ht":
+            return [(0, self._inputs.zones.num_rows)]
+        return [(zone.first, zone.num_rows) for zone in self._zones]
 
     def _fill_expert_rows(self) -> None:
-        case = self._case
-        for zone in range(case.num_zones):
-            first, count = self.checked_rows(zone)
-            used = len(self._inputs.zone_tokens(self._rank, zone))
-            self._device.fill(self.expert_rows, 0xFF, first * case.hidden, count * case.hidden)
-            self._device.synchronize()
-            rows = self._inputs.expert_rows(self._rank, zone, np.arange(used))
-            self._device.write(self.expert_rows, rows, first * case.hidden)
+        hidden, per_row = self._case.hidden, 1 if self._case.layout == "em" else self._case.top_k
+        for first, count in self._ranges():
+            self._device.fill(self.expert_rows, 0xFF, first * hidden, count * hidden)
+            if self.expert_weights is not None:
+                self._device.fill(self.expert_weights, 0xFF, first * per_row, count * per_row)
+        self._device.synchronize()
+        for zone in self._zones:
+            numbers = zone.first + np.arange(len(zone.tokens))
+            rows = self._inputs.expert_rows(self._rank, numbers)
+            self._device.write(self.expert_rows, rows, zone.first * hidden)
+            if self.expert_weights is not None:
+                weights = self._inputs.expert_weights(self._rank, numbers)[:, :per_row]
+                self._device.write(self.expert_weights, weights, zone.first * per_row)
+
+    def _rows(self, memory: Memory, rows: tuple[int, ...], in_window: bool) -> tuple[Any, Any]:
+        shape = (*rows, self._case.hidden)
+        if in_window:
+            return memory.window(shape, self._inputs.dtype)
+        return memory.empty(shape, self._inputs.dtype), None
 
     def _filled(self, memory: Memory, values: Any) -> Any:
         array = memory.empty(values.shape, values.dtype)

@@ -28,7 +28,14 @@ class Case:
         tokens: most tokens of a rank.
         experts: of all ranks together.
         sms: most SMs that kernels occupy; 0 lets the library choose.
-        zero_copy: dispatch delivers into a window.
+        zero_copy: dispatch delivers into a window; in high throughput, combine also reads from one.
+
+    High throughput only:
+        pass_direction: ``fwd`` or ``bwd``.
+        eager: outputs have as many rows as there are, instead of a budget.
+        budget: rows that a rank may receive; 0: as many as the fullest rank needs.
+        alignment: of each expert's rows, expert-major.
+        overflow: what becomes of rows beyond the budget, ``trap`` or ``drop``.
     """
 
     algorithm: str
@@ -43,6 +50,11 @@ class Case:
     zero_copy: bool
     num_ranks: int
     seed: int
+    pass_direction: str = "fwd"
+    eager: bool = False
+    budget: int = 0
+    alignment: int = 1
+    overflow: str = "trap"
 
     @property
     def row_bytes(self) -> int:
@@ -53,29 +65,24 @@ class Case:
     def local_experts(self) -> int:
         return self.experts // self.num_ranks
 
-    @property
-    def num_zones(self) -> int:
-        """Zones of the received rows: an expert's in expert-major, a source rank's in rank-major."""
-        return self.local_experts if self.layout == "em" else self.num_ranks
-
-    @property
-    def zone_rows(self) -> int:
-        """Rows that a zone has room for."""
-        return self.num_ranks * self.tokens if self.layout == "em" else self.tokens
-
     def __str__(self) -> str:
         parts = [self.algorithm, self.layout, f"{self.tokens} tokens", f"hidden {self.hidden}"]
         parts += [f"top-{self.top_k} of {self.experts}", self.dtype, self.routing]
         parts += ["zero copy"] if self.zero_copy else []
         parts += [f"{self.sms} SMs"] if self.sms else []
+        parts += ["backward"] if self.pass_direction == "bwd" else []
+        parts += ["eager"] if self.eager else []
+        parts += [f"budget {self.budget}"] if self.budget else []
+        parts += [f"alignment {self.alignment}"] if self.alignment > 1 else []
         return ", ".join(parts)
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Lists of values, whose combinations are the cases. A routing file decides about tokens and top-k."""
+    """Options that take lists, and those that all cases share. A routing file decides about tokens and
+    top-k."""
 
-    algorithm: tuple[str, ...]
+    algorithm: str
     layout: tuple[str, ...]
     tokens: tuple[int, ...]
     hidden: tuple[int, ...]
@@ -85,20 +92,26 @@ class Sweep:
     routing: tuple[str, ...]
     sms: tuple[int, ...]
     zero_copy: tuple[bool, ...]
+    pass_direction: tuple[str, ...] = ("fwd",)
+    alignment: tuple[int, ...] = (1,)
+    eager: bool = False
+    budget: int = 0
+    overflow: str = "trap"
 
     def cases(self, num_ranks: int, seed: int) -> list[Case]:
         """All cases in the order of the lists; UsageError if one is impossible."""
         cases = []
-        for algorithm, layout, hidden, experts, dtype, routing, sms, zero_copy in product(
-            self.algorithm, self.layout, self.hidden, self.experts, self.dtype, self.routing, self.sms,
-            self.zero_copy,
+        for layout, hidden, experts, dtype, routing, sms, zero_copy, pass_direction, alignment in product(
+            self.layout, self.hidden, self.experts, self.dtype, self.routing, self.sms, self.zero_copy,
+            self.pass_direction, self.alignment,
         ):  # fmt: skip
             for tokens, top_k in self._sizes(routing, experts, num_ranks):
-                # Expert-major rows are always copied to their expert's zone, so there it is off.
-                in_window = zero_copy and layout == "rm"
+                # Low latency always copies expert-major rows to their expert's zone, so there it is off.
+                in_window = zero_copy and (self.algorithm, layout) != ("ll", "em")
                 case = Case(
-                    algorithm, layout, tokens, hidden, top_k, experts, dtype, routing, sms, in_window,
-                    num_ranks, seed,
+                    self.algorithm, layout, tokens, hidden, top_k, experts, dtype, routing, sms, in_window,
+                    num_ranks, seed, pass_direction, self.eager, self.budget,
+                    alignment if layout == "em" else 1, self.overflow,
                 )  # fmt: skip
                 _check(case)
                 cases.append(case)
@@ -127,3 +140,7 @@ def _check(case: Case) -> None:
         )
     if case.tokens < 1:
         raise UsageError(f"--tokens {case.tokens}: expected at least one token on some rank")
+    if case.alignment & (case.alignment - 1):
+        raise UsageError(f"--alignment {case.alignment}: expected a power of two")
+    if 0 < case.budget < case.tokens:
+        raise UsageError(f"--budget {case.budget}: expected at least the tokens of a rank, {case.tokens}")

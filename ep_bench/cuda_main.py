@@ -22,13 +22,13 @@ from ep_bench.finish import console_for, exit_code, report
 from ep_bench.launch.environment import Place
 from ep_bench.launch.peers import meet
 from ep_bench.launch.watchdog import Watchdog
+from ep_bench.library import Library
 from ep_bench.measure import CudaMeter
 from ep_bench.options import Options
 from ep_bench.probe import push_ceiling_gbps
 from ep_bench.report.screen import Nobody, Screen
 from ep_bench.rows import CASE_NAMES, Row, Setup
 from ep_bench.runner import Runner, libraries
-from ep_bench.subject import Library
 
 
 def run_rank(options: Options, place: Place) -> int:
@@ -101,7 +101,7 @@ def _setup(options: Options, device: CudaDevice, found: list[Library], notes: li
     hosts = peers.all_gather(platform.node())
     names = peers.all_gather(device.gpu.name)
     lsa_team_size = device.world.lsa_team_size()
-    ceiling, note = _ceiling(device, lsa_team_size)
+    ceilings, note = _ceilings(device, lsa_team_size, options.sweep.sms)
     versions = {library.name: library.version for library in found}
     versions["library"] = str(Path(nccl_ep.get_lib_path()))
     return Setup(
@@ -111,18 +111,20 @@ def _setup(options: Options, device: CudaDevice, found: list[Library], notes: li
         nodes=len(set(hosts)),
         description=", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names)),
         versions={**versions, "NCCL": nccl.version(), "CUDA driver": driver.driver_version()},
-        ceiling_gbps=ceiling,
+        ceilings=ceilings,
         notes=notes + note,
     )
 
 
-def _ceiling(device: CudaDevice, lsa_team_size: int) -> tuple[float | None, list[str]]:
+def _ceilings(
+    device: CudaDevice, lsa_team_size: int, sms: tuple[int, ...]
+) -> tuple[dict[int, float], list[str]]:
     if not 1 < device.world.num_ranks == lsa_team_size:
-        return None, ["no ceiling: the push probe needs all ranks in one LSA team"]
+        return {}, ["no ceiling: the push probe needs all ranks in one LSA team"]
     try:
-        return push_ceiling_gbps(device, device.world), []
+        return {num_sms: push_ceiling_gbps(device, device.world, num_sms) for num_sms in sms}, []
     except (CompileError, UsageError) as error:  # the same on all ranks
-        return None, [f"no ceiling: {error}"]
+        return {}, [f"no ceiling: {error}"]
 
 
 def _in_order(rows: list[Row], modes: list[str]) -> list[Row]:

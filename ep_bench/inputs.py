@@ -7,7 +7,7 @@ numbers come from a small pool of random rows, each scaled by a factor of its ow
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ep_bench.cases import DTYPES, Case
 from ep_bench.routing import Routing, Shape, make_routing
+from ep_bench.zones import Zones
 
 Array = npt.NDArray[Any]
 
@@ -22,6 +23,7 @@ _POOL_ROWS = 61
 _NUM_GAINS = 1009
 _DIGIT = 128  # exact in every data type
 _NUM_DIGITS = 3
+_BLOCK_ROWS = 1024
 
 
 class Inputs:
@@ -29,6 +31,7 @@ class Inputs:
 
     Attributes:
         routing: routes of each rank.
+        zones: where rows lie once they are dispatched.
     """
 
     def __init__(self, case: Case) -> None:
@@ -38,6 +41,7 @@ class Inputs:
         self.routing: list[Routing] = make_routing(case.routing, shape, case.seed)
         random = np.random.default_rng([case.seed, case.hidden])
         self._pool = random.standard_normal((_POOL_ROWS, case.hidden), np.float32)
+        self.zones = Zones(self)
 
     def num_tokens(self, rank: int) -> int:
         """Tokens that a rank dispatches."""
@@ -49,9 +53,14 @@ class Inputs:
 
     def token_rows(self, token_ids: Array) -> Array:
         """``[n, H]``: the rows of these tokens."""
-        rows = self._rows(token_ids)
+        return np.asarray(self._all_token_rows[token_ids])
+
+    @cached_property
+    def _all_token_rows(self) -> Array:
+        numbers = np.arange(self.case.num_ranks * self.case.tokens)
+        rows = self._rows(numbers)
         for digit in range(_NUM_DIGITS):
-            rows[:, digit] = token_ids // _DIGIT**digit % _DIGIT
+            rows[:, digit] = numbers // _DIGIT**digit % _DIGIT
         return rows
 
     def identify(self, rows: Array) -> Array:
@@ -62,22 +71,25 @@ class Inputs:
         known = sane & (numbers < self.case.num_ranks * self.case.tokens)
         return np.where(known, numbers, -1).astype(np.int64)
 
-    def expert_rows(self, rank: int, zone: Array | int, row: Array) -> Array:
-        """``[n, H]``: what combine sends from these rows of a rank's zones."""
-        zones = rank * self.case.num_zones + np.asarray(zone)
-        return self._rows(7 + zones * self.case.zone_rows + row)
+    def routes_of(self, token_ids: Array) -> Routing:
+        """The routes of these tokens, ``[n, K]``."""
+        sources, tokens = np.divmod(token_ids, self.case.tokens)
+        shape = (len(token_ids), self.case.top_k)
+        found = Routing(np.full(shape, -1, np.int64), np.zeros(shape, np.float32))
+        for source in np.unique(sources):
+            mine, routing = sources == source, self.routing[source]
+            found.topk_idx[mine] = routing.topk_idx[tokens[mine]]
+            found.topk_weights[mine] = routing.topk_weights[tokens[mine]]
+        return found
 
-    def zone_tokens(self, rank: int, zone: int) -> Array:
-        """Numbers of the tokens that a zone of a rank receives, in the order of (source rank, token)."""
-        case = self.case
-        if case.layout == "em":
-            expert, sources = rank * case.local_experts + zone, range(case.num_ranks)
-            goes = [(self.routing[source].topk_idx == expert).any(axis=1) for source in sources]
-        else:
-            sources = range(zone, zone + 1)
-            goes = [self.goes_to(zone, rank)]
-        ids = [self.token_ids(source)[mask] for source, mask in zip(sources, goes, strict=True)]
-        return np.concatenate(ids)
+    def expert_rows(self, rank: int, row: Array) -> Array:
+        """``[n, H]``: what combine sends from these rows of a rank."""
+        return self._rows(7 + rank * self.zones.num_rows + row)
+
+    def expert_weights(self, rank: int, row: Array) -> Array:
+        """``[n, K]``: the gradients of weights that a backward combine sends with these rows of a rank."""
+        numbers = (rank * self.zones.num_rows + row)[:, None] * self.case.top_k + np.arange(self.case.top_k)
+        return np.asarray(self._gains(numbers) * self._pool.ravel()[numbers % self._pool.size])
 
     def goes_to(self, source: int, rank: int) -> Array:
         """bool ``[b]``: which of a source's tokens have an expert on a rank."""
@@ -85,13 +97,21 @@ class Inputs:
 
     def is_local(self, source: int, rank: int) -> Array:
         """bool ``[b, K]``: which of a source's routes lead to a rank."""
-        topk_idx = self.routing[source].topk_idx
+        return self.leads_to(self.routing[source].topk_idx, rank)
+
+    def leads_to(self, topk_idx: Array, rank: int) -> Array:
+        """Which of these routes lead to a rank."""
         return np.asarray((topk_idx >= 0) & (topk_idx // self.case.local_experts == rank))
 
     def _rows(self, numbers: Array) -> Array:
-        gains = 1 + (numbers % _NUM_GAINS) / np.float32(_NUM_GAINS)
-        rows = self._pool[numbers % _POOL_ROWS] * gains.astype(np.float32)[:, None]
-        return np.asarray(rows.astype(self.dtype))
+        rows = np.empty((len(numbers), self.case.hidden), self.dtype)
+        for first in range(0, len(numbers), _BLOCK_ROWS):  # the products take more room than the rows
+            block = numbers[first : first + _BLOCK_ROWS]
+            rows[first : first + len(block)] = self._pool[block % _POOL_ROWS] * self._gains(block)[:, None]
+        return rows
+
+    def _gains(self, numbers: Array) -> Array:
+        return np.asarray(1 + (numbers % _NUM_GAINS) / np.float32(_NUM_GAINS), np.float32)
 
 
 @lru_cache(maxsize=2)

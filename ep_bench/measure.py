@@ -13,7 +13,7 @@ from ep_bench.devices.cuda import CudaDevice
 from ep_bench.devices.face import Peers
 from ep_bench.devices.sim import SimDevice
 from ep_bench.modes import SAMPLERS, HostSampler, Sampler
-from ep_bench.operations import OPERATIONS, Operation
+from ep_bench.operations import OPERATIONS, Operation, make
 from ep_bench.rows import Measured
 from ep_bench.statistics import Times, percentile, ratio_of, slowest_rank
 from ep_bench.subject import Subject
@@ -58,7 +58,7 @@ class CudaMeter:
     def _verified_sampler(self, subject: Subject, op: str, mode: str, stack: ExitStack) -> Sampler:
         operation = OPERATIONS[op](subject)
         subject.make_possible(operation)
-        operation.enqueue()  # some libraries compile in their first call, which a graph cannot hold
+        operation.enqueue_all()  # some libraries compile in their first call, which a graph cannot hold
         self._device.synchronize()
         sampler = stack.enter_context(closing(SAMPLERS[mode](self._device, operation)))
         subject.spoil()
@@ -104,28 +104,32 @@ class SimMeter:
         self._device, self._progress = device, progress
 
     def measure(self, subjects: list[Subject], op: str, mode: str) -> list[Measured | WrongData]:
-        return [self._count(subject, op, mode) for subject in subjects]
+        return [self._measure(subject, op, mode) for subject in subjects]
 
-    def _count(self, subject: Subject, op: str, mode: str) -> Measured | WrongData:
+    def _measure(self, subject: Subject, op: str, mode: str) -> Measured | WrongData:
         operation = OPERATIONS[op](subject)
         try:
             subject.make_possible(operation)
-            if mode == "graph":
-                sent = self._count_graph(subject, operation)
-            else:
-                subject.spoil()
-                sent = self._device.count_bytes(operation.enqueue)
+            sent = self._count_in(mode, subject, operation)
             subject.check(operation)
+            make(operation.after)
         except WrongData as error:
             return error
         finally:
             self._progress()
         return Measured(verified=True, remote_bytes=sent)
 
-    def _count_graph(self, subject: Subject, operation: Operation) -> float:
+    def _count_in(self, mode: str, subject: Subject, operation: Operation) -> float:
+        if mode == "host":
+            return self._count(subject, operation, operation.enqueue)
         with self._device.capture() as graph:
             operation.enqueue()
-        subject.spoil()
-        sent = self._device.count_bytes(graph.launch)
+        sent = self._count(subject, operation, graph.launch)
         graph.close()
         return sent
+
+    def _count(self, subject: Subject, operation: Operation, action: Callable[[], None]) -> float:
+        subject.spoil()
+        make(operation.before)
+        self._device.synchronize()
+        return self._device.count_bytes(action)

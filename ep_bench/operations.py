@@ -6,6 +6,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar, Protocol
 
+Calls = tuple[Callable[[], None], ...]
+
+
+def make(calls: Calls) -> None:
+    """Makes some calls."""
+    for call in calls:
+        call()
+
 
 class Exchange(Protocol):
     """The calls of one library on one rank, with all their arguments bound."""
@@ -19,6 +27,10 @@ class Exchange(Protocol):
     @property
     def combine(self) -> Callable[[], None]: ...
 
+    @property
+    def alternates(self) -> bool:
+        """Whether dispatch and combine are called in turn, as some libraries want it in high throughput."""
+
 
 class Operation:
     """One thing to measure.
@@ -27,30 +39,42 @@ class Operation:
         name: its name in tables.
         trips: how often the tokens' rows cross the links.
         checked: which results tell whether it was done right.
+        before, after: calls that are made each time, and are not measured.
+        calls: what is measured.
     """
 
     name: ClassVar[str]
     trips: ClassVar[int]
-    checked: ClassVar[tuple[str, ...]]
+    checked: tuple[str, ...] = ()
 
     def __init__(self, exchange: Exchange) -> None:
+        self.before: Calls = ()
         self.calls = self._calls(exchange)
+        self.after: Calls = ()
 
     def enqueue(self) -> None:
-        """Makes the calls."""
-        for call in self.calls:
-            call()
+        """Makes the calls that are measured."""
+        make(self.calls)
 
-    def _calls(self, exchange: Exchange) -> tuple[Callable[[], None], ...]:
+    def enqueue_all(self) -> None:
+        """Makes all calls."""
+        make((*self.before, *self.calls, *self.after))
+
+    @property
+    def has_company(self) -> bool:
+        """Whether some calls are not measured."""
+        return bool(self.before or self.after)
+
+    def _calls(self, exchange: Exchange) -> Calls:
         raise NotImplementedError
 
 
 class Update(Operation):
     """The handle takes a new routing."""
 
-    name, trips, checked = "update", 0, ()
+    name, trips, checked = "update", 0, ("update",)
 
-    def _calls(self, exchange: Exchange) -> tuple[Callable[[], None], ...]:
+    def _calls(self, exchange: Exchange) -> Calls:
         return (exchange.update,)
 
 
@@ -59,17 +83,29 @@ class Dispatch(Operation):
 
     name, trips, checked = "dispatch", 1, ("dispatch",)
 
-    def _calls(self, exchange: Exchange) -> tuple[Callable[[], None], ...]:
+    def _calls(self, exchange: Exchange) -> Calls:
         return (exchange.dispatch,)
+
+    def __init__(self, exchange: Exchange) -> None:
+        super().__init__(exchange)
+        if exchange.alternates:
+            self.after = (exchange.combine,)
 
 
 class Combine(Operation):
     """The experts' rows come back and are summed."""
 
-    name, trips, checked = "combine", 1, ("combine",)
+    name, trips = "combine", 1
+    checked: tuple[str, ...] = ("combine",)
 
-    def _calls(self, exchange: Exchange) -> tuple[Callable[[], None], ...]:
+    def _calls(self, exchange: Exchange) -> Calls:
         return (exchange.combine,)
+
+    def __init__(self, exchange: Exchange) -> None:
+        super().__init__(exchange)
+        if exchange.alternates:
+            self.before = (exchange.dispatch,)
+            self.checked = ("dispatch", "combine")
 
 
 class Pair(Operation):
@@ -77,16 +113,16 @@ class Pair(Operation):
 
     name, trips, checked = "pair", 2, ("dispatch", "combine")
 
-    def _calls(self, exchange: Exchange) -> tuple[Callable[[], None], ...]:
+    def _calls(self, exchange: Exchange) -> Calls:
         return (exchange.dispatch, exchange.combine)
 
 
 class Step(Operation):
     """All that a layer does in one step: update, dispatch, combine."""
 
-    name, trips, checked = "step", 2, ("dispatch", "combine")
+    name, trips, checked = "step", 2, ("update", "dispatch", "combine")
 
-    def _calls(self, exchange: Exchange) -> tuple[Callable[[], None], ...]:
+    def _calls(self, exchange: Exchange) -> Calls:
         return (exchange.update, exchange.dispatch, exchange.combine)
 
 

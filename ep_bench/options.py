@@ -27,8 +27,12 @@ On the simulator there is no time: rows say how many bytes really crossed links.
 Ranks are started here, one process for each GPU, or found in the environment of mpirun, srun or torchrun.
 
 --compare runs another libnccl_ep.so.0 in turn with this one on the same inputs. For NVIDIA's (PyPI
-nccl-extensions), set NCCL_EP_HOME, NCCL_HOME, CUDA_HOME and NCCL_EP_JIT_CACHE_DIR as it wants; its limits in
-low latency: hidden a multiple of 512, top-k at most 31, zero copy in rank-major only.
+nccl-extensions), set NCCL_EP_HOME, NCCL_HOME, CUDA_HOME and NCCL_EP_JIT_CACHE_DIR as it wants. Its limits: in
+low latency hidden a multiple of 512, top-k at most 31, zero copy in rank-major only; in high throughput 8192
+tokens, 16 SMs, and dispatch and combine in turn, which is how both libraries are measured there.
+
+--pass, --eager, --budget, --alignment and --overflow are of high throughput. Without --eager and --budget the
+budget is what the fullest rank needs.
 
 A routing file has int arrays topk_idx [ranks, tokens, top-k], or topk_idx_0 [tokens, top-k] and so on, with
 -1 for no route, and if you like topk_weights likewise.
@@ -50,9 +54,12 @@ class Defaults:
 
 
 DEFAULTS = {
-    "cuda": Defaults(0, (1, 8, 32, 128), (7168,), (256,), ("kernel", "graph", "host"), 120.0),
-    "sim": Defaults(8, (8, 40), (512,), (64,), ("graph", "host"), None),
+    ("cuda", "ll"): Defaults(0, (1, 8, 32, 128), (7168,), (256,), ("kernel", "graph", "host"), 120.0),
+    ("cuda", "ht"): Defaults(0, (1024, 4096), (7168,), (256,), ("kernel", "graph", "host"), 120.0),
+    ("sim", "ll"): Defaults(8, (8, 40), (512,), (64,), ("graph", "host"), None),
+    ("sim", "ht"): Defaults(8, (40,), (512,), (64,), ("graph", "host"), None),
 }
+LAYOUTS = {"ll": ("em", "rm"), "ht": ("fl", "em")}
 
 
 @dataclass(frozen=True)
@@ -88,12 +95,15 @@ def settle(given: argparse.Namespace, device: str, num_ranks: int | None) -> Opt
         device: ``cuda`` or ``sim``.
         num_ranks: how many ranks there are, if that is not for the command line to say.
     """
-    defaults = DEFAULTS[device]
+    defaults = DEFAULTS[device, given.algorithm]
     if num_ranks and given.ranks and given.ranks != num_ranks:
         raise UsageError(
             f"--ranks {given.ranks}: expected {num_ranks}, the number of ranks in the environment"
         )
-    modes = given.mode or defaults.modes
+    _check_algorithm(given)
+    modes = given.mode or tuple(mode for mode in defaults.modes if not (given.eager and mode == "graph"))
+    if given.eager and "graph" in modes:
+        raise UsageError("--mode graph: a graph cannot hold --eager dispatches; expected kernel or host")
     if device == "sim" and "kernel" in modes:
         raise UsageError("--mode kernel: the simulator has no time; expected graph or host")
     if device == "sim" and given.compare:
@@ -116,6 +126,29 @@ def settle(given: argparse.Namespace, device: str, num_ranks: int | None) -> Opt
     )
 
 
+def _check_algorithm(given: argparse.Namespace) -> None:
+    """UsageError for options that do not go with the algorithm, or with one another."""
+    layouts = LAYOUTS[given.algorithm]
+    for layout in given.layout or ():
+        if layout not in layouts:
+            raise UsageError(
+                f"--layout {layout}: expected {' or '.join(layouts)} with --algorithm {given.algorithm}"
+            )
+    if given.algorithm == "ll":
+        for name in ("pass", "eager", "budget", "alignment", "overflow"):
+            value = getattr(given, name)
+            if value:
+                text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+                option = f"--{name}" if value is True else f"--{name} {text}"
+                raise UsageError(f"{option}: expected --algorithm ht; low latency has no such option")
+    if given.eager and given.budget:
+        raise UsageError(f"--budget {given.budget} and --eager exclude each other: eager is without a budget")
+    if given.eager and given.overflow == "drop":
+        raise UsageError("--overflow drop: expected trap with --eager; without a budget nothing overflows")
+    if given.alignment and max(given.alignment) > 1 and "em" not in (given.layout or layouts):
+        raise UsageError(f"--alignment {max(given.alignment)}: expected --layout em; fl has no experts' rows")
+
+
 def _sweep(given: argparse.Namespace, defaults: Defaults) -> Sweep:
     from_file = [spec for spec in given.routing if spec.endswith(".npz")]
     for name, value in (("--tokens", given.tokens), ("--top-k", given.top_k)):
@@ -123,7 +156,7 @@ def _sweep(given: argparse.Namespace, defaults: Defaults) -> Sweep:
             raise UsageError(f"{name} and --routing {from_file[0]} exclude each other: the file decides")
     return Sweep(
         algorithm=given.algorithm,
-        layout=given.layout,
+        layout=given.layout or LAYOUTS[given.algorithm],
         tokens=given.tokens or defaults.tokens,
         hidden=given.hidden or defaults.hidden,
         top_k=given.top_k or (8,),
@@ -132,6 +165,11 @@ def _sweep(given: argparse.Namespace, defaults: Defaults) -> Sweep:
         routing=given.routing,
         sms=given.sms,
         zero_copy=given.zero_copy,
+        pass_direction=getattr(given, "pass") or ("fwd",),
+        alignment=given.alignment or (1,),
+        eager=given.eager,
+        budget=given.budget or 0,
+        overflow=given.overflow or "trap",
     )
 
 
@@ -145,9 +183,11 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--device", choices=("auto", "cuda", "sim"), default="auto", help="default: GPUs if there are any")
     add("--ranks", type=_number(1), metavar="N", help="default: all GPUs, or 8 simulated ones")
-    add("--algorithm", type=_list(_one_of("ll")), default=("ll",), help="ll [list]")
-    add("--layout", type=_list(_one_of("em", "rm")), default=("em", "rm"),
-        help="expert-major or rank-major [list]; default em,rm")  # fmt: skip
+    add(
+        "--algorithm", choices=tuple(LAYOUTS), default="ll", help="low latency or high throughput; default ll"
+    )
+    add("--layout", type=_list(_one_of("em", "rm", "fl")), metavar="L",
+        help="em: expert-major, rm: rank-major, ll only, fl: flat, ht only [list]; default both")  # fmt: skip
     add("--op", type=_list(_one_of(*OPERATIONS)), default=tuple(OPERATIONS),
         help=f"{', '.join(OPERATIONS)} [list]; default all")  # fmt: skip
     add("--tokens", type=_list(_number(1)), metavar="N", help="tokens per rank [list]")
@@ -163,14 +203,24 @@ def _parser() -> argparse.ArgumentParser:
     add("--sms", type=_list(_number(0)), default=(0,), metavar="N",
         help="most SMs to use, 0 lets the library choose [list]")  # fmt: skip
     add("--zero-copy", type=_list(_switch), nargs="?", const=(True,), default=(False,), metavar="on,off",
-        help="receive into a window, rank-major only [list]")  # fmt: skip
+        help="receive into a window, in ll rank-major only, and in ht combine from one [list]")  # fmt: skip
+    add("--pass", type=_list(_one_of("fwd", "bwd")), metavar="P", help="fwd, bwd [list]; default fwd")
+    add("--eager", action="store_true", help="outputs as long as what arrives, instead of a budget")
+    add("--budget", type=_number(1), metavar="N", help="rows that a rank may receive, padding included")
+    add(
+        "--alignment",
+        type=_list(_number(1)),
+        metavar="N",
+        help="of each expert's rows in em [list]; default 1",
+    )
+    add("--overflow", choices=("trap", "drop"), help="what to do with rows beyond the budget; default trap")
     add(
         "--seed", type=_number(1), default=1, metavar="N", help="of routing, numbers and simulator; default 1"
     )
     add("--compare", type=_library, metavar="PATH", help="another libnccl_ep.so.0, measured in turn")
     add("--json", metavar="FILE", help="write rows as JSON; - is standard output")
     add("--csv", metavar="FILE", help="write rows as CSV")
-    add("--plot", type=_plot, metavar="FILE", help="draw rows: .png or .html")
+    add("--plot", type=_plot, metavar="FILE", help="draw rows: .png, .svg or .html")
     add("--timeout", type=_seconds, metavar="S",
         help="seconds without progress that count as a hang; default 120, none on the simulator")  # fmt: skip
     add("--verbose", action="store_true", help="more columns: routing, host time of a call, spread of ratios")
@@ -226,6 +276,6 @@ def _library(text: str) -> Path:
 
 
 def _plot(text: str) -> Any:
-    if not text.endswith((".png", ".html")):
-        raise argparse.ArgumentTypeError(f"{text}: expected a name that ends in .png or .html")
+    if not text.endswith((".png", ".svg", ".html")):
+        raise argparse.ArgumentTypeError(f"{text}: expected a name that ends in .png, .svg or .html")
     return text

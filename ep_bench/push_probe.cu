@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // How fast rows can be pushed to all peers at once: the ceiling for dispatch and combine.
 //
-// Every block serves one peer. Each of its warps moves rows of its own with one lane: a bulk copy from the source
-// into shared memory, a bulk copy from there to the peer. kStages rows are on their way at a time: one arriving, the
-// others leaving.
+// Every block serves one peer, and all blocks push as many rows. Each warp moves rows of its own with one lane: a bulk
+// copy from the source into shared memory, a bulk copy from there to the peer. kStages rows are on their way at a time:
+// one arriving, the others leaving.
 #include "device/device.hpp"
 
 namespace dev = nccl_ep::dev;
@@ -14,7 +14,7 @@ constexpr uint32_t kWarps = 2;
 
 struct PushArgs {
   uint64_t source;
-  uint32_t num_rows;  // for each peer
+  uint32_t rows_per_block;
   uint32_t row_bytes;
   uint32_t num_peers;
   uint32_t unused;
@@ -32,10 +32,13 @@ extern "C" __global__ void push_rows(const PushArgs args) {
   dev::fence_mbar_init();
 
   const auto* source = reinterpret_cast<const unsigned char*>(args.source);
-  auto* target = reinterpret_cast<unsigned char*>(args.targets[dev::block_idx() % args.num_peers]);
-  const uint32_t stride = dev::num_blocks() / args.num_peers * kWarps;
+  const uint32_t peer = dev::block_idx() % args.num_peers;
+  auto* target = reinterpret_cast<unsigned char*>(args.targets[peer]);
+  const uint32_t blocks_of_peer = (dev::num_blocks() - peer + args.num_peers - 1) / args.num_peers;
+  const uint32_t num_rows = blocks_of_peer * args.rows_per_block;
+  const uint32_t stride = blocks_of_peer * kWarps;
   const uint32_t first = dev::block_idx() / args.num_peers * kWarps + warp;
-  const uint32_t count = first < args.num_rows ? (args.num_rows - first + stride - 1) / stride : 0;
+  const uint32_t count = first < num_rows ? (num_rows - first + stride - 1) / stride : 0;
 
   const auto load = [&](uint32_t i) {
     dev::Mbarrier* const bar = &arrived[warp][i % kStages];

@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ep_bench.cases import Case
+from ep_bench.library import Library
 from ep_bench.statistics import Ratio
-from ep_bench.subject import Library
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Setup:
         device: ``cuda`` or ``sim``.
         description: what the device is, for people.
         versions: of what is involved, by name.
-        ceiling_gbps: what a bare push of rows over the links reaches, or None.
+        ceilings: GB/s that a bare push of rows over the links reaches with so many SMs at most; 0: with any.
         notes: what the reader should know.
     """
 
@@ -29,13 +29,14 @@ class Setup:
     nodes: int
     description: str
     versions: dict[str, str]
-    ceiling_gbps: float | None
+    ceilings: dict[int, float]
     notes: list[str]
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the results. The field names up to ``seed`` are the keys of the JSON output.
+    """A row of the results. The field names up to ``seed`` are the keys of the JSON output, and in high
+    throughput those up to ``overflow``.
 
     Times are None on the simulator, bandwidths also where nothing crosses a link. Bytes are per rank, mean
     over ranks.
@@ -67,6 +68,12 @@ class Row:
     library: str
     library_version: str
     seed: int
+    # Of high throughput, None in low latency:
+    pass_direction: str | None
+    eager: bool | None
+    budget: int | None
+    alignment: int | None
+    overflow: str | None
     # Beside the table's keys:
     routing: str
     host_call_us: float | None = None
@@ -74,15 +81,17 @@ class Row:
 
     def as_dict(self, *, verbose: bool = False) -> dict[str, Any]:
         """For JSON and CSV. ``verbose`` adds what is beside the keys."""
-        names = [field.name for field in fields(self) if field.name != "ratio"]
-        values = {name: getattr(self, name) for name in names[: len(names) if verbose else len(KEYS)]}
+        names = [*KEYS, *(HT_NAMES if self.algorithm == "ht" else ()), *(VERBOSE_NAMES if verbose else ())]
+        values = {name: getattr(self, name) for name in names}
         if verbose:
             for name in ("median", "low", "high"):
                 values[f"ratio_{name}"] = getattr(self.ratio, name) if self.ratio else None
         return values
 
 
-SETTING_NAMES = ("hidden", "top_k", "experts", "dtype", "routing", "sms", "zero_copy")
+HT_NAMES = ("pass_direction", "eager", "budget", "alignment", "overflow")
+VERBOSE_NAMES = ("routing", "host_call_us")
+SETTING_NAMES = ("hidden", "top_k", "experts", "dtype", "routing", "sms", "zero_copy", *HT_NAMES)
 CASE_NAMES = ("algorithm", "layout", "tokens", *SETTING_NAMES)
 """What tells the cases of a sweep apart."""
 
@@ -107,6 +116,12 @@ class Measured:
     host_call_us: float | None = None
     remote_bytes: float | None = None
     ratio: Ratio | None = None
+
+
+def _ht_settings(case: Case) -> dict[str, Any]:
+    if case.algorithm != "ht":
+        return dict.fromkeys(HT_NAMES)
+    return {name: getattr(case, name) for name in HT_NAMES} | {"budget": case.budget or None}
 
 
 def make_row(
@@ -138,11 +153,12 @@ def make_row(
         remote_bytes=remote_bytes,
         ideal_remote_bytes=ideal,
         remote_gbps=remote_bytes / (measured.p50_us * 1e3) if timed and measured.p50_us else None,
-        ceiling_gbps=setup.ceiling_gbps,
+        ceiling_gbps=setup.ceilings.get(case.sms),
         verified=measured.verified,
         library=library.name,
         library_version=library.version,
         seed=case.seed,
+        **_ht_settings(case),
         routing=case.routing,
         host_call_us=measured.host_call_us,
         ratio=measured.ratio,

@@ -12,11 +12,13 @@ import nccl_ep
 
 from ep_bench.cases import Case
 from ep_bench.devices.face import Device, Peers
+from ep_bench.exits import UsageError
+from ep_bench.library import Library
 from ep_bench.measure import Meter
 from ep_bench.operations import OPERATIONS
 from ep_bench.options import Options
 from ep_bench.rows import Measured, Row, Setup, make_row
-from ep_bench.subject import Library, Subject
+from ep_bench.subject import Subject
 from ep_bench.traffic import computed_remote_bytes, ideal_remote_bytes
 from ep_bench.verify import WrongData
 
@@ -81,12 +83,18 @@ class Runner:
         """Subjects for the libraries that can do the case; the library under test must."""
         subjects = []
         for library in found:
+            reason = library.why_not(case)
             try:
-                subjects.append(stack.enter_context(Subject(library, case, self._device, self._peers)))
+                if reason is None:
+                    subjects.append(stack.enter_context(Subject(library, case, self._device, self._peers)))
             except nccl_ep.Error as error:
                 if library.name == OWN_NAME:
+                    if isinstance(error, (nccl_ep.InvalidArgument, nccl_ep.InvalidUsage)):
+                        raise UsageError(f"{case}: {error}") from None
                     raise
-                self._audience.complain(f"{case}: {library.name} cannot: {error}")
+                reason = str(error)
+            if reason is not None:
+                self._audience.complain(f"{case}: {library.name} cannot: {reason}")
         return subjects
 
     def _keep(

@@ -13,7 +13,7 @@ from nccl_ep import sim
 
 from ep_bench.cases import Case
 from ep_bench.devices.sim import SimDevice, SimPeers
-from ep_bench.exits import Exit, exit_for
+from ep_bench.exits import Exit, UsageError, exit_for
 from ep_bench.finish import console_for, exit_code, report
 from ep_bench.launch.watchdog import Watchdog
 from ep_bench.measure import SimMeter
@@ -21,6 +21,7 @@ from ep_bench.options import Options
 from ep_bench.report.screen import Nobody, Screen
 from ep_bench.rows import Setup
 from ep_bench.runner import Runner, libraries
+from ep_bench.zones import most_rows
 
 _SMALLEST_MEMORY = 1 << 30
 
@@ -45,6 +46,8 @@ def run_cluster(options: Options, notes: list[str]) -> int:
     with Screen(console_for(options), Watchdog(options.timeout)) as screen, cluster:
         try:
             runner = cluster.run(act)[0]
+        except UsageError:
+            raise
         except Exception as error:
             return _explain(error, cluster)
         report(options, setup, runner.rows, screen)
@@ -70,14 +73,11 @@ def _setup(options: Options, cluster: sim.Cluster, notes: list[str]) -> Setup:
         nodes=config["num_nodes"],
         description=f"simulated GPUs with {config['sms_per_gpu']} SMs, seed {cluster.seed}",
         versions={"nccl_ep": str(nccl_ep.get_lib_version())},
-        ceiling_gbps=None,
+        ceilings={},
         notes=notes,
     )
 
 
 def _memory_of(case: Case) -> int:
     """Enough for a case's buffers and the library's own, of which only what is touched is really used."""
-    return (
-        6 * case.num_zones * case.zone_rows * case.row_bytes
-        + 6 * case.num_ranks * case.tokens * case.row_bytes
-    )
+    return 6 * (most_rows(case) + case.num_ranks * case.tokens) * case.row_bytes

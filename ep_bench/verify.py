@@ -1,29 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether results are right. Dispatch must be right to the bit, combine within a tolerance of a float64 sum.
-
-The tolerance of a combined number, with w x its summands: ``(eps(dtype) + (K + R) 2**-24) * sum |w x|``, and
-a subnormal of the type for each rank. That covers a rounding of each rank's part and of the result to the
-type, and any order of float32 sums over K routes and R ranks.
-"""
+"""Whether results are right: dispatch to the bit, combine within a tolerance of a float64 sum."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
 from ep_bench.buffers import Buffers
 from ep_bench.devices.face import POISON_BYTE, Device
 from ep_bench.inputs import Inputs
+from ep_bench.oracle import Combined, ZoneTokens, hit_order
+from ep_bench.zones import Zone
 
 Array = npt.NDArray[Any]
-ZoneTokens = list[list[int]]
+
+_BLOCK_TOKENS = 1024
 
 
 class WrongData(Exception):
     """A result is not what it must be."""
+
+
+def check_counters(device: Device, buffers: Buffers, inputs: Inputs, rank: int) -> None:
+    """Compares what rows are counted with the routing. Raises WrongData, as all checks do."""
+    for name, wanted in inputs.zones.counters(rank).items():
+        _expect_equal(device.read(buffers.counters[name], 0, wanted.shape), wanted, name)
 
 
 def check_dispatch(
@@ -33,110 +36,98 @@ def check_dispatch(
 
     Args:
         ordered: whether rows must come in the order of (source rank, token), or in any order within a zone.
+            In high throughput, only then must rows stay as they were from the first unused one on, else from
+            the budget on.
 
     Returns:
         Which token each row of each zone holds.
-
-    Raises:
-        WrongData: something is wrong.
     """
-    case = inputs.case
-    counters = device.read(buffers.counters, 0, (case.num_zones,))
+    if inputs.case.algorithm == "ll":
+        check_counters(device, buffers, inputs, rank)
     zones: ZoneTokens = []
-    for zone in range(case.num_zones):
-        wanted = inputs.zone_tokens(rank, zone)
-        if counters[zone] != len(wanted):
-            raise WrongData(f"zone {zone}: the counter is {counters[zone]}, expected {len(wanted)} rows")
-        first, count = buffers.checked_rows(zone)
-        rows = device.read(buffers.received, first * case.hidden, (count, case.hidden))
-        found = inputs.identify(rows[: len(wanted)])
-        in_order = found if ordered else np.sort(found)
-        _expect_equal(in_order, wanted, f"zone {zone}: the tokens of rows")
-        _expect_bits(
-            rows[: len(wanted)], inputs.token_rows(wanted if ordered else found), f"zone {zone}: row"
-        )
-        if (rows[len(wanted) :].view(np.uint8) != POISON_BYTE).any():
-            raise WrongData(f"zone {zone}: row {len(wanted)} was overwritten, expected {len(wanted)} rows")
+    for number, zone in enumerate(inputs.zones.of_rank(rank)):
+        found = _check_rows(device, buffers, inputs, zone, f"zone {number}", ordered=ordered)
+        if buffers.received_weights is not None:
+            check = {"em": _check_slot_weights, "fl": _check_routes, "rm": _check_routes}[inputs.case.layout]
+            check(device, buffers, inputs, rank, number, found)
         zones.append([int(token) for token in found])
-    if case.layout == "rm":
-        _check_routes(device, buffers, inputs, rank, zones)
+    if inputs.case.algorithm == "ht":
+        last = inputs.zones.num_rows - 1
+        rows = device.read(buffers.received, last * inputs.case.hidden, (1, inputs.case.hidden))
+        _expect_untouched(rows, f"row {last} of the output, behind the budget,")
     return zones
 
 
-def check_combine(
-    device: Device, buffers: Buffers, inputs: Inputs, rank: int, zones: list[ZoneTokens]
+def _check_rows(
+    device: Device, buffers: Buffers, inputs: Inputs, zone: Zone, what: str, *, ordered: bool
+) -> Array:
+    """The tokens that the rows of a zone hold."""
+    hidden, used = inputs.case.hidden, len(zone.tokens)
+    rows = device.read(buffers.received, zone.first * hidden, (zone.num_rows, hidden))
+    found = inputs.identify(rows[:used])
+    in_order = found if ordered else np.sort(found)
+    _expect_equal(in_order, zone.tokens, f"{what}: the tokens of rows")
+    _expect_bits(rows[:used], inputs.token_rows(found), f"{what}: row")
+    padding, spare = np.split(rows[used:], [zone.padding])
+    _expect_bits(padding, np.zeros_like(padding), f"{what}: padding")
+    if ordered or inputs.case.algorithm == "ll":
+        _expect_untouched(spare, f"{what}: row {used + zone.padding}")
+    return found
+
+
+def _check_slot_weights(
+    device: Device, buffers: Buffers, inputs: Inputs, rank: int, number: int, tokens: Array
 ) -> None:
-    """Compares what combine wrote with the sum in float64; ``zones`` as :func:`check_dispatch` says it for
-    each rank."""
-    case = inputs.case
-    shape = (inputs.num_tokens(rank), case.hidden)
-    found = device.read(buffers.combined, 0, shape).astype(np.float64)
-    wanted, magnitude = combine_oracle(inputs, rank, zones)
-    info: Any = ml_dtypes.finfo(inputs.dtype)  # type: ignore[no-untyped-call]
-    relative = float(info.eps) + (case.top_k + case.num_ranks) * 2.0**-24
-    allowed = relative * magnitude + (case.num_ranks + 1) * float(info.smallest_subnormal)
-    with np.errstate(invalid="ignore"):
-        wrong = ~(np.abs(found - wanted) <= allowed)  # so that NaN is wrong
-    if wrong.any():
-        token, column = (int(i) for i in np.argwhere(wrong)[0])
-        raise WrongData(
-            f"combined token {token}, column {column} is {found[token, column]:.6g}, expected "
-            f"{wanted[token, column]:.6g} within {allowed[token, column]:.2g}; {wrong.sum()} of {wrong.size} "
-            f"numbers are wrong"
-        )
+    """The weight beside each row of an expert."""
+    routes, first = inputs.routes_of(tokens), inputs.zones.of_rank(rank)[number].first
+    mine = routes.topk_idx == rank * inputs.case.local_experts + number
+    found = device.read(buffers.received_weights, first, (len(tokens),))
+    _expect_bits(found, routes.topk_weights[mine], f"zone {number}: topk_weights")
 
 
-def combine_oracle(inputs: Inputs, rank: int, zones: list[ZoneTokens]) -> tuple[Array, Array]:
-    """``[b, H]`` float64: a rank's combined tokens, and the sums of their summands' absolute values."""
-    total = np.zeros((inputs.num_tokens(rank), inputs.case.hidden))
-    magnitude = np.zeros_like(total)
-    for tokens, weights, rows in _summands(inputs, rank, zones):
-        summands = weights[:, None].astype(np.float64) * rows.astype(np.float64)
-        total[tokens] += summands
-        magnitude[tokens] += np.abs(summands)
-    return total, magnitude
+def _check_routes(
+    device: Device, buffers: Buffers, inputs: Inputs, rank: int, number: int, tokens: Array
+) -> None:
+    """Expert ids of a zone's rows, -1 where there is none, and the weights beside them."""
+    case, routes, what = inputs.case, inputs.routes_of(tokens), f"zone {number}"
+    first = inputs.zones.of_rank(rank)[number].first * case.top_k
+    local, weights = inputs.leads_to(routes.topk_idx, rank), routes.topk_weights
+    ids = np.where(local, routes.topk_idx - rank * case.local_experts, -1)
+    if case.layout == "fl":  # the experts of this rank come first
+        order = np.argsort(hit_order(inputs, routes.topk_idx, rank), axis=1)
+        local, ids, weights = (np.take_along_axis(values, order, axis=1) for values in (local, ids, weights))
+    else:  # unused rows have ids, too
+        ids = np.concatenate([ids, np.full((case.tokens - len(ids), case.top_k), -1)])
+    found_idx = device.read(buffers.received_idx, first, ids.shape)
+    found_weights = device.read(buffers.received_weights, first, weights.shape)
+    _expect_equal(found_idx, ids, f"{what}: topk_idx")
+    _expect_bits(found_weights[local], weights[local], f"{what}: topk_weights")
 
 
-def _summands(inputs: Inputs, rank: int, zones: list[ZoneTokens]) -> Any:
-    """Yields (tokens, their weights, their rows), each token at most once a time."""
-    case, routing, ids = inputs.case, inputs.routing[rank], inputs.token_ids(rank)
-    for peer in range(case.num_ranks):
-        places = _places(zones[peer], case.num_ranks * case.tokens)
-        if case.layout == "rm":
-            tokens = np.flatnonzero(inputs.goes_to(rank, peer))
-            yield tokens, np.ones(len(tokens)), inputs.expert_rows(peer, rank, places[rank][ids[tokens]])
-            continue
-        local = inputs.is_local(rank, peer)
-        for k in range(case.top_k):
-            tokens = np.flatnonzero(local[:, k])
-            zone = routing.topk_idx[tokens, k] % case.local_experts
-            rows = inputs.expert_rows(peer, zone, places[zone, ids[tokens]])
-            yield tokens, routing.topk_weights[tokens, k], rows
+def check_combine(device: Device, buffers: Buffers, inputs: Inputs, rank: int, wanted: Combined) -> None:
+    """Compares what combine wrote with what it must have written, nearly."""
+    hidden = inputs.case.hidden
+    for first in range(0, inputs.num_tokens(rank), _BLOCK_TOKENS):
+        block = slice(first, first + _BLOCK_TOKENS)
+        numbers, allowed = wanted.tokens[block], wanted.allowed[block]
+        found = device.read(buffers.combined, first * hidden, numbers.shape).astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            wrong = ~(np.abs(found - numbers) <= allowed)  # so that NaN is wrong
+        if wrong.any():
+            token, column = (int(i) for i in np.argwhere(wrong)[0])
+            raise WrongData(
+                f"combined token {first + token}, column {column} is {found[token, column]:.6g}, expected "
+                f"{numbers[token, column]:.6g} within {allowed[token, column]:.2g}; {wrong.sum()} of "
+                f"{wrong.size} numbers are wrong"
+            )
+    if wanted.weights is not None:
+        gradients = device.read(buffers.combined_weights, 0, wanted.weights.shape)
+        _expect_bits(gradients, wanted.weights, "combined topk_weights")
 
 
-def _places(zones: ZoneTokens, num_tokens: int) -> Array:
-    """``[zones, tokens of the world]``: the row of each token in each zone."""
-    places = np.full((len(zones), num_tokens), -1)
-    for zone, tokens in enumerate(zones):
-        places[zone, tokens] = np.arange(len(tokens))
-    return places
-
-
-def _check_routes(device: Device, buffers: Buffers, inputs: Inputs, rank: int, zones: ZoneTokens) -> None:
-    """Rank-major: expert ids of all rows, -1 where there is none, and the weights beside them."""
-    case = inputs.case
-    shape = (case.num_zones, case.zone_rows, case.top_k)
-    found_idx = device.read(buffers.received_idx, 0, shape)
-    found_weights = device.read(buffers.received_weights, 0, shape)
-    for source, ids in enumerate(zones):
-        tokens = np.asarray(ids, np.int64) - source * case.tokens
-        local = inputs.is_local(source, rank)[tokens]
-        routing = inputs.routing[source]
-        wanted = np.full(shape[1:], -1)
-        wanted[: len(ids)] = np.where(local, routing.topk_idx[tokens] - rank * case.local_experts, -1)
-        _expect_equal(found_idx[source], wanted, f"zone {source}: topk_idx")
-        weights = found_weights[source, : len(ids)]
-        _expect_bits(weights[local], routing.topk_weights[tokens][local], f"zone {source}: topk_weights")
+def _expect_untouched(rows: Array, what: str) -> None:
+    if (rows.view(np.uint8) != POISON_BYTE).any():
+        raise WrongData(f"{what} was overwritten, expected what was there before")
 
 
 def _expect_equal(found: Array, wanted: Array, what: str) -> None:

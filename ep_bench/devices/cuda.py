@@ -95,6 +95,10 @@ class CudaDevice:
         """Fixes an event behind what is on the stream."""
         self.stream.record(event)
 
+    def record_in_graph(self, event: driver.Event) -> None:
+        """Has each replay of the graph that is captured fix an event there."""
+        self.stream.record_in_graph(event)
+
     def _new_communicator(self) -> nccl.Communicator:
         mine = nccl.make_unique_id() if self.peers.rank == 0 else None
         unique_id = self.peers.all_gather(mine)[0]

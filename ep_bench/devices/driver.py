@@ -11,6 +11,7 @@ Pointer = ctypes.c_void_p
 
 _NON_BLOCKING_STREAM = 1
 _CAPTURE_THREAD_LOCAL = 1
+_RECORD_EXTERNAL = 1
 _COMPUTE_CAPABILITY = (75, 76)  # major, minor
 _MULTIPROCESSORS = 16
 _DYNAMIC_SHARED_BYTES = 8
@@ -118,6 +119,10 @@ class Stream:
 
     def record(self, event: Event) -> None:
         call("cuEventRecord", event.c, self._c)
+
+    def record_in_graph(self, event: Event) -> None:
+        """The same while a graph is captured, so that each replay records it and its time can be read."""
+        call("cuEventRecordWithFlags", event.c, self._c, _RECORD_EXTERNAL)
 
     def begin_capture(self) -> None:
         call("cuStreamBeginCapture_v2", self._c, _CAPTURE_THREAD_LOCAL)

@@ -42,7 +42,8 @@ def columns_for(rows: Sequence[Row], *, verbose: bool = False) -> list[Column]:
 def constants_of(rows: Sequence[Row]) -> dict[str, str]:
     """What was not varied, with its value."""
     names = [name for name in (*CASE_NAMES, "recipe", "seed") if not _varies(rows, name)]
-    return {name.replace("_", " "): in_words(getattr(rows[0], name)) for name in names}
+    values = {name.replace("_", " "): getattr(rows[0], name) for name in names}
+    return {name: in_words(value) for name, value in values.items() if value is not None}
 
 
 def _varies(rows: Sequence[Row], name: str) -> bool:

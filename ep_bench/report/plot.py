@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows as a picture: a panel for each operation, a line for each way to do it, tokens along the bottom."""
+"""Rows as a picture: a panel for each operation, a line for each way to do it, and along the bottom tokens,
+or SMs where those were varied instead."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -32,11 +34,11 @@ def require_matplotlib() -> None:
 
 
 def write_plot(target: str, rows: Sequence[Row], setup: Setup) -> None:
-    """A ``.png``, or an ``.html`` that needs no other file."""
-    if target.endswith(".png"):
-        draw(rows).savefig(target, dpi=150)
-    else:
+    """A ``.png`` or ``.svg``, or an ``.html`` that needs no other file."""
+    if target.endswith(".html"):
         Path(target).write_text(page(rows, setup))
+    else:
+        draw(rows).savefig(target, dpi=150)
 
 
 def page(rows: Sequence[Row], setup: Setup) -> str:
@@ -59,50 +61,84 @@ def page(rows: Sequence[Row], setup: Setup) -> str:
     )
 
 
+@dataclass(frozen=True)
+class _Axes:
+    """What is drawn over what.
+
+    Attributes:
+        across: the field along the bottom.
+        up: what a row says, or None if it says nothing.
+    """
+
+    across: str
+    across_title: str
+    up: Callable[[Row], float | None]
+    up_title: str
+
+
+_TIMES = _Axes("tokens", "tokens per rank", lambda row: row.p50_us, "µs, p50 of the slowest rank")
+_BANDWIDTHS = _Axes("sms", "SMs", lambda row: row.remote_gbps, "GB/s, p50 of the slowest rank")
+_BYTES = _Axes(
+    "tokens",
+    "tokens per rank",
+    lambda row: row.remote_bytes / row.ideal_remote_bytes if row.ideal_remote_bytes else None,
+    "remote bytes, to ideal",
+)
+
+
+def _axes_for(rows: Sequence[Row]) -> _Axes:
+    if all(row.p50_us is None for row in rows):
+        return _BYTES
+    varied = {name for name in ("tokens", "sms") if len({getattr(row, name) for row in rows}) > 1}
+    return _BANDWIDTHS if varied == {"sms"} else _TIMES
+
+
 def draw(rows: Sequence[Row]) -> Any:
-    """A matplotlib figure: microseconds where there are times, else remote bytes over the ideal."""
+    """A matplotlib figure: microseconds over tokens, or without times remote bytes over the ideal; bandwidth
+    over SMs, beside what a bare push of rows reaches with as many."""
     from matplotlib.figure import Figure
 
-    timed = any(row.p50_us is not None for row in rows)
-    shown = [row for row in rows if _value(row, timed) is not None]
+    kind = _axes_for(rows)
+    shown = [row for row in rows if kind.up(row) is not None]
     ops = list(dict.fromkeys(row.op for row in shown)) or ["nothing to draw"]
     figure = Figure(figsize=(3.6 * len(ops) + 1.5, 4.2), layout="constrained")
     for axes, op in zip(figure.subplots(1, len(ops), squeeze=False)[0], ops, strict=True):
-        for label, line in _lines([row for row in shown if row.op == op], shown).items():
-            axes.plot([row.tokens for row in line], [_value(row, timed) for row in line], "o-", label=label)
+        _fill(axes, [row for row in shown if row.op == op], shown, kind)
         axes.set_title(op)
-        axes.set_xscale("log", base=2)
-        axes.set_xlabel("tokens per rank")
-        axes.set_xticks(*_ticks(shown))
-        axes.grid(alpha=0.3)
-        if timed:
-            axes.set_ylim(bottom=0)
     first = figure.axes[0]
-    first.set_ylabel("µs, p50 of the slowest rank" if timed else "remote bytes, to ideal")
+    first.set_ylabel(kind.up_title)
     first.legend(fontsize="small")
     return figure
 
 
-def _value(row: Row, timed: bool) -> float | None:
-    if timed:
-        return row.p50_us
-    return row.remote_bytes / row.ideal_remote_bytes if row.ideal_remote_bytes else None
+def _fill(axes: Any, rows: Sequence[Row], shown: Sequence[Row], kind: _Axes) -> None:
+    for label, line in _lines(rows, shown, kind.across).items():
+        axes.plot(
+            [getattr(row, kind.across) for row in line], [kind.up(row) for row in line], "o-", label=label
+        )
+    if kind is _BANDWIDTHS:
+        ceilings = sorted({(row.sms, row.ceiling_gbps) for row in rows if row.ceiling_gbps})
+        if ceilings:
+            axes.plot(*zip(*ceilings, strict=True), "--", color="gray", label="bare push of rows")
+    else:
+        axes.set_xscale("log", base=2)
+    axes.set_xlabel(kind.across_title)
+    places = sorted({getattr(row, kind.across) for row in shown})
+    axes.set_xticks(places, [str(place) for place in places])
+    axes.grid(alpha=0.3)
+    if kind is not _BYTES:
+        axes.set_ylim(bottom=0)
 
 
-def _ticks(rows: Sequence[Row]) -> tuple[list[int], list[str]]:
-    tokens = sorted({row.tokens for row in rows})
-    return tokens, [str(count) for count in tokens]
-
-
-def _lines(rows: Sequence[Row], shown: Sequence[Row]) -> dict[str, list[Row]]:
-    """Rows by everything but tokens, under a label of what differs."""
-    names = ("layout", "mode", *SETTING_NAMES, "library")
+def _lines(rows: Sequence[Row], shown: Sequence[Row], across: str) -> dict[str, list[Row]]:
+    """Rows by everything but what is across, under a label of what differs."""
+    names = [name for name in ("layout", "mode", "tokens", *SETTING_NAMES, "library") if name != across]
     varied = [name for name in names if len({getattr(row, name) for row in shown}) > 1]
     lines: dict[str, list[Row]] = {}
     for row in rows:
         label = ", ".join(_label(name, getattr(row, name)) for name in varied) or "all"
         lines.setdefault(label, []).append(row)
-    return {label: sorted(line, key=lambda row: row.tokens) for label, line in lines.items()}
+    return {label: sorted(line, key=lambda row: int(getattr(row, across))) for label, line in lines.items()}
 
 
 def _label(name: str, value: Any) -> str:

@@ -96,8 +96,9 @@ def describe(setup: Setup) -> list[str]:
     hosts = "" if setup.nodes == 1 else f" on {setup.nodes} hosts"
     lines = [f"{setup.ranks} ranks{hosts}, LSA teams of {setup.lsa_team_size}: {setup.description}"]
     lines.append(", ".join(f"{name} {version}" for name, version in setup.versions.items()))
-    if setup.ceiling_gbps:
-        lines.append(f"links: a bare push of rows reaches {setup.ceiling_gbps:.0f} GB/s per rank")
+    for sms, gbps in setup.ceilings.items():
+        means = f" with {sms} SMs" if sms else ""
+        lines.append(f"links: a bare push of rows{means} reaches {gbps:.0f} GB/s per rank")
     return lines + [f"note: {note}" for note in setup.notes]
 
 

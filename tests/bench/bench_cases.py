@@ -13,13 +13,13 @@ import numpy.typing as npt
 from ep_bench.buffers import Buffers
 from ep_bench.cases import Case
 from ep_bench.inputs import Inputs
+from ep_bench.library import Library
 from ep_bench.rows import Measured, Row, Setup, make_row
-from ep_bench.subject import Library
 
 Array = npt.NDArray[Any]
 
 CASE = Case("ll", "em", 6, 32, 3, 8, "bf16", "uniform", 0, False, 4, 5)
-SETUP = Setup("cuda", 4, 4, 1, "4 x Some GPU", {"nccl_ep": "0.2.0", "NCCL": "2.30.7"}, 345.0, ["a note"])
+SETUP = Setup("cuda", 4, 4, 1, "4 x Some GPU", {"nccl_ep": "0.2.0", "NCCL": "2.30.7"}, {0: 345.0}, ["a note"])
 LIBRARY = Library("nccl_ep", "0.2.0", None, None, ordered=True)  # type: ignore[arg-type]
 
 
@@ -66,7 +66,7 @@ class HostMemory:
 
 
 class World:
-    """All ranks' buffers of a case, poisoned, with dispatch and combine done right by NumPy."""
+    """All ranks' buffers of a case, poisoned, with update, dispatch and combine done right by NumPy."""
 
     def __init__(self, of: Case) -> None:
         self.case, self.inputs, self.device = of, Inputs(of), HostDevice()
@@ -77,44 +77,83 @@ class World:
         for buffers in self.buffers:
             buffers.poison()
 
+    def count(self) -> None:
+        """What update does in high throughput, and in low latency dispatch."""
+        for rank, buffers in enumerate(self.buffers):
+            for name, values in self.inputs.zones.counters(rank).items():
+                buffers.counters[name][:] = values
+
     def dispatch(self) -> None:
+        if self.case.algorithm == "ll":
+            self.count()
         for rank, buffers in enumerate(self.buffers):
             if self.case.layout == "rm":
                 buffers.received_idx[:] = -1
-            for zone in range(self.case.num_zones):
-                ids = self.inputs.zone_tokens(rank, zone)
-                buffers.received[zone, : len(ids)] = self.inputs.token_rows(ids)
-                buffers.counters[zone] = len(ids)
-                if self.case.layout == "rm":
-                    self._give_routes(rank, zone, ids - zone * self.case.tokens)
+            received = self.rows(buffers.received)
+            for number, zone in enumerate(self.inputs.zones.of_rank(rank)):
+                end = zone.first + len(zone.tokens)
+                received[zone.first : end] = self.inputs.token_rows(zone.tokens)
+                received[end : end + zone.padding] = 0
+                for place, token in enumerate(zone.tokens, zone.first):
+                    if buffers.received_weights is not None:
+                        self._give_routes(rank, number, place, int(token))
 
-    def _give_routes(self, rank: int, source: int, tokens: Array) -> None:
-        routing, first = self.inputs.routing[source], rank * self.case.local_experts
-        here = self.inputs.is_local(source, rank)[tokens]
-        idx, weights = self.buffers[rank].received_idx, self.buffers[rank].received_weights
-        idx[source, : len(tokens)] = np.where(here, routing.topk_idx[tokens] - first, -1)
-        weights[source, : len(tokens)] = np.where(here, routing.topk_weights[tokens], 0)
+    def rows(self, array: Array) -> Array:
+        """An array of zones as an array of rows."""
+        return array.reshape(-1, self.case.hidden)
+
+    def _give_routes(self, rank: int, zone: int, place: int, token: int) -> None:
+        buffers, first = self.buffers[rank], rank * self.case.local_experts
+        routing = self.inputs.routing[token // self.case.tokens]
+        ids, weights = (table[token % self.case.tokens] for table in (routing.topk_idx, routing.topk_weights))
+        here = (ids >= 0) & (ids // self.case.local_experts == rank)
+        if self.case.layout == "em":
+            buffers.received_weights[place] = weights[ids == first + zone][0]
+            return
+        order = np.arange(self.case.top_k)
+        if self.case.layout == "fl":  # those that are here, by their number
+            order = np.array(sorted(order, key=lambda k: (not here[k], ids[k])))
+        idx_table = buffers.received_idx.reshape(-1, self.case.top_k)
+        weights_table = buffers.received_weights.reshape(-1, self.case.top_k)
+        idx_table[place] = np.where(here, ids - first, -1)[order]
+        weights_table[place] = np.where(here, weights, 0)[order]
 
     def combine(self) -> None:
         """As the library does: each rank's part is rounded to the type, then parts are added."""
         for home, buffers in enumerate(self.buffers):
-            ids = self.inputs.token_ids(home)
             total = np.zeros(buffers.combined.shape, np.float32)
+            if buffers.combined_weights is not None:
+                buffers.combined_weights[:] = 0
             for rank in range(self.case.num_ranks):
-                total += self._part(home, rank, ids).astype(np.float32)
+                total += self._part(home, rank).astype(np.float32)
             buffers.combined[:] = total.astype(self.inputs.dtype)
 
-    def _part(self, home: int, rank: int, ids: Array) -> Array:
-        part = np.zeros((len(ids), self.case.hidden), np.float32)
-        for zone in range(self.case.num_zones):
-            rows = self.buffers[rank].expert_rows[zone].astype(np.float32)
-            for place, token in enumerate(self.inputs.zone_tokens(rank, zone)):
-                if token in ids:
-                    part[token - ids[0]] += self._weight(home, rank, zone, token - ids[0]) * rows[place]
+    def _part(self, home: int, rank: int) -> Array:
+        """What a rank sends home. Rows of a token come in the order of its experts."""
+        buffers, first = self.buffers[rank], home * self.case.tokens
+        rows = self.rows(buffers.expert_rows)
+        part = np.zeros((self.inputs.num_tokens(home), self.case.hidden), np.float32)
+        for number, zone in enumerate(self.inputs.zones.of_rank(rank)):
+            for place, token in enumerate(zone.tokens - first, zone.first):
+                if 0 <= token < self.case.tokens:
+                    weight = self._weight(home, rank, number, token)
+                    part[token] += weight * rows[place].astype(np.float32)
+                    if buffers.expert_weights is not None:
+                        self._give_gradients(home, rank, number, token, buffers.expert_weights[place])
         return part.astype(self.inputs.dtype)
 
+    def _give_gradients(self, home: int, rank: int, zone: int, token: int, gradients: Array) -> None:
+        ids, found = self.inputs.routing[home].topk_idx[token], self.buffers[home].combined_weights[token]
+        first = rank * self.case.local_experts
+        if self.case.layout == "em":
+            found[ids == first + zone] = gradients
+        else:
+            here = sorted(expert for expert in ids if first <= expert < first + self.case.local_experts)
+            for expert, gradient in zip(here, gradients, strict=False):
+                found[ids == expert] = gradient
+
     def _weight(self, home: int, rank: int, zone: int, token: int) -> Any:
-        if self.case.layout == "rm":
+        if (self.case.algorithm, self.case.layout) != ("ll", "em"):
             return np.float32(1)
         routing, expert = self.inputs.routing[home], rank * self.case.local_experts + zone
         return routing.topk_weights[token][routing.topk_idx[token] == expert][0]

@@ -9,6 +9,8 @@ import pytest
 from ep_bench.exits import UsageError
 from ep_bench.options import parse, settle
 
+HT = ("--algorithm", "ht")
+
 
 def options(*arguments: str, device: str = "cuda", num_ranks: int | None = 4):
     return settle(parse(arguments), device, num_ranks)
@@ -62,9 +64,13 @@ def test_a_routing_file_decides_about_tokens_and_top_k(tmp_path):
         (("--op", "dispatch,send"), "'send' is unknown, expected update, dispatch"),
         (("--mode", "wall"), "'wall' is unknown"),
         (("--routing", "zipf"), "expected uniform, zipf:A"),
-        (("--plot", "a.gif"), "ends in .png or .html"),
+        (("--plot", "a.gif"), "ends in .png, .svg or .html"),
         (("--compare", "/nowhere.so"), "is no file"),
         (("--zero-copy", "maybe"), "'maybe' is unknown, expected on, off"),
+        (("--algorithm", "fast"), "'fast' (choose from"),
+        (("--pass", "forward"), "'forward' is unknown, expected fwd, bwd"),
+        (("--overflow", "keep"), "'keep' (choose from"),
+        (("--budget", "0"), "0 is too small, expected at least 1"),
     ],
 )
 def test_what_cannot_be_read_ends_with_code_2_and_says_what_was_expected(arguments, message, capsys):
@@ -80,11 +86,65 @@ def test_what_cannot_be_read_ends_with_code_2_and_says_what_was_expected(argumen
         (("--experts", "10"), "--experts 10: expected a multiple of the 4 ranks"),
         (("--top-k", "300"), "--top-k 300: expected at most the number of experts, 256"),
         (("--hidden", "12"), "a row of bf16 has 24 bytes, expected a multiple of 16"),
+        ((*HT, "--alignment", "6"), "--alignment 6: expected a power of two"),
+        (
+            (*HT, "--tokens", "64", "--budget", "63"),
+            "--budget 63: expected at least the tokens of a rank, 64",
+        ),
     ],
 )
 def test_impossible_cases_are_refused(arguments, message):
     with pytest.raises(UsageError, match=message):
         options(*arguments).sweep.cases(4, 1)
+
+
+def test_high_throughput_has_defaults_of_its_own():
+    cuda = options(*HT).sweep.cases(4, 1)
+    assert {(c.algorithm, c.layout, c.tokens) for c in cuda} == {
+        ("ht", layout, tokens) for layout in ("fl", "em") for tokens in (1024, 4096)
+    }
+    assert {(c.pass_direction, c.eager, c.budget, c.alignment, c.overflow) for c in cuda} == {
+        ("fwd", False, 0, 1, "trap")
+    }
+
+
+def test_high_throughput_lists_multiply():
+    cases = options(*HT, "--tokens", "64", "--pass", "fwd,bwd", "--alignment", "1,16").sweep.cases(4, 1)
+    assert [(c.layout, c.pass_direction, c.alignment) for c in cases] == [
+        ("fl", "fwd", 1),
+        ("fl", "bwd", 1),
+        ("em", "fwd", 1),
+        ("em", "fwd", 16),
+        ("em", "bwd", 1),
+        ("em", "bwd", 16),
+    ]
+    assert {c.zero_copy for c in options(*HT, "--zero-copy").sweep.cases(4, 1)} == {True}
+
+
+def test_eager_mode_is_not_measured_in_graphs():
+    assert options(*HT, "--eager").modes == ("kernel", "host")
+    assert options(*HT, "--eager", device="sim").modes == ("host",)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--pass", "fwd,bwd"), "--pass fwd,bwd: expected --algorithm ht"),
+        (("--eager",), "--eager: expected --algorithm ht"),
+        (("--budget", "100"), "--budget 100: expected --algorithm ht"),
+        (("--alignment", "4"), "--alignment 4: expected --algorithm ht"),
+        (("--overflow", "trap"), "--overflow trap: expected --algorithm ht"),
+        (("--layout", "fl"), "--layout fl: expected em or rm with --algorithm ll"),
+        ((*HT, "--layout", "em,rm"), "--layout rm: expected fl or em with --algorithm ht"),
+        ((*HT, "--eager", "--mode", "host,graph"), "--mode graph: a graph cannot hold --eager dispatches"),
+        ((*HT, "--eager", "--budget", "100"), "--budget 100 and --eager exclude each other"),
+        ((*HT, "--eager", "--overflow", "drop"), "--overflow drop: expected trap with --eager"),
+        ((*HT, "--alignment", "4", "--layout", "fl"), "--alignment 4: expected --layout em"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(arguments, message):
+    with pytest.raises(UsageError, match=message):
+        options(*arguments)
 
 
 def test_what_the_simulator_cannot_do_is_refused(tmp_path):

@@ -11,6 +11,7 @@ from nccl_ep import paths
 import ep_bench
 from ep_bench.devices import nvrtc
 from ep_bench.exits import UsageError
+from ep_bench.probe import probe_blocks
 
 
 @pytest.mark.parametrize("arch", ["sm_90a", "sm_100a", "sm_120a"])
@@ -21,3 +22,10 @@ def test_the_push_probe_compiles(arch):
     except UsageError as error:
         pytest.skip(str(error))
     assert b"push_rows" in binary
+
+
+def test_the_push_probe_uses_no_more_sms_than_it_may():
+    assert probe_blocks(3, 132, 0) == 48
+    assert probe_blocks(7, 132, 0) == 112
+    assert probe_blocks(63, 132, 0) == 126
+    assert [probe_blocks(3, 132, sms) for sms in (1, 8, 16, 48, 100)] == [1, 8, 16, 48, 48]

@@ -9,12 +9,13 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from bench_cases import SETUP, case, row
+from bench_cases import LIBRARY, SETUP, case, row
 from rich.console import Console
 
 from ep_bench.report.columns import columns_for, constants_of
 from ep_bench.report.files import write_csv, write_json
 from ep_bench.report.screen import describe, table_of
+from ep_bench.rows import Measured, make_row
 from ep_bench.statistics import Ratio
 
 KEYS = [
@@ -78,6 +79,25 @@ def test_csv_has_a_line_a_row(tmp_path):
     assert rows[0]["p50_us"] == "11.0"
 
 
+def test_high_throughput_has_keys_of_its_own(tmp_path):
+    settings = {"pass_direction": "bwd", "budget": 64, "alignment": 16}
+    high = row(case(algorithm="ht", **settings))
+    write_json(str(tmp_path / "rows.json"), [high], verbose=False)
+    [found] = json.loads((tmp_path / "rows.json").read_text())
+    assert list(found) == [*KEYS, "pass_direction", "eager", "budget", "alignment", "overflow"]
+    assert settings.items() <= found.items()
+    assert constants_of([high])["pass direction"] == "bwd"
+    assert "pass direction" not in constants_of(ROWS)
+
+
+def test_a_row_is_compared_with_the_ceiling_of_its_sms():
+    setup = replace(SETUP, ceilings={0: 345.0, 8: 300.0})
+    [line] = [line for line in describe(setup) if "8 SMs" in line]
+    assert "300 GB/s" in line
+    found = make_row(setup, case(sms=8), "dispatch", "graph", LIBRARY, Measured(True, 10.0), 1.0, 2.0)
+    assert found.ceiling_gbps == 300
+
+
 def test_columns_are_what_varies_and_the_rest_is_said_once():
     names = [column.name for column in columns_for(ROWS)]
     assert names[:4] == ["layout", "tokens", "op", "mode"]
@@ -124,8 +144,13 @@ def test_what_it_ran_on_comes_first():
         assert part in text
 
 
+SWEEP = [row(case(sms=sms), p50_us=80.0 / sms) for sms in (4, 8, 16)]
+
+
 @pytest.mark.parametrize(
-    "rows", [ROWS, UNTIMED, [row(op="update", p50_us=None)]], ids=["timed", "untimed", "none"]
+    "rows",
+    [ROWS, UNTIMED, SWEEP, [row(op="update", p50_us=None)]],
+    ids=["timed", "untimed", "sms", "none"],
 )
 def test_pictures(rows, tmp_path):
     pytest.importorskip("matplotlib")
@@ -133,11 +158,26 @@ def test_pictures(rows, tmp_path):
 
     write_plot(str(tmp_path / "rows.png"), rows, SETUP)
     assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
+    write_plot(str(tmp_path / "rows.svg"), rows, SETUP)
+    assert "<svg" in (tmp_path / "rows.svg").read_text()
     html = page(rows, SETUP)
     links = Links()
     links.feed(html)
     assert not links.outside
     assert "<svg" in html
+
+
+def test_where_only_sms_vary_bandwidth_is_drawn_over_them():
+    pytest.importorskip("matplotlib")
+    from ep_bench.report.plot import draw
+
+    rows = [replace(found, ceiling_gbps=20.0 + found.sms) for found in SWEEP]
+    [axes] = draw(rows).axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("SMs", "GB/s, p50 of the slowest rank")
+    measured, ceiling = axes.get_lines()
+    assert measured.get_xdata().tolist() == ceiling.get_xdata().tolist() == [4, 8, 16]
+    assert measured.get_ydata().tolist() == [found.remote_gbps for found in rows]
+    assert ceiling.get_ydata().tolist() == [24, 28, 36]
 
 
 class Links(HTMLParser):

@@ -67,6 +67,42 @@ def test_options_are_verified(capsys, option):
     assert any(row["zero_copy"] for row in rows) == (option == ("--zero-copy",))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--pass", "bwd", "--alignment", "1,16"),
+        ("--eager", "--pass", "fwd,bwd"),
+        ("--zero-copy", "on", "--pass", "fwd,bwd"),
+        ("--budget", "40", "--routing", "zipf:1.5,hot:3"),
+        ("--dtype", "fp16,fp32", "--sms", "1,2"),
+    ],
+    ids=["usual", "backward", "eager", "windows", "budget", "dtypes"],
+)
+def test_high_throughput_is_verified(capsys, options):
+    rows = rows_of(capsys, "--algorithm", "ht", *options)
+    assert {row["layout"] for row in rows} == {"fl", "em"}
+    assert {row["op"] for row in rows} == {"update", "dispatch", "combine", "pair", "step"}
+    assert {row["mode"] for row in rows} == ({"host"} if "--eager" in options else {"graph", "host"})
+    assert all(row["verified"] for row in rows)
+    assert all(row["remote_bytes"] > 0 for row in rows)
+
+
+def test_companions_are_not_counted(capsys):
+    """In high throughput, dispatch and combine alone are each half of a pair."""
+    arguments = ("--algorithm", "ht", "--layout", "fl", "--mode", "graph")
+    rows = {row["op"]: row["remote_bytes"] for row in rows_of(capsys, *arguments)}
+    assert rows["dispatch"] + rows["combine"] == rows["pair"]
+    assert rows["update"] + rows["pair"] == rows["step"]
+
+
+def test_what_the_library_refuses_is_said(capsys):
+    assert main([*SMALL, "--algorithm", "ht", "--sms", "99"]) == Exit.USAGE
+    err = capsys.readouterr().err
+    assert "max_num_sms: is 99, expected at most 4" in err
+    assert "Traceback" not in err
+
+
 def test_a_routing_file_with_an_idle_rank_and_tokens_without_routes(capsys, tmp_path):
     path = tmp_path / "routes.npz"
     np.savez(path, topk_idx_0=np.zeros((0, 2), int), topk_idx_1=np.array([[0, 3], [-1, -1], [2, 1]]))
@@ -82,9 +118,10 @@ def test_a_routing_file_with_an_idle_rank_and_tokens_without_routes(capsys, tmp_
         "--routing",
         str(path),
     ]
-    assert main([*arguments, "--json", "-"]) == Exit.OK
-    rows = json.loads(capsys.readouterr().out)
-    assert {row["tokens"] for row in rows} == {3}
+    for algorithm in ("ll", "ht"):
+        assert main([*arguments, "--algorithm", algorithm, "--json", "-"]) == Exit.OK
+        rows = json.loads(capsys.readouterr().out)
+        assert {row["tokens"] for row in rows} == {3}
 
 
 def test_the_screen_says_what_it_ran_on_and_files_are_written(capsys, tmp_path):
@@ -125,7 +162,10 @@ def test_a_fault_has_its_own_exit_code(capsys, monkeypatch):
     assert main([*SMALL, "--op", "dispatch"]) == Exit.HANG
 
 
-@pytest.mark.parametrize("arguments", [("--experts", "9"), ("--mode", "kernel"), ("--top-k", "9")])
+@pytest.mark.parametrize(
+    "arguments",
+    [("--experts", "9"), ("--mode", "kernel"), ("--top-k", "9"), ("--budget", "7", "--algorithm", "ht")],
+)
 def test_what_makes_no_sense_has_its_own_exit_code_and_a_message(capsys, arguments):
     assert main([*SMALL, *arguments]) == Exit.USAGE
     assert f"ep_bench: {arguments[0]}" in capsys.readouterr().err

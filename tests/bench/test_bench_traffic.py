@@ -47,21 +47,8 @@ def test_garbage_is_no_token():
     assert inputs.identify(rows).tolist() == [-1] * 4
 
 
-def test_rows_of_experts_differ_by_rank_zone_and_place():
+def test_rows_of_experts_differ_by_rank_and_place():
     inputs = Inputs(case())
-    rows = [
-        inputs.expert_rows(rank, zone, np.arange(inputs.case.zone_rows))
-        for rank in range(4)
-        for zone in range(2)
-    ]
+    rows = [inputs.expert_rows(rank, np.arange(inputs.zones.num_rows)) for rank in range(4)]
     flat = np.concatenate(rows).astype(np.float32)
     assert len(np.unique(flat, axis=0)) == len(flat)
-
-
-def test_zones_hold_the_tokens_that_go_there_in_order(tmp_path):
-    tables = [np.array([[0, 3], [2, 0]]), np.array([[0, 1]])]
-    expert_major = inputs_from(tmp_path, tables, layout="em")
-    assert [expert_major.zone_tokens(0, zone).tolist() for zone in (0, 1)] == [[0, 1, 2], [2]]
-    assert [expert_major.zone_tokens(1, zone).tolist() for zone in (0, 1)] == [[1], [0]]
-    rank_major = inputs_from(tmp_path, tables, layout="rm")
-    assert [rank_major.zone_tokens(1, zone).tolist() for zone in (0, 1)] == [[0, 1], []]

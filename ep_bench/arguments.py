@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the library's calls are given for a case."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import nccl_ep
+
+from ep_bench.buffers import Buffers
+from ep_bench.cases import Case
+from ep_bench.inputs import Inputs
+
+ALGORITHMS = {"ll": nccl_ep.Algorithm.LOW_LATENCY, "ht": nccl_ep.Algorithm.HIGH_THROUGHPUT}
+LAYOUTS = {
+    "em": nccl_ep.Layout.EXPERT_MAJOR,
+    "rm": nccl_ep.Layout.RANK_MAJOR,
+    "fl": nccl_ep.Layout.FLAT,
+}
+PASSES = {"fwd": nccl_ep.PassDir.FWD, "bwd": nccl_ep.PassDir.BWD}
+OVERFLOW = {"trap": nccl_ep.OverflowPolicy.TRAP, "drop": nccl_ep.OverflowPolicy.DROP}
+
+
+def group_config(case: Case, inputs: Inputs) -> nccl_ep.GroupConfig:
+    """The group's."""
+    modes = nccl_ep.ZeroCopyMode
+    return nccl_ep.GroupConfig(
+        algorithm=ALGORITHMS[case.algorithm],
+        num_experts=case.experts,
+        max_dispatch_tokens_per_rank=case.tokens,
+        max_recv_tokens_per_rank=0 if case.eager else inputs.zones.budget,
+        max_token_bytes=case.row_bytes,
+        max_num_sms=case.sms,
+        zero_copy=modes.ON if case.zero_copy else modes.OFF,
+        overflow_policy=OVERFLOW[case.overflow] if case.algorithm == "ht" else nccl_ep.OverflowPolicy.AUTO,
+        num_topk=case.top_k,
+    )
+
+
+def handle_config(case: Case) -> nccl_ep.HandleConfig:
+    """The handle's."""
+    return nccl_ep.HandleConfig(case.alignment if case.alignment > 1 else 0)
+
+
+def update_info(case: Case, buffers: Buffers) -> nccl_ep.LayoutInfo | None:
+    """The layout info of an update: high throughput counts there."""
+    return nccl_ep.LayoutInfo(**buffers.counters) if case.algorithm == "ht" else None
+
+
+def dispatch_arguments(case: Case, buffers: Buffers) -> tuple[Any, ...]:
+    """Inputs, outputs, layout info and configuration of a dispatch."""
+    received = _tensor(buffers.received, buffers.window)
+    # The expert-major layout of low latency applies weights in combine.
+    sent_weights = None if buffers.received_weights is None else buffers.topk_weights
+    return (
+        nccl_ep.DispatchInputs(buffers.tokens, sent_weights),
+        nccl_ep.DispatchOutputs(received, buffers.received_weights, topk_idx=buffers.received_idx),
+        nccl_ep.LayoutInfo(**buffers.counters) if case.algorithm == "ll" else nccl_ep.LayoutInfo(),
+        nccl_ep.DispatchConfig(pass_direction=PASSES[case.pass_direction]),
+    )
+
+
+def combine_arguments(case: Case, buffers: Buffers) -> tuple[Any, ...]:
+    """Inputs, outputs and configuration of a combine."""
+    rows = _tensor(buffers.expert_rows, buffers.expert_window)
+    applies_weights = (case.algorithm, case.layout) == ("ll", "em")
+    weights = buffers.topk_weights if applies_weights else buffers.combined_weights
+    return (
+        nccl_ep.CombineInputs(rows, buffers.expert_weights),
+        nccl_ep.CombineOutputs(buffers.combined, weights),
+        nccl_ep.CombineConfig(pass_direction=PASSES[case.pass_direction]),
+    )
+
+
+def _tensor(array: Any, window: Any) -> nccl_ep.Tensor:
+    return nccl_ep.Tensor(array, window=window, window_offset=0 if window is not None else None)

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a group and its handles will take of memory, before there are any. No GPU is needed.
+
+``python -m nccl_ep.plan --tokens 4096 --ranks 8 --experts 256 --topk 8 --hidden 7168`` shows it as a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cache
+from typing import Any
+
+import cffi
+from rich.console import Console
+from rich.table import Table
+
+from nccl_ep import paths
+from nccl_ep._declarations import read_declarations
+from nccl_ep.config import GroupConfig, HandleConfig
+from nccl_ep.dtypes import DataType
+from nccl_ep.enums import Algorithm, Layout
+from nccl_ep.errors import Error, error_of
+
+__all__ = ["MemoryKind", "MemoryPiece", "memory_plan"]
+
+NUM_SMS = 132
+"""Of the GPU that a plan is for: an H100 or H200."""
+
+
+class MemoryKind(IntEnum):
+    """Where memory is: what other ranks reach, other device memory, or pinned host memory."""
+
+    WINDOW = 0
+    DEVICE = 1
+    PINNED = 2
+
+
+@dataclass(frozen=True)
+class MemoryPiece:
+    """A piece of the memory of one rank.
+
+    Attributes:
+        name: what is in it.
+        kind: where it is.
+        of_handle: every handle has it; else the group.
+        num_bytes: its size.
+    """
+
+    name: str
+    kind: MemoryKind
+    of_handle: bool
+    num_bytes: int
+
+
+def memory_plan(
+    config: GroupConfig,
+    num_ranks: int,
+    layout: Layout | int,
+    num_topk: int,
+    *,
+    handle_config: HandleConfig | None = None,
+    num_sms: int = NUM_SMS,
+) -> list[MemoryPiece]:
+    """What each rank takes for a group, and for a handle of it.
+
+    Args:
+        config: the group's.
+        num_ranks: how many ranks the group will have.
+        layout: the handle's.
+        num_topk: the handle's top-k.
+        handle_config: the handle's options.
+        num_sms: SMs of the GPU.
+
+    Raises:
+        InvalidArgument: as making the group or the handle would.
+        InvalidUsage: the same.
+
+    Example:
+        >>> config = GroupConfig(num_experts=8, max_dispatch_tokens_per_rank=16, max_token_bytes=256)
+        >>> [piece.kind.name for piece in memory_plan(config, 2, Layout.RANK_MAJOR, 2) if not piece.of_handle]
+        ['WINDOW', 'WINDOW', 'WINDOW', 'WINDOW', 'DEVICE', 'PINNED']
+    """
+    ffi = _ffi()
+    pieces: list[MemoryPiece] = []
+
+    @ffi.callback("ncclEpMemoryVisitor_t")  # type: ignore[untyped-decorator]
+    def visit(piece: Any, _context: Any) -> None:
+        name = ffi.string(piece.name).decode()
+        pieces.append(MemoryPiece(name, MemoryKind(int(piece.kind)), bool(piece.of_handle), int(piece.bytes)))
+
+    c_config = ffi.cast("ncclEpGroupConfig_t*", config.c)
+    c_handle = ffi.cast("ncclEpHandleConfig_t*", handle_config.c) if handle_config else ffi.NULL
+    library = ffi.dlopen(str(paths.library()))
+    result = library.ncclEpPlanMemory(
+        c_config, num_ranks, num_sms, int(layout), c_handle, num_topk, visit, ffi.NULL
+    )
+    if result:
+        message = ffi.string(library.ncclEpGetLastError(ffi.NULL)).decode(errors="replace")
+        raise error_of(result, message)
+    return pieces
+
+
+@cache
+def _ffi() -> Any:
+    ffi = cffi.FFI()
+    include = paths.include_dir()
+    macros = {"NCCL_EP_OWN_TYPES": "1", "__STDC_VERSION__": "201112L"}
+    ffi.cdef(read_declarations([include / "nccl_ep_plan.h"], include, macros).source)
+    return ffi
+
+
+# ---- The command line ----
+
+ALGORITHMS = {"ll": Algorithm.LOW_LATENCY, "ht": Algorithm.HIGH_THROUGHPUT}
+LAYOUTS = {"em": Layout.EXPERT_MAJOR, "rm": Layout.RANK_MAJOR, "fl": Layout.FLAT}
+DTYPES = {"bf16": DataType.BFLOAT16, "fp16": DataType.FLOAT16, "fp32": DataType.FLOAT32}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prints the table; returns the exit code: 0 done, 1 refused."""
+    options = _parser().parse_args(arguments)
+    console = Console()
+    try:
+        pieces = _planned(options)
+    except (Error, OverflowError) as error:
+        console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        return 1
+    console.print(_table(pieces))
+    return 0
+
+
+def _planned(options: argparse.Namespace) -> list[MemoryPiece]:
+    config = GroupConfig(
+        algorithm=ALGORITHMS[options.algorithm],
+        num_experts=options.experts,
+        max_dispatch_tokens_per_rank=options.tokens,
+        max_recv_tokens_per_rank=options.budget or 0,
+        max_token_bytes=options.hidden * DTYPES[options.dtype].itemsize,
+        max_num_sms=options.sms,
+        num_topk=options.topk,
+    )
+    layout = options.layout or ("fl" if options.algorithm == "ht" else "em")
+    handle_config = HandleConfig(options.alignment)
+    return memory_plan(
+        config, options.ranks, LAYOUTS[layout], options.topk, handle_config=handle_config,
+        num_sms=options.device_sms,
+    )  # fmt: skip
+
+
+def _table(pieces: Iterable[MemoryPiece]) -> Table:
+    table = Table("of", "memory", "what", title="memory of each rank", header_style="bold", pad_edge=False)
+    table.add_column("bytes", justify="right")
+    table.add_column("MiB", justify="right")
+    for of_handle in (False, True):
+        mine = [piece for piece in pieces if piece.of_handle == of_handle]
+        owner = "each handle" if of_handle else "the group"
+        for piece in mine:
+            table.add_row(owner, piece.kind.name.lower(), piece.name, *_sizes(piece.num_bytes))
+        for kind in dict.fromkeys(piece.kind for piece in mine):
+            total = sum(piece.num_bytes for piece in mine if piece.kind == kind)
+            table.add_row(owner, kind.name.lower(), "all together", *_sizes(total), style="bold")
+        table.add_section()
+    return table
+
+
+def _sizes(num_bytes: int) -> tuple[str, str]:
+    return f"{num_bytes:,}", f"{num_bytes / 2**20:,.2f}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m nccl_ep.plan", description=__doc__)
+    add = parser.add_argument
+    add("--algorithm", choices=sorted(ALGORITHMS), default="ht")
+    add("--layout", choices=sorted(LAYOUTS), help="default: fl in high throughput, em in low latency")
+    add("--ranks", type=_number, required=True, metavar="N")
+    add("--tokens", type=_number, required=True, metavar="N", help="that a rank dispatches at most")
+    add("--hidden", type=_number, required=True, metavar="N", help="elements of a row")
+    add("--experts", type=_number, required=True, metavar="N", help="of all ranks together")
+    add("--topk", type=_number, required=True, metavar="N")
+    add("--dtype", choices=sorted(DTYPES), default="bf16")
+    add("--alignment", type=_number, default=1, metavar="N", help="of each expert's rows")
+    add("--sms", type=_number, default=0, metavar="N", help="most SMs to use; default: the library chooses")
+    add("--device-sms", type=_number, default=NUM_SMS, metavar="N", help=f"of the GPU; default {NUM_SMS}")
+    rows = parser.add_mutually_exclusive_group()
+    rows.add_argument("--budget", type=_number, metavar="N", help="rows that a rank may receive")
+    rows.add_argument("--eager", action="store_true", help="no budget: as many as there are; the default")
+    return parser
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a positive number")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+// Memory plans: a group and a handle are made on paper, so that the numbers are those of real ones.
+#include <algorithm>
+
+#include "api/decode.hpp"
+#include "core/ht_handle.hpp"
+#include "core/ll_handle.hpp"
+#include "nccl_ep_plan.h"
+#include "plan/memory_pieces.hpp"
+#include "runtime/on_paper.hpp"
+
+using namespace nccl_ep;
+using namespace nccl_ep::api;
+
+namespace {
+
+constexpr uint32_t kThreadsPerBlock = 1024;
+constexpr size_t kSharedBytes = 227 * 1024;  // of a block, with compute capability 9.0 and 10.0
+
+struct Plan {
+  const ncclEpGroupConfig_t& config;
+  ncclEpLayout_t layout;
+  int num_topk;
+  ncclEpMemoryVisitor_t visit;
+  void* context;
+
+  void tell(ncclEpMemoryKind_t kind, int of_handle, const char* name, size_t bytes) const {
+    const ncclEpMemoryPiece_t piece{name, kind, of_handle, bytes};
+    if (bytes) visit(&piece, context);
+  }
+  // `allocated` is what a real one takes.
+  void tell(ncclEpMemoryKind_t kind, int of_handle, const plan::MemoryPieces& pieces, size_t allocated) const {
+    if (plan::total_bytes(pieces) != allocated) {
+      throw Error(ncclInternalError, "the pieces of a plan have " + std::to_string(plan::total_bytes(pieces)) +
+                                         " bytes, and what it is for has " + std::to_string(allocated));
+    }
+    for (const plan::MemoryPiece& piece : pieces) tell(kind, of_handle, piece.name, piece.bytes);
+  }
+};
+
+struct Layouts {
+  plan::MemoryPieces window, handle;
+};
+
+Layouts layouts_of(const core::HtGroup& group, const Plan& plan) {
+  const HtLayout window = group.shape().layout();
+  return {plan::pieces_of(window), plan::pieces_of(HtHandleLayout::make(window, static_cast<uint32_t>(plan.num_topk)))};
+}
+
+Layouts layouts_of(const core::LlGroup& group, const Plan& plan) {
+  const plan::LlShape& shape = group.shape();
+  const uint32_t hits = std::min(static_cast<uint32_t>(plan.num_topk), shape.num_local_experts());
+  const bool is_expert_major = plan.layout == NCCL_EP_LAYOUT_EXPERT_MAJOR;
+  return {plan::pieces_of(shape.layout()),
+          plan::pieces_of(LlHandleLayout{shape.num_ranks, shape.max_tokens, is_expert_major ? hits : 0})};
+}
+
+void plan_memory(const Plan& plan, const ncclEpHandleConfig_t& handle_config, uint32_t num_ranks, uint32_t num_sms) {
+  runtime::MemoryCount count;
+  const runtime::DeviceLimits limits{num_sms, kThreadsPerBlock, kSharedBytes, "paper"};
+  const std::unique_ptr<core::Group> group =
+      core::Group::create(runtime::make_communicator_on_paper(num_ranks, limits, count), plan.config);
+  const runtime::MemoryCount of_group = count;
+  const std::unique_ptr<core::Handle> handle = group->create_handle(plan.layout, handle_config, plan.num_topk, nullptr);
+
+  const bool is_ht = plan.config.algorithm == NCCL_EP_ALGO_HIGH_THROUGHPUT;
+  const Layouts layouts = is_ht ? layouts_of(static_cast<core::HtGroup&>(*group), plan)
+                                : layouts_of(static_cast<core::LlGroup&>(*group), plan);
+  plan.tell(NCCL_EP_MEMORY_WINDOW, 0, layouts.window, of_group.window);
+  plan.tell(NCCL_EP_MEMORY_DEVICE, 0, "progress of the kernels", sizeof(GroupProgress));
+  plan.tell(NCCL_EP_MEMORY_DEVICE, 0, "counts of blocks", of_group.device - sizeof(GroupProgress));
+  plan.tell(NCCL_EP_MEMORY_PINNED, 0, "fault", of_group.host);
+  plan.tell(NCCL_EP_MEMORY_DEVICE, 1, layouts.handle, count.device - of_group.device);
+  plan.tell(NCCL_EP_MEMORY_PINNED, 0, "totals received, of many handles", count.host - of_group.host);
+}
+
+}  // namespace
+
+extern "C" ncclResult_t ncclEpPlanMemory(const ncclEpGroupConfig_t* config, unsigned int num_ranks,
+                                         unsigned int num_sms, ncclEpLayout_t layout,
+                                         const ncclEpHandleConfig_t* handle_config, int num_topk,
+                                         ncclEpMemoryVisitor_t visit, void* context) {
+  return guarded("ncclEpPlanMemory", nullptr, [&] {
+    require("visit", reinterpret_cast<const void*>(visit), "a function");
+    if (num_ranks < 1 || num_ranks > kHtMaxRanks) {
+      refuse(ncclInvalidArgument, "num_ranks",
+             "is " + std::to_string(num_ranks) + ", expected 1 to " + std::to_string(kHtMaxRanks));
+    }
+    if (num_sms == 0) refuse(ncclInvalidArgument, "num_sms", "is 0, expected the number of the device's SMs");
+    ncclEpGroupConfig_t current = decode_required("config", config);
+    decode_enum("config.algorithm", current.algorithm, NCCL_EP_ALGO_HIGH_THROUGHPUT);
+    decode_enum("config.zero_copy", current.zero_copy, NCCL_EP_ZERO_COPY_ON);
+    decode_enum("config.overflow_policy", current.overflow_policy, NCCL_EP_OVERFLOW_DROP);
+    decode_enum("layout", layout, NCCL_EP_LAYOUT_FLAT);
+    current.alloc = {};
+    plan_memory({current, layout, num_topk, visit, context}, decode_optional("handle_config", handle_config), num_ranks,
+                num_sms);
+  });
+}

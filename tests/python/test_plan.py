@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory plans say what groups and handles really take."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import nccl_ep as ep
+import pytest
+from nccl_ep.plan import MemoryKind, main, memory_plan
+
+EM, RM, FLAT = ep.Layout.EXPERT_MAJOR, ep.Layout.RANK_MAJOR, ep.Layout.FLAT
+LL = ep.GroupConfig(
+    num_experts=12, max_dispatch_tokens_per_rank=40, max_token_bytes=208, num_topk=3, max_num_sms=3
+)
+HT = replace(LL, algorithm=ep.Algorithm.HIGH_THROUGHPUT)
+NUM_SMS = 4  # of a simulated GPU
+
+CASES = {
+    "ll-em": (LL, EM, 1),
+    "ll-rm": (replace(LL, num_topk=0), RM, 1),
+    "ht-flat-eager": (HT, FLAT, 1),
+    "ht-flat-budget": (replace(HT, max_recv_tokens_per_rank=50), FLAT, 1),
+    "ht-em-aligned": (replace(HT, max_recv_tokens_per_rank=300, max_num_sms=0), EM, 16),
+    "ht-many-tokens": (replace(HT, max_dispatch_tokens_per_rank=3000), EM, 1),
+}
+
+COMMAND = ["--tokens", "4096", "--ranks", "8", "--experts", "256", "--topk", "8", "--hidden", "7168"]
+
+
+@pytest.mark.sim_only
+@pytest.mark.parametrize("num_ranks", [1, 4])
+@pytest.mark.parametrize("name", CASES)
+def test_a_plan_is_what_is_allocated(make_cluster: Any, name: str, num_ranks: int) -> None:
+    config, layout, alignment = CASES[name]
+    handle_config = ep.HandleConfig(alignment)
+
+    def allocated(rank: Any) -> tuple[int, int]:
+        usage = cluster.sim.usage(rank.rank)
+        return usage["device_bytes"], usage["host_bytes"]
+
+    def main(rank: Any) -> Any:
+        sizes = [allocated(rank)]
+        with ep.Group(rank.comm, config) as group:
+            sizes.append(allocated(rank))
+            num_bytes = group.handle_mem_size(layout, 2, config=handle_config)
+            with group.init_handle(layout, 2, config=handle_config):
+                sizes.append(allocated(rank))
+            rank.barrier()
+        return sizes, num_bytes
+
+    cluster = make_cluster(num_ranks)
+    pieces = memory_plan(config, num_ranks, layout, 2, handle_config=handle_config, num_sms=NUM_SMS)
+
+    def planned(*kinds: MemoryKind, of_handle: bool) -> int:
+        return sum(p.num_bytes for p in pieces if p.kind in kinds and p.of_handle == of_handle)
+
+    on_device = MemoryKind.WINDOW, MemoryKind.DEVICE
+    for (before, with_group, with_handle), num_bytes in cluster.run(main):
+        assert with_group[0] - before[0] == planned(*on_device, of_handle=False)
+        assert with_handle[0] - with_group[0] == planned(*on_device, of_handle=True) == num_bytes
+        assert with_handle[1] - before[1] == planned(MemoryKind.PINNED, of_handle=False)
+
+
+def test_memory_follows_what_can_be_received() -> None:
+    def rows(budget: int) -> int:
+        config = replace(HT, max_recv_tokens_per_rank=budget, max_dispatch_tokens_per_rank=8, num_topk=1)
+        pieces = {piece.name: piece.num_bytes for piece in memory_plan(config, 4, FLAT, 1)}
+        return pieces["rows on their way"]
+
+    assert [rows(budget) for budget in (8, 16, 32, 64, 0)] == [256 * n for n in (8, 16, 32, 32, 32)]
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "message"),
+    [
+        (HT, {"num_ranks": 5}, "num_experts: is 12, expected a positive multiple"),
+        (HT, {"num_ranks": 0}, "num_ranks: is 0, expected 1 to 1024"),
+        (HT, {"num_sms": 0}, "num_sms: is 0"),
+        (HT, {"num_sms": 2}, "max_num_sms: is 3, expected at most 2"),
+        (HT, {"layout": RM}, "layout: is 2, expected"),
+        (LL, {"layout": FLAT}, "layout: is 3, expected"),
+        (HT, {"num_topk": 4}, "num_topk: is 4, expected 1 to 3"),
+        (replace(HT, max_recv_tokens_per_rank=39), {}, "max_recv_tokens_per_rank: is 39"),
+        (HT, {"layout": EM, "handle_config": ep.HandleConfig(3)}, "alignment"),
+    ],
+)
+def test_what_a_group_would_refuse_is_refused(config: Any, options: Any, message: str) -> None:
+    usual = {"num_ranks": 4, "layout": FLAT if config.algorithm else EM, "num_topk": 2}
+    with pytest.raises(ep.Error, match=message):
+        memory_plan(config, **(usual | options))
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str], dtype: str) -> None:
+    assert main([*COMMAND, "--dtype", dtype]) == 0
+    out = capsys.readouterr().out
+    assert "rows on their way" in out
+    rows = 4096 * 8 * 7168 * (2 if dtype == "bf16" else 4)
+    assert f"{rows:,}" in out
+    assert f"{rows / 2**20:,.2f}" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--algorithm", "ll"], "operations finished"),
+        (["--layout", "em", "--budget", "8000", "--alignment", "16"], "origins of rows"),
+        (["--layout", "fl", "--eager"], "origins of rows"),
+    ],
+)
+def test_the_command_knows_both_algorithms(
+    capsys: pytest.CaptureFixture[str], options: list[str], text: str
+) -> None:
+    assert main([*COMMAND, *options]) == 0
+    assert text in capsys.readouterr().out
+
+
+def test_the_command_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*COMMAND, "--budget", "7"]) == 1
+    assert "max_recv_tokens_per_rank: is 7" in " ".join(capsys.readouterr().out.split())
+    assert main([*COMMAND, "--alignment", "3"]) == 1
+    with pytest.raises(SystemExit):
+        main([*COMMAND, "--sms", "-1"])
+    assert "'-1': expected a positive number" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*COMMAND, "--eager", "--budget", "8000"])
+    assert "not allowed with" in capsys.readouterr().err
