@@ -53,6 +53,7 @@ MemoryPieces pieces_of(const HtLayout& window) {
 MemoryPieces pieces_of(const HtHandleLayout& handle) {
   return cut({{"totals, ranks and experts", 0},
               {"destinations of tokens", handle.num_dests},
+              {"rows to send", handle.outgoing},
               {"places in the top-k", handle.places},
               {"origins of rows", handle.homes},
               {"experts of rows", handle.hits}},
