@@ -106,8 +106,7 @@ EP_DEVICE void for_each_result(const Operation& op, const HtCombineArgs& args, b
   for_each_peer(op, args.move, with_own, num_rows, [&](uint32_t peer) {
     const Rows homes = window_rows(group, peer);
     const uint32_t begin = *args.handle.source(peer);
-    const HtMovePlan& plan = args.move;
-    for_each_ticket(&plan.pushed[peer].num_taken, plan.ticket_rows, num_rows(peer), [&](uint32_t first, uint32_t end) {
+    for_each_ticket(args.move, peer, num_rows(peer), [&](uint32_t first, uint32_t end) {
       const uint32_t row = first + dev::lane_idx();
       const ReceivedRow mine = row < end ? look_up_row(args.handle, begin + row, peer) : ReceivedRow{};
       for (uint32_t i = 0; first + i < end; ++i) {
@@ -115,7 +114,6 @@ EP_DEVICE void for_each_result(const Operation& op, const HtCombineArgs& args, b
         const uint64_t slot = group.layout.home_slot(it.home.token, it.home.dest);
         push(it, homes.at(slot), flag_of(group, peer, slot));
       }
-      return true;
     });
   });
 }
@@ -186,9 +184,9 @@ struct SumItems {
   uint32_t num_whole, num_parts, row_bytes, count;
 
   EP_DEVICE SumItems(const HtCombineArgs& args) : row_bytes(args.move.row_bytes) {
-    const uint32_t num_warps = dev::num_blocks() * dev::num_warps();
-    num_whole = args.num_tokens > num_warps ? args.num_tokens - num_warps : 0;
     num_parts = static_cast<uint32_t>(div_up(row_bytes, kPartBytes));
+    const uint32_t num_cut = dev::num_blocks() * dev::num_warps() / num_parts;  // a part for each warp
+    num_whole = args.num_tokens > num_cut ? args.num_tokens - num_cut : 0;
     count = num_whole + (args.num_tokens - num_whole) * num_parts;
   }
   EP_DEVICE uint32_t token(uint32_t i) const { return i < num_whole ? i : num_whole + (i - num_whole) / num_parts; }
@@ -203,13 +201,14 @@ struct SumItems {
 template <bool kExpertMajor, DType kDType>
 EP_DEVICE void collect_results(const Operation& op, const HtCombineArgs& args, Addend* addends) {
   const SumItems items(args);
-  for_each_ticket(args.move.num_summed, 1, items.count, [&](uint32_t i, uint32_t) {
+  for (;;) {
+    const uint32_t i = dev::shfl(take_ticket(args.move.num_summed, 1), 0);
+    if (i >= items.count) return;
     const uint32_t token = items.token(i);
     uint32_t num_addends = 0;
-    if (!list_results<kExpertMajor>(op, args, token, addends, num_addends)) return false;
+    if (!list_results<kExpertMajor>(op, args, token, addends, num_addends)) return;
     add_up<kDType>(addends, num_addends, items.span(i), args.out_tokens + uint64_t{token} * items.row_bytes);
-    return true;
-  });
+  }
 }
 
 // Backward: sends the gradients of the weights of this rank's rows home: a lane for each row.

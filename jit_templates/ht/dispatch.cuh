@@ -58,13 +58,10 @@ EP_DEVICE void push_rows(const Operation& op, const HtDispatchArgs& args, Mover&
   for_each_peer(op, args.move, pushes_own(args.move), num_rows, [&](uint32_t peer) {
     const HtOutgoing outgoing = *args.handle.outgoing(peer);
     uint32_t num_mine = 0;
-    const HtMovePlan& plan = args.move;
-    for_each_ticket(&plan.pushed[peer].num_taken, plan.ticket_rows, outgoing.num_rows,
-                    [&](uint32_t first, uint32_t end) {
-                      push_rows_to(args, peer, outgoing, first, end, mover);
-                      num_mine += end - first;
-                      return true;
-                    });
+    for_each_ticket(args.move, peer, outgoing.num_rows, [&](uint32_t first, uint32_t end) {
+      push_rows_to(args, peer, outgoing, first, end, mover);
+      num_mine += end - first;
+    });
     if (dev::lane_idx() != 0 || num_mine == 0) return;
     mover.drain();
     add_arrived(op, args.move, peer, num_mine, outgoing.num_rows);

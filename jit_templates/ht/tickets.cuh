@@ -12,20 +12,21 @@ EP_DEVICE uint32_t num_taken(const HtMovePlan& plan, uint32_t peer) {
   return dev::ld_relaxed<dev::Scope::gpu>(&plan.pushed[peer].num_taken);
 }
 
-// Deals out the numbers below `count`, `step` at a time, and calls visit(first, end) for what this warp gets; false ends it.
-// The whole warp calls it.
-template <class Visit>
-EP_DEVICE void for_each_ticket(uint32_t* num_taken, uint32_t step, uint32_t count, Visit visit) {
-  const auto take = [&] {
-    uint32_t first = 0;
-    if (dev::lane_idx() == 0) first = dev::atomic_add<dev::Order::relaxed, dev::Scope::gpu>(num_taken, step);
-    return first;
-  };
-  for (uint32_t mine = take();;) {
-    const uint32_t first = dev::shfl(mine, 0);
-    if (first >= count) return;
-    mine = take();  // on its way meanwhile
-    if (!visit(first, first + step < count ? first + step : count)) return;
+// Takes the next `step` numbers: lane 0 gets the first of them.
+EP_DEVICE uint32_t take_ticket(uint32_t* num_taken, uint32_t step) {
+  if (dev::lane_idx() != 0) return 0;
+  return dev::atomic_add<dev::Order::relaxed, dev::Scope::gpu>(num_taken, step);
+}
+
+// Takes rows for a peer, plan.ticket_rows at a time, and calls push(first, end) for them. The whole warp calls it.
+template <class Push>
+EP_DEVICE void for_each_ticket(const HtMovePlan& plan, uint32_t peer, uint32_t num_rows, Push push) {
+  uint32_t* num_taken = &plan.pushed[peer].num_taken;
+  for (uint32_t next = take_ticket(num_taken, plan.ticket_rows);;) {
+    const uint32_t first = dev::shfl(next, 0);
+    if (first >= num_rows) return;
+    next = take_ticket(num_taken, plan.ticket_rows);  // on its way meanwhile
+    push(first, first + plan.ticket_rows < num_rows ? first + plan.ticket_rows : num_rows);
   }
 }
 
