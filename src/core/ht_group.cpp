@@ -50,12 +50,7 @@ void HtGroup::check_sizes() const {
 
 uint64_t HtGroup::plan() {
   check_config(config());
-  shape_.num_ranks = comm().num_ranks();
-  shape_.num_experts = config().num_experts;
-  shape_.max_tokens = config().max_dispatch_tokens_per_rank;
-  shape_.max_topk = max_topk();
-  shape_.budget = config().max_recv_tokens_per_rank;
-  shape_.max_row_bytes = config().max_token_bytes;
+  shape_ = {shape_of_config(), config().max_recv_tokens_per_rank};
   check_sizes();
   tuning_ = plan::parse_ht_tuning(environment_variable("NCCL_EP_HT_TUNING"));
   const uint32_t num_sms = config().max_num_sms;
