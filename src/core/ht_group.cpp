@@ -58,8 +58,9 @@ uint64_t HtGroup::plan() {
   flat_limits_ = limits(num_sms ? num_sms : kFlatSms);
   expert_major_limits_ = limits(num_sms ? num_sms : kExpertMajorSms);
   max_update_blocks_ = plan::max_ht_update_blocks(shape_, update_limits_);
-  plan::plan_ht_combine(Layout::flat, shape_.max_row_bytes, flat_limits_,
-                        tuning_);  // a device that is too small says so
+  // A device that is too small says so here.
+  plan::plan_ht_update(shape_, shape_.max_tokens, update_limits_, tuning_);
+  plan::plan_ht_combine(Layout::flat, shape_.max_row_bytes, flat_limits_, tuning_);
   num_block_counts_ = size_t{max_update_blocks_} * shape_.layout().num_counters();
   return shape_.layout().size();
 }
