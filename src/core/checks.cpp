@@ -135,6 +135,11 @@ void check_power_of_two(const char* field, size_t value) {
   if (value & (value - 1)) refuse(ncclInvalidArgument, field, "is " + number(value) + ", expected 0 or a power of two");
 }
 
+void check_window(const char* field, const ncclEpTensor_t& tensor, ncclEpZeroCopyMode_t mode) {
+  if (mode != NCCL_EP_ZERO_COPY_ON || tensor.win_hdl) return;
+  refuse(ncclInvalidArgument, field, "has no window, expected one with config.zero_copy ON");
+}
+
 void* address_of(const char* field, const ncclEpTensor_t& tensor, runtime::Communicator& comm, size_t alignment) {
   void* data = tensor.data;
   if (!data && tensor.win_hdl) {

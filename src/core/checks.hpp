@@ -34,6 +34,8 @@ void check_topk_idx(const ncclEpTensor_t* topk_idx, uint32_t num_topk, uint32_t 
 void check_plain(const DispatchRequest& request);
 void check_plain(const CombineRequest& request);
 void check_power_of_two(const char* field, size_t value);
+// What NCCL_EP_ZERO_COPY_ON promises.
+void check_window(const char* field, const ncclEpTensor_t& tensor, ncclEpZeroCopyMode_t mode);
 
 bool is_empty(const ncclEpTensor_t& tensor);
 size_t element_bytes(ncclDataType_t dtype);

@@ -164,11 +164,10 @@ Group::~Group() {
 
 // Lets every kernel use what shared memory a plan may give it, and makes sure that a block fits on an SM.
 void Group::admit_kernels(jit::Algorithm algorithm, jit::Kernels& kernels) {
-  const runtime::DeviceLimits& limits = device().limits();
-  const size_t shared_bytes = limits.max_shared_bytes_per_block - kMaxStaticSharedBytes;
+  const plan::Limits most = limits(device().limits().num_sms);
   for (const jit::Variant& variant : jit::variants_of(algorithm)) {
-    const uint32_t num_threads = std::min(jit::max_threads(variant), limits.max_threads_per_block);
-    if (device().blocks_per_sm(kernels.at(variant), {1, num_threads, shared_bytes}) == 0) {
+    const uint32_t num_threads = std::min(jit::max_threads(variant), most.max_threads_per_block);
+    if (device().blocks_per_sm(kernels.at(variant), {1, num_threads, most.max_dynamic_shared()}) == 0) {
       throw Error(ncclInternalError, jit::name(variant) + " does not fit on one of the device's SMs");
     }
   }
@@ -185,6 +184,11 @@ GroupState Group::group_state() const {
 }
 
 const char* Group::environment_variable(const char* variable) { return std::getenv(variable); }
+
+plan::Shape Group::shape_of_config() const {
+  return {comm_->num_ranks(), config_.num_experts, config_.max_dispatch_tokens_per_rank, max_topk(),
+          align_up(config_.max_token_bytes, 16)};
+}
 
 plan::Limits Group::limits(uint32_t num_sms) const {
   const runtime::DeviceLimits& limits = comm_->device().limits();

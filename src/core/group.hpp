@@ -9,6 +9,7 @@
 #include "core/memory.hpp"
 #include "jit/kernels.hpp"
 #include "plan/limits.hpp"
+#include "plan/shape.hpp"
 #include "runtime/runtime.hpp"
 #include "shared/group_state.hpp"
 
@@ -57,6 +58,7 @@ class Group {
   GroupState group_state() const;
 
   static const char* environment_variable(const char* variable);
+  plan::Shape shape_of_config() const;
   plan::Limits limits(uint32_t num_sms) const;
   void admit_kernels(jit::Algorithm algorithm, jit::Kernels& kernels);
 

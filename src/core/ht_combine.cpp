@@ -5,11 +5,6 @@
 namespace nccl_ep::core {
 namespace {
 
-constexpr const char* kTokens = "inputs.tokens";
-constexpr const char* kWeights = "inputs.topk_weights";
-constexpr const char* kOutTokens = "outputs.tokens";
-constexpr const char* kOutWeights = "outputs.topk_weights";
-
 // The gradients of the weights, which the backward pass sends home.
 void check_weights(const CombineRequest& request, bool is_expert_major, const Extent& rows, uint32_t num_tokens,
                    uint32_t num_topk) {
@@ -40,7 +35,7 @@ void HtHandle::combine(const CombineRequest& request, cudaStream_t stream) {
   } else {
     check_weights(request, is_expert_major(), rows, num_tokens_, num_topk());
   }
-  check_window(kTokens, *request.tokens);
+  check_window(kTokens, *request.tokens, group_.config().zero_copy);
 
   const plan::HtRowPlan plan = plan::plan_ht_combine(layout_, row_bytes, group_.move_limits(layout_), group_.tuning());
   runtime::Communicator& comm = group_.comm();

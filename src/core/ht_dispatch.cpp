@@ -5,12 +5,6 @@
 namespace nccl_ep::core {
 namespace {
 
-constexpr const char* kTokens = "inputs.tokens";
-constexpr const char* kWeights = "inputs.topk_weights";
-constexpr const char* kOutTokens = "outputs.tokens";
-constexpr const char* kOutWeights = "outputs.topk_weights";
-constexpr const char* kOutIdx = "outputs.topk_idx";
-
 struct Sizes {
   size_t tokens, hidden, topk;
   Extent rows;  // of the outputs
@@ -61,7 +55,7 @@ void HtHandle::dispatch(const DispatchRequest& request, cudaStream_t stream) {
                {sizes.rows, {hidden, "hidden of inputs.tokens"}});
   const bool is_forward = request.pass_direction == NCCL_EP_FWD_PASS;
   is_forward ? check_weights(request, is_expert_major(), sizes) : check_no_weights(request);
-  check_window(kOutTokens, *request.out_tokens);
+  check_window(kOutTokens, *request.out_tokens, group_.config().zero_copy);
 
   const PeerWindow out_window = window_of(kOutTokens, *request.out_tokens);
   const plan::HtRowPlan plan =

@@ -50,12 +50,7 @@ void HtGroup::check_sizes() const {
 
 uint64_t HtGroup::plan() {
   check_config(config());
-  shape_.num_ranks = comm().num_ranks();
-  shape_.num_experts = config().num_experts;
-  shape_.max_tokens = config().max_dispatch_tokens_per_rank;
-  shape_.max_topk = max_topk();
-  shape_.budget = config().max_recv_tokens_per_rank;
-  shape_.max_row_bytes = config().max_token_bytes;
+  shape_ = {shape_of_config(), config().max_recv_tokens_per_rank};
   check_sizes();
   tuning_ = plan::parse_ht_tuning(environment_variable("NCCL_EP_HT_TUNING"));
   const uint32_t num_sms = config().max_num_sms;
@@ -63,8 +58,9 @@ uint64_t HtGroup::plan() {
   flat_limits_ = limits(num_sms ? num_sms : kFlatSms);
   expert_major_limits_ = limits(num_sms ? num_sms : kExpertMajorSms);
   max_update_blocks_ = plan::max_ht_update_blocks(shape_, update_limits_);
-  plan::plan_ht_combine(Layout::flat, shape_.max_row_bytes, flat_limits_,
-                        tuning_);  // a device that is too small says so
+  // A device that is too small says so here.
+  plan::plan_ht_update(shape_, shape_.max_tokens, update_limits_, tuning_);
+  plan::plan_ht_combine(Layout::flat, shape_.max_row_bytes, flat_limits_, tuning_);
   num_block_counts_ = size_t{max_update_blocks_} * shape_.layout().num_counters();
   return shape_.layout().size();
 }

@@ -53,11 +53,6 @@ Extent HtHandle::input_rows(const ncclEpTensor_t* tokens, cudaStream_t stream) {
   return {received_rows(stream), "rows that this rank has received", Extent::at_least};
 }
 
-void HtHandle::check_window(const char* field, const ncclEpTensor_t& tensor) const {
-  if (group_.config().zero_copy != NCCL_EP_ZERO_COPY_ON || tensor.win_hdl) return;
-  refuse(ncclInvalidArgument, field, "has no window, expected one with config.zero_copy ON");
-}
-
 PeerWindow HtHandle::window_of(const char* field, const ncclEpTensor_t& tensor) {
   if (!tensor.win_hdl || group_.config().zero_copy == NCCL_EP_ZERO_COPY_OFF) return {};
   if (tensor.win_offset % 16 != 0) {

@@ -29,8 +29,6 @@ class HtHandle : public Handle {
   Extent output_rows(cudaStream_t stream);
   // What combine's inputs must have.
   Extent input_rows(const ncclEpTensor_t* tokens, cudaStream_t stream);
-  // What zero_copy ON promises.
-  void check_window(const char* field, const ncclEpTensor_t& tensor) const;
   // All ranks' tensors, if this one is in a window that may be used.
   PeerWindow window_of(const char* field, const ncclEpTensor_t& tensor);
   template <class Args>

@@ -5,13 +5,9 @@
 namespace nccl_ep::core {
 namespace {
 
-constexpr const char* kCounters = "layout_info.expert_counters";
-constexpr const char* kOffsets = "layout_info.expert_offsets";
-constexpr const char* kTotal = "layout_info.recv_total_counter";
-
 void check_flat(const ncclEpLayoutInfo_t& info, const Extent& local_experts) {
   check_absent(kOffsets, info.expert_offsets, "the flat layout does not sort rows by expert");
-  if (info.expert_counters) check_tensor(kCounters, info.expert_counters, {ncclInt32}, {local_experts});
+  if (info.expert_counters) check_tensor(kExpertCounters, info.expert_counters, {ncclInt32}, {local_experts});
   if (info.recv_total_counter) {
     check_tensor(kTotal, info.recv_total_counter, {ncclInt32, ncclInt64}, {{1, "one number", Extent::at_least}});
   }
@@ -23,7 +19,7 @@ void check_expert_major(const ncclEpLayoutInfo_t& info, const Extent& local_expe
     const char* field;
     const ncclEpTensor_t* tensor;
     Extent extent;
-  } counters[] = {{kCounters, info.expert_counters, local_experts},
+  } counters[] = {{kExpertCounters, info.expert_counters, local_experts},
                   {kOffsets, info.expert_offsets, local_experts},
                   {kTotal, info.recv_total_counter, {1, "one number", Extent::at_least}}};
   const ncclEpTensor_t* first = nullptr;
@@ -47,7 +43,7 @@ void HtHandle::update(const ncclEpTensor_t* topk_idx, const ncclEpLayoutInfo_t* 
   check_topk_idx(topk_idx, num_topk(), shape.max_tokens);
   ncclEpLayoutInfo_t info = NCCL_EP_LAYOUT_INFO_INIT;
   if (layout_info) info = *layout_info;
-  check_absent("layout_info.src_rank_counters", info.src_rank_counters, "High Throughput does not fill it");
+  check_absent(kSourceCounters, info.src_rank_counters, "High Throughput does not fill it");
   const Extent local_experts{shape.num_local_experts(), "local experts", Extent::at_least};
   is_expert_major() ? check_expert_major(info, local_experts) : check_flat(info, local_experts);
 
@@ -71,7 +67,7 @@ void HtHandle::update(const ncclEpTensor_t* topk_idx, const ncclEpLayoutInfo_t* 
   args.block_flags = group_.block_flags();
   args.alignment = alignment_;
   args.max_slots = shape.budget;
-  args.expert_counters = output(kCounters, info.expert_counters);
+  args.expert_counters = output(kExpertCounters, info.expert_counters);
   args.expert_offsets = output(kOffsets, info.expert_offsets);
   args.recv_total = output(kTotal, info.recv_total_counter);
   args.host_totals = host_totals_.data();

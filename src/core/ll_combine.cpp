@@ -13,19 +13,19 @@ LlOperation<LlCombineArgs> LlHandle::prepare(const CombineRequest& request) {
   const size_t hidden = request.tokens && request.tokens->ndim > 2 ? request.tokens->sizes[2] : 0;
   const bool expert_major = layout_ == Layout::expert_major;
   if (expert_major) {
-    check_tensor("inputs.tokens", request.tokens, dtypes,
+    check_tensor(kTokens, request.tokens, dtypes,
                  {{shape.num_local_experts(), "local experts"},
                   {size_t{shape.num_ranks} * shape.max_tokens, "ranks x max_dispatch_tokens_per_rank"},
                   {hidden, "hidden"}});
-    check_tensor("outputs.topk_weights", request.out_topk_weights, {ncclFloat32},
+    check_tensor(kOutWeights, request.out_topk_weights, {ncclFloat32},
                  {{routing_.num_tokens, "tokens of topk_idx"}, {routing_.num_topk, "num_topk of the handle"}});
   } else {
-    check_tensor("inputs.tokens", request.tokens, dtypes,
+    check_tensor(kTokens, request.tokens, dtypes,
                  {{shape.num_ranks, "ranks"}, {shape.max_tokens, "max_dispatch_tokens_per_rank"}, {hidden, "hidden"}});
   }
-  check_tensor("outputs.tokens", request.out_tokens, {request.tokens->datatype},
+  check_tensor(kOutTokens, request.out_tokens, {request.tokens->datatype},
                {{routing_.num_tokens, "tokens of topk_idx"}, {hidden, "hidden of inputs.tokens"}});
-  const uint64_t row_bytes = row_bytes_of("inputs.tokens", *request.tokens, group_.config().max_token_bytes);
+  const uint64_t row_bytes = row_bytes_of(kTokens, *request.tokens, group_.config().max_token_bytes);
 
   const plan::LlPlan plan =
       plan::plan_ll_combine(shape, layout_, row_bytes, routing_.num_tokens, group_.launch_limits(), group_.tuning());
@@ -37,11 +37,10 @@ LlOperation<LlCombineArgs> LlHandle::prepare(const CombineRequest& request) {
   args.routing = routing_;
   args.rows = plan.rows;
   args.push_warps = plan.push_warps;
-  args.tokens = static_cast<const unsigned char*>(address_of("inputs.tokens", *request.tokens, comm, 16));
-  args.out_tokens = static_cast<unsigned char*>(address_of("outputs.tokens", *request.out_tokens, comm, 16));
+  args.tokens = static_cast<const unsigned char*>(address_of(kTokens, *request.tokens, comm, 16));
+  args.out_tokens = static_cast<unsigned char*>(address_of(kOutTokens, *request.out_tokens, comm, 16));
   if (expert_major) {
-    args.topk_weights =
-        static_cast<const float*>(address_of("outputs.topk_weights", *request.out_topk_weights, comm, 4));
+    args.topk_weights = static_cast<const float*>(address_of(kOutWeights, *request.out_topk_weights, comm, 4));
   }
   return operation;
 }

@@ -19,11 +19,7 @@ void check_buffer_size(const ncclEpGroupConfig_t& config, uint64_t bytes) {
 }  // namespace
 
 uint64_t LlGroup::plan() {
-  shape_.num_ranks = comm().num_ranks();
-  shape_.num_experts = config().num_experts;
-  shape_.max_tokens = config().max_dispatch_tokens_per_rank;
-  shape_.max_topk = max_topk();
-  shape_.max_row_bytes = align_up(config().max_token_bytes, 16);
+  shape_ = {shape_of_config()};
   tuning_ = plan::parse_ll_tuning(environment_variable("NCCL_EP_LL_TUNING"));
   limits_ = limits(config().max_num_sms ? config().max_num_sms : device().limits().num_sms);
   const uint64_t window_bytes = shape_.layout().size();

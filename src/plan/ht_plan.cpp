@@ -20,9 +20,6 @@ constexpr uint32_t kPushBlocks = 8;           // fill the links, and more are sl
 constexpr uint32_t kPushWarps = 6;            // of a block, through stages
 constexpr uint32_t kManyBlocks = 24;          // with fewer, where receiving is much work, all blocks do both
 
-// What kernels declare for themselves comes on top of a launch's shared memory.
-size_t dynamic_shared(const Limits& limits) { return limits.max_shared_bytes - kMaxStaticSharedBytes; }
-
 size_t update_bytes(const HtShape& shape, uint32_t tile_tokens) {
   const size_t num_counters = size_t{shape.num_ranks} + shape.num_experts;
   return sizeof(uint32_t) * (2 * num_counters + shape.num_ranks + num_counters * tile_tokens / 32) +
@@ -33,12 +30,13 @@ size_t update_bytes(const HtShape& shape, uint32_t tile_tokens) {
 uint32_t tile_tokens(const HtShape& shape, uint32_t num_tokens, const Limits& limits, const HtTuning& tuning) {
   const uint64_t preferred = tuning.tile_tokens ? tuning.tile_tokens : div_up(num_tokens, limits.num_sms);
   auto tile = static_cast<uint32_t>(std::max<uint64_t>(align_up(preferred, 32), kMinTileTokens));
-  while (tile > kMinTileTokens && update_bytes(shape, tile) > dynamic_shared(limits)) tile -= 32;
-  if (update_bytes(shape, tile) > dynamic_shared(limits)) {
-    throw Error(ncclInvalidUsage,
-                "num_experts is " + std::to_string(shape.num_experts) + " on " + std::to_string(shape.num_ranks) +
-                    " ranks, which takes " + std::to_string(update_bytes(shape, tile)) +
-                    " bytes of a block's shared memory, expected at most " + std::to_string(dynamic_shared(limits)));
+  while (tile > kMinTileTokens && update_bytes(shape, tile) > limits.max_dynamic_shared()) tile -= 32;
+  if (update_bytes(shape, tile) > limits.max_dynamic_shared()) {
+    throw Error(ncclInvalidUsage, "num_experts is " + std::to_string(shape.num_experts) + " on " +
+                                      std::to_string(shape.num_ranks) + " ranks, which takes " +
+                                      std::to_string(update_bytes(shape, tile)) +
+                                      " bytes of a block's shared memory, expected at most " +
+                                      std::to_string(limits.max_dynamic_shared()));
   }
   return tile;
 }
@@ -52,7 +50,7 @@ void cut_row(HtMovePlan& move, uint32_t max_piece_bytes) {
 
 // Warps of a block that there are stages for.
 uint32_t most_pushers(const HtMovePlan& move, const Limits& limits) {
-  return static_cast<uint32_t>(dynamic_shared(limits) / move.mover_bytes());
+  return static_cast<uint32_t>(limits.max_dynamic_shared() / move.mover_bytes());
 }
 
 void require_room(const Limits& limits) {

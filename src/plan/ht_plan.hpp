@@ -6,21 +6,15 @@
 #include <string>
 
 #include "plan/limits.hpp"
+#include "plan/shape.hpp"
 #include "runtime/runtime.hpp"
 #include "shared/ht_args.hpp"
 
 namespace nccl_ep::plan {
 
-// The sizes that a group fixes.
-struct HtShape {
-  uint32_t num_ranks = 0;
-  uint32_t num_experts = 0;
-  uint32_t max_tokens = 0;  // per rank
-  uint32_t max_topk = 0;
+struct HtShape : Shape {
   uint32_t budget = 0;  // rows of an output; 0: as many as there are
-  uint64_t max_row_bytes = 0;
 
-  uint32_t num_local_experts() const { return num_experts / num_ranks; }
   uint64_t max_rows() const;  // that a rank may receive
   HtLayout layout() const;
 };

@@ -48,7 +48,7 @@ size_t scratch_bytes(const LlShape& shape, uint32_t num_tokens) {
 }
 
 void require_fit(const LlPlan& plan, const LlShape& shape, const Limits& limits) {
-  const size_t available = limits.max_shared_bytes - kMaxStaticSharedBytes;
+  const size_t available = limits.max_dynamic_shared();
   if (plan.launch.shared_bytes <= available) return;
   throw Error(ncclInvalidUsage, "num_experts is " + std::to_string(shape.num_experts) + " on " +
                                     std::to_string(shape.num_ranks) + " ranks, which takes " +

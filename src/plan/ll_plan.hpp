@@ -6,20 +6,13 @@
 #include <string>
 
 #include "plan/limits.hpp"
+#include "plan/shape.hpp"
 #include "runtime/runtime.hpp"
 #include "shared/ll_args.hpp"
 
 namespace nccl_ep::plan {
 
-// The sizes that a group fixes.
-struct LlShape {
-  uint32_t num_ranks = 0;
-  uint32_t num_experts = 0;
-  uint32_t max_tokens = 0;  // per rank
-  uint32_t max_topk = 0;
-  uint64_t max_row_bytes = 0;
-
-  uint32_t num_local_experts() const { return num_experts / num_ranks; }
+struct LlShape : Shape {
   LlLayout layout() const {
     return LlLayout::make(num_ranks, max_tokens, num_local_experts(), max_topk, max_row_bytes);
   }

@@ -1,28 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles the kernels from mutated templates into a library that replaces the simulator's own."""
+"""Compiles kernels from mutated templates into a library that replaces the simulator's own."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from pathlib import Path
 
-from mutants import Mutant
+from mutant import Mutant
 from nccl_ep import paths
 
 HERE = Path(__file__).parent
-KERNELS = HERE / "ll_kernels.cpp"
 
 sys.path.insert(0, str(HERE.parent / "litmus"))
 
 
-def build(folder: Path, mutant: Mutant | None = None) -> Path:
-    """The library, in a folder of its own. Without a mutant: the kernels as they are, built the same way."""
+def build(folder: Path, algorithm: str, mutant: Mutant | None = None) -> Path:
+    """The library, in a folder of its own: the algorithm's kernels that the mutant changes.
+
+    Without a mutant: all of them as they are, built the same way.
+    """
     from sim_runner import compile_kernels
 
     templates = folder / "jit_templates"
     shutil.copytree(paths.template_dir(), templates)
+    kernels = sorted((HERE / "kernels").glob(f"{algorithm}_*.cpp"))
     if mutant is not None:
         source = templates / mutant.file
         source.write_text(mutant.apply(source.read_text()))
-    return compile_kernels(KERNELS, folder / "kernels.so", [], templates)
+        kernels = [kernel for kernel in kernels if mutant.file in headers_of(kernel, templates)]
+    everything = folder / "kernels.cpp"
+    everything.write_text("".join(f'#include "{kernel}"\n' for kernel in kernels))
+    return compile_kernels(everything, folder / "kernels.so", [], templates)
+
+
+def headers_of(source: Path, templates: Path) -> set[str]:
+    """The templates that a source includes, directly or not."""
+    found: set[str] = set()
+    left = [source]
+    while left:
+        for name in re.findall(r'#include "(.+)"', left.pop().read_text()):
+            if name not in found:
+                found.add(name)
+                left.append(templates / name)
+    return found

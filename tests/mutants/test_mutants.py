@@ -10,24 +10,27 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import ht_mutants
+import ll_mutants
 import pytest
 from build import build
-from mutants import MUTANTS, Mutant
+from mutant import Mutant
 from scenario import SCENARIOS
 
 pytestmark = pytest.mark.sim_only
 
 SCENARIO = Path(__file__).with_name("scenario.py")
+MUTANTS = {"ll": ll_mutants.MUTANTS, "ht": ht_mutants.MUTANTS}
 SEEDS = range(1, 6)
 SECONDS = 60
 
 
-def run_scenario(kernels: Path, scenario: str, seeds: Iterable[int]) -> list[dict[str, Any]]:
+def run_scenario(kernels: Path, algorithm: str, scenario: str, seeds: Iterable[int]) -> list[dict[str, Any]]:
     """How each seed ended. A seed that crashes or hangs has noticed something; those after it start anew."""
     results: list[dict[str, Any]] = []
     left = list(seeds)
     while left:
-        command = [sys.executable, str(SCENARIO), str(kernels), scenario, *map(str, left)]
+        command = [sys.executable, str(SCENARIO), str(kernels), algorithm, scenario, *map(str, left)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         try:
             out, errors = process.communicate(timeout=SECONDS)
@@ -44,20 +47,35 @@ def run_scenario(kernels: Path, scenario: str, seeds: Iterable[int]) -> list[dic
     return results
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
-def test_kernels_as_they_are_pass(scenario: str, tmp_path: Path) -> None:
-    for result in run_scenario(build(tmp_path), scenario, SEEDS):
+@pytest.fixture(scope="module")
+def kernels_as_they_are(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {algorithm: build(tmp_path_factory.mktemp(algorithm), algorithm) for algorithm in SCENARIOS}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "scenario"), [(algorithm, name) for algorithm, names in SCENARIOS.items() for name in names]
+)
+def test_kernels_as_they_are_pass(
+    kernels_as_they_are: dict[str, Path], algorithm: str, scenario: str
+) -> None:
+    for result in run_scenario(kernels_as_they_are[algorithm], algorithm, scenario, SEEDS):
         assert not result["noticed"], f"seed {result['seed']}\n{result['report']}"
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))
-def test_mutant_is_noticed(mutant: Mutant, tmp_path: Path) -> None:
-    kernels = build(tmp_path, mutant)
+@pytest.mark.parametrize(
+    ("algorithm", "mutant"),
+    [
+        pytest.param(algorithm, mutant, id=f"{algorithm}-{mutant.name.replace(' ', '-')}")
+        for algorithm, mutants in MUTANTS.items()
+        for mutant in mutants
+    ],
+)
+def test_mutant_is_noticed(algorithm: str, mutant: Mutant, tmp_path: Path) -> None:
+    kernels = build(tmp_path, algorithm, mutant)
     missed = list(SEEDS)
     for scenario in mutant.scenarios:
-        missed = [
-            result["seed"] for result in run_scenario(kernels, scenario, missed) if not result["noticed"]
-        ]
+        results = run_scenario(kernels, algorithm, scenario, missed)
+        missed = [result["seed"] for result in results if not result["noticed"]]
         if not missed:
             return
     pytest.fail(f"seeds {missed} did not notice it in {mutant.scenarios}. {mutant.why}")

@@ -5,10 +5,12 @@ hang.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import nccl_ep as ep
 import pytest
+from both import check_that_the_silent_is_named
 from ht import EM, FLAT, Exchange, Mode, Shape, check, group_config, make_problem
 
 pytestmark = pytest.mark.sim_only
@@ -37,33 +39,12 @@ def test_a_late_rank_changes_nothing(make_cluster: Any, mode: Mode, seed: int) -
 
 
 @MODES
-@pytest.mark.parametrize("before", ["update", "dispatch", "combine"])
+@pytest.mark.parametrize("call", ["update", "dispatch", "combine"])
 def test_a_silent_rank_is_a_timeout_that_names_it(
-    make_cluster: Any, mode: Mode, before: str, seed: int
+    make_cluster: Any, mode: Mode, call: str, seed: int
 ) -> None:
     problem = make_problem(Shape(num_ranks=4, tokens=(4, 4, 4, 4), no_route=0), seed)
-
-    def main(rank: Any) -> ep.Error | None:
-        with ep.Group(rank.comm, group_config(problem, mode, timeout_ns=1_000_000)) as group:
-            mine = Exchange(rank, problem, mode)
-            handle = mine.make_handle(group)
-            if before == "combine":
-                mine.dispatch(handle)
-            rank.synchronize()
-            rank.barrier()
-            if rank.rank == SILENT:
-                cluster.sim.silence(SILENT)
-                return None
-            getattr(mine, before)(handle)
-            rank.synchronize()
-            assert group.async_error() != 0
-            with pytest.raises(ep.RemoteError) as failure:
-                mine.dispatch(handle)
-            return failure.value
-
-    cluster = make_cluster(4, seed)
-    failures = cluster.run(main)
-    for rank, failure in enumerate(failures):
-        if rank != SILENT:
-            assert f"rank {rank} waited" in str(failure)
-            assert f"from rank {SILENT}" in str(failure)
+    calls_before = ["dispatch"] if call == "combine" else []
+    config = group_config(problem, mode, timeout_ns=1_000_000)
+    exchange = partial(Exchange, problem=problem, mode=mode)
+    check_that_the_silent_is_named(make_cluster(4, seed), config, exchange, SILENT, calls_before, [call])

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import nccl_ep as ep
 import numpy as np
 import pytest
+from both import check_that_nothing_is_left_behind
 from ht import EM, FLAT, Exchange, Mode, Shape, check, group_config, make_problem
 
 LAYOUTS = pytest.mark.parametrize("layout", [EM, FLAT], ids=["expert-major", "flat"])
@@ -66,19 +68,8 @@ def test_nothing_is_left_behind(make_cluster: Any, layout: ep.Layout) -> None:
     problem = make_problem(Shape(), seed=1)
     mode = Mode(layout)
 
-    def main(rank: Any) -> tuple[dict[str, int], dict[str, int]]:
-        mine = Exchange(rank, problem, mode)
-        before = cluster.sim.usage(rank.rank)
-        for _ in range(2):
-            with ep.Group(rank.comm, group_config(problem, mode)) as group:
-                mine.run(mine.make_handle(group))
-                mine.results()
-        rank.barrier()
-        return before, cluster.sim.usage(rank.rank)
-
-    cluster = make_cluster(2)
-    for before, after in cluster.run(main):
-        assert before == after
+    exchange = partial(Exchange, problem=problem, mode=mode)
+    check_that_nothing_is_left_behind(make_cluster(2), group_config(problem, mode), exchange)
 
 
 def test_groups_of_both_algorithms_side_by_side(make_cluster: Any, seed: int) -> None:

@@ -5,11 +5,13 @@ hang.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import nccl_ep as ep
 import numpy as np
 import pytest
+from both import check_that_the_silent_is_named
 from ll import EM, RM, Exchange, Shape, check, group_config, make_problem
 
 pytestmark = pytest.mark.sim_only
@@ -38,27 +40,9 @@ def test_a_late_rank_changes_nothing(make_cluster: Any, layout: ep.Layout, seed:
 def test_a_silent_rank_is_a_timeout_that_names_it(make_cluster: Any, layout: ep.Layout, seed: int) -> None:
     problem = make_problem(Shape(num_ranks=4, tokens=(4, 4, 4, 4), no_route=0), seed)
 
-    def main(rank: Any) -> ep.Error | None:
-        with ep.Group(rank.comm, group_config(problem, timeout_ns=1_000_000)) as group:
-            mine = Exchange(rank, problem, layout)
-            handle = mine.make_handle(group)
-            rank.barrier()
-            if rank.rank == SILENT:
-                cluster.sim.silence(SILENT)
-                return None
-            mine.run(handle)
-            rank.synchronize()
-            assert group.async_error() != 0
-            with pytest.raises(ep.RemoteError) as failure:
-                mine.dispatch(handle)
-            return failure.value
-
-    cluster = make_cluster(4, seed)
-    failures = cluster.run(main)
-    for rank, failure in enumerate(failures):
-        if rank != SILENT:
-            assert f"rank {rank} waited" in str(failure)
-            assert f"from rank {SILENT}" in str(failure)
+    config = group_config(problem, timeout_ns=1_000_000)
+    exchange = partial(Exchange, problem=problem, layout=layout)
+    check_that_the_silent_is_named(make_cluster(4, seed), config, exchange, SILENT, [], ["run"])
 
 
 def test_an_expert_that_does_not_exist_is_named(make_cluster: Any) -> None:

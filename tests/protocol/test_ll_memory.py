@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import ctypes
+from functools import partial
 from typing import Any
 
 import nccl_ep as ep
 import numpy as np
 import pytest
+from both import check_that_nothing_is_left_behind
 from ll import EM, RM, Exchange, Shape, check, group_config, make_problem
 
 LAYOUTS = pytest.mark.parametrize("layout", [EM, RM], ids=["expert-major", "rank-major"])
@@ -115,19 +117,8 @@ def test_a_failing_allocator_is_an_error_that_leaks_nothing(make_cluster: Any) -
 def test_nothing_is_left_behind(make_cluster: Any, layout: ep.Layout) -> None:
     problem = make_problem(Shape(), seed=1)
 
-    def main(rank: Any) -> tuple[dict[str, int], dict[str, int]]:
-        mine = Exchange(rank, problem, layout)
-        before = cluster.sim.usage(rank.rank)
-        for _ in range(2):
-            with ep.Group(rank.comm, group_config(problem)) as group:
-                mine.run(mine.make_handle(group))
-                mine.results()
-        rank.barrier()
-        return before, cluster.sim.usage(rank.rank)
-
-    cluster = make_cluster(2)
-    for before, after in cluster.run(main):
-        assert before == after
+    exchange = partial(Exchange, problem=problem, layout=layout)
+    check_that_nothing_is_left_behind(make_cluster(2), group_config(problem), exchange)
 
 
 def test_groups_side_by_side(make_cluster: Any, seed: int) -> None:

@@ -6,37 +6,16 @@ from __future__ import annotations
 from typing import Any
 
 import nccl_ep as ep
-import numpy as np
+from both import shapes
 from clusters import open_cluster
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ll import BF16, EM, FP16, FP32, RM, Exchange, Shape, check, group_config, make_problem
-
-
-@st.composite
-def shapes(draw: Any, num_ranks: Any) -> Shape:
-    ranks = draw(num_ranks)
-    local_experts = draw(st.integers(1, 9))
-    max_tokens = draw(st.integers(1, 40))
-    repeats = draw(st.booleans())
-    dtype = draw(st.sampled_from([BF16, FP16, FP32]))
-    return Shape(
-        num_ranks=ranks,
-        num_local_experts=local_experts,
-        num_topk=draw(st.integers(1, min(40, ranks * local_experts))),
-        hidden=draw(st.integers(1, 40)) * 16 // dtype.itemsize,
-        max_tokens=max_tokens,
-        tokens=tuple(draw(st.lists(st.integers(0, max_tokens), min_size=ranks, max_size=ranks))),
-        dtype=dtype,
-        idx_dtype=draw(st.sampled_from([np.int32, np.int64])),
-        no_route=draw(st.sampled_from([0.0, 0.2, 0.9])),
-        repeats=repeats,
-    )
+from ll import EM, RM, Exchange, Shape, check, group_config, make_problem
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    shape=shapes(st.integers(1, 5)),
+    shape=shapes(st.integers(1, 40), most_topk=40),
     layout=st.sampled_from([EM, RM]),
     windows=st.booleans(),
     halves=st.booleans(),

@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import nccl_ep as ep
 import pytest
 from ll import EM, RM, Exchange, Shape, group_config, make_problem
-from traffic import bytes_of_rows, remote_bytes
+from traffic import check_overhead
 
 pytestmark = pytest.mark.sim_only
-MOST_OVER_IDEAL = 1.05
 
 
 @pytest.mark.parametrize("layout", [EM, RM], ids=["expert-major", "rank-major"])
@@ -27,14 +27,5 @@ def test_remote_bytes_are_the_rows_and_at_most_5_percent(make_cluster: Any, layo
     )
     problem = make_problem(shape, seed=1)
     cluster = make_cluster(8, checker=False)
-
-    def main(rank: Any) -> list[int]:
-        mine = Exchange(rank, problem, layout)
-        with ep.Group(rank.comm, group_config(problem)) as group:
-            handle = mine.make_handle(group)
-            calls = (mine.dispatch, mine.combine)
-            return [remote_bytes(cluster, rank, lambda call=call: call(handle)) for call in calls]
-
-    written, ideal = cluster.run(main)[0], bytes_of_rows(problem)
-    for call, found in zip(("dispatch", "combine"), written, strict=True):
-        assert 1 <= found / ideal <= MOST_OVER_IDEAL, f"{call}: {found} bytes for {ideal} of rows"
+    exchange = partial(Exchange, problem=problem, layout=layout)
+    check_overhead(cluster, problem, group_config(problem), exchange, most_over_ideal=1.05)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import nccl_ep as ep
 import numpy as np
 from oracle import Problem, tokens_for_rank
 
@@ -23,6 +24,27 @@ def remote_bytes(cluster: Any, rank: Any, call: Callable[[], None]) -> int:
     links = cluster.sim.traffic()["bytes"]
     rank.barrier()
     return int(links.sum() - np.trace(links))
+
+
+def check_overhead(
+    cluster: Any,
+    problem: Problem,
+    config: ep.GroupConfig,
+    make_exchange: Callable[[Any], Any],
+    most_over_ideal: float,
+) -> None:
+    """Dispatch and combine send the problem's rows, and in all at most this many times their bytes."""
+
+    def main(rank: Any) -> list[int]:
+        mine = make_exchange(rank)
+        with ep.Group(rank.comm, config) as group:
+            handle = mine.make_handle(group)
+            calls = (mine.dispatch, mine.combine)
+            return [remote_bytes(cluster, rank, lambda call=call: call(handle)) for call in calls]
+
+    written, ideal = cluster.run(main)[0], bytes_of_rows(problem)
+    for call, found in zip(("dispatch", "combine"), written, strict=True):
+        assert 1 <= found / ideal <= most_over_ideal, f"{call}: {found} bytes for {ideal} of rows"
 
 
 def bytes_of_rows(problem: Problem) -> int:

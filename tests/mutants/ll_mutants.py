@@ -1,44 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deliberate bugs in the kernels. Each must be noticed in every seed, or real ones would not be either.
-
-A mutant replaces a snippet that occurs exactly once in its file, so a kernel that changes takes its mutants
-along.
-"""
+"""Deliberate bugs in the Low-Latency kernels."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """One textual change of a kernel source.
-
-    Attributes:
-        name: what is wrong.
-        file: below ``jit_templates``.
-        original: the exact snippet.
-        replacement: what takes its place.
-        why: the damage it does.
-        scenarios: of scenario.py; every seed must notice it in at least one of them.
-    """
-
-    name: str
-    file: str
-    original: str
-    replacement: str
-    why: str
-    scenarios: tuple[str, ...]
-
-    def apply(self, text: str) -> str:
-        """The mutated source."""
-        occurrences = text.count(self.original)
-        if occurrences != 1:
-            raise ValueError(
-                f"mutant {self.name}: its snippet occurs {occurrences} times in {self.file}, expected 1"
-            )
-        return text.replace(self.original, self.replacement)
-
+from mutant import Mutant
 
 FEW = ("expert-major",)
 RANK_MAJOR = ("rank-major", "rank-major-many")
@@ -98,7 +63,7 @@ OPERATION = [
     Mutant(
         "blocks are counted without an atomic",
         "common/operation.cuh",
-        "dev::atomic_add<dev::Order::relaxed, dev::Scope::gpu>(&progress->blocks_done, 1u)",
+        "dev::atomic_add<kOrder, dev::Scope::gpu>(&progress->blocks_done, 1u)",
         "progress->blocks_done++",
         "Two blocks see the same count, and none is the last.",
         FEW,

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the scenarios of both algorithms share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import nccl_ep as ep
+from clusters import open_cluster
+
+TIMEOUT_NS = 200_000_000  # of simulated time
+STEP_LIMIT = 20_000_000  # ten times what the longest scenario of Low Latency takes
+
+
+def simulated(num_ranks: int, seed: int, **options: Any) -> AbstractContextManager[Any]:
+    """A cluster in which nothing goes on for ever."""
+    return open_cluster("sim", num_ranks, seed, **{"step_limit": STEP_LIMIT, **options})
+
+
+def wait_for_all(rank: Any) -> None:
+    """Until what the ranks have called for so far is done."""
+    rank.synchronize()
+    rank.barrier()
+
+
+def check_gives_up(rank: Any, silent: int | None, *calls: Callable[[], None]) -> None:
+    """The kernels of these calls end, and the host learns that they waited in vain, and for whom."""
+    said = "nothing"
+    try:
+        for call in calls:
+            call()
+        rank.synchronize()
+        calls[-1]()
+    except ep.RemoteError as error:
+        said = str(error)
+    expected = [f"rank {rank.rank} waited"] + ([] if silent is None else [f"from rank {silent}"])
+    assert all(words in said for words in expected), f"rank {rank.rank} says {said}, expected {expected}"

@@ -1,0 +1,628 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Deliberate bugs in the High-Throughput kernels."""
+
+from __future__ import annotations
+
+from mutant import Mutant
+
+FLAT = ("flat",)
+UNEVEN = ("uneven", "one-source")
+WINDOWS = ("flat-windows",)
+TICKETS = ("tickets",)
+EXPERT_MAJOR = ("expert-major",)
+REPEATS = ("repeats",)
+MANY_HITS = ("many-hits",)
+TILES = ("tiles",)
+IDLE_BLOCKS = ("idle-blocks",)
+OVERFLOW = ("overflow",)
+SILENT_UPDATE = ("silent-update",)
+AHEAD = ("ahead",)
+QUEUE = ("queue",)
+PIECES = ("pieces",)
+
+BEGIN = [
+    Mutant(
+        "operations keep their number",
+        "ht/tickets.cuh",
+        "  dev::st_relaxed<dev::Scope::gpu>(&progress->epoch, op.epoch);\n",
+        "",
+        "What an operation before has left looks as if it had arrived.",
+        FLAT,
+    ),
+    Mutant(
+        "a peer is taken to have started one operation too early",
+        "ht/operation.cuh",
+        "dev::ld_acquire<dev::Scope::system>(hello) - epoch) >= 0;",
+        "dev::ld_acquire<dev::Scope::system>(hello) - epoch) >= -1;",
+        "What it still reads is overwritten.",
+        FLAT,
+    ),
+    Mutant(
+        "that a peer has started is read without acquiring",
+        "ht/operation.cuh",
+        "dev::ld_acquire<dev::Scope::system>(hello)",
+        "dev::ld_relaxed<dev::Scope::system>(hello)",
+        "Nothing orders what the peer has read before what is written now.",
+        FLAT,
+    ),
+    Mutant(
+        "that a rank has started is told without releasing",
+        "ht/operation.cuh",
+        "dev::st_release<dev::Scope::system>(group.window",
+        "dev::st_relaxed<dev::Scope::system>(group.window",
+        "Nothing orders what the rank has read before what is written now.",
+        FLAT,
+    ),
+    Mutant(
+        "an operation counts when the first block is done",
+        "common/operation.cuh",
+        "if (before + 1 != dev::num_blocks()) return false;",
+        "if (before != 0) return false;",
+        "Blocks that start late take the next operation's number.",
+        IDLE_BLOCKS,
+    ),
+    Mutant(
+        "a block does not wait for its first warp",
+        "ht/operation.cuh",
+        "  dev::sync_block();\n  return start[0];",
+        "  return start[0];",
+        "It goes on with what an earlier block has left.",
+        FLAT,
+    ),
+    Mutant(
+        "a unit of any operation is taken",
+        "common/operation.cuh",
+        "return unit.epoch == epoch;",
+        "return unit.epoch != 0;",
+        "Records and weights of an operation before are taken for new ones.",
+        FLAT,
+    ),
+    Mutant(
+        "operations begin after one that has failed",
+        "ht/operation.cuh",
+        "start[0] = {epoch, !failed};",
+        "start[0] = {epoch, 1};",
+        "Dispatch believes what an update that failed should have remembered.",
+        SILENT_UPDATE,
+    ),
+]
+
+TOPK = [
+    Mutant(
+        "all places of a repeated expert lead",
+        "ht/topk.cuh",
+        "    drop_repeated_leaders();\n",
+        "",
+        "A rank counts as two of a token's.",
+        REPEATS,
+    ),
+    Mutant(
+        "a lane looks at its own places for repeats",
+        "ht/topk.cuh",
+        "!dev::any(before)) visit",
+        "!before) visit",
+        "The lanes of a warp part.",
+        REPEATS,
+    ),
+]
+
+WEIGHTS = [
+    Mutant(
+        "weights are sent as ordinary stores",
+        "ht/weights.cuh",
+        "dev::st_unit(group",
+        "dev::st(group",
+        "The tag may be seen before the words that it vouches for.",
+        FLAT,
+    ),
+    Mutant(
+        "weights are not awaited",
+        "ht/weights.cuh",
+        "if (!op.wait_for_unit(awaited, address, unit)) return false;",
+        "unit = dev::ld_unit(address);",
+        "Weights of the operation before are taken for new ones.",
+        UNEVEN,
+    ),
+]
+
+UPDATE = [
+    Mutant(
+        "a block tells its counts without releasing them",
+        "ht/update.cuh",
+        "dev::st_release<dev::Scope::gpu>(args.block_flags",
+        "dev::st_relaxed<dev::Scope::gpu>(args.block_flags",
+        "Other blocks may see the flag before the counts.",
+        TILES,
+    ),
+    Mutant(
+        "a block tells its counts before all are written",
+        "ht/update.cuh",
+        "counts[c] = scratch.total[c]; });\n  dev::sync_block();\n",
+        "counts[c] = scratch.total[c]; });\n",
+        "Other blocks read counts of the update before.",
+        TILES,
+    ),
+    Mutant(
+        "a block's counts are read without acquiring them",
+        "ht/update.cuh",
+        "dev::ld_acquire<dev::Scope::gpu>(args.block_flags + block)",
+        "dev::ld_relaxed<dev::Scope::gpu>(args.block_flags + block)",
+        "Counts of the update before may be read.",
+        TILES,
+    ),
+    Mutant(
+        "a block's counts of any operation are taken",
+        "ht/update.cuh",
+        "(args.block_flags + block) == op.epoch; });",
+        "(args.block_flags + block) != 0; });",
+        "Counts of the update before are read.",
+        TILES,
+    ),
+    Mutant(
+        "threads add up blocks that others still await",
+        "ht/update.cuh",
+        "if (!all_in_block(ok)) return false;",
+        "if (!ok) return false;",
+        "Counts of the update before are read.",
+        TILES,
+    ),
+    Mutant(
+        "the block's answer is read before all have spoken",
+        "ht/update.cuh",
+        "st_relaxed<dev::Scope::block>(some_do_not, 1u);\n  dev::sync_block();\n",
+        "st_relaxed<dev::Scope::block>(some_do_not, 1u);\n",
+        "Threads of a block part.",
+        OVERFLOW,
+    ),
+    Mutant(
+        "the block's next question overtakes the last answer",
+        "ht/update.cuh",
+        "  dev::sync_block();  // the next call may change it\n",
+        "",
+        "Threads of a block part.",
+        FLAT,
+    ),
+    Mutant(
+        "tokens are noted before the last ones are cleared",
+        "ht/update.cuh",
+        "{ scratch.bits[i] = 0; });\n  dev::sync_block();\n",
+        "{ scratch.bits[i] = 0; });\n",
+        "Tokens that were noted are cleared again.",
+        FLAT,
+    ),
+    Mutant(
+        "tokens are counted before all are noted",
+        "ht/update.cuh",
+        "insert(place / num_topk);\n  });\n  dev::sync_block();\n",
+        "insert(place / num_topk);\n  });\n",
+        "Tokens are missing.",
+        FLAT,
+    ),
+    Mutant(
+        "a tile's tokens are cleared before they are counted",
+        "ht/update.cuh",
+        "count(scratch.num_words); });\n    dev::sync_block();\n  }\n  uint32_t* counts",
+        "count(scratch.num_words); });\n  }\n  uint32_t* counts",
+        "Tokens are missing.",
+        TILES,
+    ),
+    Mutant(
+        "counts are sent as ordinary stores",
+        "ht/update.cuh",
+        "dev::st_unit(group.window.at<Unit>(peer, group.layout.counts_at(group.rank, u)), unit);",
+        "dev::st(group.window.at<Unit>(peer, group.layout.counts_at(group.rank, u)), unit);",
+        "The tag may be seen before the words that it vouches for.",
+        FLAT,
+    ),
+    Mutant(
+        "counts of any update are taken",
+        "ht/update.cuh",
+        "units[i].epoch == op.epoch) continue;",
+        "units[i].epoch != 0) continue;",
+        "Counts of the update before are taken for new ones.",
+        FLAT,
+    ),
+    Mutant(
+        "all ranks' counts are added up before this rank's are sent",
+        "ht/update.cuh",
+        "ok = ok && all_in_block(send_counts(op, scratch));",
+        "ok = ok && send_counts(op, scratch);",
+        "What others are told is replaced before it is sent.",
+        SILENT_UPDATE,
+    ),
+    Mutant(
+        "zones are found before all ranks' counts are added up",
+        "ht/update.cuh",
+        "ok = ok && all_in_block(add_ranks(op, args.handle, scratch));",
+        "ok = ok && add_ranks(op, args.handle, scratch);",
+        "Rows get places that belong to others.",
+        FLAT,
+    ),
+    Mutant(
+        "rows are placed before all zones are found",
+        "ht/update.cuh",
+        "  dev::sync_block();\n}\n\n// Whether every rank's output has room.",
+        "}\n\n// Whether every rank's output has room.",
+        "Rows get places that belong to others.",
+        EXPERT_MAJOR,
+    ),
+    Mutant(
+        "too many rows are not reported",
+        "ht/update.cuh",
+        "if (args.max_slots == 0 || scratch.slots[rank] <= args.max_slots) return;",
+        "return;",
+        "Rows are written behind an output.",
+        OVERFLOW,
+    ),
+    Mutant(
+        "too many rows are reported by the rank that would receive them",
+        "ht/update.cuh",
+        "if (args.max_slots == 0 || scratch",
+        "if (args.max_slots == 0 || rank != args.group.rank || scratch",
+        "The others go on as if nothing was wrong.",
+        OVERFLOW,
+    ),
+    Mutant(
+        "threads find out each for itself whether rows fit",
+        "ht/update.cuh",
+        "return all_in_block(fits);",
+        "return fits;",
+        "The threads of a block part.",
+        OVERFLOW,
+    ),
+    Mutant(
+        "records are sent as ordinary stores",
+        "ht/update.cuh",
+        "dev::st_unit(unit(0), Unit{",
+        "dev::st(unit(0), Unit{",
+        "The tag may be seen before the words that it vouches for.",
+        FLAT,
+    ),
+    Mutant(
+        "records are not awaited",
+        "ht/update.cuh",
+        "if (!get(row, 0, unit)) return;",
+        "unit = dev::ld_unit(group.window.at<Unit>(group.rank, group.layout.record_at(row, 0)));",
+        "Records of the update before are taken for new ones.",
+        FLAT,
+    ),
+    Mutant(
+        "further hits are not awaited",
+        "ht/update.cuh",
+        "if (hit % 3 == 1 && !get(row, 1 + hit / 3, unit)) return;",
+        "if (hit % 3 == 1) unit = dev::ld_unit("
+        "group.window.at<Unit>(group.rank, group.layout.record_at(row, 1 + hit / 3)));",
+        "Hits of the update before are taken for new ones.",
+        MANY_HITS,
+    ),
+    Mutant(
+        "hits are read without meeting the warp",
+        "ht/update.cuh",
+        "*args.handle.num_dests(token) = static_cast<uint8_t>(found.num_dests);\n  dev::sync_warp();\n",
+        "*args.handle.num_dests(token) = static_cast<uint8_t>(found.num_dests);\n",
+        "Records have hits that other lanes have not written yet.",
+        FLAT,
+    ),
+    Mutant(
+        "hits are replaced without meeting the warp",
+        "ht/update.cuh",
+        "  dev::sync_warp();  // the hits are about to be replaced\n",
+        "",
+        "A record gets hits of the next token.",
+        FLAT,
+    ),
+    Mutant(
+        "hits are noted as ordinary data",
+        "ht/update.cuh",
+        "dev::st_relaxed<dev::Scope::block>(hits + found.hit[i], hit);",
+        "hits[found.hit[i]] = hit;",
+        "Lanes with the same expert write at a time.",
+        REPEATS,
+    ),
+    Mutant(
+        "a tile's tokens are replaced before all have their rows",
+        "ht/update.cuh",
+        "    dev::sync_block();\n    if (i + 1 == args.tiles_per_block) return;",
+        "    if (i + 1 == args.tiles_per_block) return;",
+        "Tokens get rows of others.",
+        TILES,
+    ),
+    Mutant(
+        "the next tile is noted before the last one is counted",
+        "ht/update.cuh",
+        "scratch.next[c] += scratch.of(c).count(scratch.num_words); });\n    dev::sync_block();\n",
+        "scratch.next[c] += scratch.of(c).count(scratch.num_words); });\n",
+        "Two tokens get the same row.",
+        TILES,
+    ),
+]
+PUSHING = [
+    Mutant(
+        "ranges of rows are read before all are known",
+        "ht/parties.cuh",
+        "begin[i] = *handle.source(i);\n  dev::sync_block();\n",
+        "begin[i] = *handle.source(i);\n",
+        "Warps look at rows of an earlier block's ranges.",
+        FLAT,
+    ),
+    Mutant(
+        "warps take rows without an atomic",
+        "ht/tickets.cuh",
+        "first = dev::atomic_add<dev::Order::relaxed, dev::Scope::gpu>(num_taken, step);",
+        "first = (*num_taken += step) - step;",
+        "Two warps push the same rows.",
+        FLAT,
+    ),
+    Mutant(
+        "rows are pushed to a peer that has not started",
+        "ht/tickets.cuh",
+        "      if (!dev::all(op.await_peer(peer))) return;\n",
+        "",
+        "It still reads what is overwritten.",
+        AHEAD,
+    ),
+    Mutant(
+        "a block ends while its warps look for rows",
+        "ht/tickets.cuh",
+        "  dev::sync_block();  // other warps of the block may still look for rows\n",
+        "",
+        "They find rows that have been pushed.",
+        FLAT,
+    ),
+    Mutant(
+        "blocks end without an order",
+        "ht/tickets.cuh",
+        "is_last_block<dev::Order::acq_rel>(progress)",
+        "is_last_block(progress)",
+        "What warps of other blocks look at is reset.",
+        FLAT,
+    ),
+    Mutant(
+        "that all is done is told without releasing",
+        "ht/tickets.cuh",
+        "dev::st_release<dev::Scope::system>(group.window.at<uint32_t>(peer, group.layout.done_at",
+        "dev::st_relaxed<dev::Scope::system>(group.window.at<uint32_t>(peer, group.layout.done_at",
+        "Rows may be read before they have come.",
+        TICKETS,
+    ),
+    Mutant(
+        "warps say what has arrived without an order",
+        "ht/tickets.cuh",
+        "dev::atomic_add<dev::Order::acq_rel, dev::Scope::gpu>(&plan.pushed[peer].num_arrived",
+        "dev::atomic_add<dev::Order::relaxed, dev::Scope::gpu>(&plan.pushed[peer].num_arrived",
+        "Rows of other warps may be read before they have come.",
+        TICKETS,
+    ),
+    Mutant(
+        "the first warp that is done says so for all",
+        "ht/tickets.cuh",
+        "if (before + count == num_rows) tell_done",
+        "if (before == 0) tell_done",
+        "The kernel ends before all rows have come.",
+        TICKETS,
+    ),
+    Mutant(
+        "that all is done is read without acquiring",
+        "ht/tickets.cuh",
+        "dev::ld_acquire<dev::Scope::system>(done)",
+        "dev::ld_relaxed<dev::Scope::system>(done)",
+        "Rows may be read before they have come.",
+        WINDOWS,
+    ),
+]
+
+FLAGS = [
+    Mutant(
+        "flags are raised without a fence",
+        "ht/flags.cuh",
+        "      dev::fence<dev::Scope::system>();\n",
+        "",
+        "A flag may be seen before its row.",
+        FLAT,
+    ),
+    Mutant(
+        "rows that have arrived are told without releasing",
+        "ht/flags.cuh",
+        "dev::st_release<dev::Scope::block>(&num_finished, num_rows);",
+        "dev::st_relaxed<dev::Scope::block>(&num_finished, num_rows);",
+        "A flag may be raised before its row has arrived.",
+        FLAT,
+    ),
+    Mutant(
+        "a queue takes more flags than it holds",
+        "ht/flags.cuh",
+        "    while (row - dev::ld_acquire<dev::Scope::block>(&num_raised) >= kSize) dev::pause();\n",
+        "",
+        "A flag is raised twice and another one never.",
+        QUEUE,
+    ),
+    Mutant(
+        "a row's flag of any operation is believed",
+        "ht/flags.cuh",
+        "== op.epoch;\n}",
+        "!= 0;\n}",
+        "Rows of an operation before are taken for new ones.",
+        FLAT,
+    ),
+    Mutant(
+        "a row's flag is read without acquiring",
+        "ht/flags.cuh",
+        "dev::ld_acquire<dev::Scope::system>(flag_of",
+        "dev::ld_relaxed<dev::Scope::system>(flag_of",
+        "A row may be read before it has come.",
+        FLAT,
+    ),
+    Mutant(
+        "one row stands for all that a warp awaits",
+        "ht/flags.cuh",
+        "dev::ballot(awaits && !has_come(op, slot));",
+        "dev::ballot(awaits && !has_come(op, slot)) & 1;",
+        "Rows are taken that are still under way.",
+        FLAT,
+    ),
+]
+
+MOVER = [
+    Mutant(
+        "mbarriers are used before they are initialised",
+        "ht/mover.cuh",
+        "    dev::fence_mbar_init();\n",
+        "",
+        "Bulk copies may not see them.",
+        FLAT,
+    ),
+    Mutant(
+        "a stage is filled while its last store is read",
+        "ht/mover.cuh",
+        "dev::bulk_wait_read<kHtStages - kLoadsAhead - 1>();",
+        "dev::bulk_wait_read<kHtStages - kLoadsAhead>();",
+        "A row goes out with bytes of another one.",
+        PIECES,
+    ),
+    Mutant(
+        "a stage is stored before it is loaded",
+        "ht/mover.cuh",
+        "    dev::mbar_wait(loaded + i, num_stores / kHtStages % 2);\n",
+        "",
+        "A row goes out with bytes of another one.",
+        FLAT,
+    ),
+    Mutant(
+        "one store fewer is awaited",
+        "ht/mover.cuh",
+        "dev::bulk_wait<kStoresBehind>();",
+        "dev::bulk_wait<kStoresBehind + 1>();",
+        "A flag is raised before its row has come.",
+        PIECES,
+    ),
+    Mutant(
+        "a row counts as arrived with its first piece",
+        "ht/mover.cuh",
+        "queue->finish((num_stores - kStoresBehind) / plan.num_pieces);",
+        "queue->finish((num_stores - kStoresBehind + plan.num_pieces - 1) / plan.num_pieces);",
+        "A flag is raised before its row has come.",
+        PIECES,
+    ),
+    Mutant(
+        "what has been pushed is not awaited at the end",
+        "ht/mover.cuh",
+        "    dev::bulk_wait<0>();\n",
+        "",
+        "The peer is told that all is done, and it is not.",
+        WINDOWS,
+    ),
+]
+
+DISPATCH = [
+    Mutant(
+        "a peer is told that all has arrived before it has",
+        "ht/dispatch.cuh",
+        "    mover.drain();\n    add_arrived(op, args.move, peer, num_mine, outgoing.num_rows);\n",
+        "    add_arrived(op, args.move, peer, num_mine, outgoing.num_rows);\n    mover.drain();\n",
+        "Its kernel ends before all rows have come.",
+        WINDOWS,
+    ),
+    Mutant(
+        "the kernel does not wait until all is done",
+        "ht/dispatch.cuh",
+        "        await_all_done(op);\n",
+        "",
+        "The caller reads rows that have not come.",
+        WINDOWS,
+    ),
+    Mutant(
+        "a block's queues are opened after it has met",
+        "ht/dispatch.cuh",
+        "  open_queues(queues);\n  const RowRanges ranges = load_row_ranges(args.group, args.handle);\n"
+        "  const Start start = begin(args.group);\n",
+        "  const RowRanges ranges = load_row_ranges(args.group, args.handle);\n"
+        "  const Start start = begin(args.group);\n  open_queues(queues);\n",
+        "Flags of other warps are lost.",
+        FLAT,
+    ),
+    Mutant(
+        "rows are delivered that have not come",
+        "ht/dispatch.cuh",
+        "  if (!it.has_come && !await_rows(op, awaited, true, it.row)) return false;\n",
+        "",
+        "Rows of the operation before are delivered.",
+        FLAT,
+    ),
+    Mutant(
+        "a row is delivered without meeting the lane that saw it come",
+        "ht/dispatch.cuh",
+        "  dev::sync_warp();  // another lane may have seen it come\n",
+        "",
+        "The lanes that copy it know nothing of it.",
+        ("one-source", "idle-blocks"),
+    ),
+    Mutant(
+        "the last row of padding is not filled",
+        "ht/dispatch.cuh",
+        "for (uint32_t i = zone.num_rows; i < zone.num_slots; ++i)",
+        "for (uint32_t i = zone.num_rows; i + 1 < zone.num_slots; ++i)",
+        "The caller reads what was there before.",
+        EXPERT_MAJOR,
+    ),
+]
+
+COMBINE = [
+    Mutant(
+        "sums are made before all their rows are listed",
+        "ht/combine.cuh",
+        "    if (dev::lane_idx() == 0) queue.add(flag, num_rows);\n    dev::sync_warp();\n",
+        "    if (dev::lane_idx() == 0) queue.add(flag, num_rows);\n",
+        "Rows of another sum are added.",
+        EXPERT_MAJOR,
+    ),
+    Mutant(
+        "a sum's flag is raised before all lanes have stored it",
+        "ht/combine.cuh",
+        "    dev::sync_warp();  // what all lanes have stored is one lane's to publish\n",
+        "",
+        "Parts of the sum are still under way.",
+        EXPERT_MAJOR,
+    ),
+    Mutant(
+        "results are added up that have not come",
+        "ht/combine.cuh",
+        "if (!await_rows(op, {Wait::combine_row, dest.rank",
+        "if (false && !await_rows(op, {Wait::combine_row, dest.rank",
+        "Results of the operation before are added.",
+        FLAT,
+    ),
+    Mutant(
+        "results are added up before all are listed",
+        "ht/combine.cuh",
+        "  dev::sync_warp();\n  return true;\n}\n\n// What a warp adds",
+        "  return true;\n}\n\n// What a warp adds",
+        "Results of another token are added.",
+        FLAT,
+    ),
+    Mutant(
+        "results are listed while the last ones are added up",
+        "ht/combine.cuh",
+        "  dev::sync_warp();  // the addends are about to be replaced\n",
+        "",
+        "Results of another token are added.",
+        UNEVEN,
+    ),
+    Mutant(
+        "places without an expert keep their gradients",
+        "ht/combine.cuh",
+        "if (places[k] == HtHandleLayout::kNoHit) out[k] = 0;",
+        "",
+        "The caller reads what was there before.",
+        ("backward",),
+    ),
+    Mutant(
+        "a gradient of any operation is taken",
+        "common/operation.cuh",
+        "return unit.epoch == epoch;",
+        "return unit.epoch != 0;",
+        "Weights that dispatch has brought are taken for gradients.",
+        ("backward",),
+    ),
+]
+
+MUTANTS = [*BEGIN, *TOPK, *WEIGHTS, *UPDATE, *PUSHING, *FLAGS, *MOVER, *DISPATCH, *COMBINE]

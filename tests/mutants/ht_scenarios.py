@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scenarios for the High-Throughput kernels. Calls are chained without waiting for the host in between, since
+that would hide what reuses buffers too early.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import harness
+import ht
+import nccl_ep as ep
+import numpy as np
+from harness import TIMEOUT_NS, check_gives_up, wait_for_all
+from ht import EM, FLAT, Exchange, Mode
+from ll import POISON, Problem, Shape, make_problem
+from nccl_ep.sim import Schedule
+
+NUM_PROBLEMS = 2
+NUM_STEPS = 2  # of each, into the same outputs
+NUM_CALLS = 12  # of a scenario in which a rank is ahead
+STEP_LIMIT = 200_000_000  # most are jumps: bulk copies take their time
+FEW = Shape(num_ranks=3, num_local_experts=3, num_topk=4, hidden=32, max_tokens=6, tokens=(6, 3, 5))
+REPEATS = replace(FEW, num_topk=6, repeats=True)
+MANY_HITS = Shape(num_local_experts=40, num_topk=40, hidden=8, max_tokens=4, tokens=(4, 3))
+UNEVEN = Shape(num_topk=3, hidden=8, max_tokens=40, tokens=(40, 1))
+TILES = Shape(num_topk=2, hidden=8, max_tokens=200, tokens=(150, 130))
+QUEUE = Shape(num_topk=2, hidden=8, max_tokens=120, tokens=(120, 2), no_route=0)
+ONE_SOURCE = replace(UNEVEN, max_tokens=70, tokens=(0, 70))
+TICKETS = Shape(num_topk=2, hidden=8, max_tokens=80, tokens=(80, 70))
+PIECES = Shape(num_ranks=3, num_topk=3, hidden=160, max_tokens=12, tokens=(12, 9, 10))
+
+
+def chained(seed: int, mode: Mode, shape: Shape, max_num_sms: int = 0, **options: Any) -> None:
+    """Several steps in a row; raises if a rank received something else than it must.
+
+    ``options`` are the simulated cluster's.
+    """
+    problems = make_problems(seed, shape)
+    mode = with_budget(mode, problems)
+
+    def main(rank: Any) -> Any:
+        with make_group(rank, problems[0], mode, max_num_sms=max_num_sms) as group:
+            found = []
+            for exchange in [Exchange(rank, problem, mode) for problem in problems]:
+                handle = exchange.make_handle(group)
+                found += [step(rank, exchange, handle) for _ in range(NUM_STEPS)]
+            rank.synchronize()
+            return found
+
+    with simulated(shape.num_ranks, seed, **options) as cluster:
+        results = zip(*cluster.run(main), strict=True)
+    for i, found in enumerate(results):
+        ht.check(problems[i // NUM_STEPS], mode, list(found))
+
+
+def step(rank: Any, exchange: Exchange, handle: ep.Handle) -> dict[str, Any]:
+    """A dispatch and a combine, and something on the stream that reads what has come, as a caller would."""
+    of_layout = "expert_offsets" if exchange.mode.layout is EM else "received_idx"
+    exchange.dispatch(handle)
+    found = copies(rank, exchange, "expert_counters", "total", "received", "received_weights", of_layout)
+    exchange.combine(handle)
+    return found | copies(rank, exchange, "combined", "combined_weights")
+
+
+def copies(rank: Any, exchange: Exchange, *names: str) -> dict[str, Any]:
+    """Of some outputs, made on the stream."""
+    found = {}
+    for name in names:
+        output = getattr(exchange, name)
+        found[name] = rank.sim.empty(output.shape, output.dtype)
+        rank.sim.default_stream.copy(found[name], output)
+    return found
+
+
+def ahead(seed: int) -> None:
+    """Only rank 0 has tokens, and dispatches again and again.
+
+    Nothing but their word that they have started tells it how far the others are.
+    """
+    problem = make_problem(replace(FEW, tokens=(6, 0, 0)), seed)
+    mode = with_budget(Mode(FLAT), [problem])
+
+    def main(rank: Any) -> Any:
+        with make_group(rank, problem, mode) as group:
+            exchange = Exchange(rank, problem, mode)
+            handle = exchange.make_handle(group)
+            exchange.combine(handle)
+            for _ in range(NUM_CALLS):
+                exchange.dispatch(handle)
+            return exchange.results()
+
+    with simulated(problem.num_ranks, seed) as cluster:
+        ht.check(problem, mode, cluster.run(main))
+
+
+def overflow(seed: int) -> None:
+    """More rows come to one rank than it has room for. All ranks say so, and nothing is written."""
+    problem = make_problem(replace(FEW, num_topk=2, no_route=0, tokens=(6, 6, 6)), seed)
+    for routes in problem.topk_idx:
+        routes[...] = [4, 5]
+    enough = with_budget(Mode(EM), [problem])
+
+    def main(rank: Any) -> None:
+        with make_group(rank, problem, Mode(EM, budget=problem.max_tokens)) as group:
+            exchange = Exchange(rank, problem, enough)  # what is written behind the budget shows
+            handle = exchange.make_handle(group)
+            said = "nothing"
+            try:
+                exchange.dispatch(handle)
+                rank.synchronize()
+                exchange.dispatch(handle)
+            except ep.InvalidUsage as error:
+                said = str(error)
+            assert "rank 1 would receive 36 rows" in said, f"rank {rank.rank} says {said}"
+            assert (rank.read(exchange.received).astype(np.float32) == POISON).all()
+
+    with simulated(problem.num_ranks, seed) as cluster:
+        cluster.run(main)
+
+
+def silent_update(seed: int) -> None:
+    """A rank is silent from the start. The others say so, and do not believe what it has not sent.
+
+    What a handle remembers of an update that failed is garbage.
+    """
+    silent = 1
+    problem = make_problem(replace(FEW, no_route=0), seed)
+    mode = with_budget(Mode(EM), [problem])
+
+    def main(rank: Any) -> None:
+        with make_group(rank, problem, mode) as group:
+            exchange = Exchange(rank, problem, mode)
+            memory = rank.array(np.full(group.handle_mem_size(EM, problem.num_topk), 0xFF, np.uint8))
+            handle = group.init_handle(EM, problem.num_topk, handle_mem=memory)
+            wait_for_all(rank)
+            if rank.rank == silent:
+                cluster.sim.silence(silent)
+            else:
+                calls = (exchange.update, exchange.dispatch, exchange.combine)
+                check_gives_up(rank, silent, *(partial(call, handle) for call in calls))
+
+    with simulated(problem.num_ranks, seed) as cluster:
+        cluster.run(main)
+
+
+def tuned(tuning: str, scenario: Callable[[int], None]) -> Callable[[int], None]:
+    """The scenario with a plan's choices pinned."""
+
+    def run(seed: int) -> None:
+        os.environ["NCCL_EP_HT_TUNING"] = tuning
+        scenario(seed)
+
+    return run
+
+
+def simulated(num_ranks: int, seed: int, **options: Any) -> AbstractContextManager[Any]:
+    """A cluster in which nothing goes on for ever."""
+    return harness.simulated(num_ranks, seed, step_limit=STEP_LIMIT, **options)
+
+
+def make_problems(seed: int, shape: Shape) -> list[Problem]:
+    """Several problems of a shape."""
+    return [make_problem(shape, seed * 100 + i) for i in range(NUM_PROBLEMS)]
+
+
+def with_budget(mode: Mode, problems: list[Problem]) -> Mode:
+    """The mode with room for what any rank receives, so that no call asks the host how much that is."""
+    return replace(mode, budget=max(ht.budget_for(problem, mode) for problem in problems))
+
+
+def make_group(rank: Any, problem: Problem, mode: Mode, **changes: Any) -> ep.Group:
+    """A group that fits the problem and whose waits end."""
+    return ep.Group(rank.comm, ht.group_config(problem, mode, **{"timeout_ns": TIMEOUT_NS, **changes}))
+
+
+SCENARIOS: dict[str, Callable[[int], None]] = {
+    "flat": partial(chained, mode=Mode(FLAT), shape=FEW),
+    "flat-windows": partial(chained, mode=Mode(FLAT, windows=True), shape=FEW),
+    "expert-major": partial(chained, mode=Mode(EM, alignment=4), shape=FEW),
+    "backward": partial(chained, mode=Mode(FLAT, backward=True), shape=FEW),
+    "repeats": partial(chained, mode=Mode(EM), shape=REPEATS),
+    "many-hits": partial(chained, mode=Mode(EM, backward=True), shape=MANY_HITS),
+    "uneven": partial(chained, mode=Mode(FLAT), shape=UNEVEN, max_num_sms=1),
+    "one-source": partial(chained, mode=Mode(FLAT), shape=ONE_SOURCE, max_num_sms=1),
+    "tiles": tuned("tile_tokens=64", partial(chained, mode=Mode(EM), shape=TILES, max_num_sms=2)),
+    "pieces": tuned("piece_bytes=32", partial(chained, mode=Mode(FLAT), shape=PIECES, max_num_sms=1)),
+    "tickets": partial(chained, mode=Mode(FLAT, windows=True), shape=TICKETS),
+    "queue": partial(chained, mode=Mode(EM), shape=QUEUE, max_num_sms=1),
+    "idle-blocks": partial(
+        chained, mode=Mode(FLAT), shape=replace(FEW, tokens=(1, 0, 2)), sms=16, schedule=Schedule.WARPS
+    ),
+    "ahead": ahead,
+    "overflow": overflow,
+    "silent-update": silent_update,
+}

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bodies of tests that both algorithms have.
+
+``config`` is the group's and ``make_exchange(rank)`` makes a rank's buffers, of :mod:`ll` or of :mod:`ht`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import nccl_ep as ep
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from ll import BF16, FP16, FP32, Shape
+
+MakeExchange = Callable[[Any], Any]
+
+
+@st.composite
+def shapes(draw: Any, max_tokens: Any, most_topk: int) -> Shape:
+    """Any shape. ``max_tokens`` draws the most tokens of a rank."""
+    num_ranks = draw(st.integers(1, 5))
+    local_experts = draw(st.integers(1, 9))
+    most_tokens = draw(max_tokens)
+    dtype = draw(st.sampled_from([BF16, FP16, FP32]))
+    return Shape(
+        num_ranks=num_ranks,
+        num_local_experts=local_experts,
+        num_topk=draw(st.integers(1, min(most_topk, num_ranks * local_experts))),
+        hidden=draw(st.integers(1, 40)) * 16 // dtype.itemsize,
+        max_tokens=most_tokens,
+        tokens=tuple(draw(st.lists(st.integers(0, most_tokens), min_size=num_ranks, max_size=num_ranks))),
+        dtype=dtype,
+        idx_dtype=draw(st.sampled_from([np.int32, np.int64])),
+        no_route=draw(st.sampled_from([0.0, 0.2, 0.9, 1.0])),
+        repeats=draw(st.booleans()),
+    )
+
+
+def check_that_the_silent_is_named(
+    cluster: Any,
+    config: ep.GroupConfig,
+    make_exchange: MakeExchange,
+    silent: int,
+    calls_before: list[str],
+    calls: list[str],
+) -> None:
+    """A rank falls silent after some calls. All others' next ones time out and name it."""
+
+    def main(rank: Any) -> ep.Error | None:
+        with ep.Group(rank.comm, config) as group:
+            mine = make_exchange(rank)
+            handle = mine.make_handle(group)
+            for name in calls_before:
+                getattr(mine, name)(handle)
+            rank.synchronize()
+            rank.barrier()
+            if rank.rank == silent:
+                cluster.sim.silence(silent)
+                return None
+            for name in calls:
+                getattr(mine, name)(handle)
+            rank.synchronize()
+            assert group.async_error() != 0
+            with pytest.raises(ep.RemoteError) as failure:
+                mine.dispatch(handle)
+            return failure.value
+
+    for rank, failure in enumerate(cluster.run(main)):
+        if rank != silent:
+            assert f"rank {rank} waited" in str(failure)
+            assert f"from rank {silent}" in str(failure)
+
+
+def check_that_nothing_is_left_behind(
+    cluster: Any, config: ep.GroupConfig, make_exchange: MakeExchange
+) -> None:
+    """What groups and handles have allocated is given back."""
+
+    def main(rank: Any) -> tuple[dict[str, int], dict[str, int]]:
+        mine = make_exchange(rank)
+        before = cluster.sim.usage(rank.rank)
+        for _ in range(2):
+            with ep.Group(rank.comm, config) as group:
+                mine.run(mine.make_handle(group))
+                mine.results()
+        rank.barrier()
+        return before, cluster.sim.usage(rank.rank)
+
+    for before, after in cluster.run(main):
+        assert before == after
