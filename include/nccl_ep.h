@@ -170,8 +170,8 @@ typedef struct {
   unsigned int enable_mask;  // nonzero: a rank that does not answer is masked instead of failing the group
   uint64_t timeout_ns;       // how long a kernel waits for another rank; 0: 100 s
   ncclEpZeroCopyMode_t zero_copy;
-  ncclEpOverflowPolicy_t overflow_policy;
-  unsigned int num_topk;  // bound on K, at most E; 0: none
+  ncclEpOverflowPolicy_t overflow_policy;  // DROP needs max_recv_tokens_per_rank
+  unsigned int num_topk;                   // bound on K, at most E; 0: none
   unsigned char padding_v2[4];
 } ncclEpGroupConfig_t;
 
@@ -388,11 +388,12 @@ ncclResult_t ncclEpCreateHandle(ncclEpHandle_t* handle, ncclEpGroup_t ep_group, 
 //       nothing.
 //   HT  reads it on `stream` and keeps a copy. Collective. Fills what layout_info asks for: expert_counters
 //       [L] int32; expert_offsets [L] (EM); recv_total_counter [1] int32 or int64. EM: all of one type,
-//       counting padded rows.
+//       counting padded rows. What is dropped counts in recv_total_counter alone.
 // Capturable. Allocates nothing.
 // Errors: ncclInvalidArgument: NULL or malformed arguments, a shape or type that is not listed, b > B,
 // another K than the handle's. ncclInvalidUsage: a send_only operation of the group awaits ncclEpComplete.
-// HT, from the next call on: ncclInvalidUsage: a rank would receive more than max_recv_tokens_per_rank rows.
+// HT, from the next call on: ncclInvalidUsage: a rank would receive more than max_recv_tokens_per_rank rows,
+// unless overflow_policy is DROP.
 ncclResult_t ncclEpUpdateHandle(ncclEpHandle_t handle, const ncclEpTensor_t* topk_idx,
                                 const ncclEpLayoutInfo_t* layout_info, cudaStream_t stream);
 
@@ -446,13 +447,14 @@ ncclResult_t ncclEpDispatch(ncclEpHandle_t handle, const ncclEpDispatchInputs_t*
 //   HT BWD  [M,H]       [M,K] FLAT,   -              [b,H]   [b,K] fp32
 //                       [M] EM, fp32
 //
-// Rows stand where dispatch put them; M may be as low as what recv_total_counter says, outside of graphs.
+// Rows stand where dispatch put them; M may be as low as what recv_total_counter says, outside of graphs,
+// and need not exceed max_recv_tokens_per_rank.
 // Recipe NONE: bf16, fp16 or fp32, the same on both sides; no scales.
 //   LL EM   out[t] = sum over k of weights[t, k] * the row of token t at its k-th expert
 //   others  out[t] = sum over ranks (EM: slots) of token t's rows, which the caller has weighted and, if
 //           there is one row a token, added over its rank's experts
 //   HT BWD  also brings home the gradients of the weights, to each place its expert's, zero without one
-// A token without experts gets a row of zeros. The routing is that of the dispatch.
+// A token without experts, or of which nothing was kept, gets a row of zeros. The routing is that of the dispatch.
 //
 // Collective. Stream-ordered, as ncclEpDispatch. Allocates nothing. Capturable. Errors: as ncclEpDispatch.
 ncclResult_t ncclEpCombine(ncclEpHandle_t handle, const ncclEpCombineInputs_t* inputs,

@@ -2,12 +2,14 @@
 """What High-Throughput update, dispatch and combine mean, in NumPy, to the bit.
 
 ``Problem`` and the sums are those of :mod:`oracle`. A *row* is a token on a rank that has one of its experts.
-In the expert-major layout each of its experts there has a *slot* of its own.
+In the expert-major layout each of its experts there has a *slot* of its own. ``room`` is for how many of them
+each rank's output has room: what is more is dropped. None: there is room for all.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from oracle import Array, Problem, _sum_in_order, sources_of_expert, tokens_for_rank
@@ -28,13 +30,25 @@ class Row:
     weights: list[np.float32]
 
 
-def rows_of(problem: Problem, rank: int) -> list[Row]:
+def rows_of(problem: Problem, rank: int, room: int | None = None) -> list[Row]:
     """A rank's rows, in the order of (source rank, token)."""
-    return [
+    rows = [
         Row(source, token, *_hits(problem, source, token, rank))
         for source in range(problem.num_ranks)
         for token in tokens_for_rank(problem, source, rank)
     ]
+    return _thinned(rows, room)
+
+
+def _thinned(things: list[Any], room: int | None) -> list[Any]:
+    """Those for which there is room, evenly spread over all."""
+    if room is None or len(things) <= room:
+        return things
+    kept: list[Any] = []
+    for i, thing in enumerate(things):
+        if (i + 1) * room // len(things) > len(kept):
+            kept.append(thing)
+    return kept
 
 
 def _hits(problem: Problem, source: int, token: int, rank: int) -> tuple[list[int], list[np.float32]]:
@@ -52,38 +66,69 @@ def _hits(problem: Problem, source: int, token: int, rank: int) -> tuple[list[in
 
 @dataclass(frozen=True)
 class Counts:
-    """expert_counters, expert_offsets ``[L]`` and recv_total_counter of a rank."""
+    """expert_counters, expert_offsets ``[L]`` and recv_total_counter of a rank.
+
+    The total counts what is dropped, too.
+    """
 
     experts: list[int]
     offsets: list[int]
     total: int
 
 
-def counts_flat(problem: Problem, rank: int) -> Counts:
-    experts = [len(sources_of_expert(problem, expert)) for expert in _experts_of(problem, rank)]
+def counts_flat(problem: Problem, rank: int, room: int | None = None) -> Counts:
+    kept = rows_of(problem, rank, room)
+    experts = [sum(expert in row.experts for row in kept) for expert in _experts_of(problem, rank)]
     return Counts(experts, [], len(rows_of(problem, rank)))
 
 
-def counts_expert_major(problem: Problem, rank: int, alignment: int = 1) -> Counts:
-    experts = [
-        -(-len(sources_of_expert(problem, expert)) // alignment) * alignment
-        for expert in _experts_of(problem, rank)
-    ]
-    offsets = [sum(experts[:i]) for i in range(len(experts))]
-    return Counts(experts, offsets, sum(experts))
+def counts_expert_major(problem: Problem, rank: int, alignment: int = 1, room: int | None = None) -> Counts:
+    zones = zones_of(problem, rank, alignment, room)
+    experts = [_padded(len(zone.tokens), alignment) for zone in zones]
+    total = sum(
+        _padded(len(sources_of_expert(problem, expert)), alignment) for expert in _experts_of(problem, rank)
+    )
+    return Counts(experts, [zone.begin for zone in zones], total)
 
 
 def _experts_of(problem: Problem, rank: int) -> range:
     return range(rank * problem.num_local_experts, (rank + 1) * problem.num_local_experts)
 
 
-def slots_of(problem: Problem, rank: int, alignment: int = 1) -> dict[tuple[int, int, int], int]:
+@dataclass(frozen=True)
+class Zone:
+    """An expert's slots: the (source rank, token) of each, from a place on."""
+
+    begin: int
+    tokens: list[tuple[int, int]]
+
+
+def zones_of(problem: Problem, rank: int, alignment: int = 1, room: int | None = None) -> list[Zone]:
+    """The zones of a rank's experts. Without room for all they shrink in proportion, in whole alignments."""
+    tokens = [sources_of_expert(problem, expert) for expert in _experts_of(problem, rank)]
+    wanted = [_padded(len(pairs), alignment) // alignment for pairs in tokens]
+    edges = [sum(wanted[:i]) for i in range(len(wanted) + 1)]
+    if room is not None and edges[-1] * alignment > room:
+        edges = [edge * (room // alignment) // edges[-1] for edge in edges]
+    return [
+        Zone(begin * alignment, _thinned(pairs, (end - begin) * alignment))
+        for pairs, begin, end in zip(tokens, edges[:-1], edges[1:], strict=True)
+    ]
+
+
+def _padded(count: int, alignment: int) -> int:
+    return -(-count // alignment) * alignment
+
+
+def slots_of(
+    problem: Problem, rank: int, alignment: int = 1, room: int | None = None
+) -> dict[tuple[int, int, int], int]:
     """The slot of each (expert, source rank, token) of a rank."""
-    offsets = counts_expert_major(problem, rank, alignment).offsets
+    zones = zones_of(problem, rank, alignment, room)
     return {
-        (expert, source, token): offset + i
-        for expert, offset in zip(_experts_of(problem, rank), offsets, strict=True)
-        for i, (source, token) in enumerate(sources_of_expert(problem, expert))
+        (expert, source, token): zone.begin + i
+        for expert, zone in zip(_experts_of(problem, rank), zones, strict=True)
+        for i, (source, token) in enumerate(zone.tokens)
     }
 
 
@@ -99,13 +144,15 @@ class Outputs:
     topk_idx: Array | None = None
 
 
-def dispatch_flat(problem: Problem, rank: int, before: Outputs, *, global_ids: bool = False) -> Outputs:
+def dispatch_flat(
+    problem: Problem, rank: int, before: Outputs, room: int | None = None, *, global_ids: bool = False
+) -> Outputs:
     """What outputs hold that held ``before``. Rows behind the last one stay as they were."""
     assert before.topk_idx is not None
     out = Outputs(before.tokens.copy(), before.topk_weights.copy(), before.topk_idx.copy())
     assert out.topk_idx is not None
     first = 0 if global_ids else rank * problem.num_local_experts
-    for i, row in enumerate(rows_of(problem, rank)):
+    for i, row in enumerate(rows_of(problem, rank, room)):
         out.tokens[i] = problem.tokens[row.source][row.token]
         out.topk_idx[i] = -1
         out.topk_weights[i] = 0
@@ -114,16 +161,20 @@ def dispatch_flat(problem: Problem, rank: int, before: Outputs, *, global_ids: b
     return out
 
 
-def dispatch_expert_major(problem: Problem, rank: int, before: Outputs, alignment: int = 1) -> Outputs:
+def dispatch_expert_major(
+    problem: Problem, rank: int, before: Outputs, alignment: int = 1, room: int | None = None
+) -> Outputs:
     """The same, expert-major. Padding is zeros; slots behind the last expert's stay as they were."""
     out = Outputs(before.tokens.copy(), before.topk_weights.copy())
-    total = counts_expert_major(problem, rank, alignment).total
+    total = sum(counts_expert_major(problem, rank, alignment, room).experts)
     out.tokens[:total] = 0
     out.topk_weights[:total] = 0
-    slots = slots_of(problem, rank, alignment)
+    slots = slots_of(problem, rank, alignment, room)
     for row in rows_of(problem, rank):
         for expert, weight in zip(row.experts, row.weights, strict=True):
-            slot = slots[expert, row.source, row.token]
+            slot = slots.get((expert, row.source, row.token))
+            if slot is None:
+                continue
             out.tokens[slot] = problem.tokens[row.source][row.token]
             out.topk_weights[slot] = weight
     return out
@@ -132,24 +183,27 @@ def dispatch_expert_major(problem: Problem, rank: int, before: Outputs, alignmen
 # ---- Combine ----
 
 
-def combine_flat(problem: Problem, home: int, rows: list[Array]) -> Array:
+def combine_flat(problem: Problem, home: int, rows: list[Array], room: int | None = None) -> Array:
     """Rank ``home``'s tokens ``[b, H]``, from every rank's rows ``[M, H]``."""
     arrivals: list[list[Array]] = [[] for _ in problem.tokens[home]]
     for rank in range(problem.num_ranks):
-        for i, row in enumerate(rows_of(problem, rank)):
+        for i, row in enumerate(rows_of(problem, rank, room)):
             if row.source == home:
                 arrivals[row.token].append(rows[rank][i])
     return _sums(problem, home, arrivals)
 
 
-def combine_expert_major(problem: Problem, home: int, slots: list[Array], alignment: int = 1) -> Array:
+def combine_expert_major(
+    problem: Problem, home: int, slots: list[Array], alignment: int = 1, room: int | None = None
+) -> Array:
     """The same from every rank's slots. A rank sums a token's slots in the order of its experts."""
     arrivals: list[list[Array]] = [[] for _ in problem.tokens[home]]
     for rank in range(problem.num_ranks):
-        slot = slots_of(problem, rank, alignment)
+        slot = slots_of(problem, rank, alignment, room)
         for row in rows_of(problem, rank):
-            if row.source == home:
-                mine = [slots[rank][slot[expert, home, row.token]] for expert in row.experts]
+            places = [(expert, home, row.token) for expert in row.experts]
+            mine = [slots[rank][slot[place]] for place in places if place in slot]
+            if row.source == home and mine:
                 arrivals[row.token].append(_sum_in_order(mine, problem))
     return _sums(problem, home, arrivals)
 
@@ -161,33 +215,34 @@ def _sums(problem: Problem, home: int, arrivals: list[list[Array]]) -> Array:
     return out
 
 
-def combine_weights_flat(problem: Problem, home: int, gradients: list[Array]) -> Array:
+def combine_weights_flat(
+    problem: Problem, home: int, gradients: list[Array], room: int | None = None
+) -> Array:
     """Backward: gradients of rank ``home``'s weights ``[b, K]``, from every rank's ``[M, K]``."""
     found = {
         (expert, row.source, row.token): gradients[rank][i, hit]
         for rank in range(problem.num_ranks)
-        for i, row in enumerate(rows_of(problem, rank))
+        for i, row in enumerate(rows_of(problem, rank, room))
         for hit, expert in enumerate(row.experts)
     }
     return _gradients(problem, home, found)
 
 
 def combine_weights_expert_major(
-    problem: Problem, home: int, gradients: list[Array], alignment: int = 1
+    problem: Problem, home: int, gradients: list[Array], alignment: int = 1, room: int | None = None
 ) -> Array:
     """The same from every rank's ``[M]``."""
     found = {
         place: gradients[rank][slot]
         for rank in range(problem.num_ranks)
-        for place, slot in slots_of(problem, rank, alignment).items()
+        for place, slot in slots_of(problem, rank, alignment, room).items()
     }
     return _gradients(problem, home, found)
 
 
 def _gradients(problem: Problem, home: int, found: dict[tuple[int, int, int], np.float32]) -> Array:
-    """Every place of a top-k gets its expert's gradient, and zero if it has none."""
+    """Every place of a top-k gets its expert's gradient, and zero if it has none or is dropped."""
     out = np.zeros(problem.topk_idx[home].shape, np.float32)
     for (token, k), expert in np.ndenumerate(problem.topk_idx[home]):
-        if expert >= 0:
-            out[token, k] = found[int(expert), home, token]
+        out[token, k] = found.get((int(expert), home, token), 0)
     return out

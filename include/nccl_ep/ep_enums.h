@@ -12,7 +12,7 @@ typedef enum {
 typedef enum {
   NCCL_EP_OVERFLOW_AUTO = 0,  // TRAP
   NCCL_EP_OVERFLOW_TRAP = 1,  // it is an error
-  NCCL_EP_OVERFLOW_DROP = 2   // they are left out, and count as zero in combine
+  NCCL_EP_OVERFLOW_DROP = 2   // some are left out, evenly over ranks and experts, and add nothing in combine
 } ncclEpOverflowPolicy_t;
 
 // How received rows are arranged.

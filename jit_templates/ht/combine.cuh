@@ -111,6 +111,7 @@ EP_DEVICE void for_each_result(const Operation& op, const HtCombineArgs& args, b
       const ReceivedRow mine = row < end ? look_up_row(args.handle, begin + row, peer) : ReceivedRow{};
       for (uint32_t i = 0; first + i < end; ++i) {
         const ReceivedRow it = mine.from_lane(i);
+        if (it.home.num_hits == 0) continue;
         const uint64_t slot = group.layout.home_slot(it.home.token, it.home.dest);
         push(it, homes.at(slot), flag_of(group, peer, slot));
       }

@@ -47,7 +47,7 @@ EP_DEVICE void push_rows_to(const HtDispatchArgs& args, uint32_t peer, const HtO
   for (uint32_t i = 0; first + i < end; ++i) {
     const uint32_t token = dev::shfl(send.token, i), slot = dev::shfl(send.slot, i);
     const uint32_t row = outgoing.row + first + i;
-    if (dev::lane_idx() != 0) continue;
+    if (dev::lane_idx() != 0 || slot == HtHandleLayout::kNoSlot) continue;
     mover.move(args.tokens + uint64_t{token} * args.move.row_bytes, to.at(direct ? slot : row),
                flag_of(args.group, peer, row));
   }

@@ -117,10 +117,10 @@ struct ReceivedRow {
 
 EP_DEVICE ReceivedRow look_up_row(const HtHandle& handle, uint32_t row, uint32_t source) {
   ReceivedRow received{};
-  received.exists = true;
   received.row = row;
   received.source = source;
   received.home = dev::ld(handle.home(row));
+  received.exists = received.home.num_hits > 0;
 #pragma unroll
   for (uint32_t i = 0; i < ReceivedRow::kFirstHits; ++i) {
     if (i < handle.layout.max_hits) received.first_hits[i] = dev::ld(handle.hit(row, i));

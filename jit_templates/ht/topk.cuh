@@ -20,33 +20,40 @@ EP_DEVICE uint32_t load_expert(const HtGroupState& group, const TopkTable& topk,
 }
 
 // One token's hits. A lane has the places at its index and 32 behind. Hits are in the order of the experts, hence of the
-// ranks; an expert that the row repeats is one hit.
+// ranks; an expert that the row repeats is one hit, one that does not keep the token none.
 struct TokenHits {
   static constexpr uint32_t kPerLane = kHtMaxTopk / 32;
-  uint32_t expert[kPerLane];    // kNone: the place has none
-  uint32_t rank[kPerLane];      // of the expert
-  uint32_t hit[kPerLane];       // which of the token's hits it is
+  uint32_t expert[kPerLane];  // kNone: the place has none
+  uint32_t rank[kPerLane];    // of the expert
+  bool is_hit[kPerLane];
+  uint32_t hit[kPerLane];       // which of the token's hits it is, or how many are before
   uint32_t num_hits[kPerLane];  // on that rank
   uint32_t dest[kPerLane];      // which of the token's ranks that rank is
-  bool leads[kPerLane];         // whether it is the first place of the rank's first hit
-  uint32_t num_dests;
+  bool leads[kPerLane];         // whether it is the first place of the rank's first expert
+  uint32_t num_dests;           // ranks with hits
 
-  EP_DEVICE TokenHits(const HtGroupState& group, const TopkTable& topk, uint32_t token) {
+  // keeps(expert, rank) says whether an expert keeps the token.
+  template <class Keeps>
+  EP_DEVICE TokenHits(const HtGroupState& group, const TopkTable& topk, uint32_t token, Keeps keeps) {
     const uint32_t num_topk = topk.num_topk, num_local = group.num_local_experts;
+    uint32_t hits[kPerLane];  // of all lanes
 #pragma unroll
     for (uint32_t i = 0; i < kPerLane; ++i) {
       const uint32_t k = 32 * i + dev::lane_idx();
       expert[i] = k < num_topk ? load_expert(group, topk, uint64_t{token} * num_topk + k) : kNone;
       rank[i] = expert[i] == kNone ? kNone : expert[i] / num_local;
+      is_hit[i] = expert[i] != kNone && keeps(expert[i], rank[i]);
+      hits[i] = dev::ballot(is_hit[i]);
       hit[i] = num_hits[i] = dest[i] = 0;
       leads[i] = expert[i] != kNone;
     }
-    for_each_first_place(num_topk, [&](uint32_t, uint32_t other) {
+    for_each_first_place(num_topk, [&](uint32_t k, uint32_t other) {
       const uint32_t other_rank = other / num_local;
+      const uint32_t count = (k < 32 ? hits[0] : hits[kPerLane - 1]) >> k % 32 & 1;
 #pragma unroll
       for (uint32_t i = 0; i < kPerLane; ++i) {
-        if (other < expert[i]) ++hit[i];
-        if (other_rank == rank[i]) ++num_hits[i];
+        if (other < expert[i]) hit[i] += count;
+        if (other_rank == rank[i]) num_hits[i] += count;
         if (other_rank == rank[i] && other < expert[i]) leads[i] = false;
       }
     });
@@ -54,7 +61,7 @@ struct TokenHits {
     num_dests = 0;
 #pragma unroll
     for (uint32_t i = 0; i < kPerLane; ++i) {
-      for (uint32_t left = dev::ballot(leads[i]); left; left &= left - 1) {
+      for (uint32_t left = dev::ballot(leads[i] && num_hits[i] > 0); left; left &= left - 1) {
         const uint32_t other_rank = dev::shfl(rank[i], dev::find_first(left));
         ++num_dests;
 #pragma unroll

@@ -4,7 +4,8 @@
 // Parties: each rank counts its tokens for every rank and every expert, sends the counts to all, and waits for theirs. Then
 // it knows the final row of each of its tokens on each rank, and tells the receivers what they must know of each row.
 // Each block has consecutive tokens, so rows lie by (source rank, token); all blocks run at a time, and tell each other
-// their counts. Memory: counts and records of the windows, the handle's memory. Waits: for blocks, for peers, for records.
+// their counts. What a rank has no room for is thinned out, or a fault. Memory: counts and records of the windows, the
+// handle's memory. Waits: for blocks, for peers, for records.
 #pragma once
 
 #include "common/token_bits.cuh"
@@ -19,20 +20,37 @@ struct UpdateScratch {
   uint32_t num_counters, num_words;
   uint32_t* next;        // [counter]: the row, or slot, of the next token
   uint32_t* total;       // [counter]: of this rank, then of all ranks
-  uint32_t* slots;       // [rank]: rows of its output
+  uint32_t* wanted;      // [rank]: rows of its output, if there is room for all
   HtOutgoing* outgoing;  // [rank]
   uint32_t* bits;        // [counter][word]: the tokens of the tile
+  HtQuota* quotas;       // [expert]: expert-major, on ranks without room for all
 
   EP_DEVICE UpdateScratch(const HtUpdateArgs& args, unsigned char* shared)
       : num_counters(args.group.layout.num_counters()),
         num_words(args.tile_tokens / 32),
         next(reinterpret_cast<uint32_t*>(shared)),
         total(next + num_counters),
-        slots(total + num_counters),
-        outgoing(reinterpret_cast<HtOutgoing*>(slots + args.group.num_ranks)),
-        bits(reinterpret_cast<uint32_t*>(outgoing + args.group.num_ranks)) {}
+        wanted(total + num_counters),
+        outgoing(reinterpret_cast<HtOutgoing*>(wanted + args.group.num_ranks)),
+        bits(reinterpret_cast<uint32_t*>(outgoing + args.group.num_ranks)),
+        quotas(reinterpret_cast<HtQuota*>(bits + num_counters * num_words)) {}
   EP_DEVICE TokenBits of(uint32_t counter) const { return {bits + counter * num_words}; }
 };
+
+// So many of some things that there is no room for: evenly spread over them, in their order.
+struct Thinning {
+  uint32_t total, room;
+
+  // How many of the first `count` are kept.
+  EP_DEVICE uint32_t kept(uint32_t count) const {
+    return total <= room ? count : static_cast<uint32_t>(uint64_t{count} * room / total);
+  }
+  // Whether the i-th is: kept(i) != kept(i + 1).
+  EP_DEVICE bool keeps(uint32_t i) const { return total <= room || uint64_t{i} * room % total + room >= total; }
+};
+
+// Whether a rank whose output would have so many rows gets fewer.
+EP_DEVICE bool is_thinned(const HtUpdateArgs& args, uint32_t wanted) { return args.drops && wanted > args.max_slots; }
 
 // Whether all threads of the block say so. All of them call it.
 EP_DEVICE bool all_in_block(bool mine) {
@@ -64,6 +82,15 @@ struct Tile {
   }
 };
 
+EP_DEVICE void write_counter(const CounterOutput& output, uint32_t i, uint64_t value) {
+  if (!output.data) return;
+  if (output.is_64bit) {
+    static_cast<uint64_t*>(output.data)[i] = value;
+  } else {
+    static_cast<uint32_t*>(output.data)[i] = static_cast<uint32_t>(value);
+  }
+}
+
 // Notes which tokens of the tile count where. The block meets before and after.
 EP_DEVICE void fill_bits(const HtUpdateArgs& args, const UpdateScratch& scratch, const Tile& tile) {
   const uint32_t num_topk = args.topk.num_topk, num_local = args.group.num_local_experts;
@@ -85,6 +112,9 @@ EP_DEVICE void count_block(const HtUpdateArgs& args, const UpdateScratch& scratc
     for_each_thread(scratch.num_counters,
                     [&](uint32_t c) { scratch.total[c] += scratch.of(c).count(scratch.num_words); });
     dev::sync_block();
+  }
+  if (args.drops && dev::block_idx() == 0) {  // blocks that see its flag may count there
+    for_each_thread(args.group.num_local_experts, [&](uint32_t i) { write_counter(args.expert_counters, i, 0); });
   }
   uint32_t* counts = args.block_counts + uint64_t{dev::block_idx()} * scratch.num_counters;
   for_each_thread(scratch.num_counters, [&](uint32_t c) { counts[c] = scratch.total[c]; });
@@ -183,6 +213,22 @@ EP_DEVICE bool add_ranks(const Operation& op, const HtHandle& handle, const Upda
   return ok;
 }
 
+// Flat: what is left of the rows for each rank.
+EP_DEVICE void thin_rows(const HtUpdateArgs& args, const UpdateScratch& scratch) {
+  const uint32_t num_ranks = args.group.num_ranks, room = static_cast<uint32_t>(args.max_slots);
+  for_each_thread(num_ranks, [&](uint32_t rank) {
+    HtOutgoing& outgoing = scratch.outgoing[rank];
+    const Thinning rows{scratch.total[rank], room};
+    const uint32_t end = rows.kept(outgoing.row + outgoing.num_rows);
+    outgoing.row = rows.kept(outgoing.row);
+    outgoing.num_rows = end - outgoing.row;
+  });
+  const Thinning own{scratch.total[args.group.rank], room};
+  for_each_thread(dev::block_idx() == 0 ? num_ranks + 1 : 0,
+                  [&](uint32_t source) { *args.handle.source(source) = own.kept(*args.handle.source(source)); });
+  dev::sync_block();
+}
+
 // Where the rows for each rank begin among those that this rank sends. What it is for another block is no different.
 EP_DEVICE void find_outgoing(const HtUpdateArgs& args, const UpdateScratch& scratch) {
   for_each_thread(args.group.num_ranks, [&](uint32_t rank) {
@@ -192,59 +238,90 @@ EP_DEVICE void find_outgoing(const HtUpdateArgs& args, const UpdateScratch& scra
   });
 }
 
-EP_DEVICE void write_counter(const CounterOutput& output, uint32_t i, uint64_t value) {
-  if (!output.data) return;
-  if (output.is_64bit) {
-    static_cast<uint64_t*>(output.data)[i] = value;
-  } else {
-    static_cast<uint32_t*>(output.data)[i] = static_cast<uint32_t>(value);
+// Calls visit(local, zone) for each of a rank's experts, a lane for each, as if there were room for all. Returns how many
+// slots that makes: padding makes a multiple of the alignment of every expert's rows. The whole warp calls it.
+template <bool kExpertMajor, class Visit>
+EP_DEVICE uint32_t for_each_zone(const HtUpdateArgs& args, const UpdateScratch& scratch, uint32_t rank, Visit visit) {
+  const uint32_t num_local = args.group.num_local_experts, alignment = args.alignment;
+  uint32_t end = 0;
+  for (uint32_t first = 0; first < num_local; first += 32) {
+    const uint32_t local = first + dev::lane_idx();
+    const uint32_t tokens = local < num_local ? scratch.total[args.group.num_ranks + rank * num_local + local] : 0;
+    const uint32_t padded = kExpertMajor ? (tokens + alignment - 1) / alignment * alignment : tokens;
+    const uint32_t begin = end + scan_warp(padded) - padded;
+    end = dev::shfl(begin + padded, 31);
+    if (local < num_local) visit(local, HtZone{begin, tokens, padded});
   }
+  return end;
 }
 
-// How many rows each rank's output has and, expert-major, where each expert's slots begin: a warp for each rank. Padding
-// makes a multiple of the alignment of every expert's rows.
+// Remembers one of this rank's experts, and counts it for the caller.
+EP_DEVICE void report_zone(const HtUpdateArgs& args, uint32_t local, const HtZone& zone) {
+  *args.handle.zone(local) = zone;
+  write_counter(args.expert_counters, local, zone.num_slots);
+  write_counter(args.expert_offsets, local, zone.begin);
+}
+
+// Expert-major: shares a rank's slots out among its experts, which want so many, in whole alignments. The whole warp calls it.
+EP_DEVICE void thin_zones(const HtUpdateArgs& args, const UpdateScratch& scratch, uint32_t rank, uint32_t wanted,
+                          bool reports) {
+  const uint32_t alignment = args.alignment;
+  const Thinning blocks{wanted / alignment, static_cast<uint32_t>(args.max_slots / alignment)};
+  for_each_zone<true>(args, scratch, rank, [&](uint32_t local, const HtZone& all) {
+    const uint32_t expert = rank * args.group.num_local_experts + local;
+    const uint32_t begin = blocks.kept(all.begin / alignment) * alignment;
+    const uint32_t room = blocks.kept((all.begin + all.num_slots) / alignment) * alignment - begin;
+    scratch.quotas[expert] = {begin, room};
+    scratch.next[args.group.num_ranks + expert] -= all.begin;  // among the expert's tokens
+    if (reports) report_zone(args, local, {begin, all.num_rows < room ? all.num_rows : room, room});
+  });
+}
+
+// Tells the caller and the host how many rows this rank's output has.
+template <bool kExpertMajor>
+EP_DEVICE void report_totals(const HtUpdateArgs& args, uint32_t num_rows, uint32_t wanted) {
+  const uint32_t room = static_cast<uint32_t>(args.max_slots) / args.alignment * args.alignment;
+  const uint32_t slots = is_thinned(args, wanted) ? room : wanted;
+  const HtTotals totals{kExpertMajor ? num_rows : slots, slots};
+  write_counter(args.recv_total, 0, wanted);
+  *args.handle.totals() = totals;
+  args.host_totals->totals = totals;
+  dev::st_release<dev::Scope::system>(&args.host_totals->update, args.update);
+}
+
+// How many rows each rank's output has and, expert-major, where each expert's slots begin: a warp for each rank.
 template <bool kExpertMajor>
 EP_DEVICE void find_zones(const HtUpdateArgs& args, const UpdateScratch& scratch) {
   const HtGroupState& group = args.group;
-  const uint32_t num_local = group.num_local_experts, alignment = args.alignment;
   for (uint32_t rank = dev::warp_idx(); rank < group.num_ranks; rank += dev::num_warps()) {
     const bool reports = rank == group.rank && dev::block_idx() == 0;
-    uint32_t end = 0;
-    for (uint32_t first = 0; first < num_local && (kExpertMajor || reports); first += 32) {
-      const uint32_t local = first + dev::lane_idx(), counter = group.num_ranks + rank * num_local + local;
-      const uint32_t tokens = local < num_local ? scratch.total[counter] : 0;
-      const uint32_t padded = kExpertMajor ? (tokens + alignment - 1) / alignment * alignment : tokens;
-      const uint32_t begin = end + scan_warp(padded) - padded;
-      end = dev::shfl(begin + padded, 31);
-      if (local >= num_local) continue;
-      if (kExpertMajor) scratch.next[counter] += begin;
-      if (reports) {
-        *args.handle.zone(local) = {begin, tokens, padded};
-        write_counter(args.expert_counters, local, padded);
-        write_counter(args.expert_offsets, local, begin);
-      }
+    uint32_t wanted = scratch.total[rank];
+    // Flat, what experts keep of too many rows is counted when the records come.
+    if (kExpertMajor || (reports && !is_thinned(args, wanted))) {
+      const uint32_t end = for_each_zone<kExpertMajor>(args, scratch, rank, [&](uint32_t local, const HtZone& zone) {
+        const uint32_t counter = group.num_ranks + rank * group.num_local_experts + local;
+        if (kExpertMajor) scratch.next[counter] += zone.begin;
+        if (reports) report_zone(args, local, zone);
+      });
+      if (kExpertMajor) wanted = end;
     }
-    const uint32_t slots = kExpertMajor ? end : scratch.total[rank];
+    if (kExpertMajor && is_thinned(args, wanted)) thin_zones(args, scratch, rank, wanted, reports);
     if (dev::lane_idx() != 0) continue;
-    scratch.slots[rank] = slots;
-    if (!reports) continue;
-    write_counter(args.recv_total, 0, slots);
-    const HtTotals totals{scratch.total[rank], slots};
-    *args.handle.totals() = totals;
-    args.host_totals->totals = totals;
-    dev::st_release<dev::Scope::system>(&args.host_totals->update, args.update);
+    scratch.wanted[rank] = wanted;
+    if (reports) report_totals<kExpertMajor>(args, scratch.total[rank], wanted);
   }
   dev::sync_block();
 }
 
-// Whether every rank's output has room. All ranks find the same.
+// Whether every rank's output has room. All ranks find the same. Where nothing is dropped, it is a fault if not.
 EP_DEVICE bool fits(const HtUpdateArgs& args, const UpdateScratch& scratch, uint32_t epoch) {
   bool fits = true;
   for_each_thread(args.group.num_ranks, [&](uint32_t rank) {
-    if (args.max_slots == 0 || scratch.slots[rank] <= args.max_slots) return;
+    if (args.max_slots == 0 || scratch.wanted[rank] <= args.max_slots) return;
     fits = false;
+    if (args.drops) return;
     report(args.group, {FaultRecord::kOverflow, Wait::none, 0, rank, static_cast<uint32_t>(args.max_slots), epoch,
-                        scratch.slots[rank]});
+                        scratch.wanted[rank]});
   });
   return all_in_block(fits);
 }
@@ -265,24 +342,55 @@ EP_DEVICE void send_record(const Operation& op, const HtDest& dest, uint32_t tok
   }
 }
 
+// Where a token of the tile lies on each rank.
+template <bool kExpertMajor>
+struct Placement {
+  const HtUpdateArgs& args;
+  const UpdateScratch& scratch;
+  bool thins;  // some rank
+  uint32_t in_tile;
+
+  EP_DEVICE bool is_kept(uint32_t expert, uint32_t rank) const {
+    if (!thins || !is_thinned(args, scratch.wanted[rank])) return true;
+    if (kExpertMajor) return slots(expert).keeps(number(args.group.num_ranks + expert));
+    return rows(rank).keeps(number(rank));
+  }
+  EP_DEVICE uint32_t row(uint32_t rank) const {
+    return thins && !kExpertMajor ? rows(rank).kept(number(rank)) : number(rank);
+  }
+  // Expert-major, if it is kept.
+  EP_DEVICE uint32_t slot(uint32_t expert, uint32_t rank) const {
+    const uint32_t mine = number(args.group.num_ranks + expert);
+    if (!thins || !is_thinned(args, scratch.wanted[rank])) return mine;
+    return scratch.quotas[expert].begin + slots(expert).kept(mine);
+  }
+
+ private:
+  EP_DEVICE uint32_t number(uint32_t counter) const {
+    return scratch.next[counter] + scratch.of(counter).count_before(in_tile);
+  }
+  EP_DEVICE Thinning rows(uint32_t rank) const { return {scratch.total[rank], static_cast<uint32_t>(args.max_slots)}; }
+  EP_DEVICE Thinning slots(uint32_t expert) const {
+    return {scratch.total[args.group.num_ranks + expert], scratch.quotas[expert].room};
+  }
+};
+
 // Gives a token of the tile its rows, remembers them, and tells the receivers. The whole warp calls it.
 template <bool kExpertMajor>
-EP_DEVICE void place_token(const Operation& op, const HtUpdateArgs& args, const UpdateScratch& scratch,
-                           const Tile& tile, uint32_t token) {
+EP_DEVICE void place_token(const Operation& op, const HtUpdateArgs& args, const UpdateScratch& scratch, uint32_t token,
+                           const Placement<kExpertMajor>& placement) {
   EP_SHARED(uint32_t, staged_hits, [kUpdateWarps][kHtMaxTopk]);
   uint32_t* hits = staged_hits[dev::warp_idx()];
   const HtGroupState& group = op.group;
-  const TokenHits found(group, args.topk, token);
-  const uint32_t in_tile = token - tile.begin;
+  const TokenHits found(group, args.topk, token,
+                        [&](uint32_t expert, uint32_t rank) { return placement.is_kept(expert, rank); });
 #pragma unroll
   for (uint32_t i = 0; i < TokenHits::kPerLane; ++i) {
     const uint32_t k = 32 * i + dev::lane_idx();
     if (k >= args.topk.num_topk) continue;
-    const bool hits_any = found.expert[i] != kNone;
-    *args.handle.place(token, k) = hits_any ? static_cast<uint8_t>(found.hit[i]) : HtHandleLayout::kNoHit;
-    if (!hits_any) continue;
-    const uint32_t counter = group.num_ranks + found.expert[i];
-    const uint32_t hit = kExpertMajor ? scratch.next[counter] + scratch.of(counter).count_before(in_tile)
+    *args.handle.place(token, k) = found.is_hit[i] ? static_cast<uint8_t>(found.hit[i]) : HtHandleLayout::kNoHit;
+    if (!found.is_hit[i]) continue;
+    const uint32_t hit = kExpertMajor ? placement.slot(found.expert[i], found.rank[i])
                                       : found.expert[i] - found.rank[i] * group.num_local_experts;
     dev::st_relaxed<dev::Scope::block>(hits + found.hit[i], hit);  // all places of an expert write the same
   }
@@ -290,29 +398,30 @@ EP_DEVICE void place_token(const Operation& op, const HtUpdateArgs& args, const 
   dev::sync_warp();
 #pragma unroll
   for (uint32_t i = 0; i < TokenHits::kPerLane; ++i) {
-    if (!found.leads[i]) continue;
+    const bool is_dest = found.num_hits[i] > 0;
+    if (!found.leads[i] || !(kExpertMajor || is_dest)) continue;
     const uint32_t rank = found.rank[i];
     HtDest dest{};
     dest.rank = static_cast<uint16_t>(rank);
-    dest.row = scratch.next[rank] + scratch.of(rank).count_before(in_tile);
+    dest.row = placement.row(rank);
     dest.first_hit = static_cast<uint8_t>(found.hit[i]);
     dest.num_hits = static_cast<uint8_t>(found.num_hits[i]);
-    *args.handle.dest(token, found.dest[i]) = dest;
+    if (is_dest) *args.handle.dest(token, found.dest[i]) = dest;
     const HtOutgoing& outgoing = scratch.outgoing[rank];
-    *args.handle.send(outgoing.first + (dest.row - outgoing.row)) = {token,
-                                                                     kExpertMajor ? hits[found.hit[i]] : dest.row};
+    const uint32_t slot = !is_dest ? HtHandleLayout::kNoSlot : kExpertMajor ? hits[found.hit[i]] : dest.row;
+    *args.handle.send(outgoing.first + (dest.row - outgoing.row)) = {token, slot};
     send_record(op, dest, token, found.dest[i], hits + found.hit[i]);
   }
   dev::sync_warp();  // the hits are about to be replaced
 }
 
 template <bool kExpertMajor>
-EP_DEVICE void place_tokens(const Operation& op, const HtUpdateArgs& args, const UpdateScratch& scratch) {
+EP_DEVICE void place_tokens(const Operation& op, const HtUpdateArgs& args, const UpdateScratch& scratch, bool thins) {
   for (uint32_t i = 0; i < args.tiles_per_block; ++i) {
     const Tile tile(args, i);
     if (args.tiles_per_block > 1) fill_bits(args, scratch, tile);
     for (uint32_t token = tile.begin + dev::warp_idx(); token < tile.end; token += dev::num_warps()) {
-      place_token<kExpertMajor>(op, args, scratch, tile, token);
+      place_token<kExpertMajor>(op, args, scratch, token, {args, scratch, thins, token - tile.begin});
     }
     dev::sync_block();
     if (i + 1 == args.tiles_per_block) return;
@@ -322,9 +431,18 @@ EP_DEVICE void place_tokens(const Operation& op, const HtUpdateArgs& args, const
   }
 }
 
-// Waits for the records of this rank's rows and remembers them: a thread for each row.
-EP_DEVICE void receive_records(const Operation& op, const HtUpdateArgs& args, uint32_t num_rows) {
+// Waits for the records of this rank's rows and remembers them: a thread for each row. Flat, they say which tokens are left
+// if some are not.
+template <bool kExpertMajor>
+EP_DEVICE void receive_records(const Operation& op, const HtUpdateArgs& args, const UpdateScratch& scratch) {
   const HtGroupState& group = op.group;
+  const bool thinned = !kExpertMajor && is_thinned(args, scratch.wanted[group.rank]);
+  const uint32_t num_rows = thinned ? static_cast<uint32_t>(args.max_slots) : scratch.total[group.rank];
+  auto* counters = thinned ? static_cast<uint32_t*>(args.expert_counters.data) : nullptr;
+  const auto note = [&](uint32_t row, uint32_t i, uint32_t hit) {
+    *args.handle.hit(row, i) = hit;
+    if (counters) dev::atomic_add<dev::Order::relaxed, dev::Scope::gpu>(counters + hit, 1u);
+  };
   const auto get = [&](uint32_t row, uint32_t i, Unit& unit) {
     return op.wait_for_unit({Wait::row_record, group.rank, row},
                             group.window.at<Unit>(group.rank, group.layout.record_at(row, i)), unit);
@@ -336,10 +454,10 @@ EP_DEVICE void receive_records(const Operation& op, const HtUpdateArgs& args, ui
     const uint32_t num_hits = unit.word[0] >> 16 & 0xff;
     *args.handle.home(row) = {static_cast<uint16_t>(unit.word[0]), static_cast<uint8_t>(unit.word[0] >> 24),
                               static_cast<uint8_t>(num_hits), unit.word[1]};
-    *args.handle.hit(row, 0) = unit.word[2];
+    note(row, 0, unit.word[2]);
     for (uint32_t hit = 1; hit < num_hits; ++hit) {
       if (hit % 3 == 1 && !get(row, 1 + hit / 3, unit)) return;
-      *args.handle.hit(row, hit) = unit.word[(hit - 1) % 3];
+      note(row, hit, unit.word[(hit - 1) % 3]);
     }
   }
 }
@@ -356,11 +474,13 @@ EP_DEVICE void update(const HtUpdateArgs& args) {
     ok = ok && all_in_block(send_counts(op, scratch));
     ok = ok && all_in_block(add_ranks(op, args.handle, scratch));
     if (ok) {
+      if (!kExpertMajor && args.drops) thin_rows(args, scratch);
       find_outgoing(args, scratch);
       find_zones<kExpertMajor>(args, scratch);
-      if (fits(args, scratch, op.epoch)) {
-        place_tokens<kExpertMajor>(op, args, scratch);
-        receive_records(op, args, scratch.total[args.group.rank]);
+      const bool all_fit = fits(args, scratch, op.epoch);
+      if (all_fit || args.drops) {
+        place_tokens<kExpertMajor>(op, args, scratch, !all_fit);
+        receive_records<kExpertMajor>(op, args, scratch);
       }
     }
   }

@@ -56,6 +56,11 @@ struct HtHostTotals {
   HtTotals totals;
 };
 
+// What an expert gets of the slots of a rank that has too few, while an update places tokens.
+struct HtQuota {
+  uint32_t begin, room;
+};
+
 struct HtUpdateArgs {
   HtGroupState group;
   HtHandle handle;
@@ -66,6 +71,7 @@ struct HtUpdateArgs {
   uint32_t* block_flags;     // [block]: the operation that its counts belong to
   uint32_t alignment;        // expert-major: of the rows of an expert
   uint64_t max_slots;        // rows of the outputs; 0: as many as there are
+  uint32_t drops;            // what does not fit, instead of a fault
   CounterOutput expert_counters;
   CounterOutput expert_offsets;
   CounterOutput recv_total;

@@ -98,7 +98,7 @@ struct alignas(8) HtDest {
   uint32_t row;                 // there
 };
 
-// What goes to a rank: consecutive rows there.
+// What goes to a rank: consecutive rows there. Expert-major, rows whose hits are all dropped have numbers, too.
 struct HtOutgoing {
   uint32_t first;  // of its sends
   uint32_t row;    // there, of the first
@@ -108,20 +108,20 @@ struct HtOutgoing {
 // One of the rows that go to a rank.
 struct alignas(8) HtSend {
   uint32_t token;
-  uint32_t slot;  // of the output there, expert-major the first hit's
+  uint32_t slot;  // of the output there, expert-major the first hit's; kNoSlot: dropped, it does not travel
 };
 
 // Where a received row came from.
 struct alignas(8) HtHome {
   uint16_t source;
-  uint8_t dest;  // which of the token's ranks this one is
-  uint8_t num_hits;
+  uint8_t dest;      // which of the token's ranks this one is
+  uint8_t num_hits;  // 0: dropped
   uint32_t token;
 };
 
 // What an update leaves for dispatch and combine.
 struct HtTotals {
-  uint32_t num_rows;   // that this rank receives
+  uint32_t num_rows;   // that this rank receives, expert-major dropped ones included
   uint32_t num_slots;  // rows of the output, padding included; rank-wise rows in the flat layout
 };
 
@@ -144,6 +144,7 @@ struct HtZone {
 struct HtHandleLayout {
   static constexpr uint64_t kAlign = 128;
   static constexpr uint8_t kNoHit = 255;
+  static constexpr uint32_t kNoSlot = ~0u;
 
   uint32_t max_tokens, num_topk, max_dests, max_hits, max_rows;
   uint64_t sources, zones, num_dests, dests, outgoing, sends, places, homes, hits, end;

@@ -66,7 +66,8 @@ class GroupConfig(CStruct):
         timeout_ns: longest wait for another rank; 0 chooses.
         zero_copy: whether kernels write into the caller's windows directly: AUTO where there are some, ON
             only there; no difference in low latency.
-        overflow_policy: what to do with rows beyond the receive budget.
+        overflow_policy: what to do with rows beyond the receive budget: TRAP makes it an error, DROP leaves
+            some out, evenly over ranks and experts.
         num_topk: largest top-k of any handle, 0: any; needed by expert-major high throughput without budget.
     """
 

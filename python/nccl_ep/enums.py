@@ -32,7 +32,9 @@ class PassDir(IntEnum):
 
 
 class OverflowPolicy(IntEnum):
-    """What happens when more rows arrive than the receive budget holds. AUTO means TRAP."""
+    """What happens when more rows would arrive than the receive budget holds: an error, or some are left out
+    and add nothing in combine. AUTO means TRAP.
+    """
 
     AUTO = 0
     TRAP = 1

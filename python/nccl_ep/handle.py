@@ -132,7 +132,8 @@ class Handle:
 
         Raises:
             InvalidArgument: shape or type of a tensor does not fit.
-            InvalidUsage: from the next call on: a rank would receive more rows than its budget.
+            InvalidUsage: from the next call on: a rank would receive more rows than its budget, and
+                overflow_policy is not DROP.
         """
         table = Tensor.of(topk_idx)
         c_info = layout_info.c if layout_info else NULL

@@ -32,10 +32,10 @@ class LayoutInfo(_Tensors):
     """Where the counts of received rows go.
 
     Attributes:
-        expert_counters: rows of each local expert.
+        expert_counters: rows of each local expert, without what was dropped.
         src_rank_counters: rows from each source rank.
         expert_offsets: first row of each local expert.
-        recv_total_counter: rows in total.
+        recv_total_counter: rows in total, with what was dropped.
         recv_topk_idx_kind: numbering of the received expert ids; read by dispatch.
     """
 

@@ -70,18 +70,22 @@ void check_config(const ncclEpGroupConfig_t& config, runtime::Communicator& comm
 // What every rank must agree on, in the order of kAgreedNames.
 constexpr std::array kAgreedNames = {
     "config.algorithm", "config.num_experts", "config.max_dispatch_tokens_per_rank", "config.max_token_bytes",
-    "config.num_topk",  "config.zero_copy",   "config.max_recv_tokens_per_rank"};
+    "config.num_topk",  "config.zero_copy",   "config.max_recv_tokens_per_rank",     "config.overflow_policy"};
 struct Agreement {
   uint64_t refused = 0;  // this rank's own checks or preparations failed
   std::array<uint64_t, kAgreedNames.size()> values{};
 };
+
+uint64_t overflow_policy(const ncclEpGroupConfig_t& config) {
+  return config.overflow_policy == NCCL_EP_OVERFLOW_AUTO ? NCCL_EP_OVERFLOW_TRAP : config.overflow_policy;
+}
 
 Agreement agreement_of(const ncclEpGroupConfig_t& config) {
   const bool has_budget = config.algorithm == NCCL_EP_ALGO_HIGH_THROUGHPUT;
   return {0,
           {static_cast<uint64_t>(config.algorithm), config.num_experts, config.max_dispatch_tokens_per_rank,
            config.max_token_bytes, config.num_topk, static_cast<uint64_t>(config.zero_copy),
-           has_budget ? config.max_recv_tokens_per_rank : 0}};
+           has_budget ? config.max_recv_tokens_per_rank : 0, has_budget ? overflow_policy(config) : 0u}};
 }
 
 // Collective: throws on every rank if any rank refused, or if the configurations differ.

@@ -23,13 +23,10 @@ void check_config(const ncclEpGroupConfig_t& config) {
            "is " + number(budget) + ", expected NCCL_EP_AUTO or at least " +
                number(config.max_dispatch_tokens_per_rank) + " = max_dispatch_tokens_per_rank");
   }
-  if (config.overflow_policy != NCCL_EP_OVERFLOW_DROP) return;
-  if (budget == 0) {
+  if (config.overflow_policy == NCCL_EP_OVERFLOW_DROP && budget == 0) {
     refuse(ncclInvalidArgument, "config.overflow_policy",
            "is NCCL_EP_OVERFLOW_DROP, expected AUTO or TRAP without max_recv_tokens_per_rank: nothing can overflow");
   }
-  refuse(ncclInvalidUsage, "config.overflow_policy",
-         "NCCL_EP_OVERFLOW_DROP is not available in this version; expected AUTO or TRAP");
 }
 
 }  // namespace
@@ -50,7 +47,8 @@ void HtGroup::check_sizes() const {
 
 uint64_t HtGroup::plan() {
   check_config(config());
-  shape_ = {shape_of_config(), config().max_recv_tokens_per_rank};
+  shape_ = {shape_of_config(), config().max_recv_tokens_per_rank,
+            config().overflow_policy == NCCL_EP_OVERFLOW_DROP};
   check_sizes();
   tuning_ = plan::parse_ht_tuning(environment_variable("NCCL_EP_HT_TUNING"));
   const uint32_t num_sms = config().max_num_sms;

@@ -67,6 +67,7 @@ void HtHandle::update(const ncclEpTensor_t* topk_idx, const ncclEpLayoutInfo_t* 
   args.block_flags = group_.block_flags();
   args.alignment = alignment_;
   args.max_slots = shape.budget;
+  args.drops = shape.drops;
   args.expert_counters = output(kExpertCounters, info.expert_counters);
   args.expert_offsets = output(kOffsets, info.expert_offsets);
   args.recv_total = output(kTotal, info.recv_total_counter);

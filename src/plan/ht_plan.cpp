@@ -23,7 +23,7 @@ constexpr uint32_t kManyBlocks = 24;          // with fewer, where receiving is 
 size_t update_bytes(const HtShape& shape, uint32_t tile_tokens) {
   const size_t num_counters = size_t{shape.num_ranks} + shape.num_experts;
   return sizeof(uint32_t) * (2 * num_counters + shape.num_ranks + num_counters * tile_tokens / 32) +
-         sizeof(HtOutgoing) * shape.num_ranks;
+         sizeof(HtOutgoing) * shape.num_ranks + (shape.drops ? sizeof(HtQuota) * shape.num_experts : 0);
 }
 
 // Small enough to keep all SMs busy, large enough for one tile a block, if a block has room for it.
@@ -107,7 +107,7 @@ void deal_sums(HtRowPlan& plan, const HtTuning& tuning) {
 
 uint64_t HtShape::max_rows() const {
   const uint64_t all = uint64_t{num_ranks} * max_tokens;
-  return budget ? std::min<uint64_t>(budget, all) : all;
+  return budget && !drops ? std::min<uint64_t>(budget, all) : all;
 }
 
 HtLayout HtShape::layout() const {

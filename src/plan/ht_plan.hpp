@@ -14,8 +14,9 @@ namespace nccl_ep::plan {
 
 struct HtShape : Shape {
   uint32_t budget = 0;  // rows of an output; 0: as many as there are
+  bool drops = false;   // what exceeds the budget
 
-  uint64_t max_rows() const;  // that a rank may receive
+  uint64_t max_rows() const;  // that a rank may receive, or that are numbered before some are dropped
   HtLayout layout() const;
 };
 

@@ -56,11 +56,6 @@ HT_MISUSES = [
         r"config\.overflow_policy.*DROP.*max_recv_tokens_per_rank",
     ),
     (
-        {"overflow_policy": ep.OverflowPolicy.DROP, "max_recv_tokens_per_rank": 8},
-        ep.InvalidUsage,
-        r"config\.overflow_policy.*DROP is not available",
-    ),
-    (
         {"max_dispatch_tokens_per_rank": 3_000_000_000},
         ep.InvalidArgument,
         r"config\.max_dispatch_tokens_per_rank.*3000000000.*6000000000 tokens.*expected at most 4294967295",
@@ -115,6 +110,22 @@ def test_ranks_that_disagree_about_the_budget(make_cluster: Any) -> None:
     first, second = make_cluster(2).run(main)
     assert re.search(r"max_recv_tokens_per_rank.*8 here.*16 on rank 1", first)
     assert re.search(r"max_recv_tokens_per_rank.*16 here.*8 on rank 0", second)
+
+
+def test_ranks_that_disagree_on_dropping(make_cluster: Any) -> None:
+    """AUTO and TRAP are the same."""
+    policies = [ep.OverflowPolicy.AUTO, ep.OverflowPolicy.TRAP, ep.OverflowPolicy.DROP]
+
+    def main(rank: Any) -> str:
+        config = replace(GOOD, **HT, max_recv_tokens_per_rank=8)
+        ep.Group(rank.comm, replace(config, overflow_policy=policies[rank.rank])).destroy()
+        with pytest.raises(ep.InvalidArgument) as failure:
+            ep.Group(rank.comm, replace(config, overflow_policy=policies[rank.rank + 1]))
+        return failure.value.message
+
+    first, second = make_cluster(2).run(main)
+    assert re.search(r"overflow_policy.*1 here.*2 on rank 1", first)
+    assert re.search(r"overflow_policy.*2 here.*1 on rank 0", second)
 
 
 def test_a_rank_that_refuses_stops_the_others(make_cluster: Any) -> None:

@@ -20,6 +20,7 @@ from oracle import Array, Problem
 __all__ = ["EM", "FLAT", "Exchange", "Mode", "Shape", "check", "group_config", "make_problem"]
 
 EM, FLAT = ep.Layout.EXPERT_MAJOR, ep.Layout.FLAT
+ROUTINGS = ["uniform", "zipf", "one expert", "one rank", "nobody to rank 0"]
 SLACK = 3  # rows of an output beyond those that are needed
 
 
@@ -29,19 +30,27 @@ class Mode:
 
     Attributes:
         budget: ``max_recv_tokens_per_rank``; 0 for eager mode.
+        drop: what exceeds the budget is dropped.
         windows: outputs of dispatch and inputs of combine are in windows.
     """
 
     layout: ep.Layout
     budget: int = 0
+    drop: bool = False
     alignment: int = 1
     windows: bool = False
     backward: bool = False
     global_ids: bool = False
     counter_dtype: type = np.int32
 
+    @property
+    def room(self) -> int | None:
+        """The oracle's: how much is kept; None: all."""
+        return self.budget if self.drop else None
+
     def __str__(self) -> str:
         names = ["em" if self.layout is EM else "flat", f"budget{self.budget}" if self.budget else "eager"]
+        names += ["drop"] if self.drop else []
         names += [f"align{self.alignment}"] if self.alignment > 1 else []
         names += ["windows"] if self.windows else []
         names += ["backward"] if self.backward else []
@@ -54,6 +63,7 @@ def group_config(problem: Problem, mode: Mode, **changes: Any) -> ep.GroupConfig
         ll.group_config(problem),
         algorithm=ep.Algorithm.HIGH_THROUGHPUT,
         max_recv_tokens_per_rank=mode.budget,
+        overflow_policy=ep.OverflowPolicy.DROP if mode.drop else ep.OverflowPolicy.AUTO,
         num_topk=problem.num_topk,
         **changes,
     )
@@ -62,13 +72,29 @@ def group_config(problem: Problem, mode: Mode, **changes: Any) -> ep.GroupConfig
 def counts(problem: Problem, rank: int, mode: Mode) -> oracle.Counts:
     """What update counts on a rank."""
     if mode.layout is EM:
-        return oracle.counts_expert_major(problem, rank, mode.alignment)
-    return oracle.counts_flat(problem, rank)
+        return oracle.counts_expert_major(problem, rank, mode.alignment, mode.room)
+    return oracle.counts_flat(problem, rank, mode.room)
 
 
 def budget_for(problem: Problem, mode: Mode) -> int:
     """The smallest budget that is allowed and sufficient."""
     return max(problem.max_tokens, *(counts(problem, rank, mode).total for rank in range(problem.num_ranks)))
+
+
+def reroute(problem: Problem, routing: str, seed: int) -> None:
+    """Makes the routes that exist follow a pattern."""
+    random = np.random.default_rng(seed)
+    local = problem.num_local_experts
+    for routes in problem.topk_idx:
+        exists = routes >= 0
+        if routing == "zipf":
+            routes[exists] = (random.zipf(1.5, int(exists.sum())) - 1) % problem.num_experts
+        elif routing == "one expert":
+            routes[exists] = problem.num_experts - 1
+        elif routing == "one rank":
+            routes[exists] = routes[exists] % local
+        elif routing == "nobody to rank 0":
+            routes[exists & (routes < local)] = -1
 
 
 class Exchange:
@@ -190,8 +216,8 @@ def gradients(problem: Problem, rank: int, mode: Mode) -> Array:
 
 def _used(problem: Problem, rank: int, mode: Mode) -> list[int]:
     if mode.layout is EM:
-        return sorted(oracle.slots_of(problem, rank, mode.alignment).values())
-    return list(range(counts(problem, rank, mode).total))
+        return sorted(oracle.slots_of(problem, rank, mode.alignment, mode.room).values())
+    return list(range(len(oracle.rows_of(problem, rank, mode.room))))
 
 
 def expected_counters(problem: Problem, rank: int, mode: Mode) -> dict[str, Array]:
@@ -213,13 +239,15 @@ def expected(problem: Problem, rank: int, mode: Mode) -> dict[str, Array]:
     rows = [expert_rows(problem, r, mode) for r in ranks]
     weights = [gradients(problem, r, mode) for r in ranks]
     if mode.layout is EM:
-        out = oracle.dispatch_expert_major(problem, rank, before, mode.alignment)
-        combined = oracle.combine_expert_major(problem, rank, rows, mode.alignment)
-        combined_weights = oracle.combine_weights_expert_major(problem, rank, weights, mode.alignment)
+        out = oracle.dispatch_expert_major(problem, rank, before, mode.alignment, mode.room)
+        combined = oracle.combine_expert_major(problem, rank, rows, mode.alignment, mode.room)
+        combined_weights = oracle.combine_weights_expert_major(
+            problem, rank, weights, mode.alignment, mode.room
+        )
     else:
-        out = oracle.dispatch_flat(problem, rank, before, global_ids=mode.global_ids)
-        combined = oracle.combine_flat(problem, rank, rows)
-        combined_weights = oracle.combine_weights_flat(problem, rank, weights)
+        out = oracle.dispatch_flat(problem, rank, before, mode.room, global_ids=mode.global_ids)
+        combined = oracle.combine_flat(problem, rank, rows, mode.room)
+        combined_weights = oracle.combine_weights_flat(problem, rank, weights, mode.room)
     untouched = np.full_like(combined_weights, POISON)
     wanted = expected_counters(problem, rank, mode)
     wanted["received"] = out.tokens

@@ -10,12 +10,21 @@ import nccl_ep as ep
 import numpy as np
 from both import shapes
 from clusters import open_cluster
-from ht import EM, FLAT, Exchange, Mode, Shape, budget_for, check, group_config, make_problem
+from ht import (
+    EM,
+    FLAT,
+    ROUTINGS,
+    Exchange,
+    Mode,
+    Shape,
+    budget_for,
+    check,
+    group_config,
+    make_problem,
+    reroute,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from oracle import Problem
-
-ROUTINGS = ["uniform", "zipf", "one expert", "one rank", "nobody to rank 0"]
 
 
 @st.composite
@@ -30,28 +39,12 @@ def modes(draw: Any) -> Mode:
     )
 
 
-def reroute(problem: Problem, routing: str, seed: int) -> None:
-    """Makes the routes that exist follow a pattern."""
-    random = np.random.default_rng(seed)
-    local = problem.num_local_experts
-    for routes in problem.topk_idx:
-        exists = routes >= 0
-        if routing == "zipf":
-            routes[exists] = (random.zipf(1.5, int(exists.sum())) - 1) % problem.num_experts
-        elif routing == "one expert":
-            routes[exists] = problem.num_experts - 1
-        elif routing == "one rank":
-            routes[exists] = routes[exists] % local
-        elif routing == "nobody to rank 0":
-            routes[exists & (routes < local)] = -1
-
-
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shape=shapes(st.sampled_from([1, 3, 12, 40, 150]), most_topk=12),
     routing=st.sampled_from(ROUTINGS),
     mode=modes(),
-    eager=st.booleans(),
+    room=st.sampled_from(["eager", "enough", "too little"]),
     num_sms=st.integers(1, 4),
     zero_copy=st.sampled_from([ep.ZeroCopyMode.AUTO, ep.ZeroCopyMode.OFF]),
     seed=st.integers(1, 10_000),
@@ -61,7 +54,7 @@ def test_any_exchange(
     shape: Shape,
     routing: str,
     mode: Mode,
-    eager: bool,
+    room: str,
     num_sms: int,
     zero_copy: ep.ZeroCopyMode,
     seed: int,
@@ -71,8 +64,11 @@ def test_any_exchange(
         return
     problem = make_problem(shape, seed)
     reroute(problem, routing, seed)
-    if not eager:
-        mode = replace(mode, budget=budget_for(problem, mode) + seed % 3)
+    enough = budget_for(problem, mode)
+    if room == "enough":
+        mode = replace(mode, budget=enough + seed % 3, drop=bool(seed % 2))
+    elif room == "too little":
+        mode = replace(mode, budget=max(shape.max_tokens, enough * (seed % 7) // 7), drop=True)
 
     def main(rank: Any) -> Any:
         config = group_config(problem, mode, max_num_sms=num_sms, zero_copy=zero_copy)

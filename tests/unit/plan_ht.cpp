@@ -142,6 +142,9 @@ TEST_CASE("plan_ht: a budget bounds the rows, and with them the window") {
   CHECK(shape(4, 256, 4096).max_rows() == 4 * 4096);
   CHECK(shape(4, 256, 4096, 5000).max_rows() == 5000);
   CHECK(shape(4, 256, 4096, 1 << 30).max_rows() == 4 * 4096);
+  HtShape drops = shape(4, 256, 4096, 5000);
+  drops.drops = true;
+  CHECK_MESSAGE(drops.max_rows() == 4 * 4096, "rows are numbered before some are dropped");
   CHECK(shape(8, 256, 64, 64).layout().size() < shape(8, 256, 64).layout().size());
 }
 
