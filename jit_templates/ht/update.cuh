@@ -9,6 +9,7 @@
 #pragma once
 
 #include "common/token_bits.cuh"
+#include "device/numeric.hpp"
 #include "ht/topk.cuh"
 
 namespace nccl_ep::ht {
@@ -116,31 +117,48 @@ EP_DEVICE void count_block(const HtUpdateArgs& args, const UpdateScratch& scratc
   if (args.drops && dev::block_idx() == 0) {  // blocks that see its flag may count there
     for_each_thread(args.group.num_local_experts, [&](uint32_t i) { write_counter(args.expert_counters, i, 0); });
   }
-  uint32_t* counts = args.block_counts + uint64_t{dev::block_idx()} * scratch.num_counters;
+  uint32_t* counts = args.block_counts + uint64_t{dev::block_idx()} * args.group.layout.counter_stride();
   for_each_thread(scratch.num_counters, [&](uint32_t c) { counts[c] = scratch.total[c]; });
   dev::sync_block();
   if (dev::thread_idx() == 0) dev::st_release<dev::Scope::gpu>(args.block_flags + dev::block_idx(), epoch);
 }
 
-// Adds up the blocks of this rank: `next` gets what the blocks before have, `total` what all have.
+// Some blocks' counts of four counters: what the blocks before this one have, and what all have.
+EP_DEVICE void add_quad(const HtUpdateArgs& args, const UpdateScratch& scratch, uint32_t first_counter,
+                        uint32_t first_block, uint32_t step) {
+  uint32_t before[4] = {}, all[4] = {};
+#pragma unroll 8
+  for (uint32_t block = first_block; block < dev::num_blocks(); block += step) {
+    const uint32_t* counts = args.block_counts + uint64_t{block} * args.group.layout.counter_stride();
+    const Pack pack = dev::ld(reinterpret_cast<const Pack*>(counts + first_counter));
+#pragma unroll
+    for (uint32_t j = 0; j < 4; ++j) {
+      all[j] += pack.word[j];
+      before[j] += block < dev::block_idx() ? pack.word[j] : 0;
+    }
+  }
+#pragma unroll
+  for (uint32_t j = 0; j < 4; ++j) {
+    if (first_counter + j >= scratch.num_counters) continue;
+    dev::atomic_add<dev::Order::relaxed, dev::Scope::block>(scratch.next + first_counter + j, before[j]);
+    dev::atomic_add<dev::Order::relaxed, dev::Scope::block>(scratch.total + first_counter + j, all[j]);
+  }
+}
+
+// Adds up the blocks of this rank: `next` gets what the blocks before have, `total` what all have. The block's threads share
+// the counters and the blocks.
 EP_DEVICE bool add_blocks(const Operation& op, const HtUpdateArgs& args, const UpdateScratch& scratch) {
   bool ok = true;
   for_each_thread(dev::num_blocks(), [&](uint32_t block) {
     ok &= wait_for(op.group, op.epoch, {Wait::block_counts, op.group.rank, block},
                    [&] { return dev::ld_acquire<dev::Scope::gpu>(args.block_flags + block) == op.epoch; });
   });
+  for_each_thread(scratch.num_counters, [&](uint32_t c) { scratch.next[c] = scratch.total[c] = 0; });
   if (!all_in_block(ok)) return false;
-  for_each_thread(scratch.num_counters, [&](uint32_t c) {
-    uint32_t before = 0, all = 0;
-#pragma unroll 16
-    for (uint32_t block = 0; block < dev::num_blocks(); ++block) {
-      const uint32_t count = dev::ld(args.block_counts + uint64_t{block} * scratch.num_counters + c);
-      if (block < dev::block_idx()) before += count;
-      all += count;
-    }
-    scratch.next[c] = before;
-    scratch.total[c] = all;
-  });
+  const uint32_t num_quads = args.group.layout.counter_stride() / 4;
+  const uint32_t num_shares = num_quads < dev::num_threads() ? dev::num_threads() / num_quads : 1;
+  for_each_thread(num_quads * num_shares,
+                  [&](uint32_t i) { add_quad(args, scratch, i % num_quads * 4, i / num_quads, num_shares); });
   dev::sync_block();
   return true;
 }
@@ -277,7 +295,7 @@ EP_DEVICE void thin_zones(const HtUpdateArgs& args, const UpdateScratch& scratch
   });
 }
 
-// Tells the caller and the host how many rows this rank's output has.
+// Tells the caller how many rows this rank's output has.
 template <bool kExpertMajor>
 EP_DEVICE void report_totals(const HtUpdateArgs& args, uint32_t num_rows, uint32_t wanted) {
   const uint32_t room = static_cast<uint32_t>(args.max_slots) / args.alignment * args.alignment;
@@ -285,7 +303,12 @@ EP_DEVICE void report_totals(const HtUpdateArgs& args, uint32_t num_rows, uint32
   const HtTotals totals{kExpertMajor ? num_rows : slots, slots};
   write_counter(args.recv_total, 0, wanted);
   *args.handle.totals() = totals;
-  args.host_totals->totals = totals;
+}
+
+// Tells the host, when nobody waits any more: its memory is far away.
+EP_DEVICE void tell_host(const HtUpdateArgs& args) {
+  if (dev::block_idx() != 0 || dev::thread_idx() != 0) return;
+  args.host_totals->totals = *args.handle.totals();
   dev::st_release<dev::Scope::system>(&args.host_totals->update, args.update);
 }
 
@@ -471,8 +494,7 @@ EP_DEVICE void update(const HtUpdateArgs& args) {
   if (start.ready) {
     count_block(args, scratch, op.epoch);
     bool ok = add_blocks(op, args, scratch);
-    ok = ok && all_in_block(send_counts(op, scratch));
-    ok = ok && all_in_block(add_ranks(op, args.handle, scratch));
+    if (ok) ok = all_in_block(send_counts(op, scratch) && add_ranks(op, args.handle, scratch));
     if (ok) {
       if (!kExpertMajor && args.drops) thin_rows(args, scratch);
       find_outgoing(args, scratch);
@@ -481,6 +503,7 @@ EP_DEVICE void update(const HtUpdateArgs& args) {
       if (all_fit || args.drops) {
         place_tokens<kExpertMajor>(op, args, scratch, !all_fit);
         receive_records<kExpertMajor>(op, args, scratch);
+        tell_host(args);
       }
     }
   }

@@ -7,7 +7,7 @@
 
 namespace nccl_ep {
 
-constexpr uint32_t kHtUpdateThreads = 512;
+constexpr uint32_t kHtUpdateThreads = 1024;
 constexpr uint32_t kHtMoveThreads = 512;  // of dispatch and combine
 constexpr uint32_t kHtStages = 4;         // of a warp that pushes rows
 
@@ -67,7 +67,7 @@ struct HtUpdateArgs {
   TopkTable topk;
   uint32_t tile_tokens;      // a block's tokens at a time, a multiple of 32
   uint32_t tiles_per_block;  // consecutive ones
-  uint32_t* block_counts;    // [block][counter]
+  uint32_t* block_counts;    // [block][counter], rows of counter_stride()
   uint32_t* block_flags;     // [block]: the operation that its counts belong to
   uint32_t alignment;        // expert-major: of the rows of an expert
   uint64_t max_slots;        // rows of the outputs; 0: as many as there are

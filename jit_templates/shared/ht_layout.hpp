@@ -71,6 +71,7 @@ struct HtLayout {
 
   // Counters of a source: its tokens for rank r are number r, those for expert e are number num_ranks + e.
   EP_HOST_DEVICE uint32_t num_counters() const { return num_ranks + num_experts; }
+  EP_HOST_DEVICE uint32_t counter_stride() const { return static_cast<uint32_t>(align_up(num_counters(), 4)); }
   EP_HOST_DEVICE uint32_t count_units() const { return static_cast<uint32_t>(div_up(num_counters(), 3)); }
   EP_HOST_DEVICE uint32_t record_units() const { return 1 + static_cast<uint32_t>(div_up(max_hits() - 1, 3)); }
   EP_HOST_DEVICE uint32_t weight_units() const { return static_cast<uint32_t>(div_up(max_hits(), 3)); }

@@ -47,8 +47,7 @@ void HtGroup::check_sizes() const {
 
 uint64_t HtGroup::plan() {
   check_config(config());
-  shape_ = {shape_of_config(), config().max_recv_tokens_per_rank,
-            config().overflow_policy == NCCL_EP_OVERFLOW_DROP};
+  shape_ = {shape_of_config(), config().max_recv_tokens_per_rank, config().overflow_policy == NCCL_EP_OVERFLOW_DROP};
   check_sizes();
   tuning_ = plan::parse_ht_tuning(environment_variable("NCCL_EP_HT_TUNING"));
   const uint32_t num_sms = config().max_num_sms;
@@ -59,7 +58,7 @@ uint64_t HtGroup::plan() {
   // A device that is too small says so here.
   plan::plan_ht_update(shape_, shape_.max_tokens, update_limits_, tuning_);
   plan::plan_ht_combine(Layout::flat, shape_.max_row_bytes, flat_limits_, tuning_);
-  num_block_counts_ = size_t{max_update_blocks_} * shape_.layout().num_counters();
+  num_block_counts_ = size_t{max_update_blocks_} * shape_.layout().counter_stride();
   return shape_.layout().size();
 }
 
