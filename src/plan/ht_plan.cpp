@@ -10,6 +10,7 @@
 namespace nccl_ep::plan {
 namespace {
 
+constexpr uint32_t kTileTokens = 64;       // more blocks would read more counts of each other
 constexpr uint32_t kMinTileTokens = 32;    // one word of bits
 constexpr uint32_t kMaxPieceBytes = 7168;  // more warps with smaller stages move more
 constexpr uint32_t kMinPieceBytes = 16;
@@ -28,8 +29,8 @@ size_t update_bytes(const HtShape& shape, uint32_t tile_tokens) {
 
 // Small enough to keep all SMs busy, large enough for one tile a block, if a block has room for it.
 uint32_t tile_tokens(const HtShape& shape, uint32_t num_tokens, const Limits& limits, const HtTuning& tuning) {
-  const uint64_t preferred = tuning.tile_tokens ? tuning.tile_tokens : div_up(num_tokens, limits.num_sms);
-  auto tile = static_cast<uint32_t>(std::max<uint64_t>(align_up(preferred, 32), kMinTileTokens));
+  const uint64_t chosen = std::max<uint64_t>(div_up(num_tokens, limits.num_sms), kTileTokens);
+  auto tile = static_cast<uint32_t>(align_up(tuning.tile_tokens ? tuning.tile_tokens : chosen, 32));
   while (tile > kMinTileTokens && update_bytes(shape, tile) > limits.max_dynamic_shared()) tile -= 32;
   if (update_bytes(shape, tile) > limits.max_dynamic_shared()) {
     throw Error(ncclInvalidUsage, "num_experts is " + std::to_string(shape.num_experts) + " on " +

@@ -44,15 +44,15 @@ class Draw {
 TEST_CASE("plan_ht: known updates") {
   const HtShape four = shape(4, 256, 4096);
   CHECK(to_string(plan_ht_update(four, 4096, kH200, {})) ==
-        "128 blocks x 512 threads, 3184 B shared, tiles of 32 tokens, 1 a block");
+        "64 blocks x 1024 threads, 4224 B shared, tiles of 64 tokens, 1 a block");
   CHECK(to_string(plan_ht_update(four, 0, kH200, {})) ==
-        "1 blocks x 512 threads, 3184 B shared, tiles of 32 tokens, 1 a block");
+        "1 blocks x 1024 threads, 4224 B shared, tiles of 64 tokens, 1 a block");
   CHECK(to_string(plan_ht_update(four, 4096, {4, 1024, kShared}, {})) ==
-        "4 blocks x 512 threads, 35424 B shared, tiles of 1024 tokens, 1 a block");
+        "4 blocks x 1024 threads, 35424 B shared, tiles of 1024 tokens, 1 a block");
   CHECK(to_string(plan_ht_update(shape(4, 256, 65536), 65536, kH200, {})) ==
-        "128 blocks x 512 threads, 18784 B shared, tiles of 512 tokens, 1 a block");
+        "128 blocks x 1024 threads, 18784 B shared, tiles of 512 tokens, 1 a block");
   CHECK(to_string(plan_ht_update(shape(64, 16384, 65536), 65536, kH200, {})) ==
-        "128 blocks x 512 threads, 198400 B shared, tiles of 32 tokens, 16 a block");
+        "128 blocks x 1024 threads, 198400 B shared, tiles of 32 tokens, 16 a block");
 }
 
 TEST_CASE("plan_ht: known dispatches") {

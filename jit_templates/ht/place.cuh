@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+// Gives tokens their rows and slots, remembers them, and tells the receivers, who remember them as well.
+#pragma once
+
+#include "ht/zones.cuh"
+
+namespace nccl_ep::ht {
+
+// Tells a rank what it must know of a row: where it comes from, and its hits.
+EP_DEVICE void send_record(const Operation& op, const HtDest& dest, uint32_t token, uint32_t dest_idx,
+                           const uint32_t* hits) {
+  const HtGroupState& group = op.group;
+  const auto unit = [&](uint32_t i) { return group.window.at<Unit>(dest.rank, group.layout.record_at(dest.row, i)); };
+  dev::st_unit(unit(0), Unit{{group.rank | uint32_t{dest.num_hits} << 16 | dest_idx << 24, token, hits[0]}, op.epoch});
+  for (uint32_t hit = 1; hit < dest.num_hits; hit += 3) {
+    Unit more{{0, 0, 0}, op.epoch};
+#pragma unroll
+    for (uint32_t j = 0; j < 3; ++j) {
+      if (hit + j < dest.num_hits) more.word[j] = hits[hit + j];
+    }
+    dev::st_unit(unit(1 + hit / 3), more);
+  }
+}
+
+// Where a token of the tile lies on each rank.
+template <bool kExpertMajor>
+struct Placement {
+  const HtUpdateArgs& args;
+  const UpdateScratch& scratch;
+  bool thins;  // some rank
+  uint32_t in_tile;
+
+  EP_DEVICE bool is_kept(uint32_t expert, uint32_t rank) const {
+    if (!thins || !is_thinned(args, scratch.wanted[rank])) return true;
+    if (kExpertMajor) return slots(expert).keeps(number(args.group.num_ranks + expert));
+    return rows(rank).keeps(number(rank));
+  }
+  EP_DEVICE uint32_t row(uint32_t rank) const {
+    return thins && !kExpertMajor ? rows(rank).kept(number(rank)) : number(rank);
+  }
+  // Expert-major, if it is kept.
+  EP_DEVICE uint32_t slot(uint32_t expert, uint32_t rank) const {
+    const uint32_t mine = number(args.group.num_ranks + expert);
+    if (!thins || !is_thinned(args, scratch.wanted[rank])) return mine;
+    return scratch.quotas[expert].begin + slots(expert).kept(mine);
+  }
+
+ private:
+  EP_DEVICE uint32_t number(uint32_t counter) const {
+    return scratch.next[counter] + scratch.of(counter).count_before(in_tile);
+  }
+  EP_DEVICE Thinning rows(uint32_t rank) const { return {scratch.total[rank], static_cast<uint32_t>(args.max_slots)}; }
+  EP_DEVICE Thinning slots(uint32_t expert) const {
+    return {scratch.total[args.group.num_ranks + expert], scratch.quotas[expert].room};
+  }
+};
+
+// The places of some tokens' top-k, a thread for each: what they know of each other.
+struct Places {
+  uint32_t experts[kHtUpdateThreads];  // of each place; then the ranks that a token goes to, each at one place
+  uint32_t first[kHtUpdateThreads];    // an expert that stands at none of the token's places before
+  uint32_t kept[kHtUpdateThreads];     // one of those that keeps the token
+  uint32_t hits[kHtUpdateThreads];     // [token][hit]: flat the local expert, expert-major the slot
+};
+
+// Gives some tokens of the tile, from `begin` on, their rows. All threads of the block call it, and meet.
+template <bool kExpertMajor>
+EP_DEVICE void place_tokens(const Operation& op, const HtUpdateArgs& args, const UpdateScratch& scratch,
+                            const Tile& tile, uint32_t begin, bool thins) {
+  EP_SHARED(Places, places, [1]);
+  const uint32_t num_topk = args.topk.num_topk, num_local = args.group.num_local_experts;
+  const uint32_t me = dev::thread_idx(), k = me % num_topk, base = me - k, token = begin + me / num_topk;
+  const bool is_mine = me < dev::num_threads() / num_topk * num_topk && token < tile.end;
+  const uint32_t expert = is_mine ? load_expert(args.group, args.topk, uint64_t{token} * num_topk + k) : kNone;
+  const uint32_t rank = expert / num_local, first_expert = rank * num_local;
+  const auto is_here = [&](uint32_t other) { return other - first_expert < num_local; };
+  const Placement<kExpertMajor> placement{args, scratch, thins, token - tile.begin};
+  const bool is_kept = expert != kNone && placement.is_kept(expert, rank);
+  places->experts[me] = expert;
+  dev::sync_block();
+
+  bool is_first = expert != kNone;
+  for (uint32_t j = 0; j < k; ++j) is_first = is_first && places->experts[base + j] != expert;
+  places->first[me] = is_first ? expert : kNone;
+  places->kept[me] = is_first && is_kept ? expert : kNone;
+  dev::sync_block();
+
+  uint32_t hit = 0, num_hits = 0;  // of the token before this one; on the rank
+  bool leads = is_first;           // the rank's first expert
+  for (uint32_t j = 0; is_mine && j < num_topk; ++j) {
+    const uint32_t first = places->first[base + j], kept = places->kept[base + j];
+    hit += kept < expert;
+    num_hits += is_here(kept);
+    leads = leads && !(is_here(first) && first < expert);
+  }
+  const bool is_dest = leads && num_hits > 0;
+  places->experts[me] = is_dest ? rank : kNone;
+  if (is_mine) *args.handle.place(token, k) = is_kept ? static_cast<uint8_t>(hit) : HtHandleLayout::kNoHit;
+  if (is_first && is_kept)
+    places->hits[base + hit] = kExpertMajor ? placement.slot(expert, rank) : expert - first_expert;
+  dev::sync_block();
+
+  uint32_t num_dests = 0, dest_idx = 0;  // the token's; before this rank
+  for (uint32_t j = 0; is_mine && j < num_topk; ++j) {
+    num_dests += places->experts[base + j] != kNone;
+    dest_idx += places->experts[base + j] < rank;
+  }
+  if (is_mine && k == 0) *args.handle.num_dests(token) = static_cast<uint8_t>(num_dests);
+  if (leads && (kExpertMajor || is_dest)) {
+    const HtDest dest{static_cast<uint16_t>(rank), static_cast<uint8_t>(hit), static_cast<uint8_t>(num_hits),
+                      placement.row(rank)};
+    const uint32_t* hits = places->hits + base + hit;
+    if (is_dest) *args.handle.dest(token, dest_idx) = dest;
+    const HtOutgoing& outgoing = scratch.outgoing[rank];
+    const uint32_t slot = !is_dest ? HtHandleLayout::kNoSlot : kExpertMajor ? hits[0] : dest.row;
+    *args.handle.send(outgoing.first + (dest.row - outgoing.row)) = {token, slot};
+    send_record(op, dest, token, dest_idx, hits);
+  }
+  dev::sync_block();  // the places are about to be replaced
+}
+
+template <bool kExpertMajor>
+EP_DEVICE void place_all(const Operation& op, const HtUpdateArgs& args, const UpdateScratch& scratch, bool thins) {
+  const uint32_t num_tokens = dev::num_threads() / args.topk.num_topk;  // at a time
+  for (uint32_t i = 0; i < args.tiles_per_block; ++i) {
+    const Tile tile(args, i);
+    if (args.tiles_per_block > 1) fill_bits(args, scratch, tile);
+    for (uint32_t begin = tile.begin; begin < tile.end; begin += num_tokens) {
+      place_tokens<kExpertMajor>(op, args, scratch, tile, begin, thins);
+    }
+    if (i + 1 == args.tiles_per_block) return;
+    for_each_thread(scratch.num_counters,
+                    [&](uint32_t c) { scratch.next[c] += scratch.of(c).count(scratch.num_words); });
+    dev::sync_block();
+  }
+}
+
+// Waits for the records of this rank's rows and remembers them: a thread for each row. Flat, they say which tokens are left
+// if some are not.
+template <bool kExpertMajor>
+EP_DEVICE void receive_records(const Operation& op, const HtUpdateArgs& args, const UpdateScratch& scratch) {
+  const HtGroupState& group = op.group;
+  const bool thinned = !kExpertMajor && is_thinned(args, scratch.wanted[group.rank]);
+  const uint32_t num_rows = thinned ? static_cast<uint32_t>(args.max_slots) : scratch.total[group.rank];
+  auto* counters = thinned ? static_cast<uint32_t*>(args.expert_counters.data) : nullptr;
+  const auto note = [&](uint32_t row, uint32_t i, uint32_t hit) {
+    *args.handle.hit(row, i) = hit;
+    if (counters) dev::atomic_add<dev::Order::relaxed, dev::Scope::gpu>(counters + hit, 1u);
+  };
+  const auto get = [&](uint32_t row, uint32_t i, Unit& unit) {
+    return op.wait_for_unit({Wait::row_record, group.rank, row},
+                            group.window.at<Unit>(group.rank, group.layout.record_at(row, i)), unit);
+  };
+  const uint32_t first = dev::block_idx() * dev::num_threads() + dev::thread_idx();
+  for (uint32_t row = first; row < num_rows; row += dev::num_blocks() * dev::num_threads()) {
+    Unit unit;
+    if (!get(row, 0, unit)) return;
+    const uint32_t num_hits = unit.word[0] >> 16 & 0xff;
+    *args.handle.home(row) = {static_cast<uint16_t>(unit.word[0]), static_cast<uint8_t>(unit.word[0] >> 24),
+                              static_cast<uint8_t>(num_hits), unit.word[1]};
+    note(row, 0, unit.word[2]);
+    for (uint32_t hit = 1; hit < num_hits; ++hit) {
+      if (hit % 3 == 1 && !get(row, 1 + hit / 3, unit)) return;
+      note(row, hit, unit.word[(hit - 1) % 3]);
+    }
+  }
+}
+
+}  // namespace nccl_ep::ht
