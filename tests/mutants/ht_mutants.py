@@ -15,6 +15,7 @@ MANY_HITS = ("many-hits",)
 TILES = ("tiles",)
 IDLE_BLOCKS = ("idle-blocks",)
 OVERFLOW = ("overflow",)
+DROP = ("drop",)
 SILENT_UPDATE = ("silent-update",)
 AHEAD = ("ahead",)
 QUEUE = ("queue",)
@@ -175,14 +176,6 @@ UPDATE = [
         OVERFLOW,
     ),
     Mutant(
-        "the block's next question overtakes the last answer",
-        "ht/update.cuh",
-        "  dev::sync_block();  // the next call may change it\n",
-        "",
-        "Threads of a block part.",
-        FLAT,
-    ),
-    Mutant(
         "tokens are noted before the last ones are cleared",
         "ht/update.cuh",
         "{ scratch.bits[i] = 0; });\n  dev::sync_block();\n",
@@ -201,8 +194,8 @@ UPDATE = [
     Mutant(
         "a tile's tokens are cleared before they are counted",
         "ht/update.cuh",
-        "count(scratch.num_words); });\n    dev::sync_block();\n  }\n  uint32_t* counts",
-        "count(scratch.num_words); });\n  }\n  uint32_t* counts",
+        "{ scratch.total[c] += scratch.of(c).count(scratch.num_words); });\n    dev::sync_block();\n",
+        "{ scratch.total[c] += scratch.of(c).count(scratch.num_words); });\n",
         "Tokens are missing.",
         TILES,
     ),
@@ -223,18 +216,18 @@ UPDATE = [
         FLAT,
     ),
     Mutant(
-        "all ranks' counts are added up before this rank's are sent",
+        "blocks are added up without an atomic",
         "ht/update.cuh",
-        "ok = ok && all_in_block(send_counts(op, scratch));",
-        "ok = ok && send_counts(op, scratch);",
-        "What others are told is replaced before it is sent.",
-        SILENT_UPDATE,
+        "dev::atomic_add<dev::Order::relaxed, dev::Scope::block>(scratch.total + first_counter + j, all[j]);",
+        "scratch.total[first_counter + j] += all[j];",
+        "Counts of other threads are lost.",
+        FLAT,
     ),
     Mutant(
         "zones are found before all ranks' counts are added up",
         "ht/update.cuh",
-        "ok = ok && all_in_block(add_ranks(op, args.handle, scratch));",
-        "ok = ok && add_ranks(op, args.handle, scratch);",
+        "ok = all_in_block(send_counts(op, scratch) && add_ranks(op, args.handle, scratch));",
+        "ok = send_counts(op, scratch) && add_ranks(op, args.handle, scratch);",
         "Rows get places that belong to others.",
         FLAT,
     ),
@@ -249,7 +242,7 @@ UPDATE = [
     Mutant(
         "too many rows are not reported",
         "ht/update.cuh",
-        "if (args.max_slots == 0 || scratch.slots[rank] <= args.max_slots) return;",
+        "if (args.max_slots == 0 || scratch.wanted[rank] <= args.max_slots) return;",
         "return;",
         "Rows are written behind an output.",
         OVERFLOW,
@@ -269,6 +262,22 @@ UPDATE = [
         "return fits;",
         "The threads of a block part.",
         OVERFLOW,
+    ),
+    Mutant(
+        "rows are sent before it is known which are left for each rank",
+        "ht/update.cuh",
+        "own.kept(*args.handle.source(source)); });\n  dev::sync_block();\n",
+        "own.kept(*args.handle.source(source)); });\n",
+        "Rows of two ranks lie at the same places among those to send.",
+        DROP,
+    ),
+    Mutant(
+        "what experts keep is counted without an atomic",
+        "ht/update.cuh",
+        "dev::atomic_add<dev::Order::relaxed, dev::Scope::gpu>(counters + hit, 1u);",
+        "++counters[hit];",
+        "Rows of other threads are lost.",
+        DROP,
     ),
     Mutant(
         "records are sent as ordinary stores",
@@ -348,8 +357,8 @@ PUSHING = [
     Mutant(
         "warps take rows without an atomic",
         "ht/tickets.cuh",
-        "first = dev::atomic_add<dev::Order::relaxed, dev::Scope::gpu>(num_taken, step);",
-        "first = (*num_taken += step) - step;",
+        "return dev::atomic_add<dev::Order::relaxed, dev::Scope::gpu>(num_taken, step);",
+        "return (*num_taken += step) - step;",
         "Two warps push the same rows.",
         FLAT,
     ),

@@ -170,7 +170,12 @@ def make_problems(seed: int, shape: Shape) -> list[Problem]:
 
 
 def with_budget(mode: Mode, problems: list[Problem]) -> Mode:
-    """The mode with room for what any rank receives, so that no call asks the host how much that is."""
+    """The mode with room for what any rank receives, so that no call asks the host how much that is.
+
+    If it drops rows, it has a budget already.
+    """
+    if mode.drop:
+        return mode
     return replace(mode, budget=max(ht.budget_for(problem, mode) for problem in problems))
 
 
@@ -190,12 +195,13 @@ SCENARIOS: dict[str, Callable[[int], None]] = {
     "one-source": partial(chained, mode=Mode(FLAT), shape=ONE_SOURCE, max_num_sms=1),
     "tiles": tuned("tile_tokens=64", partial(chained, mode=Mode(EM), shape=TILES, max_num_sms=2)),
     "pieces": tuned("piece_bytes=32", partial(chained, mode=Mode(FLAT), shape=PIECES, max_num_sms=1)),
-    "tickets": partial(chained, mode=Mode(FLAT, windows=True), shape=TICKETS),
+    "tickets": partial(chained, mode=Mode(FLAT, windows=True), shape=TICKETS, schedule=Schedule.UNIFORM),
     "queue": partial(chained, mode=Mode(EM), shape=QUEUE, max_num_sms=1),
     "idle-blocks": partial(
         chained, mode=Mode(FLAT), shape=replace(FEW, tokens=(1, 0, 2)), sms=16, schedule=Schedule.WARPS
     ),
     "ahead": ahead,
     "overflow": overflow,
+    "drop": partial(chained, mode=Mode(FLAT, drop=True, budget=FEW.max_tokens), shape=FEW),
     "silent-update": silent_update,
 }

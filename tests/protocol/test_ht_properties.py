@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import nccl_ep as ep
-import numpy as np
 from both import shapes
 from clusters import open_cluster
 from ht import (
