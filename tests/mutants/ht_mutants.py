@@ -15,6 +15,8 @@ MANY_HITS = ("many-hits",)
 TILES = ("tiles",)
 IDLE_BLOCKS = ("idle-blocks",)
 OVERFLOW = ("overflow",)
+DROPS = ("drops",)
+DROPS_EXPERT_MAJOR = ("drops-expert-major",)
 SILENT_UPDATE = ("silent-update",)
 AHEAD = ("ahead",)
 QUEUE = ("queue",)
@@ -249,7 +251,7 @@ UPDATE = [
     Mutant(
         "too many rows are not reported",
         "ht/update.cuh",
-        "if (args.max_slots == 0 || scratch.slots[rank] <= args.max_slots) return;",
+        "if (args.max_slots == 0 || scratch.wanted[rank] <= args.max_slots) return;",
         "return;",
         "Rows are written behind an output.",
         OVERFLOW,
@@ -625,4 +627,79 @@ COMBINE = [
     ),
 ]
 
-MUTANTS = [*BEGIN, *TOPK, *WEIGHTS, *UPDATE, *PUSHING, *FLAGS, *MOVER, *DISPATCH, *COMBINE]
+DROPPING = [
+    Mutant(
+        "what is kept is counted on top of what was there",
+        "ht/update.cuh",
+        "if (args.drops && dev::block_idx() == 0) {",
+        "if (false) {",
+        "Counters are of this update and whatever was there before.",
+        DROPS,
+    ),
+    Mutant(
+        "what is kept is counted without an atomic",
+        "ht/update.cuh",
+        "dev::atomic_add<dev::Order::relaxed, dev::Scope::gpu>(counters + hit, 1u);",
+        "counters[hit] += 1;",
+        "Of two tokens that are counted at a time one is lost.",
+        DROPS,
+    ),
+    Mutant(
+        "where sends begin is found before all rows are thinned out",
+        "ht/update.cuh",
+        "own.kept(*args.handle.source(source)); });\n  dev::sync_block();\n",
+        "own.kept(*args.handle.source(source)); });\n",
+        "Some rows count that are dropped.",
+        DROPS,
+    ),
+    Mutant(
+        "an expert's first tokens are kept",
+        "ht/update.cuh",
+        "return total <= room || uint64_t{i} * room % total + room >= total;",
+        "return i < room;",
+        "They share places, and others stay empty.",
+        DROPS_EXPERT_MAJOR,
+    ),
+    Mutant(
+        "dropped rows are pushed",
+        "ht/dispatch.cuh",
+        " || slot == HtHandleLayout::kNoSlot",
+        "",
+        "They have no place.",
+        DROPS_EXPERT_MAJOR,
+    ),
+    Mutant(
+        "dropped rows are delivered",
+        "ht/parties.cuh",
+        "received.exists = received.home.num_hits > 0;",
+        "received.exists = true;",
+        "They never come.",
+        DROPS_EXPERT_MAJOR,
+    ),
+    Mutant(
+        "dropped rows are summed",
+        "ht/combine.cuh",
+        "if (it.home.num_hits == 0) continue;",
+        "",
+        "Their sum comes to the home slot of another one.",
+        DROPS_EXPERT_MAJOR,
+    ),
+    Mutant(
+        "nothing is said of dropped rows",
+        "ht/update.cuh",
+        "!(kExpertMajor || is_dest)) continue;",
+        "!is_dest) continue;",
+        "The receiver waits for their records.",
+        DROPS_EXPERT_MAJOR,
+    ),
+    Mutant(
+        "dropped rows have home slots",
+        "ht/topk.cuh",
+        "leads[i] && num_hits[i] > 0",
+        "leads[i]",
+        "Nothing comes there.",
+        DROPS_EXPERT_MAJOR,
+    ),
+]
+
+MUTANTS = [*BEGIN, *TOPK, *WEIGHTS, *UPDATE, *DROPPING, *PUSHING, *FLAGS, *MOVER, *DISPATCH, *COMBINE]
