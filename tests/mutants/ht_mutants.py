@@ -15,7 +15,8 @@ MANY_HITS = ("many-hits",)
 TILES = ("tiles",)
 IDLE_BLOCKS = ("idle-blocks",)
 OVERFLOW = ("overflow",)
-DROP = ("drop",)
+DROPS = ("drops",)
+DROPS_EXPERT_MAJOR = ("drops-expert-major",)
 SILENT_UPDATE = ("silent-update",)
 AHEAD = ("ahead",)
 QUEUE = ("queue",)
@@ -90,19 +91,19 @@ BEGIN = [
 
 TOPK = [
     Mutant(
-        "all places of a repeated expert lead",
-        "ht/topk.cuh",
-        "    drop_repeated_leaders();\n",
-        "",
-        "A rank counts as two of a token's.",
+        "all places of a repeated expert are first",
+        "ht/place.cuh",
+        "is_first = is_first && places->experts[base + j] != expert;",
+        "is_first = is_first;",
+        "A row that repeats an expert has too many hits.",
         REPEATS,
     ),
     Mutant(
-        "a lane looks at its own places for repeats",
-        "ht/topk.cuh",
-        "!dev::any(before)) visit",
-        "!before) visit",
-        "The lanes of a warp part.",
+        "experts are compared before all are noted",
+        "ht/place.cuh",
+        "places->experts[me] = expert;\n  dev::sync_block();\n",
+        "places->experts[me] = expert;\n",
+        "Places of other tokens are taken for repeats.",
         REPEATS,
     ),
 ]
@@ -129,7 +130,7 @@ WEIGHTS = [
 UPDATE = [
     Mutant(
         "a block tells its counts without releasing them",
-        "ht/update.cuh",
+        "ht/counts.cuh",
         "dev::st_release<dev::Scope::gpu>(args.block_flags",
         "dev::st_relaxed<dev::Scope::gpu>(args.block_flags",
         "Other blocks may see the flag before the counts.",
@@ -137,7 +138,7 @@ UPDATE = [
     ),
     Mutant(
         "a block tells its counts before all are written",
-        "ht/update.cuh",
+        "ht/counts.cuh",
         "counts[c] = scratch.total[c]; });\n  dev::sync_block();\n",
         "counts[c] = scratch.total[c]; });\n",
         "Other blocks read counts of the update before.",
@@ -145,7 +146,7 @@ UPDATE = [
     ),
     Mutant(
         "a block's counts are read without acquiring them",
-        "ht/update.cuh",
+        "ht/counts.cuh",
         "dev::ld_acquire<dev::Scope::gpu>(args.block_flags + block)",
         "dev::ld_relaxed<dev::Scope::gpu>(args.block_flags + block)",
         "Counts of the update before may be read.",
@@ -153,7 +154,7 @@ UPDATE = [
     ),
     Mutant(
         "a block's counts of any operation are taken",
-        "ht/update.cuh",
+        "ht/counts.cuh",
         "(args.block_flags + block) == op.epoch; });",
         "(args.block_flags + block) != 0; });",
         "Counts of the update before are read.",
@@ -161,7 +162,7 @@ UPDATE = [
     ),
     Mutant(
         "threads add up blocks that others still await",
-        "ht/update.cuh",
+        "ht/counts.cuh",
         "if (!all_in_block(ok)) return false;",
         "if (!ok) return false;",
         "Counts of the update before are read.",
@@ -169,7 +170,7 @@ UPDATE = [
     ),
     Mutant(
         "the block's answer is read before all have spoken",
-        "ht/update.cuh",
+        "ht/counts.cuh",
         "st_relaxed<dev::Scope::block>(some_do_not, 1u);\n  dev::sync_block();\n",
         "st_relaxed<dev::Scope::block>(some_do_not, 1u);\n",
         "Threads of a block part.",
@@ -177,7 +178,7 @@ UPDATE = [
     ),
     Mutant(
         "tokens are noted before the last ones are cleared",
-        "ht/update.cuh",
+        "ht/counts.cuh",
         "{ scratch.bits[i] = 0; });\n  dev::sync_block();\n",
         "{ scratch.bits[i] = 0; });\n",
         "Tokens that were noted are cleared again.",
@@ -185,7 +186,7 @@ UPDATE = [
     ),
     Mutant(
         "tokens are counted before all are noted",
-        "ht/update.cuh",
+        "ht/counts.cuh",
         "insert(place / num_topk);\n  });\n  dev::sync_block();\n",
         "insert(place / num_topk);\n  });\n",
         "Tokens are missing.",
@@ -193,7 +194,7 @@ UPDATE = [
     ),
     Mutant(
         "a tile's tokens are cleared before they are counted",
-        "ht/update.cuh",
+        "ht/counts.cuh",
         "{ scratch.total[c] += scratch.of(c).count(scratch.num_words); });\n    dev::sync_block();\n",
         "{ scratch.total[c] += scratch.of(c).count(scratch.num_words); });\n",
         "Tokens are missing.",
@@ -201,7 +202,7 @@ UPDATE = [
     ),
     Mutant(
         "counts are sent as ordinary stores",
-        "ht/update.cuh",
+        "ht/counts.cuh",
         "dev::st_unit(group.window.at<Unit>(peer, group.layout.counts_at(group.rank, u)), unit);",
         "dev::st(group.window.at<Unit>(peer, group.layout.counts_at(group.rank, u)), unit);",
         "The tag may be seen before the words that it vouches for.",
@@ -209,7 +210,7 @@ UPDATE = [
     ),
     Mutant(
         "counts of any update are taken",
-        "ht/update.cuh",
+        "ht/counts.cuh",
         "units[i].epoch == op.epoch) continue;",
         "units[i].epoch != 0) continue;",
         "Counts of the update before are taken for new ones.",
@@ -217,7 +218,7 @@ UPDATE = [
     ),
     Mutant(
         "blocks are added up without an atomic",
-        "ht/update.cuh",
+        "ht/counts.cuh",
         "dev::atomic_add<dev::Order::relaxed, dev::Scope::block>(scratch.total + first_counter + j, all[j]);",
         "scratch.total[first_counter + j] += all[j];",
         "Counts of other threads are lost.",
@@ -233,7 +234,7 @@ UPDATE = [
     ),
     Mutant(
         "rows are placed before all zones are found",
-        "ht/update.cuh",
+        "ht/zones.cuh",
         "  dev::sync_block();\n}\n\n// Whether every rank's output has room.",
         "}\n\n// Whether every rank's output has room.",
         "Rows get places that belong to others.",
@@ -241,7 +242,7 @@ UPDATE = [
     ),
     Mutant(
         "too many rows are not reported",
-        "ht/update.cuh",
+        "ht/zones.cuh",
         "if (args.max_slots == 0 || scratch.wanted[rank] <= args.max_slots) return;",
         "return;",
         "Rows are written behind an output.",
@@ -249,7 +250,7 @@ UPDATE = [
     ),
     Mutant(
         "too many rows are reported by the rank that would receive them",
-        "ht/update.cuh",
+        "ht/zones.cuh",
         "if (args.max_slots == 0 || scratch",
         "if (args.max_slots == 0 || rank != args.group.rank || scratch",
         "The others go on as if nothing was wrong.",
@@ -257,7 +258,7 @@ UPDATE = [
     ),
     Mutant(
         "threads find out each for itself whether rows fit",
-        "ht/update.cuh",
+        "ht/zones.cuh",
         "return all_in_block(fits);",
         "return fits;",
         "The threads of a block part.",
@@ -265,23 +266,23 @@ UPDATE = [
     ),
     Mutant(
         "rows are sent before it is known which are left for each rank",
-        "ht/update.cuh",
+        "ht/zones.cuh",
         "own.kept(*args.handle.source(source)); });\n  dev::sync_block();\n",
         "own.kept(*args.handle.source(source)); });\n",
         "Rows of two ranks lie at the same places among those to send.",
-        DROP,
+        DROPS,
     ),
     Mutant(
         "what experts keep is counted without an atomic",
-        "ht/update.cuh",
+        "ht/place.cuh",
         "dev::atomic_add<dev::Order::relaxed, dev::Scope::gpu>(counters + hit, 1u);",
         "++counters[hit];",
         "Rows of other threads are lost.",
-        DROP,
+        DROPS,
     ),
     Mutant(
         "records are sent as ordinary stores",
-        "ht/update.cuh",
+        "ht/place.cuh",
         "dev::st_unit(unit(0), Unit{",
         "dev::st(unit(0), Unit{",
         "The tag may be seen before the words that it vouches for.",
@@ -289,7 +290,7 @@ UPDATE = [
     ),
     Mutant(
         "records are not awaited",
-        "ht/update.cuh",
+        "ht/place.cuh",
         "if (!get(row, 0, unit)) return;",
         "unit = dev::ld_unit(group.window.at<Unit>(group.rank, group.layout.record_at(row, 0)));",
         "Records of the update before are taken for new ones.",
@@ -297,7 +298,7 @@ UPDATE = [
     ),
     Mutant(
         "further hits are not awaited",
-        "ht/update.cuh",
+        "ht/place.cuh",
         "if (hit % 3 == 1 && !get(row, 1 + hit / 3, unit)) return;",
         "if (hit % 3 == 1) unit = dev::ld_unit("
         "group.window.at<Unit>(group.rank, group.layout.record_at(row, 1 + hit / 3)));",
@@ -305,40 +306,32 @@ UPDATE = [
         MANY_HITS,
     ),
     Mutant(
-        "hits are read without meeting the warp",
-        "ht/update.cuh",
-        "*args.handle.num_dests(token) = static_cast<uint8_t>(found.num_dests);\n  dev::sync_warp();\n",
-        "*args.handle.num_dests(token) = static_cast<uint8_t>(found.num_dests);\n",
-        "Records have hits that other lanes have not written yet.",
+        "destinations are counted before all are noted",
+        "ht/place.cuh",
+        "expert - first_expert;\n  dev::sync_block();\n",
+        "expert - first_expert;\n",
+        "Rows miss hits, tokens miss ranks.",
         FLAT,
     ),
     Mutant(
-        "hits are replaced without meeting the warp",
-        "ht/update.cuh",
-        "  dev::sync_warp();  // the hits are about to be replaced\n",
+        "places are replaced before all are read",
+        "ht/place.cuh",
+        "  dev::sync_block();  // the places are about to be replaced\n",
         "",
-        "A record gets hits of the next token.",
-        FLAT,
-    ),
-    Mutant(
-        "hits are noted as ordinary data",
-        "ht/update.cuh",
-        "dev::st_relaxed<dev::Scope::block>(hits + found.hit[i], hit);",
-        "hits[found.hit[i]] = hit;",
-        "Lanes with the same expert write at a time.",
-        REPEATS,
-    ),
-    Mutant(
-        "a tile's tokens are replaced before all have their rows",
-        "ht/update.cuh",
-        "    dev::sync_block();\n    if (i + 1 == args.tiles_per_block) return;",
-        "    if (i + 1 == args.tiles_per_block) return;",
-        "Tokens get rows of others.",
+        "Tokens get the hits of others.",
         TILES,
     ),
     Mutant(
+        "hits are counted before all places are noted",
+        "ht/place.cuh",
+        "is_first && is_kept ? expert : kNone;\n  dev::sync_block();\n",
+        "is_first && is_kept ? expert : kNone;\n",
+        "Rows miss hits.",
+        FLAT,
+    ),
+    Mutant(
         "the next tile is noted before the last one is counted",
-        "ht/update.cuh",
+        "ht/place.cuh",
         "scratch.next[c] += scratch.of(c).count(scratch.num_words); });\n    dev::sync_block();\n",
         "scratch.next[c] += scratch.of(c).count(scratch.num_words); });\n",
         "Two tokens get the same row.",
@@ -634,4 +627,79 @@ COMBINE = [
     ),
 ]
 
-MUTANTS = [*BEGIN, *TOPK, *WEIGHTS, *UPDATE, *PUSHING, *FLAGS, *MOVER, *DISPATCH, *COMBINE]
+DROPPING = [
+    Mutant(
+        "what is kept is counted on top of what was there",
+        "ht/counts.cuh",
+        "if (args.drops && dev::block_idx() == 0) {",
+        "if (false) {",
+        "Counters are of this update and whatever was there before.",
+        DROPS,
+    ),
+    Mutant(
+        "what is kept is counted without an atomic",
+        "ht/place.cuh",
+        "dev::atomic_add<dev::Order::relaxed, dev::Scope::gpu>(counters + hit, 1u);",
+        "counters[hit] += 1;",
+        "Of two tokens that are counted at a time one is lost.",
+        DROPS,
+    ),
+    Mutant(
+        "where sends begin is found before all rows are thinned out",
+        "ht/zones.cuh",
+        "own.kept(*args.handle.source(source)); });\n  dev::sync_block();\n",
+        "own.kept(*args.handle.source(source)); });\n",
+        "Some rows count that are dropped.",
+        DROPS,
+    ),
+    Mutant(
+        "an expert's first tokens are kept",
+        "ht/zones.cuh",
+        "return total <= room || uint64_t{i} * room % total + room >= total;",
+        "return i < room;",
+        "They share places, and others stay empty.",
+        DROPS_EXPERT_MAJOR,
+    ),
+    Mutant(
+        "dropped rows are pushed",
+        "ht/dispatch.cuh",
+        " || slot == HtHandleLayout::kNoSlot",
+        "",
+        "They have no place.",
+        DROPS_EXPERT_MAJOR,
+    ),
+    Mutant(
+        "dropped rows are delivered",
+        "ht/parties.cuh",
+        "received.exists = received.home.num_hits > 0;",
+        "received.exists = true;",
+        "They never come.",
+        DROPS_EXPERT_MAJOR,
+    ),
+    Mutant(
+        "dropped rows are summed",
+        "ht/combine.cuh",
+        "if (it.home.num_hits == 0) continue;",
+        "",
+        "Their sum comes to the home slot of another one.",
+        DROPS_EXPERT_MAJOR,
+    ),
+    Mutant(
+        "nothing is said of dropped rows",
+        "ht/place.cuh",
+        "leads && (kExpertMajor || is_dest)",
+        "is_dest",
+        "Receivers wait for records that nobody sends.",
+        DROPS_EXPERT_MAJOR,
+    ),
+    Mutant(
+        "dropped rows have home slots",
+        "ht/place.cuh",
+        "const bool is_dest = leads && num_hits > 0;",
+        "const bool is_dest = leads;",
+        "Nothing comes there.",
+        DROPS_EXPERT_MAJOR,
+    ),
+]
+
+MUTANTS = [*BEGIN, *TOPK, *WEIGHTS, *UPDATE, *DROPPING, *PUSHING, *FLAGS, *MOVER, *DISPATCH, *COMBINE]

@@ -29,6 +29,7 @@ FEW = Shape(num_ranks=3, num_local_experts=3, num_topk=4, hidden=32, max_tokens=
 REPEATS = replace(FEW, num_topk=6, repeats=True)
 MANY_HITS = Shape(num_local_experts=40, num_topk=40, hidden=8, max_tokens=4, tokens=(4, 3))
 UNEVEN = Shape(num_topk=3, hidden=8, max_tokens=40, tokens=(40, 1))
+DROPS = replace(FEW, num_local_experts=2, tokens=(6, 6, 6), no_route=0)
 TILES = Shape(num_topk=2, hidden=8, max_tokens=200, tokens=(150, 130))
 QUEUE = Shape(num_topk=2, hidden=8, max_tokens=120, tokens=(120, 2), no_route=0)
 ONE_SOURCE = replace(UNEVEN, max_tokens=70, tokens=(0, 70))
@@ -172,10 +173,10 @@ def make_problems(seed: int, shape: Shape) -> list[Problem]:
 def with_budget(mode: Mode, problems: list[Problem]) -> Mode:
     """The mode with room for what any rank receives, so that no call asks the host how much that is.
 
-    If it drops rows, it has a budget already.
+    If it drops, it has as little room as it may.
     """
     if mode.drop:
-        return mode
+        return replace(mode, budget=problems[0].max_tokens)
     return replace(mode, budget=max(ht.budget_for(problem, mode) for problem in problems))
 
 
@@ -202,6 +203,7 @@ SCENARIOS: dict[str, Callable[[int], None]] = {
     ),
     "ahead": ahead,
     "overflow": overflow,
-    "drop": partial(chained, mode=Mode(FLAT, drop=True, budget=FEW.max_tokens), shape=FEW),
+    "drops": partial(chained, mode=Mode(FLAT, drop=True), shape=DROPS),
+    "drops-expert-major": partial(chained, mode=Mode(EM, drop=True, windows=True, alignment=2), shape=DROPS),
     "silent-update": silent_update,
 }
