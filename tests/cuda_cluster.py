@@ -222,9 +222,11 @@ class CudaRank:
     def capture(self) -> Iterator[CudaGraph]:
         graph = CudaGraph(self.stream())
         _call(cuda(), "cuStreamBeginCapture_v2", graph.stream.ptr_, CAPTURE_THREAD_LOCAL)
-        yield graph
         captured = Pointer()
-        _call(cuda(), "cuStreamEndCapture", graph.stream.ptr_, ctypes.byref(captured))
+        try:
+            yield graph
+        finally:
+            _call(cuda(), "cuStreamEndCapture", graph.stream.ptr_, ctypes.byref(captured))
         _call(
             cuda(), "cuGraphInstantiateWithFlags", ctypes.byref(graph.exec), captured, ctypes.c_ulonglong(0)
         )

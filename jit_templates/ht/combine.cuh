@@ -122,7 +122,7 @@ EP_DEVICE void for_each_result(const Operation& op, const HtCombineArgs& args, b
 // Flat: a row is pushed as it is, by way of shared memory.
 EP_DEVICE void push_results(const Operation& op, const HtCombineArgs& args, unsigned char* shared, FlagQueue& queue) {
   const Rows from = rows_of(args.tokens, args.move.row_bytes);
-  Mover mover(args.move, &queue, shared + dev::warp_idx() * args.move.mover_bytes());
+  Mover mover(args.move, true, queue, shared + dev::warp_idx() * args.move.mover_bytes());
   if (dev::lane_idx() == 0) mover.open();
   for_each_result(op, args, false, [&](const ReceivedRow& it, unsigned char* to, uint32_t* flag) {
     if (dev::lane_idx() == 0) mover.move(from.at(it.row), to, flag);
@@ -141,18 +141,17 @@ EP_DEVICE bool is_in_place(const HtGroupState& group, uint32_t home_rank, uint32
 template <DType kDType>
 EP_DEVICE void push_sums(const Operation& op, const HtCombineArgs& args, Addend* addends, FlagQueue& queue) {
   const Rows from = rows_of(args.tokens, args.move.row_bytes);
-  uint32_t num_rows = 0;
+  FlagSender flags{queue};
   for_each_result(op, args, true, [&](const ReceivedRow& it, unsigned char* to, uint32_t* flag) {
     if (is_in_place(op.group, it.source, it.home.num_hits)) return;
     for (uint32_t i = dev::lane_idx(); i < it.home.num_hits; i += 32) addends[i] = from.at(it.hit(args.handle, i));
-    if (dev::lane_idx() == 0) queue.add(flag, num_rows);
+    if (dev::lane_idx() == 0) flags.add(flag);
     dev::sync_warp();
     add_up<kDType>(addends, it.home.num_hits, Span{0, args.move.row_bytes}, to);
     dev::sync_warp();  // what all lanes have stored is one lane's to publish
-    ++num_rows;
-    if (dev::lane_idx() == 0) queue.finish(num_rows);
+    if (dev::lane_idx() == 0) flags.finish(flags.num_added);
   });
-  if (dev::lane_idx() == 0) queue.close();
+  if (dev::lane_idx() == 0) flags.close();
 }
 
 // Lists what is added up for a token, in the order of the ranks, as soon as it is there. False: something did not come.

@@ -30,16 +30,14 @@ struct UpdateScratch {
   EP_DEVICE TokenBits of(uint32_t counter) const { return {bits + counter * num_words}; }
 };
 
-// Whether all threads of the block say so. All of them call it.
+// Whether all threads of the block say so. All of them call it, and meet once more before they do again.
 EP_DEVICE bool all_in_block(bool mine) {
   EP_SHARED(uint32_t, some_do_not, [1]);
   if (dev::thread_idx() == 0) some_do_not[0] = 0;
   dev::sync_block();
   if (!mine) dev::st_relaxed<dev::Scope::block>(some_do_not, 1u);
   dev::sync_block();
-  const bool all = some_do_not[0] == 0;
-  dev::sync_block();  // the next call may change it
-  return all;
+  return some_do_not[0] == 0;
 }
 
 // Calls visit(i) for each i below `count`, a thread each.

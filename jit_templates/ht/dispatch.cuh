@@ -204,8 +204,8 @@ EP_DEVICE void dispatch(const HtDispatchArgs& args) {
   const Crews crews(args.move, has_flags<kExpertMajor>(args));
   if (start.ready) {
     if (crews.pushers.has_me()) {
-      FlagQueue* queue = crews.raisers.num_warps ? queues + dev::warp_idx() : nullptr;
-      Mover mover(args.move, queue, shared + dev::warp_idx() * args.move.mover_bytes());
+      Mover mover(args.move, has_flags<kExpertMajor>(args), queues[dev::warp_idx()],
+                  shared + dev::warp_idx() * args.move.mover_bytes());
       if (dev::lane_idx() == 0) mover.open();
       push_rows(op, args, mover);
       if (dev::lane_idx() == 0) mover.close();

@@ -7,49 +7,72 @@
 
 namespace nccl_ep::ht {
 
-// The flags that a pushing warp wants raised, in shared memory, zero at first. One lane of the warp calls it.
+// The flags that a pushing warp wants raised, in shared memory: a ring that the warp fills and the raising one empties.
 struct FlagQueue {
-  static constexpr uint32_t kSize = 32;
+  static constexpr uint32_t kSize = 16;
 
-  uint32_t* flag[kSize];
-  uint32_t num_finished;  // rows that have arrived
-  uint32_t num_raised;    // rows whose flags are raised
-  uint32_t is_closed;     // no more rows
+  dev::Mbarrier filled[kSize], freed[kSize];
+  uint32_t* flag[kSize];  // null: there are no more
 
-  // The flag of the warp's row with number `row`.
-  EP_DEVICE void add(uint32_t* row_flag, uint32_t row) {
-    while (row - dev::ld_acquire<dev::Scope::block>(&num_raised) >= kSize) dev::pause();
-    flag[row % kSize] = row_flag;
-  }
-  // The first so many rows have arrived, as this lane sees it.
-  EP_DEVICE void finish(uint32_t num_rows) { dev::st_release<dev::Scope::block>(&num_finished, num_rows); }
-  EP_DEVICE void close() { dev::st_release<dev::Scope::block>(&is_closed, 1u); }
+  EP_DEVICE static uint32_t slot(uint32_t row) { return row % kSize; }
+  EP_DEVICE static uint32_t parity(uint32_t row) { return row / kSize % 2; }
 };
 
 // Makes all queues of the block empty. All its threads call it and meet before one of them uses its queue.
 EP_DEVICE void open_queues(FlagQueue* queues) {
-  for (uint32_t i = dev::thread_idx(); i < dev::num_warps(); i += dev::num_threads()) {
-    queues[i].num_finished = queues[i].num_raised = queues[i].is_closed = 0;
+  for (uint32_t i = dev::thread_idx(); i < dev::num_warps() * FlagQueue::kSize; i += dev::num_threads()) {
+    FlagQueue& queue = queues[i / FlagQueue::kSize];
+    dev::mbar_init(queue.filled + i % FlagQueue::kSize, 1);
+    dev::mbar_init(queue.freed + i % FlagQueue::kSize, 1);
   }
+  dev::fence_mbar_init();
 }
+
+// The pushing warp's end of its queue; one lane has it.
+struct FlagSender {
+  FlagQueue& queue;
+  uint32_t num_added = 0, num_finished = 0;
+
+  // The flag of the next row. No more than kSize rows may be unfinished.
+  EP_DEVICE void add(uint32_t* flag) {
+    const uint32_t row = num_added++;
+    if (row >= FlagQueue::kSize) {
+      dev::mbar_wait(queue.freed + FlagQueue::slot(row), FlagQueue::parity(row - FlagQueue::kSize));
+    }
+    queue.flag[FlagQueue::slot(row)] = flag;
+  }
+  // The first so many rows have arrived, as this lane sees it.
+  EP_DEVICE void finish(uint32_t num_rows) {
+    for (; num_finished < num_rows; ++num_finished) dev::mbar_arrive(queue.filled + FlagQueue::slot(num_finished));
+  }
+  EP_DEVICE void close() {
+    add(nullptr);
+    finish(num_added);
+  }
+};
 
 // Raises the flags of some queues until all are closed: a lane for each. The whole warp calls it.
 EP_DEVICE void raise_flags(const Operation& op, FlagQueue* queues, uint32_t num_queues) {
   FlagQueue& queue = queues[dev::lane_idx() < num_queues ? dev::lane_idx() : 0];
   bool is_open = dev::lane_idx() < num_queues;
-  for (uint32_t num_raised = 0; dev::any(is_open);) {
-    const bool closes = is_open && dev::ld_acquire<dev::Scope::block>(&queue.is_closed);  // then what follows is all
-    const uint32_t num_finished = is_open ? dev::ld_acquire<dev::Scope::block>(&queue.num_finished) : num_raised;
-    if (dev::any(num_raised != num_finished)) {
-      dev::fence<dev::Scope::system>();
-      for (; num_raised != num_finished; ++num_raised) {
-        dev::st_relaxed<dev::Scope::system>(queue.flag[num_raised % FlagQueue::kSize], op.epoch);
-      }
-      if (is_open) dev::st_release<dev::Scope::block>(&queue.num_raised, num_raised);
-    } else {
+  uint32_t num_raised = 0;
+  const auto is_filled = [&](uint32_t row) {
+    return dev::mbar_test(queue.filled + FlagQueue::slot(row), FlagQueue::parity(row));
+  };
+  while (dev::any(is_open)) {
+    uint32_t end = num_raised;
+    while (is_open && end - num_raised < FlagQueue::kSize && is_filled(end)) ++end;
+    if (!dev::any(end != num_raised)) {
       dev::pause();
+      continue;
     }
-    is_open = is_open && !closes;
+    dev::fence<dev::Scope::system>();
+    for (; num_raised != end; ++num_raised) {
+      uint32_t* flag = queue.flag[FlagQueue::slot(num_raised)];
+      if (flag) dev::st_relaxed<dev::Scope::system>(flag, op.epoch);
+      is_open = flag != nullptr;
+      dev::mbar_arrive(queue.freed + FlagQueue::slot(num_raised));
+    }
   }
 }
 

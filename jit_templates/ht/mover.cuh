@@ -9,22 +9,23 @@ namespace nccl_ep::ht {
 
 constexpr uint32_t kLoadsAhead = 2;    // loads under way before the oldest is stored
 constexpr uint32_t kStoresBehind = 4;  // stores that may be unfinished while others go on
-static_assert(kLoadsAhead + 1 < kHtStages);
+static_assert(kLoadsAhead + 1 < kHtStages && kLoadsAhead + 1 + kStoresBehind < FlagQueue::kSize);
 
 // One lane of the warp calls it.
 struct Mover {
   const HtMovePlan& plan;
-  FlagQueue* queue;       // or null: nobody looks at single rows
+  bool has_flags;  // somebody looks at single rows
+  FlagSender flags;
   unsigned char* stages;  // of this warp
   dev::Mbarrier* loaded;  // [stage]
   HtStageUse* uses;       // [stage]
   uint32_t num_loads = 0, num_stores = 0;
-  uint32_t num_drained = 0;  // stores that have arrived for sure
 
-  // `shared`: of this warp.
-  EP_DEVICE Mover(const HtMovePlan& move_plan, FlagQueue* flag_queue, unsigned char* shared)
+  // `shared`: of this warp, as its queue is.
+  EP_DEVICE Mover(const HtMovePlan& move_plan, bool raises_flags, FlagQueue& queue, unsigned char* shared)
       : plan(move_plan),
-        queue(flag_queue),
+        has_flags(raises_flags),
+        flags{queue},
         stages(shared),
         loaded(reinterpret_cast<dev::Mbarrier*>(stages + kHtStages * plan.piece_bytes)),
         uses(reinterpret_cast<HtStageUse*>(loaded + kHtStages)) {}
@@ -36,7 +37,7 @@ struct Mover {
 
   // Moves a row; `flag` is raised when it has arrived.
   EP_DEVICE void move(const unsigned char* from, unsigned char* to, uint32_t* flag) {
-    if (queue) queue->add(flag, num_loads / plan.num_pieces);
+    if (has_flags) flags.add(flag);
     for (uint32_t piece = 0; piece < plan.num_pieces; ++piece) {
       const uint32_t offset = piece * plan.piece_bytes, rest = plan.row_bytes - offset;
       load(from + offset, to + offset, rest < plan.piece_bytes ? rest : plan.piece_bytes);
@@ -48,12 +49,11 @@ struct Mover {
   EP_DEVICE void drain() {
     while (num_stores < num_loads) store();
     dev::bulk_wait<0>();
-    num_drained = num_stores;
-    if (queue) queue->finish(num_stores / plan.num_pieces);
+    if (has_flags) flags.finish(num_stores / plan.num_pieces);
   }
 
   EP_DEVICE void close() {
-    if (queue) queue->close();
+    if (has_flags) flags.close();
     for (uint32_t i = 0; i < kHtStages; ++i) dev::mbar_inval(loaded + i);
   }
 
@@ -74,9 +74,9 @@ struct Mover {
     dev::bulk_store(uses[i].to, stage(i), uses[i].bytes);
     dev::bulk_commit();
     ++num_stores;
-    if (!queue || num_stores - num_drained <= kStoresBehind) return;
+    if (!has_flags || num_stores < kStoresBehind) return;
     dev::bulk_wait<kStoresBehind>();
-    queue->finish((num_stores - kStoresBehind) / plan.num_pieces);
+    flags.finish((num_stores - kStoresBehind) / plan.num_pieces);
   }
 };
 
