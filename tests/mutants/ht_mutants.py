@@ -433,7 +433,7 @@ FLAGS = [
     Mutant(
         "a queue takes more flags than it holds",
         "ht/flags.cuh",
-        "      dev::mbar_wait(queue.freed + FlagQueue::slot(row), FlagQueue::parity(row - FlagQueue::kSize));\n",
+        "dev::mbar_wait(queue.freed + FlagQueue::slot(row), FlagQueue::parity(row - FlagQueue::kSize));\n",
         "",
         "A flag is raised twice and another one never.",
         QUEUE,
