@@ -136,7 +136,7 @@ def _lines(rows: Sequence[Row], shown: Sequence[Row], across: str) -> dict[str, 
     varied = [name for name in names if len({getattr(row, name) for row in shown}) > 1]
     lines: dict[str, list[Row]] = {}
     for row in rows:
-        label = ", ".join(_label(name, getattr(row, name)) for name in varied) or "all"
+        label = ", ".join(_label(name, getattr(row, name)) for name in varied) or "nccl_ep"
         lines.setdefault(label, []).append(row)
     return {label: sorted(line, key=lambda row: int(getattr(row, across))) for label, line in lines.items()}
 
