@@ -69,7 +69,10 @@ MISUSES += [(HT | changes, error, says) for changes, error, says in HT_MISUSES]
 def name_of(row: Any) -> str:
     changes = {name: value for name, value in row[0].items() if name != "algorithm"}
     algorithm = "ht: " if "algorithm" in row[0] and changes else ""
-    return algorithm + str(next(iter((changes or row[0]).items())))
+    name, value = next(iter((changes or row[0]).items()))
+    if isinstance(value, ep.AllocConfig):  # whose addresses differ from run to run
+        value = "alloc_fn" if value.alloc_fn else "free_fn"
+    return f"{algorithm}{name}={value}"
 
 
 @pytest.mark.parametrize(("changes", "error", "says"), MISUSES, ids=[name_of(row) for row in MISUSES])
