@@ -303,7 +303,7 @@ UPDATE = [
         "if (hit % 3 == 1) unit = dev::ld_unit("
         "group.window.at<Unit>(group.rank, group.layout.record_at(row, 1 + hit / 3)));",
         "Hits of the update before are taken for new ones.",
-        MANY_HITS,
+        MANY_HITS + TILES,
     ),
     Mutant(
         "destinations are counted before all are noted",
