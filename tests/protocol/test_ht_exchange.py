@@ -10,7 +10,8 @@ import nccl_ep as ep
 import numpy as np
 import pytest
 from ht import EM, FLAT, Exchange, Mode, Shape, budget_for, check, group_config, make_problem
-from ll import BF16, FP16, FP32, assert_same_bits
+from ht_runs import check_handles_in_turn, check_replays, check_same_bits, exchange
+from ll import BF16, FP16, FP32
 
 MODES = pytest.mark.parametrize(
     "mode",
@@ -24,14 +25,6 @@ MODES = pytest.mark.parametrize(
     ],
     ids=str,
 )
-
-
-def exchange(rank: Any, problem: Any, mode: Mode, **config: Any) -> Any:
-    with ep.Group(rank.comm, group_config(problem, mode, **config)) as group:
-        mine = Exchange(rank, problem, mode)
-        with mine.make_handle(group) as handle:
-            mine.run(handle)
-            return mine.results()
 
 
 @MODES
@@ -146,65 +139,20 @@ def test_calls_follow_each_other_without_the_host(make_cluster: Any, mode: Mode,
     """Several handles in turn, forward and backward mixed, with nothing between them but the stream."""
     problems = [make_problem(Shape(num_ranks=4, num_topk=2), seed + i) for i in range(3)]
     modes = [replace(mode, budget=32, backward=(i == 1)) for i in range(3)]
-
-    def main(rank: Any) -> Any:
-        with ep.Group(rank.comm, group_config(problems[0], modes[0])) as group:
-            pairs = [
-                Exchange(rank, problem, own_mode) for problem, own_mode in zip(problems, modes, strict=True)
-            ]
-            handles = [mine.make_handle(group) for mine in pairs]
-            for _ in range(2):
-                for mine, handle in zip(pairs, handles, strict=True):
-                    mine.dispatch(handle)
-                for mine, handle in zip(pairs, handles, strict=True):
-                    mine.combine(handle)
-            return [mine.results() for mine in pairs]
-
-    results = make_cluster(4, seed).run(main)
-    for i, (problem, own_mode) in enumerate(zip(problems, modes, strict=True)):
-        check(problem, own_mode, [result[i] for result in results])
+    check_handles_in_turn(make_cluster(4, seed), problems, modes)
 
 
 @MODES
 def test_a_captured_step_follows_the_table_at_each_replay(make_cluster: Any, mode: Mode, seed: int) -> None:
     mode = replace(mode, budget=64)
     problems = [make_problem(Shape(tokens=(5, 7)), seed + i) for i in range(3)]
-
-    def main(rank: Any) -> Any:
-        with ep.Group(rank.comm, group_config(problems[0], mode)) as group:
-            mine = Exchange(rank, problems[0], mode)
-            handle = mine.make_handle(group)
-            rank.synchronize()
-            with rank.capture() as graph:
-                mine.update(handle, graph.stream)
-                mine.run(handle, graph.stream)
-            names = [name for name in vars(mine) if name.startswith("received")]
-            fresh = {name: rank.read(getattr(mine, name)) for name in names}
-            seen = []
-            for problem in problems:
-                other = Exchange(rank, problem, mode)
-                for name in ("tokens", "topk_idx", "topk_weights", "expert_rows", "gradients"):
-                    rank.write(getattr(mine, name), rank.read(getattr(other, name)))
-                for name, values in fresh.items():
-                    rank.write(getattr(mine, name), values)
-                graph.launch()
-                rank.synchronize()
-                seen.append(mine.results())
-            return seen
-
-    results = make_cluster(2, seed).run(main)
-    for i, problem in enumerate(problems):
-        check(problem, mode, [result[i] for result in results])
+    check_replays(make_cluster(2, seed), problems, mode)
 
 
 @MODES
 def test_same_bits_in_every_run(make_cluster: Any, mode: Mode, seed: int) -> None:
     problem = make_problem(Shape(num_ranks=4, num_topk=4), seed=0)
-    first = make_cluster(4, seed=1).run(exchange, problem, mode)
-    again = make_cluster(4, seed=1000 + seed).run(exchange, problem, mode)
-    for rank, (one, other) in enumerate(zip(first, again, strict=True)):
-        for name in one:
-            assert_same_bits(other[name], one[name], f"rank {rank}: {name}")
+    check_same_bits(make_cluster, problem, mode, seed)
 
 
 def test_eager_dispatch_follows_a_captured_update(make_cluster: Any, seed: int) -> None:

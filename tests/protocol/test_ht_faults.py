@@ -8,10 +8,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import nccl_ep as ep
 import pytest
 from both import check_that_the_silent_is_named
-from ht import EM, FLAT, Exchange, Mode, Shape, check, group_config, make_problem
+from ht import EM, FLAT, Exchange, Mode, Shape, group_config, make_problem
+from ht_runs import check_with_a_late_rank
 
 pytestmark = pytest.mark.sim_only
 MODES = pytest.mark.parametrize(
@@ -23,19 +23,7 @@ SILENT = 1
 @MODES
 def test_a_late_rank_changes_nothing(make_cluster: Any, mode: Mode, seed: int) -> None:
     problem = make_problem(Shape(num_ranks=4), seed)
-
-    def main(rank: Any) -> Any:
-        with ep.Group(rank.comm, group_config(problem, mode)) as group:
-            mine = Exchange(rank, problem, mode)
-            handle = mine.make_handle(group)
-            for _ in range(3):
-                mine.update(handle)
-                mine.run(handle)
-            return mine.results()
-
-    cluster = make_cluster(4, seed)
-    cluster.sim.delay(seed % 4, 20_000)
-    check(problem, mode, cluster.run(main))
+    check_with_a_late_rank(make_cluster(4, seed), problem, mode, late=seed % 4, num_steps=3)
 
 
 @MODES

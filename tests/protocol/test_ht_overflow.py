@@ -23,7 +23,14 @@ from ht import (
     make_problem,
     reroute,
 )
-from ll import POISON, assert_same_bits
+from ht_runs import (
+    check_handles_in_turn,
+    check_replays,
+    check_same_bits,
+    check_with_a_late_rank,
+    exchange,
+)
+from ll import POISON
 from oracle import Problem
 
 MODES = pytest.mark.parametrize(
@@ -41,14 +48,6 @@ MODES = pytest.mark.parametrize(
     ids=str,
 )
 ROUTED = Shape(num_ranks=4, num_local_experts=3, num_topk=4, tokens=(8, 5, 8, 7), repeats=True)
-
-
-def exchange(rank: Any, problem: Problem, mode: Mode, **config: Any) -> Any:
-    with ep.Group(rank.comm, group_config(problem, mode, **config)) as group:
-        mine = Exchange(rank, problem, mode)
-        with mine.make_handle(group) as handle:
-            mine.run(handle)
-            return mine.results()
 
 
 def too_small(problem: Problem, mode: Mode, part: float = 0.0) -> Mode:
@@ -235,32 +234,7 @@ def test_a_graph_drops_what_the_table_of_each_replay_has_too_much(
         reroute(problems[i], routing, seed)
     problems[1].topk_idx[0][...] = problems[3].topk_idx[2][...] = -1
     mode = replace(mode, budget=20)
-
-    def main(rank: Any) -> Any:
-        with ep.Group(rank.comm, group_config(problems[0], mode)) as group:
-            mine = Exchange(rank, problems[0], mode)
-            handle = mine.make_handle(group)
-            rank.synchronize()
-            with rank.capture() as graph:
-                mine.update(handle, graph.stream)
-                mine.run(handle, graph.stream)
-            names = [name for name in vars(mine) if name.startswith("received")]
-            fresh = {name: rank.read(getattr(mine, name)) for name in names}
-            seen = []
-            for problem in problems:
-                other = Exchange(rank, problem, mode)
-                for name in ("tokens", "topk_idx", "topk_weights", "expert_rows", "gradients"):
-                    rank.write(getattr(mine, name), rank.read(getattr(other, name)))
-                for name, values in fresh.items():
-                    rank.write(getattr(mine, name), values)
-                graph.launch()
-                rank.synchronize()
-                seen.append(mine.results())
-            return seen
-
-    results = make_cluster(4, seed).run(main)
-    for i, problem in enumerate(problems):
-        check(problem, mode, [result[i] for result in results])
+    check_replays(make_cluster(4, seed), problems, mode)
 
 
 @MODES
@@ -270,23 +244,7 @@ def test_calls_follow_each_other_without_the_host(make_cluster: Any, mode: Mode,
     reroute(problems[1], "one rank", seed)
     other = replace(mode, layout=FLAT if mode.layout is EM else EM, alignment=1)
     modes = [replace(own_mode, budget=16) for own_mode in (mode, other, mode)]
-
-    def main(rank: Any) -> Any:
-        with ep.Group(rank.comm, group_config(problems[0], modes[0])) as group:
-            pairs = [
-                Exchange(rank, problem, own_mode) for problem, own_mode in zip(problems, modes, strict=True)
-            ]
-            handles = [mine.make_handle(group) for mine in pairs]
-            for _ in range(2):
-                for mine, handle in zip(pairs, handles, strict=True):
-                    mine.dispatch(handle)
-                for mine, handle in zip(pairs, handles, strict=True):
-                    mine.combine(handle)
-            return [mine.results() for mine in pairs]
-
-    results = make_cluster(4, seed).run(main)
-    for i, (problem, own_mode) in enumerate(zip(problems, modes, strict=True)):
-        check(problem, own_mode, [result[i] for result in results])
+    check_handles_in_turn(make_cluster(4, seed), problems, modes)
 
 
 @pytest.mark.sim_only
@@ -295,30 +253,14 @@ def test_a_late_rank_changes_nothing(make_cluster: Any, mode: Mode, seed: int) -
     problem = make_problem(ROUTED, seed)
     reroute(problem, "zipf", seed)
     mode = too_small(problem, mode)
-
-    def main(rank: Any) -> Any:
-        with ep.Group(rank.comm, group_config(problem, mode)) as group:
-            mine = Exchange(rank, problem, mode)
-            handle = mine.make_handle(group)
-            for _ in range(2):
-                mine.update(handle)
-                mine.run(handle)
-            return mine.results()
-
-    cluster = make_cluster(4, seed)
-    cluster.sim.delay(seed % 4, 20_000)
-    check(problem, mode, cluster.run(main))
+    check_with_a_late_rank(make_cluster(4, seed), problem, mode, late=seed % 4, num_steps=2)
 
 
 @MODES
 def test_same_bits_in_every_run(make_cluster: Any, mode: Mode, seed: int) -> None:
     problem = make_problem(ROUTED, seed=0)
     mode = too_small(problem, mode)
-    first = make_cluster(4, seed=1).run(exchange, problem, mode)
-    again = make_cluster(4, seed=1000 + seed).run(exchange, problem, mode)
-    for rank, (one, other) in enumerate(zip(first, again, strict=True)):
-        for name in one:
-            assert_same_bits(other[name], one[name], f"rank {rank}: {name}")
+    check_same_bits(make_cluster, problem, mode, seed)
 
 
 def test_the_oracle_drops_as_documented() -> None:
