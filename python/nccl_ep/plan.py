@@ -11,19 +11,16 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cache
 from typing import Any
 
-import cffi
 from rich.console import Console
 from rich.table import Table
 
-from nccl_ep import paths
-from nccl_ep._declarations import read_declarations
+from nccl_ep._extensions import extension
 from nccl_ep.config import GroupConfig, HandleConfig
 from nccl_ep.dtypes import DataType
 from nccl_ep.enums import Algorithm, Layout
-from nccl_ep.errors import Error, error_of
+from nccl_ep.errors import Error
 
 __all__ = ["MemoryKind", "MemoryPiece", "memory_plan"]
 
@@ -84,7 +81,8 @@ def memory_plan(
         >>> [piece.kind.name for piece in memory_plan(config, 2, Layout.RANK_MAJOR, 2) if not piece.of_handle]
         ['WINDOW', 'WINDOW', 'WINDOW', 'WINDOW', 'DEVICE', 'PINNED']
     """
-    ffi = _ffi()
+    plan = extension("nccl_ep_plan.h")
+    ffi = plan.ffi
     pieces: list[MemoryPiece] = []
 
     @ffi.callback("ncclEpMemoryVisitor_t")  # type: ignore[untyped-decorator]
@@ -94,23 +92,12 @@ def memory_plan(
 
     c_config = ffi.cast("ncclEpGroupConfig_t*", config.c)
     c_handle = ffi.cast("ncclEpHandleConfig_t*", handle_config.c) if handle_config else ffi.NULL
-    library = ffi.dlopen(str(paths.library()))
-    result = library.ncclEpPlanMemory(
-        c_config, num_ranks, num_sms, int(layout), c_handle, num_topk, visit, ffi.NULL
+    plan.check(
+        plan.c.ncclEpPlanMemory(
+            c_config, num_ranks, num_sms, int(layout), c_handle, num_topk, visit, ffi.NULL
+        )
     )
-    if result:
-        message = ffi.string(library.ncclEpGetLastError(ffi.NULL)).decode(errors="replace")
-        raise error_of(result, message)
     return pieces
-
-
-@cache
-def _ffi() -> Any:
-    ffi = cffi.FFI()
-    include = paths.include_dir()
-    macros = {"NCCL_EP_OWN_TYPES": "1", "__STDC_VERSION__": "201112L"}
-    ffi.cdef(read_declarations([include / "nccl_ep_plan.h"], include, macros).source)
-    return ffi
 
 
 # ---- The command line ----

@@ -10,15 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import cffi
-
-from nccl_ep import paths
-from nccl_ep._declarations import read_declarations
-from nccl_ep.errors import error_of
+from nccl_ep._extensions import Extension, extension
 
 __all__ = ["Kernel", "clear", "kernels", "warmup"]
 
@@ -62,44 +57,28 @@ def warmup(
         InternalError: a kernel does not compile; the message has the compiler's log.
         SystemFailure: NVRTC, the kernel sources or the folder cannot be used; the message says which and why.
     """
-    names = _ffi().NULL if archs is None else ",".join(archs).encode()
-    return _visited(lambda visitor, context: _library().ncclEpJitWarmup(names, visitor, context), visit)
+    names = _jit().ffi.NULL if archs is None else ",".join(archs).encode()
+    return _visited(lambda visitor, context: _jit().c.ncclEpJitWarmup(names, visitor, context), visit)
 
 
 def kernels() -> list[Kernel]:
     """What is kept, sorted by name."""
-    return _visited(lambda visitor, context: _library().ncclEpJitList(visitor, context), lambda _: None)
+    return _visited(lambda visitor, context: _jit().c.ncclEpJitList(visitor, context), lambda _: None)
 
 
 def clear() -> int:
     """Removes all kept kernels and returns how many there were."""
-    removed = _ffi().new("size_t*")
-    _check(_library().ncclEpJitClear(removed))
+    removed = _jit().ffi.new("size_t*")
+    _jit().check(_jit().c.ncclEpJitClear(removed))
     return int(removed[0])
 
 
-@cache
-def _ffi() -> Any:
-    ffi = cffi.FFI()
-    include = paths.include_dir()
-    macros = {"NCCL_EP_OWN_TYPES": "1", "__STDC_VERSION__": "201112L"}
-    ffi.cdef(read_declarations([include / "nccl_ep_jit.h"], include, macros).source)
-    return ffi
-
-
-@cache
-def _library() -> Any:
-    return _ffi().dlopen(str(paths.library()))
-
-
-def _check(result: int) -> None:
-    if result:
-        message = _ffi().string(_library().ncclEpGetLastError(_ffi().NULL)).decode(errors="replace")
-        raise error_of(result, message)
+def _jit() -> Extension:
+    return extension("nccl_ep_jit.h")
 
 
 def _visited(call: Callable[[Any, Any], int], visit: Callable[[Kernel], None]) -> list[Kernel]:
-    ffi = _ffi()
+    ffi = _jit().ffi
     seen: list[Kernel] = []
     raised: list[BaseException] = []
 
@@ -111,14 +90,14 @@ def _visited(call: Callable[[Any, Any], int], visit: Callable[[Kernel], None]) -
         raised.append(error)
 
     visitor = ffi.callback("ncclEpJitVisitor_t", on_kernel, onerror=on_error)
-    _check(call(visitor, ffi.NULL))
+    _jit().check(call(visitor, ffi.NULL))
     if raised:
         raise raised[0]
     return seen
 
 
 def _kernel(kernel: Any) -> Kernel:
-    name, arch, file = (_ffi().string(text).decode() for text in (kernel.name, kernel.arch, kernel.file))
+    name, arch, file = (_jit().ffi.string(text).decode() for text in (kernel.name, kernel.arch, kernel.file))
     return Kernel(
         name=name,
         arch=arch,

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the library offers beside ``nccl_ep.h``, a header at a time, through cffi."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import cffi
+
+from nccl_ep import paths
+from nccl_ep._declarations import read_declarations
+from nccl_ep.errors import error_of
+
+
+class Extension:
+    """The functions of one header; the library is loaded with it.
+
+    Args:
+        header: its name, such as ``nccl_ep_jit.h``.
+    """
+
+    def __init__(self, header: str) -> None:
+        self.ffi: Any = cffi.FFI()
+        include = paths.include_dir()
+        macros = {"NCCL_EP_OWN_TYPES": "1", "__STDC_VERSION__": "201112L"}
+        self.ffi.cdef(read_declarations([include / header], include, macros).source)
+        self.c: Any = self.ffi.dlopen(str(paths.library()))
+
+    def check(self, result: int) -> None:
+        """Raises the exception for a result code."""
+        if result:
+            message = self.ffi.string(self.c.ncclEpGetLastError(self.ffi.NULL))
+            raise error_of(result, message.decode(errors="replace"))
+
+
+@cache
+def extension(header: str) -> Extension:
+    """The extension of a header, loaded on first use."""
+    return Extension(header)
