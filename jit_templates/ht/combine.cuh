@@ -20,33 +20,33 @@ namespace nccl_ep::ht {
 // A row that is added up with others; a list of them is in a warp's shared memory.
 using Addend = const unsigned char*;
 
+constexpr uint32_t kSumPacks = 4;  // of a row, under way in each lane
+
 // Some packs of a row, a warp's width apart, as they are added up. Adding to -0 changes nothing, whatever is added.
-template <DType kDType, uint32_t kPacks>
+template <DType kDType>
 struct PackSum {
   using Word = WordOf<kDType>;
-  float value[kPacks][4][Word::kSize];
+  float value[kSumPacks][4][Word::kSize];
 
-  EP_DEVICE PackSum() { clear(); }
-
-  EP_DEVICE void clear() {
+  EP_DEVICE PackSum() {
 #pragma unroll
-    for (uint32_t i = 0; i < 4 * kPacks; ++i) {
+    for (uint32_t i = 0; i < 4 * kSumPacks; ++i) {
 #pragma unroll
       for (int j = 0; j < Word::kSize; ++j) value[i / 4][i % 4][j] = -0.0f;
     }
   }
-  EP_DEVICE void add(const Pack (&packs)[kPacks]) {
+  EP_DEVICE void add(const Pack (&packs)[kSumPacks]) {
 #pragma unroll
-    for (uint32_t i = 0; i < 4 * kPacks; ++i) {
+    for (uint32_t i = 0; i < 4 * kSumPacks; ++i) {
       float more[Word::kSize];
       Word::unpack(packs[i / 4].word[i % 4], more);
 #pragma unroll
       for (int j = 0; j < Word::kSize; ++j) value[i / 4][i % 4][j] = dev::add(value[i / 4][i % 4][j], more[j]);
     }
   }
-  EP_DEVICE void round(Pack (&packs)[kPacks]) const {
+  EP_DEVICE void round(Pack (&packs)[kSumPacks]) const {
 #pragma unroll
-    for (uint32_t i = 0; i < 4 * kPacks; ++i) packs[i / 4].word[i % 4] = Word::pack(value[i / 4][i % 4]);
+    for (uint32_t i = 0; i < 4 * kSumPacks; ++i) packs[i / 4].word[i % 4] = Word::pack(value[i / 4][i % 4]);
   }
 };
 
@@ -55,18 +55,15 @@ struct Span {
   uint32_t begin, end;
 };
 
-constexpr uint32_t kSumPacks = 4;        // of a row, under way in each lane
-constexpr uint32_t kSumStrip = 16 * 32;  // bytes from one to the next
-
 // Adds kRows rows, all of them on their way at a time.
 template <uint32_t kRows, DType kDType>
-EP_DEVICE void add_rows(PackSum<kDType, kSumPacks>& sum, const Addend* addends, const Span& span) {
+EP_DEVICE void add_rows(PackSum<kDType>& sum, const Addend* addends, const Span& span) {
   Pack packs[kRows][kSumPacks];
 #pragma unroll
   for (uint32_t r = 0; r < kRows; ++r) {
 #pragma unroll
     for (uint32_t p = 0; p < kSumPacks; ++p) {
-      const uint32_t at = span.begin + p * kSumStrip < span.end ? span.begin + p * kSumStrip : span.begin;
+      const uint32_t at = span.begin + p * kStripBytes < span.end ? span.begin + p * kStripBytes : span.begin;
       packs[r][p] = dev::ld(reinterpret_cast<const Pack*>(addends[r] + at));
     }
   }
@@ -78,8 +75,8 @@ EP_DEVICE void add_rows(PackSum<kDType, kSumPacks>& sum, const Addend* addends, 
 template <DType kDType>
 EP_DEVICE void add_up(const Addend* addends, uint32_t num_addends, const Span& span, unsigned char* out) {
 #pragma unroll 1
-  for (uint32_t begin = span.begin + 16 * dev::lane_idx(); begin < span.end; begin += kSumPacks * kSumStrip) {
-    PackSum<kDType, kSumPacks> sum;
+  for (uint32_t begin = span.begin + 16 * dev::lane_idx(); begin < span.end; begin += kSumPacks * kStripBytes) {
+    PackSum<kDType> sum;
     const Span rest{begin, span.end};
     uint32_t first = 0;
 #pragma unroll 1
@@ -91,7 +88,7 @@ EP_DEVICE void add_up(const Addend* addends, uint32_t num_addends, const Span& s
     if (num_addends > 0) sum.round(packs);
 #pragma unroll
     for (uint32_t p = 0; p < kSumPacks; ++p) {
-      const uint32_t at = begin + p * kSumStrip;
+      const uint32_t at = begin + p * kStripBytes;
       if (at < span.end) dev::st(reinterpret_cast<Pack*>(out + at), packs[p]);
     }
   }

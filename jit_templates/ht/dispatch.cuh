@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // High-Throughput dispatch: every token's row once to each rank that has one of its experts, in one launch.
 //
-// Parties: of each block some warps push rows to one peer, and unless rows go straight to their place one raises flags; the
-// others send weights, receive them, and bring this rank's own rows and those that have arrived to their final places. The
+// Parties: of some blocks some warps push rows, and unless rows go straight to their place one raises flags; the other
+// blocks send weights, receive them, and bring this rank's own rows and those that have arrived to their final places. The
 // update has told everybody where rows lie. A row goes straight into the receiver's output if that is a window,
 // expert-major to its first slot; else by way of the receiver's window. Waits: for peers to start, for rows and weights to
 // arrive, for peers to be done.
@@ -122,13 +122,13 @@ EP_DEVICE bool receive_weights(const Operation& op, const HtDispatchArgs& args, 
 // Copies a row to the rows to(first) ... to(end - 1). The whole warp calls it.
 template <class To>
 EP_DEVICE void copy_row(const unsigned char* from, uint32_t row_bytes, uint32_t first, uint32_t end, To to) {
-  constexpr uint32_t kPacks = 8, kStrip = 16 * 32;
+  constexpr uint32_t kPacks = 8;
 #pragma unroll 1
-  for (uint32_t begin = 16 * dev::lane_idx(); begin < row_bytes; begin += kPacks * kStrip) {
+  for (uint32_t begin = 16 * dev::lane_idx(); begin < row_bytes; begin += kPacks * kStripBytes) {
     Pack packs[kPacks];
 #pragma unroll
     for (uint32_t p = 0; p < kPacks; ++p) {
-      const uint32_t at = begin + p * kStrip;
+      const uint32_t at = begin + p * kStripBytes;
       if (at < row_bytes) packs[p] = dev::ld(reinterpret_cast<const Pack*>(from + at));
     }
 #pragma unroll 1
@@ -136,7 +136,7 @@ EP_DEVICE void copy_row(const unsigned char* from, uint32_t row_bytes, uint32_t 
       unsigned char* row = to(i);
 #pragma unroll
       for (uint32_t p = 0; p < kPacks; ++p) {
-        const uint32_t at = begin + p * kStrip;
+        const uint32_t at = begin + p * kStripBytes;
         if (at < row_bytes) dev::st(reinterpret_cast<Pack*>(row + at), packs[p]);
       }
     }

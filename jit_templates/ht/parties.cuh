@@ -7,6 +7,7 @@
 namespace nccl_ep::ht {
 
 constexpr uint32_t kMoveWarps = kHtMoveThreads / 32;
+constexpr uint32_t kStripBytes = 16 * 32;  // of a row, that a warp reads or writes with one instruction
 
 // Rows with numbers: an output, or the window's.
 struct Rows {

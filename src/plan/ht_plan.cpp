@@ -74,8 +74,8 @@ HtRowPlan cut_rows(uint64_t row_bytes, const Limits& limits, const HtTuning& tun
     max_piece_bytes = max_piece_bytes / 32 * 16;
     cut_row(plan.move, max_piece_bytes);
   }
-  const uint32_t most = std::min(kHtMoveThreads, limits.max_threads_per_block);
   plan.move.ticket_rows = std::clamp<uint32_t>(kTicketBytes / plan.move.row_bytes, 1, 32);
+  const uint32_t most = std::min(kHtMoveThreads, limits.max_threads_per_block);
   const uint32_t num_threads = std::clamp(tuning.num_threads ? tuning.num_threads : most, kMinThreads, most);
   plan.launch = {limits.num_sms, num_threads / 32 * 32, 0};
   return plan;
