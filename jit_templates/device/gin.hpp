@@ -20,23 +20,9 @@
 #error "device/gin.hpp has no CUDA implementation yet"
 #endif
 
-#include "shared/types.hpp"
+#include "shared/gin_comm.hpp"
 
 struct ncclWindow_vidmem;
-
-namespace nccl_ep {
-
-// What a kernel needs to use the network; an argument made by the host.
-struct GinComm {
-  uint64_t handle;
-  uint32_t rank;
-  uint32_t num_ranks;
-  uint32_t num_contexts;
-  uint32_t num_signals;   // of each context
-  uint32_t num_counters;  // of each context
-};
-
-}  // namespace nccl_ep
 
 namespace nccl_ep::dev {
 

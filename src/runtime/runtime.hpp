@@ -13,6 +13,7 @@
 
 #include "runtime/error.hpp"
 #include "runtime/nccl_types.hpp"
+#include "shared/gin_comm.hpp"
 #include "shared/types.hpp"
 
 namespace nccl_ep::runtime {
@@ -64,6 +65,21 @@ class Device {
                       cudaStream_t stream) = 0;
 };
 
+// What kernels will ask of the network.
+struct NetworkNeeds {
+  uint32_t num_contexts = 0;  // a hint: GinComm says how many there are
+  uint32_t num_signals = 0;   // of each context
+  uint32_t num_counters = 0;  // of each context
+};
+
+// A connection of every rank to every other one through the network, with signals and counters of its own, all zero at
+// first. Destroyed on all ranks, before its communicator.
+class Network {
+ public:
+  virtual ~Network() = default;
+  virtual const GinComm& comm() const = 0;
+};
+
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -83,6 +99,9 @@ class Communicator {
   virtual void deregister_window(ncclWindow_t window) noexcept = 0;
   // How this rank's LSA team addresses a window, the caller's own windows included.
   virtual PeerWindow peers(ncclWindow_t window, size_t offset) = 0;
+
+  // Collective. No network, where there is none or a rank cannot use it, is an Error that names the reason and the remedy.
+  virtual std::unique_ptr<Network> connect_network(const NetworkNeeds& needs) = 0;
 
   // Collective on the host: out[r * bytes ...] = rank r's in. For set-up only.
   virtual void all_gather(const void* in, void* out, size_t bytes) = 0;

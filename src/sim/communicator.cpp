@@ -35,6 +35,16 @@ PeerWindow linear_peers(const std::vector<std::byte*>& memory, uint32_t first_ra
   return {address(0), stride};
 }
 
+// The contexts of the network that every simulated rank has from the start.
+class SimNetwork final : public runtime::Network {
+ public:
+  explicit SimNetwork(const GinComm& comm) : comm_(comm) {}
+  const GinComm& comm() const override { return comm_; }
+
+ private:
+  GinComm comm_;
+};
+
 template <class T>
 Collectives::Bytes to_bytes(const T* data, size_t bytes) {
   const auto* begin = reinterpret_cast<const std::byte*>(data);
@@ -83,6 +93,17 @@ PeerWindow SimCommunicator::peers(ncclWindow_t window, size_t offset) {
   const Hosts::Lock lock = cluster_->lock();
   const PeerWindow& peers = rank_.window(window).peers;
   return {peers.base + offset, peers.stride};
+}
+
+std::unique_ptr<runtime::Network> SimCommunicator::connect_network(const runtime::NetworkNeeds& needs) {
+  const Hosts::Lock lock = cluster_->lock();
+  const GinComm comm = cluster_->gin().comm(rank_.index);
+  if (needs.num_signals > comm.num_signals || needs.num_counters > comm.num_counters) {
+    throw Error(ncclInvalidUsage, "the simulated network has " + std::to_string(comm.num_signals) + " signals and " +
+                                      std::to_string(comm.num_counters) + " counters in each context, expected " +
+                                      std::to_string(needs.num_signals) + " and " + std::to_string(needs.num_counters));
+  }
+  return std::make_unique<SimNetwork>(comm);
 }
 
 void SimCommunicator::all_gather(const void* in, void* out, size_t bytes) {

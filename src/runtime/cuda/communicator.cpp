@@ -96,6 +96,10 @@ class CudaCommunicator final : public Communicator {
     return {first, (peer_address(window, offset, lsa_size_ - 1) - first) / (lsa_size_ - 1)};
   }
 
+  std::unique_ptr<Network> connect_network(const NetworkNeeds&) override {
+    throw Error(ncclInvalidUsage, "GIN is not available in this version");
+  }
+
   void all_gather(const void* in, void* out, size_t bytes) override {
     const cudaStream_t stream = device_->own_stream();
     const DeviceBuffer buffer(*device_, bytes * (num_ranks_ + 1));
