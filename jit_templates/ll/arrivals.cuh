@@ -101,13 +101,13 @@ EP_DEVICE Arrived await_arrival(const Operation& op, const LlDispatchArgs& args,
   const bool own = source == rank;
   const Unit* address = op.route(rank, source, token, lane < args.routing.num_topk ? lane : 0);
   const Unit* lines = op.row(rank, source, token) + chunk.first_unit;
-  if (own) row.load(chunk.words, args.tokens + token * args.rows.row_bytes());
+  if (own) row.load(chunk.packs, args.tokens + token * args.rows.row_bytes());
   Unit unit;
   Arrived arrived{};
   Awaited awaited{Wait::token_routes, source, token};
   arrived.ok = wait_for<true>(op.group, op.epoch, awaited, [&] {
     unit = dev::ld_unit(address);
-    const bool has_row = own || row.read_lines(chunk.words, lines, op.epoch);
+    const bool has_row = own || row.read_lines(chunk.packs, lines, op.epoch);
     const uint32_t has_route = dev::ballot(unit.epoch == op.epoch);
     const Route first = Route::decode(unit);
     arrived.num_hits = dev::shfl(first.num_hits, 0);
@@ -119,6 +119,7 @@ EP_DEVICE Arrived await_arrival(const Operation& op, const LlDispatchArgs& args,
     return has_routes && (has_row || arrived.num_hits == 0);
   });
   if (!arrived.ok) return arrived;
+  if (!own) row = row.lines_to_packs();
   if (lane < arrived.num_hits) routes[lane] = Route::decode(unit);
   for (uint32_t hit = 32 + lane; arrived.ok && hit < arrived.num_hits; hit += 32) {
     arrived.ok = op.wait_for_unit({Wait::token_routes, source, token}, op.route(rank, source, token, hit), unit);

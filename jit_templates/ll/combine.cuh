@@ -95,13 +95,19 @@ struct Addend {
   uint32_t k;  // expert-major: whose weight it gets; on the home rank, whose row it is
 };
 
-// Adds weight times row over a lane's words. kRows rows are in flight at a time; the order of the sum is that of the
-// addends. fetch(first, count) gets the rows first ... first + count - 1 into `rows`.
+// Adds weight times row over what a lane has. kRows rows are in flight at a time; the order of the sum is that of the
+// addends. It starts at -0, which changes nothing, whatever is added. fetch(first, count) gets the rows first ...
+// first + count - 1 into `rows`.
 template <DType kDType, uint32_t kRows, class Fetch>
 EP_DEVICE bool add_rows(const Addend* addends, uint32_t num_addends, LaneRow (&rows)[kRows], Fetch fetch,
                         LaneRow& result) {
   using Word = WordOf<kDType>;
-  float sum[LaneRow::kStrips][4][Word::kSize] = {};
+  float sum[LaneRow::kStrips][4][Word::kSize];
+#pragma unroll
+  for (uint32_t i = 0; i < 4 * LaneRow::kStrips; ++i) {
+#pragma unroll
+    for (int j = 0; j < Word::kSize; ++j) sum[i / 4][i % 4][j] = num_addends > 0 ? -0.0f : 0.0f;
+  }
   for (uint32_t first = 0; first < num_addends; first += kRows) {
     const uint32_t count = num_addends - first < kRows ? num_addends - first : kRows;
     if (!fetch(first, count)) return false;
@@ -114,9 +120,7 @@ EP_DEVICE bool add_rows(const Addend* addends, uint32_t num_addends, LaneRow (&r
         float value[Word::kSize], (&total)[Word::kSize] = sum[i / 4][i % 4];
         Word::unpack(rows[r].word[i / 4][i % 4], value);
 #pragma unroll
-        for (int j = 0; j < Word::kSize; ++j) {
-          total[j] = first + r == 0 ? dev::mul(weight, value[j]) : dev::fma(weight, value[j], total[j]);
-        }
+        for (int j = 0; j < Word::kSize; ++j) total[j] = dev::fma(weight, value[j], total[j]);
       }
     }
   }
@@ -219,7 +223,7 @@ struct LocalSum {
   EP_DEVICE void load(const Chunk& chunk, uint32_t first, uint32_t count) {
 #pragma unroll
     for (uint32_t r = 0; r < kRows; ++r) {
-      if (r < count) rows[r].load(chunk.words, static_cast<const unsigned char*>(addends[first + r].row));
+      if (r < count) rows[r].load(chunk.packs, static_cast<const unsigned char*>(addends[first + r].row));
     }
   }
   EP_DEVICE void load_first(const LlCombineArgs& args, uint32_t chunk) {
@@ -266,19 +270,19 @@ EP_DEVICE void push_sums(const Operation& op, const LlCombineArgs& args, uint32_
                          LocalSum& local) {
   const uint32_t num_items = op.group.num_ranks * most_tokens * ResultItem::num_pieces(args.rows);
   for (uint32_t index = worker_idx(); index < num_items;) {
-    const ResultItem& item = local.item;
+    index = queue.next();
+    const ResultItem next(args, index);
+    const Remembered remembered(args, next);  // on its way while this item is added up
+    const ResultItem item = local.item;
 #pragma unroll 1
     for (uint32_t c = item.first_chunk; local.num_rows > 0 && c < item.end_chunk; ++c) {
       const Chunk chunk(args.rows, c);
       LaneRow sum;
       if (!local.add_up<kLayout, kDType>(op, chunk, c > item.first_chunk, sum)) return;
       if (c + 1 < item.end_chunk) local.load_first(args, c + 1);
-      sum.write_lines(chunk.words, op.row(item.home, op.group.rank, item.token) + chunk.first_unit, op.epoch);
+      sum.write_lines(chunk.packs, op.row(item.home, op.group.rank, item.token) + chunk.first_unit, op.epoch);
     }
-    index = queue.next();
-    if (index >= num_items) return;
-    const ResultItem next(args, index);
-    local.start<kLayout>(args, next, Remembered(args, next));
+    if (index < num_items) local.start<kLayout>(args, next, remembered);
   }
 }
 
@@ -310,7 +314,7 @@ EP_DEVICE bool await_rows(const Operation& op, uint32_t token, const Chunk& chun
     for (uint32_t r = 0; r < kRows; ++r) {
       if (r >= count) continue;
       const Unit* lines = static_cast<const Unit*>(addends[r].row) + chunk.first_unit;
-      if (rows[r].read_lines(chunk.words, lines, op.epoch)) continue;
+      if (rows[r].read_lines(chunk.packs, lines, op.epoch)) continue;
       arrived = false;
       awaited.peer = addends[r].k;
     }
@@ -336,7 +340,7 @@ EP_DEVICE void collect_sums(const Operation& op, const LlCombineArgs& args, Bloc
       return await_rows(op, token, chunk, addends + first, count, rows);
     };
     if (!add_rows<kDType, kRows>(addends, num_addends, rows, fetch, sum)) return;
-    sum.store(chunk.words, args.out_tokens + token * args.rows.row_bytes());
+    sum.lines_to_packs().store(chunk.packs, args.out_tokens + token * args.rows.row_bytes());
   }
 }
 
@@ -364,7 +368,10 @@ EP_DEVICE void combine(const LlCombineArgs& args) {
   if (start.ready) {
     if (sends_weights) send_weights(op, args, weights);
     if (pushes) push_sums<kLayout, kDType>(op, args, dev::max_warp(tokens_seen), {num_taken}, local);
-    if (receives) collect_sums<kDType>(op, args, {num_taken + 1}, local.addends);
+    if (receives) {
+      collect_sums<kDType>(op, args, {num_taken + 1}, local.addends);
+      if (leads() && dev::block_idx() == dev::num_blocks() - 1) note_free_banks(op);
+    }
   }
   finish(op, args.routing, args.phases);
 }

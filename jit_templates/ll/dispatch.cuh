@@ -63,7 +63,7 @@ struct FirstPush {
     const PushTeam team(args);
     if (team.worker >= PushItem::count(args)) return;
     const PushItem item(args, team.worker);
-    row.load(Chunk(args.rows, item.chunk).words, args.tokens + item.token * args.rows.row_bytes());
+    row.load(Chunk(args.rows, item.chunk).packs, args.tokens + item.token * args.rows.row_bytes());
     items = find_items(args, team, team.worker, team.first_peer);
   }
 };
@@ -78,9 +78,9 @@ EP_DEVICE void push_rows(const Operation& op, const LlDispatchArgs& args, FirstP
         const uint32_t index = first + dev::find_first(items) * team.num_workers;
         const PushItem item(args, index);
         const Chunk chunk(args.rows, item.chunk);
-        if (!is_first || index != first) push.row.load(chunk.words, args.tokens + item.token * args.rows.row_bytes());
+        if (!is_first || index != first) push.row.load(chunk.packs, args.tokens + item.token * args.rows.row_bytes());
         Unit* lines = op.row(peer_of(op.group, i), op.group.rank, item.token) + chunk.first_unit;
-        push.row.write_lines(chunk.words, lines, op.epoch);
+        push.row.write_lines(chunk.packs, lines, op.epoch);
       }
       is_first = false;
     }
@@ -111,7 +111,7 @@ EP_DEVICE void deliver_to_experts(const LlDispatchArgs& args, const ArrivalTable
   const uint64_t zone = uint64_t{layout.num_ranks} * layout.max_tokens;
   for (uint32_t hit = 0; hit < arrived.num_hits; ++hit) {
     const uint64_t to = routes[hit].expert * zone + routes[hit].value;
-    row.store(chunk.words, args.out_tokens + to * args.rows.row_bytes());
+    row.store(chunk.packs, args.out_tokens + to * args.rows.row_bytes());
   }
 }
 
@@ -144,7 +144,7 @@ EP_DEVICE void deliver_by_rank(const LlDispatchArgs& args, const Arrival& arriva
   if (arrived.num_hits == 0) return;
   const uint64_t slot = layout.slot(arrival.source, arrived.row);
   if (arrival.chunk == 0) write_topk_row(args, slot, routes, arrived.num_hits);
-  row.store(chunk.words, args.out_tokens + slot * args.rows.row_bytes());
+  row.store(chunk.packs, args.out_tokens + slot * args.rows.row_bytes());
 }
 
 // Tokens come in order, each rank's in turn.
@@ -227,6 +227,7 @@ EP_DEVICE void dispatch(const LlDispatchArgs& args) {
         receive_rows<kLayout>(op, args, table);
         report_counts<kLayout>(args, table);
       }
+      if (leads() && dev::block_idx() == dev::num_blocks() - 1) note_free_banks(op);
     }
   }
   finish(op, args.routing, args.phases);

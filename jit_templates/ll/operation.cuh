@@ -79,18 +79,31 @@ EP_DEVICE void announce(const Operation& op) {
   }
 }
 
-// Waits until every rank's bank may be written. One warp calls it.
+// The last operation that a rank says it has finished.
+EP_DEVICE uint32_t finished_by(const LlGroupState& group, uint32_t peer) {
+  return dev::ld_relaxed<dev::Scope::system>(group.window.at<uint32_t>(group.rank, group.layout.hello_at(peer)));
+}
+
+// Waits until every rank's bank may be written. One warp calls it, unless the operation before has found out.
 EP_DEVICE bool await_peers(const Operation& op) {
-  const LlGroupState& group = op.group;
   bool ok = true;
-  for (uint32_t peer = dev::lane_idx(); peer < group.num_ranks; peer += 32) {
-    const uint32_t* hello = group.window.at<uint32_t>(group.rank, group.layout.hello_at(peer));
-    ok &= wait_for(group, op.epoch, {Wait::bank_free, peer, 0}, [&] {
-      const uint32_t finished = dev::ld_relaxed<dev::Scope::system>(hello);
-      return static_cast<int32_t>(finished + LlLayout::kNumBanks - op.epoch) >= 0;
+  for (uint32_t peer = dev::lane_idx(); peer < op.group.num_ranks; peer += 32) {
+    ok &= wait_for(op.group, op.epoch, {Wait::bank_free, peer, 0}, [&] {
+      return static_cast<int32_t>(finished_by(op.group, peer) + LlLayout::kNumBanks - op.epoch) >= 0;
     });
   }
   return dev::all(ok);
+}
+
+// Finds out, while this operation runs, whether the next one must wait: not if every rank has begun this one, and so has
+// said that it has finished the one before. Looks once. One warp calls it.
+EP_DEVICE void note_free_banks(const Operation& op) {
+  bool begun = true;
+  for (uint32_t peer = dev::lane_idx(); peer < op.group.num_ranks; peer += 32) {
+    begun &= static_cast<int32_t>(finished_by(op.group, peer) + 1 - op.epoch) >= 0;
+  }
+  begun = dev::all(begun);
+  if (begun && dev::lane_idx() == 0) dev::st_relaxed<dev::Scope::gpu>(&op.group.progress->banks_free, op.epoch + 1);
 }
 
 // The last warp of a block leads: it finds out, as an operation begins, whether it may go on. An address that every warp
@@ -109,10 +122,12 @@ EP_DEVICE Start begin(const LlGroupState& group, const LlRouting& routing, uint3
     return shared_start[0];
   }
   const bool sends = phases & kLlSend;
+  const uint32_t banks_free = dev::ld_relaxed<dev::Scope::gpu>(&group.progress->banks_free);
+  const bool failed = has_failed(group);
   const Operation op(group, operation_epoch(group, routing, sends));
-  const bool failed = has_failed(group);  // on its way while the peers' words are read
   if (sends && dev::block_idx() == dev::num_blocks() - 1) announce(op);
-  const Start start{op.epoch, (!sends || await_peers(op)) && !dev::any(failed)};
+  const bool may_write = !sends || dev::all(banks_free == op.epoch) || await_peers(op);
+  const Start start{op.epoch, may_write && !dev::any(failed)};
   if (dev::lane_idx() == 0) shared_start[0] = start;
   dev::sync_warp();  // what one lane of the leader got ready is for the others too
   dev::bar_arrive(kBeginBarrier, dev::num_threads());

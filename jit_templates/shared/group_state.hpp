@@ -17,6 +17,7 @@ struct GroupProgress {
   uint32_t epoch;        // of the last operation started on this rank, from 1 on; the ones before it are finished
   uint32_t blocks_done;  // of the running kernel
   uint32_t failed;       // a wait of this rank timed out: the others give up at once
+  uint32_t banks_free;   // Low Latency: the operation that is known to find its bank free on every rank
 };
 
 struct GroupState {

@@ -14,6 +14,7 @@ constexpr uint32_t kChunksPerBlock = 8;  // with few tokens: more blocks start a
 constexpr uint32_t kCollectShare = 3;    // rank-major, where pushing is light, one warp in so many collects meanwhile
 constexpr uint32_t kItemsPerWarp = 3;    // of combine, at least, where chunks are taken together
 constexpr uint32_t kPushWarps = 512;     // of all blocks: these keep the links busy (performance-notes.md)
+constexpr uint32_t kPushShare = 5;       // of a block, one warp in so many pushes at most: the others must keep up
 constexpr size_t kExpertSetBytes = 32 * 1024;  // for the experts of one pass
 
 // As many blocks as there are SMs, but no more than have a few row chunks each; at least one for each rank, since a block
@@ -66,7 +67,7 @@ LlPlan plan_ll_dispatch(const LlShape& shape, Layout layout, uint64_t row_bytes,
   const uint32_t num_warps = plan.launch.num_threads / 32;
   const uint32_t wanted = static_cast<uint32_t>(div_up(kPushWarps, plan.launch.num_blocks));
   plan.push_warps = tuning.push_warps ? std::min(tuning.push_warps, num_warps - 1)
-                                      : std::clamp(wanted, 1u, std::max(1u, num_warps / 4));
+                                      : std::clamp(wanted, 1u, std::max(1u, (num_warps + 1) / kPushShare));
   const size_t set_bytes = sizeof(uint32_t) * div_up(num_tokens, 32);
   plan.launch.shared_bytes = table_bytes(shape, layout) + scratch_bytes(shape, num_tokens);
   plan.experts_per_pass = 1;

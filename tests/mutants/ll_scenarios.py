@@ -65,11 +65,11 @@ def many_hits_problems(seed: int) -> list[ll.Problem]:
 
 
 def idle_receiver(seed: int) -> None:
-    """Only rank 0 has tokens, and combines again and again.
+    """Only the last rank has tokens, and combines again and again.
 
     Rank-major, so nothing tells the other ranks how far it is but its word that a bank is free.
     """
-    problem = ll.make_problem(replace(FEW, tokens=(6, 0, 0)), seed)
+    problem = ll.make_problem(replace(FEW, tokens=(0, 0, 6)), seed)
 
     def main(rank: Any) -> Any:
         with make_group(rank, problem) as group:

@@ -2,6 +2,8 @@
 #include "runtime/cuda/communicator.hpp"
 
 #include <algorithm>
+#include <mutex>
+#include <set>
 #include <string>
 #include <thread>
 
@@ -89,11 +91,12 @@ class CudaCommunicator final : public Communicator {
     quietly([&] { nccl().ncclCommWindowDeregister(comm_, window); });
   }
 
-  // Called for the caller's windows in every operation: two addresses tell base and stride.
+  // Called for the caller's windows in every operation. NCCL takes some microseconds to look an address up, so it is asked
+  // for one; the distance between ranks is the same for all windows, which is checked when one is seen for the first time.
+  // An address is never remembered: a window's handle may be that of another one later.
   PeerWindow peers(ncclWindow_t window, size_t offset) override {
-    const uint64_t first = peer_address(window, offset, 0);
-    if (lsa_size_ == 1) return {first, 0};
-    return {first, (peer_address(window, offset, lsa_size_ - 1) - first) / (lsa_size_ - 1)};
+    if (!is_checked(window)) check_stride(window);
+    return {peer_address(window, offset, 0), stride_};
   }
 
   std::unique_ptr<Network> connect_network(const NetworkNeeds&) override {
@@ -136,16 +139,24 @@ class CudaCommunicator final : public Communicator {
     return reinterpret_cast<uint64_t>(address);
   }
 
-  // NCCL maps its team at equal distances. peers() relies on that, so it is checked once a window.
+  bool is_checked(ncclWindow_t window) const {
+    const std::lock_guard lock(checked_mutex_);
+    return checked_.count(window) != 0;
+  }
+
+  // NCCL maps its team at equal distances, the same ones for all windows.
   void check_stride(ncclWindow_t window) {
-    const PeerWindow all = peers(window, 0);
+    const uint64_t first = peer_address(window, 0, 0);
+    const uint64_t stride = lsa_size_ > 1 ? peer_address(window, 0, 1) - first : 0;
+    const std::lock_guard lock(checked_mutex_);
+    if (checked_.empty()) stride_ = stride;
     for (uint32_t r = 0; r < lsa_size_; ++r) {
-      const uint64_t address = peer_address(window, 0, r);
-      if (address == reinterpret_cast<uint64_t>(all.at<void>(r, 0))) continue;
+      if (peer_address(window, 0, r) == first + r * stride_) continue;
       throw Error(ncclInternalError, "NCCL " + version_text(nccl().version) +
                                          " maps the LSA team's memory at unequal distances (rank " + std::to_string(r) +
                                          "), which this library does not expect");
     }
+    checked_.insert(window);
   }
 
   // Waits for a call on a non-blocking communicator to be done.
@@ -173,6 +184,9 @@ class CudaCommunicator final : public Communicator {
   uint32_t rank_;
   uint32_t num_ranks_;
   uint32_t lsa_size_;
+  mutable std::mutex checked_mutex_;
+  std::set<ncclWindow_t> checked_;  // windows whose distances have been looked at
+  uint64_t stride_ = 0;             // of all windows, once there is one
 };
 
 }  // namespace
