@@ -23,6 +23,7 @@ MANY = ll.Shape(num_ranks=3, num_topk=3, hidden=640, max_tokens=40, tokens=(40, 
 MANY_HITS = ll.Shape(num_local_experts=64, num_topk=64, hidden=8, max_tokens=16, tokens=(16, 13))
 REPEATS = ll.Shape(num_local_experts=3, num_topk=6, max_tokens=16, tokens=(16, 13), repeats=True)
 THRIFT = ll.Shape(num_topk=4, hidden=7168, max_tokens=4, tokens=(4, 4), no_route=0)
+LATE = ll.Shape(num_ranks=3, num_topk=3, hidden=320, max_tokens=24, tokens=(0, 0, 24))
 IDLE_BLOCKS = ll.Shape(max_tokens=64, tokens=(1, 2))
 
 
@@ -69,7 +70,7 @@ def idle_receiver(seed: int) -> None:
 
     Rank-major, so nothing tells the other ranks how far it is but its word that a bank is free.
     """
-    problem = ll.make_problem(replace(FEW, tokens=(0, 0, 6)), seed)
+    problem = ll.make_problem(LATE, seed)
 
     def main(rank: Any) -> Any:
         with make_group(rank, problem) as group:
@@ -80,11 +81,12 @@ def idle_receiver(seed: int) -> None:
                 exchange.combine(handle)
             return [rank.read(exchange.combined) for exchange in exchanges]
 
-    with simulated(FEW.num_ranks, seed) as cluster:
-        results = cluster.run(main)
-    for rank, found in enumerate(results):
-        for combined in found:
-            check_combined(combined, problem, rank)
+    for again in range(seed, seed + 6000, 1000):
+        with simulated(LATE.num_ranks, again) as cluster:
+            results = cluster.run(main)
+        for rank, found in enumerate(results):
+            for combined in found:
+                check_combined(combined, problem, rank)
 
 
 def silent_receiver(seed: int) -> None:
@@ -167,8 +169,8 @@ def silent_in_between(
 
 def impatient(seed: int) -> None:
     """Time is so short that some warps give up while others are in the middle of looking. All must end."""
-    for timeout_ns in (20, 300, 500, 800, 1000, 1300, 2000, 5000):
-        silent_in_between(seed, ll.RM, MANY, timeout_ns, schedule=Schedule.UNIFORM)
+    for i, timeout_ns in enumerate((20, 300, 500, 800, 1000, 1300, 2000, 5000)):
+        silent_in_between(seed + 1000 * i, ll.RM, MANY, timeout_ns, schedule=Schedule.UNIFORM)
 
 
 def thrift(seed: int) -> None:
