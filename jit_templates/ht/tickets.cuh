@@ -46,6 +46,7 @@ EP_DEVICE void for_each_peer(const Operation& op, const HtMovePlan& plan, bool w
       const uint32_t lane = dev::find_first(left), peer = dev::shfl(mine, lane);
       unvisited &= ~(1u << lane);
       if (!dev::all(op.await_peer(peer))) return;
+      dev::fence_proxy_async();  // bulk copies will overwrite what others have written there
       push_to(peer);
     }
   }

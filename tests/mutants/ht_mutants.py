@@ -517,6 +517,14 @@ MOVER = [
 
 DISPATCH = [
     Mutant(
+        "a peer's memory is written through another proxy than before",
+        "ht/tickets.cuh",
+        "      dev::fence_proxy_async();  // bulk copies will overwrite what others have written there\n",
+        "",
+        "What another rank has written there before may come after it.",
+        FLAT,
+    ),
+    Mutant(
         "a peer is told that all has arrived before it has",
         "ht/dispatch.cuh",
         "    mover.drain();\n    add_arrived(op, args.move, peer, num_mine, outgoing.num_rows);\n",
