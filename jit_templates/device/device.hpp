@@ -50,8 +50,13 @@
 //               bulk_commit()  bulk_wait<N>()  bulk_wait_read<N>()
 //               Addresses and sizes are multiples of 16. At most N of the thread's groups are unfinished after
 //               bulk_wait<N> (bulk_wait_read: may still be read from shared memory). A kernel may not exit with
-//               unread groups. fence_proxy_async() orders the thread's ordinary accesses before later bulk copies,
-//               its acquired knowledge included.
+//               unread groups.
+//
+// Proxies       That a bulk copy has finished, as its mbarrier or bulk_wait tells, shows it to ordinary accesses, and to
+//               other bulk copies of the block. Bulk copies that read or overwrite what ordinary accesses or another
+//               block's bulk copies have written need fence_proxy_async(), by a thread of their block that knows of it,
+//               between that and the copy: it orders all that the thread has done and acquired before later bulk copies
+//               of its block. A kernel starts as if with one. What has only been read needs none.
 //
 // Shared memory EP_SHARED(T, name, [N])  static array;  EP_DYNAMIC_SHARED(name)  unsigned char*, 1024-byte aligned.
 //

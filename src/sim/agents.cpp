@@ -6,9 +6,9 @@
 
 namespace nccl_ep::sim::check {
 
-SlotRange Slots::take(uint32_t rank, uint32_t count, const Clock& known) {
+SlotRange Slots::take(Place place, uint32_t count, const Clock& known) {
   constexpr size_t kTries = 8;
-  std::deque<SlotRange>& free = pools_[{rank, count}].free;
+  std::deque<SlotRange>& free = pools_[{place.rank, place.block, count}].free;
   for (size_t i = 0; i < std::min(free.size(), kTries); ++i) {
     if (known.at(free[i].first) < free[i].last_epoch) continue;
     const SlotRange range = free[i];
@@ -25,7 +25,9 @@ SlotRange Slots::take(uint32_t rank, uint32_t count, const Clock& known) {
   return {first, count, 0};
 }
 
-void Slots::give_back(uint32_t rank, const SlotRange& range) { pools_[{rank, range.count}].free.push_back(range); }
+void Slots::give_back(Place place, const SlotRange& range) {
+  pools_[{place.rank, place.block, range.count}].free.push_back(range);
+}
 
 void Names::add(const Grid& grid) {
   if (grids_.size() == kMaxGrids) grids_.pop_front();

@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "sim/checker.hpp"
@@ -23,6 +24,8 @@ inline bool includes(Scope scope, Place from, Place to) {
   if (scope == Scope::system) return true;
   return from.rank == to.rank && (scope == Scope::gpu || from.block == to.block);
 }
+
+inline bool same_block(Place a, Place b) { return includes(Scope::block, a, b); }
 
 struct Agent {
   Slot slot = 0;
@@ -79,17 +82,18 @@ class Grid {
 };
 
 // Hands out slots. A slot is used again only by somebody who knows all that its last user did, so that
-// knowing a slot's epoch always means knowing the earlier ones.
+// knowing a slot's epoch always means knowing the earlier ones, and at the same place, so that it tells whose proxy a
+// bulk copy went through.
 class Slots {
  public:
-  SlotRange take(uint32_t rank, uint32_t count, const Clock& known);
-  void give_back(uint32_t rank, const SlotRange& range);
+  SlotRange take(Place place, uint32_t count, const Clock& known);
+  void give_back(Place place, const SlotRange& range);
 
  private:
   struct Pool {
     std::deque<SlotRange> free;
   };
-  std::map<std::pair<uint32_t, uint32_t>, Pool> pools_;  // by rank and count
+  std::map<std::tuple<uint32_t, Slot, uint32_t>, Pool> pools_;  // by rank, block and count
   Slot num_slots_ = 0;
 };
 

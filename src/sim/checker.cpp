@@ -23,6 +23,9 @@ Kind atomic(Scope scope) {
 bool acquires(Order order) { return order == Order::acquire || order == Order::acq_rel; }
 bool releases(Order order) { return order == Order::release || order == Order::acq_rel; }
 
+// In no block of a rank.
+Place nowhere(uint32_t rank) { return {rank, Clock::kMaxSlots}; }
+
 // The multiple of a warp's slots that a block takes.
 uint32_t round_to_warps(uint32_t num_threads) {
   return (num_threads + Clock::kLeafSlots - 1) / Clock::kLeafSlots * Clock::kLeafSlots;
@@ -68,12 +71,16 @@ struct Checker::State {
   }
 
   void learn(Agent& learner, const Message& message) {
+    if (message.author_epoch != 0 && learner.did(message.author_slot, message.author_epoch)) return;
+    if (same_block(learner.place, message.author)) return learn(learner.knowledge, message.knowledge);
     // Knowing what the author did when it published this means knowing all it knew.
-    if (message.author_epoch != 0 && (learner.did(message.author_slot, message.author_epoch) ||
-                                      learner.knowledge.ordered.at(message.author_slot) >= message.author_epoch)) {
-      return;
-    }
-    learn(learner.knowledge, message.knowledge);
+    if (message.author_epoch != 0 && learner.knowledge.ordered.at(message.author_slot) >= message.author_epoch) return;
+    learn_from_afar(learner, message.knowledge);
+  }
+
+  // What was made ready for another block's bulk copies is not for those of this one.
+  void learn_from_afar(Agent& learner, const Knowledge& news) {
+    learner.knowledge.ordered = joiner.join(learner.knowledge.ordered, news.ordered);
   }
 
   // All that the agent has done and learned. What it does next is not part of it.
@@ -82,8 +89,7 @@ struct Checker::State {
   }
 
   void access(const Agent& agent, const void* address, size_t bytes, bool writes, Kind kind, Pc pc) {
-    races.access(agent, {number(address), bytes, writes, kind, pc, agent.epoch, agent.knowledge.ordered,
-                         agent.knowledge.ordered});
+    races.access(agent, {number(address), bytes, writes, kind, false, pc, agent.epoch, agent.knowledge});
   }
 
   // What the load of a synchronising access finds at its address.
@@ -130,7 +136,7 @@ struct Checker::State {
   // Slots are taken by somebody who knows what their last user did.
   Operation* begin(const Knowledge& issuer, Place place, const char* what, Names::Issuer name) {
     auto* operation = new Operation;
-    const SlotRange slot = slots.take(place.rank, 1, issuer.ordered);
+    const SlotRange slot = slots.take(place, 1, issuer.ordered);
     operation->slot = slot.first;
     operation->first_epoch = operation->epoch = slot.last_epoch + 1;
     operation->place = place;
@@ -141,16 +147,12 @@ struct Checker::State {
   }
 
   void access(const Operation& operation, const void* address, size_t bytes, bool writes, Kind kind) {
-    const Knowledge& known = operation.knowledge;
-    const bool async = operation.proxy == Proxy::async;
-    races.access(operation, {number(address), bytes, writes, kind, operation.pc,
-                             writes ? operation.write_epoch() : operation.read_epoch(),
-                             async ? known.async_ready : known.ordered, known.ordered});
+    races.access(operation, {number(address), bytes, writes, kind, operation.proxy == Proxy::async, operation.pc,
+                             writes ? operation.write_epoch() : operation.read_epoch(), operation.knowledge});
   }
 
   void learn(Knowledge& learner, const Operation& operation, Epoch epoch) {
     learner.ordered = learner.ordered.with(operation.slot, epoch);
-    learner.async_ready = learner.async_ready.with(operation.slot, epoch);
   }
 };
 
@@ -175,7 +177,7 @@ Grid* Checker::begin_grid(const GridName& name, const Knowledge& stream) {
   auto* grid = new Grid;
   grid->name = name;
   grid->slots_per_block = round_to_warps(name.num_threads);
-  grid->slots = state_->slots.take(name.rank, name.num_blocks * grid->slots_per_block, stream.ordered);
+  grid->slots = state_->slots.take(nowhere(name.rank), name.num_blocks * grid->slots_per_block, stream.ordered);
   state_->names.add(*grid);
 
   grid->threads.resize(size_t{name.num_blocks} * name.num_threads);
@@ -209,7 +211,7 @@ void Checker::end_grid(Grid* grid, Knowledge& stream) {
   }
   stream.async_ready = stream.ordered;
   grid->slots.last_epoch = last;
-  state_->slots.give_back(grid->name.rank, grid->slots);
+  state_->slots.give_back(nowhere(grid->name.rank), grid->slots);
   delete grid;
 }
 
@@ -338,7 +340,7 @@ Operation* Checker::begin(Thread& issuer, const char* what, Proxy proxy, Pc pc) 
 }
 
 Operation* Checker::begin(const Knowledge& stream, uint32_t rank, const char* what) {
-  return state_->begin(stream, {rank, Clock::kMaxSlots}, what, {rank, 0, 0});
+  return state_->begin(stream, nowhere(rank), what, {rank, 0, 0});
 }
 
 void Checker::reads(Operation& operation, const void* address, size_t bytes) {
@@ -351,9 +353,8 @@ void Checker::writes(Operation& operation, const void* address, size_t bytes) {
 
 void Checker::will_complete_on(Operation& operation, const void* mbar) {
   // mbarriers are initialised through ordinary stores; their own fence decides, not the one for data.
-  const Clock& known = operation.knowledge.ordered;
-  state_->races.access(operation, {number(mbar), kMbarrierBytes, true, atomic(Scope::block), operation.pc,
-                                   operation.write_epoch(), known, known});
+  state_->races.access(operation, {number(mbar), kMbarrierBytes, true, atomic(Scope::block), false, operation.pc,
+                                   operation.write_epoch(), operation.knowledge});
   const Mbarrier* state = state_->mbars.find(number(mbar));
   if (state == nullptr || state->init_fenced) return;
   Access access;
@@ -380,7 +381,7 @@ void Checker::learn(Knowledge& learner, const Operation& operation) {
 }
 
 void Checker::end(Operation* operation) {
-  state_->slots.give_back(operation->place.rank, {operation->slot, 1, operation->write_epoch()});
+  state_->slots.give_back(operation->place, {operation->slot, 1, operation->write_epoch()});
   delete operation;
 }
 
@@ -388,7 +389,7 @@ void Checker::end(Operation* operation) {
 
 Knowledge Checker::publish(Thread& thread) { return state_->publish(thread); }
 
-void Checker::acquire(Thread& thread, const Knowledge& knowledge) { state_->learn(thread.knowledge, knowledge); }
+void Checker::acquire(Thread& thread, const Knowledge& knowledge) { state_->learn_from_afar(thread, knowledge); }
 
 void Checker::deliver(Operation& operation, const void* address, size_t bytes, const Knowledge& knowledge) {
   state_->access(operation, address, bytes, true, atomic(Scope::system));

@@ -11,7 +11,9 @@
 //
 // An edge between a releasing and an acquiring access counts only if each one's scope includes the other
 // thread. Knowledge has two halves: `ordered`, and `async_ready`, the part that a proxy fence has made
-// visible to bulk copies. A bulk copy that touches data written through ordinary stores needs the second.
+// visible to bulk copies. A bulk copy needs the second of whatever was written, whether by ordinary stores or by
+// bulk copies of other blocks: that a copy has finished shows it to ordinary accesses only. Bulk copies of its own
+// block it sees without. As PTX has it, a proxy is the block's own: fences count for the block that executes them.
 #pragma once
 
 #include <cstddef>

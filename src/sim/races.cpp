@@ -41,12 +41,19 @@ bool Races::may_overlap(const Agent& agent, const Access& other, const Access& m
   return true;
 }
 
+bool Races::is_known(const Agent& agent, const Request& request, const Access& other, bool other_writes) const {
+  if (agent.did(other.slot, other.epoch)) return true;
+  const bool same_proxy = request.async && other.async && same_block(agent.place, places_[other.slot]);
+  const bool needs_fence = request.async && other_writes && !same_proxy;
+  return (needs_fence ? request.known.async_ready : request.known.ordered).at(other.slot) >= other.epoch;
+}
+
 bool Races::check_pair(const Agent& agent, const Request& request, const Access& other, bool other_writes,
-                       const Access& mine, uintptr_t address, const Clock& known) {
-  if (agent.did(other.slot, other.epoch) || known.at(other.slot) >= other.epoch) return true;
+                       const Access& mine, uintptr_t address) {
+  if (is_known(agent, request, other, other_writes)) return true;
   Reason reason = Reason::unordered;
   if ((other.bytes_mask & mine.bytes_mask) == 0 || !may_overlap(agent, other, mine, reason)) return false;
-  if (request.known_reads.at(other.slot) >= other.epoch) reason = Reason::proxy_fence;
+  if (request.known.ordered.at(other.slot) >= other.epoch) reason = Reason::proxy_fence;
   add({reason, address, other, mine, other_writes, request.writes});
   return true;
 }
@@ -71,6 +78,7 @@ void Races::access(const Agent& agent, const Request& request) {
   Access mine;
   mine.pc = request.pc & ((uint64_t{1} << 48) - 1);
   mine.kind = static_cast<uint64_t>(request.kind);
+  mine.async = request.async;
   mine.slot = agent.slot;
   mine.epoch = request.epoch;
 
@@ -82,18 +90,17 @@ void Races::access(const Agent& agent, const Request& request) {
     mine.bytes_mask = bytes_in_cell(at, request.address, bytes);
     const Access& write = cell->write;
     const bool same_as_before = write.slot == ordered_slot && write.epoch == ordered_epoch;
-    if (write.epoch != 0 && !same_as_before &&
-        check_pair(agent, request, write, true, mine, at, request.known_writes)) {
+    if (write.epoch != 0 && !same_as_before && check_pair(agent, request, write, true, mine, at)) {
       ordered_slot = write.slot;
       ordered_epoch = write.epoch;
     }
     if (!request.writes) {
-      remember_read(agent, *cell, mine, request.known_reads);
+      remember_read(agent, *cell, mine, request.known.ordered);
       continue;
     }
     for (Access& read : cell->reads) {
       if (read.epoch == 0) continue;
-      check_pair(agent, request, read, false, mine, at, request.known_reads);
+      check_pair(agent, request, read, false, mine, at);
       if ((read.bytes_mask & ~mine.bytes_mask) == 0) read = {};
     }
     cell->write = mine;

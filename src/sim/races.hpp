@@ -39,10 +39,10 @@ class Races {
     size_t bytes;
     bool writes;
     Kind kind;
+    bool async;  // by a bulk copy
     Pc pc;
     Epoch epoch;
-    const Clock& known_writes;  // earlier writes must be known here, earlier reads below
-    const Clock& known_reads;
+    const Knowledge& known;
   };
   void access(const Agent& agent, const Request& request);
 
@@ -53,9 +53,11 @@ class Races {
  private:
   // Whether `other` may come before what the agent does without being known to it.
   bool may_overlap(const Agent& agent, const Access& other, const Access& mine, Reason& reason) const;
+  // Whether the agent may rely on what `other` did.
+  bool is_known(const Agent& agent, const Request& request, const Access& other, bool other_writes) const;
   // False if the pair is harmless for what it is, which says nothing about the order of the two agents.
   bool check_pair(const Agent& agent, const Request& request, const Access& other, bool other_writes,
-                  const Access& mine, uintptr_t address, const Clock& known);
+                  const Access& mine, uintptr_t address);
   void remember_read(const Agent& agent, Cell& cell, const Access& mine, const Clock& known);
 
   std::vector<Place> places_;  // of each slot

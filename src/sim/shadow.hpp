@@ -18,6 +18,7 @@ struct Access {
   uint64_t pc : 48 = 0;
   uint64_t bytes_mask : 4 = 0;  // which of the four bytes
   uint64_t kind : 3 = 0;
+  uint64_t async : 1 = 0;  // by a bulk copy
   Slot slot = 0;
   Epoch epoch = 0;  // 0: there was none
 

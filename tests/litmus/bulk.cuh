@@ -229,4 +229,79 @@ EP_DEVICE void load_acquired_row(Test& test) {
 LITMUS(bulk_load_of_acquired_row) { load_acquired_row<true>(test); }
 LITMUS(bulk_load_of_acquired_row_unfenced) { load_acquired_row<false>(test); }
 
+// ---- a row that went through the async proxy, written by a bulk store and then loaded by a bulk copy
+
+constexpr uint32_t kRelayed = 2 * 16384;  // where fill_input does not write
+
+// Loads a row into the block's shared memory. `parity`: of the mbarrier, which has one arrival.
+EP_DEVICE void load_row(unsigned char* shared, const uint32_t* from, dev::Mbarrier* full, uint32_t parity) {
+  dev::mbar_arrive_expect_tx(full, kCopyBytes);
+  dev::bulk_load(shared, from, kCopyBytes, full);
+  dev::mbar_wait(full, parity);
+}
+
+// Stores the input's first row where others load it. It has arrived when this returns.
+EP_DEVICE void store_row(Test& test, unsigned char* shared, dev::Mbarrier* full, uint32_t* to) {
+  load_row(shared, test.data(test.args.rank), full, 0);
+  dev::bulk_store(to, shared, kCopyBytes);
+  dev::bulk_commit();
+  dev::bulk_wait<0>();
+}
+
+EP_DEVICE void expect_row(Test& test, const unsigned char* shared) {
+  const uint32_t* row = reinterpret_cast<const uint32_t*>(shared);
+  for (uint32_t i = 0; i < kCopyWords; ++i) EXPECT(row[i] == scramble(i));
+}
+
+// The first block of rank 0 stores a row into the reader's memory, the last block of the last rank loads it. That the
+// store has finished shows it to ordinary accesses; other blocks' bulk copies need the reader's fence as well.
+enum class RelayFence { none, writer, reader, before_acquiring };
+
+template <RelayFence kFence>
+EP_DEVICE void relay_row(Test& test) {
+  EP_DYNAMIC_SHARED(shared);
+  EP_SHARED(dev::Mbarrier, full, [1]);
+  const uint32_t reader_rank = test.args.num_ranks - 1, reader_block = dev::num_blocks() - 1;
+  const bool writes = test.is(0, 0, 0), reads = test.is(reader_rank, reader_block, 0);
+  uint32_t* row = test.data(reader_rank, kRelayed);
+  if (writes || reads) {
+    dev::mbar_init(&full[0], 1);
+    dev::fence_mbar_init();
+  }
+  if (writes) {
+    store_row(test, shared, &full[0], row);
+    if (kFence == RelayFence::writer) dev::fence_proxy_async();
+    dev::st_release<dev::Scope::system>(test.flag(reader_rank), 1u);
+  }
+  if (reads) {
+    if (kFence == RelayFence::before_acquiring) dev::fence_proxy_async();
+    AWAIT(dev::ld_acquire<dev::Scope::system>(test.flag(reader_rank)) == 1);
+    if (kFence == RelayFence::reader) dev::fence_proxy_async();
+    load_row(shared, row, &full[0], 0);
+    expect_row(test, shared);
+  }
+}
+
+LITMUS(bulk_relay) { relay_row<RelayFence::reader>(test); }
+LITMUS(bulk_relay_unfenced) { relay_row<RelayFence::none>(test); }
+LITMUS(bulk_relay_fenced_by_writer) { relay_row<RelayFence::writer>(test); }
+LITMUS(bulk_relay_fenced_before_acquiring) { relay_row<RelayFence::before_acquiring>(test); }
+
+// A block's own bulk stores are there for its bulk loads, whichever threads issue them.
+LITMUS(bulk_load_of_own_store) {
+  EP_DYNAMIC_SHARED(shared);
+  EP_SHARED(dev::Mbarrier, full, [1]);
+  uint32_t* row = test.data(args.rank, kRelayed + dev::block_idx() * kCopyWords);
+  if (dev::thread_idx() == 0) {
+    dev::mbar_init(&full[0], 1);
+    dev::fence_mbar_init();
+    store_row(test, shared, &full[0], row);
+  }
+  dev::sync_block();
+  if (dev::thread_idx() == 32) {
+    load_row(shared + kCopyBytes, row, &full[0], 1);
+    expect_row(test, shared + kCopyBytes);
+  }
+}
+
 }  // namespace nccl_ep::litmus

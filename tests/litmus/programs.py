@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 
 class Outcome(Enum):
@@ -116,6 +117,15 @@ BLOCKS = [
     Program("clock_advances", blocks=2),
 ]
 
+
+def relay(**where: Any) -> list[Program]:
+    """A row from bulk copy to bulk copy between two places, and what can go wrong on its way."""
+    where |= {"shared_bytes": COPY_BYTES, "after": "fill_input"}
+    mistakes = ["unfenced", "fenced_by_writer", "fenced_before_acquiring"]
+    wrong = [Program(f"bulk_relay_{mistake}", RACE, says=PROXY, **where) for mistake in mistakes]
+    return [Program("bulk_relay", **where), *wrong]
+
+
 BULK = [
     Program("mbar_phases", blocks=2, threads=128),
     Program("mbar_not_awaited", RACE, threads=128, says=UNORDERED),
@@ -158,6 +168,9 @@ BULK = [
     Program("bulk_forward", ranks=2, shared_bytes=COPY_BYTES, after="fill_input"),
     Program("bulk_load_of_acquired_row", ranks=2, shared_bytes=COPY_BYTES),
     Program("bulk_load_of_acquired_row_unfenced", RACE, ranks=2, shared_bytes=COPY_BYTES, says=PROXY),
+    *relay(blocks=2, label="blocks"),
+    *relay(ranks=2, label="ranks"),
+    Program("bulk_load_of_own_store", blocks=2, threads=64, shared_bytes=2 * COPY_BYTES, after="fill_input"),
 ]
 
 PEERS = [

@@ -57,6 +57,12 @@ struct World {
   void update(Thread& t, uint32_t word, Order order, Scope scope) {
     checker.update(t, &memory[word], 4, order, scope, next_pc++);
   }
+  // A bulk store that its thread has waited for.
+  void finished_bulk_store(Thread& t, uint32_t dst, uint32_t src) {
+    Operation* op = bulk_store(t, dst, src);
+    checker.learn(t, *op);
+    checker.end(op);
+  }
   Operation* bulk_store(Thread& t, uint32_t dst, uint32_t src, size_t bytes = 16) {
     Operation* op = checker.begin(t, "bulk store", Checker::Proxy::async, next_pc++);
     checker.reads(*op, &memory[src], bytes);
@@ -368,6 +374,67 @@ TEST_CASE("acquired data needs fence_proxy_async before a bulk load reads it") {
     w.load(reader, kFlag, Order::acquire, Scope::system);
     if (fence) w.checker.fence_proxy_async(reader);
     w.checker.end(w.bulk_store(reader, kTarget, kData));
+    return w.clean();
+  };
+  CHECK(verdict(true));
+  CHECK_FALSE(verdict(false));
+}
+
+TEST_CASE("what a bulk store has written needs a fence before another block's bulk copies, in that block") {
+  enum class Fence { none, writer, reader, before_acquiring };
+  const auto report = [](uint32_t rank, uint32_t block, Fence fence) {
+    World w;
+    Thread &writer = w.at(0, 0, 0), &reader = w.at(rank, block, 40);
+    w.finished_bulk_store(writer, kTarget, kSource);
+    if (fence == Fence::writer) w.checker.fence_proxy_async(writer);
+    w.store(writer, kFlag, Order::release, Scope::system);
+    if (fence == Fence::before_acquiring) w.checker.fence_proxy_async(reader);
+    w.load(reader, kFlag, Order::acquire, Scope::system);
+    if (fence == Fence::reader) w.checker.fence_proxy_async(reader);
+    w.read(reader, kTarget);
+    w.checker.end(w.bulk_store(reader, kTarget + 8, kTarget));
+    return w.report();
+  };
+  CHECK(report(0, 0, Fence::none) == "");  // their own block's writes they see
+  for (const auto& [rank, block] : {std::pair{0, 1}, std::pair{1, 0}}) {
+    CHECK(report(rank, block, Fence::reader) == "");
+    for (const Fence useless : {Fence::none, Fence::writer, Fence::before_acquiring}) {
+      CHECK(report(rank, block, useless).find("missing fence_proxy_async") != std::string::npos);
+    }
+  }
+}
+
+TEST_CASE("a block's fence serves its other threads, wherever their knowledge comes from") {
+  World w;
+  Thread &writer = w.at(1, 0, 0), &fencing = w.at(0, 0, 0), &issuer = w.at(0, 0, 40), &elsewhere = w.at(0, 1, 0);
+  w.write(writer, kData);
+  w.store(writer, kFlag, Order::release, Scope::system);
+  w.load(fencing, kFlag, Order::acquire, Scope::system);
+  w.checker.fence_proxy_async(fencing);
+  w.store(fencing, kFlag2, Order::release, Scope::gpu);
+  // The issuer hears of it from another block first, which cannot vouch for the fence.
+  w.load(elsewhere, kFlag2, Order::acquire, Scope::gpu);
+  w.store(elsewhere, kFlag2 + 1, Order::release, Scope::gpu);
+  w.load(issuer, kFlag2 + 1, Order::acquire, Scope::gpu);
+  w.load(issuer, kFlag2, Order::acquire, Scope::gpu);
+  w.checker.end(w.bulk_store(issuer, kTarget, kData));
+  CHECK(w.clean());
+  w.checker.end(w.bulk_store(elsewhere, kTarget + 8, kData));
+  CHECK(w.says("missing fence_proxy_async"));
+}
+
+TEST_CASE("what a put has written needs a fence before bulk copies") {
+  const auto verdict = [](bool fence) {
+    World w;
+    Thread &sender = w.at(0, 0, 0), &receiver = w.at(1, 0, 0);
+    Operation* put = w.checker.begin(sender, "put", Checker::Proxy::generic, w.next_pc++);
+    w.checker.writes(*put, &w.memory[kData], 16);
+    Knowledge signal = w.checker.publish(sender);
+    w.checker.learn(signal, *put);
+    w.checker.end(put);
+    w.checker.acquire(receiver, signal);
+    if (fence) w.checker.fence_proxy_async(receiver);
+    w.checker.end(w.bulk_store(receiver, kTarget, kData));
     return w.clean();
   };
   CHECK(verdict(true));
