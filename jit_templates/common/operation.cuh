@@ -14,11 +14,13 @@ struct OperationOf {
   const Group& group;
   uint32_t epoch;
 
-  EP_DEVICE bool wait_for_unit(Awaited awaited, const Unit* address, Unit& unit) const {
-    return wait_for(group, epoch, awaited, [&] {
-      unit = dev::ld_unit(address);
-      return unit.epoch == epoch;
-    });
+  // Whether a unit of this operation is there; `unit` is what is.
+  EP_DEVICE bool has_arrived(const Unit* address, Unit& unit) const {
+    unit = dev::ld_unit(address);
+    return unit.epoch == epoch;
+  }
+  EP_DEVICE bool wait_for_unit(const Awaited& awaited, const Unit* address, Unit& unit) const {
+    return wait_for(group, epoch, awaited, [&] { return has_arrived(address, unit); });
   }
 };
 

@@ -32,10 +32,10 @@ struct Awaited {
   uint32_t token;
 };
 
-// Polls until `ready()` holds, which may put into `awaited` what is missing. False: the wait timed out, or another one of
-// this rank did. With kWholeWarp the lanes wait together: all call `ready`, which gives all the same answer.
-template <bool kWholeWarp = false, class Ready>
-EP_DEVICE bool wait_for(const GroupState& group, uint32_t epoch, const Awaited& awaited, Ready ready) {
+// Polls until `ready()` holds. False: the wait timed out, after which `missing()` says what a fault is to speak of, or
+// another one of this rank did. With kWholeWarp the lanes wait together: all call `ready`, which gives all the same answer.
+template <bool kWholeWarp = false, class Ready, class Missing>
+EP_DEVICE bool wait_until(const GroupState& group, uint32_t epoch, Ready ready, Missing missing) {
   constexpr uint32_t kPollsBeforeClock = 64;  // reading the clock costs as much as several polls
   const auto agreed = [](bool mine) { return kWholeWarp ? dev::any(mine) : mine; };
   uint64_t start = 0;
@@ -45,12 +45,19 @@ EP_DEVICE bool wait_for(const GroupState& group, uint32_t epoch, const Awaited& 
     if (polls == kPollsBeforeClock) start = dev::clock_ns();
     if (agreed(has_failed(group))) return false;
     if (agreed(dev::clock_ns() - start > group.timeout_ns)) {
+      const Awaited awaited = missing();
       report(group, {FaultRecord::kTimeout, awaited.what, 0, awaited.peer, awaited.token, epoch, 0});
       return false;
     }
     dev::pause();
   }
   return true;
+}
+
+// The same for something known before; `ready()` may put into `awaited` what is missing.
+template <bool kWholeWarp = false, class Ready>
+EP_DEVICE bool wait_for(const GroupState& group, uint32_t epoch, const Awaited& awaited, Ready ready) {
+  return wait_until<kWholeWarp>(group, epoch, ready, [&] { return awaited; });
 }
 
 }  // namespace nccl_ep

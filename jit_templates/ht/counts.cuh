@@ -168,7 +168,7 @@ EP_DEVICE bool add_ranks(const Operation& op, const HtHandle& handle, const Upda
     for (uint32_t first = 0; ok && first < group.num_ranks; first += kBatch) {
       Unit units[kBatch];
       Awaited awaited{Wait::source_counts, first, 0};
-      ok = wait_for(group, op.epoch, awaited, [&] {
+      ok = op.wait_for(awaited, [&] {
         bool arrived = true;
 #pragma unroll
         for (uint32_t i = 0; i < kBatch; ++i) {

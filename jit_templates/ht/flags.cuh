@@ -88,7 +88,7 @@ EP_DEVICE bool has_come(const Operation& op, uint64_t slot) {
 // Waits for the flags of rows that are on their way to this rank: each lane for one, if `awaits`. The whole warp calls it.
 EP_DEVICE bool await_rows(const Operation& op, const Awaited& mine, bool awaits, uint64_t slot) {
   Awaited awaited = mine;
-  return wait_for<true>(op.group, op.epoch, awaited, [&] {
+  return op.wait_for<true>(awaited, [&] {
     const uint32_t missing = dev::ballot(awaits && !has_come(op, slot));
     if (missing == 0) return true;
     const uint32_t lane = dev::find_first(missing);  // a fault speaks of what is missing

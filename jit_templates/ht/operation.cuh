@@ -12,11 +12,37 @@ namespace nccl_ep::ht {
 
 // One operation as a block sees it.
 struct Operation : OperationOf<HtGroupState> {
+  // Bounded waits, as in common/waiting.cuh, for what others send once they have started.
+  template <bool kWholeWarp = false, class Ready>
+  EP_DEVICE bool wait_for(const Awaited& awaited, Ready ready) const {
+    return wait_until<kWholeWarp>(group, epoch, ready, [&] { return or_who_is_behind(awaited); });
+  }
+  EP_DEVICE bool wait_for_unit(const Awaited& awaited, const Unit* address, Unit& unit) const {
+    return wait_for(awaited, [&] { return has_arrived(address, unit); });
+  }
   // Waits until a rank has started this operation, too.
   EP_DEVICE bool await_peer(uint32_t peer) const {
-    const uint32_t* hello = group.window.at<uint32_t>(group.rank, group.layout.hello_at(peer));
-    return wait_for(group, epoch, {Wait::peer_start, peer, 0},
-                    [&] { return static_cast<int32_t>(dev::ld_acquire<dev::Scope::system>(hello) - epoch) >= 0; });
+    return wait_for({Wait::peer_start, peer, 0}, [&] {
+      return static_cast<int32_t>(dev::ld_acquire<dev::Scope::system>(hello(peer)) - epoch) >= 0;
+    });
+  }
+
+ private:
+  EP_DEVICE const uint32_t* hello(uint32_t peer) const {
+    return group.window.at<uint32_t>(group.rank, group.layout.hello_at(peer));
+  }
+  // Who has not even started keeps others from sending as well: a fault names the rank that is furthest behind.
+  EP_DEVICE Awaited or_who_is_behind(Awaited missing) const {
+    int32_t most = 0;
+#pragma unroll 1
+    for (uint32_t peer = 0; peer < group.num_ranks; ++peer) {
+      if (peer == group.rank) continue;
+      const int32_t behind = static_cast<int32_t>(epoch - dev::ld_relaxed<dev::Scope::system>(hello(peer)));
+      if (behind <= most) continue;
+      most = behind;
+      missing = {Wait::peer_start, peer, 0};
+    }
+    return missing;
   }
 };
 

@@ -135,6 +135,19 @@ EP_DEVICE void place_all(const Operation& op, const HtUpdateArgs& args, const Up
   }
 }
 
+// Who sends a row to this rank, found once more from the counts, for the words of a fault. `rows`: what is kept of them.
+EP_DEVICE uint32_t source_of(const Operation& op, const Thinning& rows, uint32_t row) {
+  const HtGroupState& group = op.group;
+  uint32_t end = 0, source = 0;
+#pragma unroll 1
+  for (; source + 1 < group.num_ranks; ++source) {
+    const Unit unit = dev::ld_unit(group.window.at<Unit>(group.rank, group.layout.counts_at(source, group.rank / 3)));
+    end += group.rank % 3 == 0 ? unit.word[0] : group.rank % 3 == 1 ? unit.word[1] : unit.word[2];
+    if (row < rows.kept(end)) break;
+  }
+  return source;
+}
+
 // Waits for the records of this rank's rows and remembers them: a thread for each row. Flat, they say which tokens are left
 // if some are not.
 template <bool kExpertMajor>
@@ -142,14 +155,17 @@ EP_DEVICE void receive_records(const Operation& op, const HtUpdateArgs& args, co
   const HtGroupState& group = op.group;
   const bool thinned = !kExpertMajor && is_thinned(args, scratch.wanted[group.rank]);
   const uint32_t num_rows = thinned ? static_cast<uint32_t>(args.max_slots) : scratch.total[group.rank];
+  const Thinning rows{scratch.total[group.rank], num_rows};
   auto* counters = thinned ? static_cast<uint32_t*>(args.expert_counters.data) : nullptr;
   const auto note = [&](uint32_t row, uint32_t i, uint32_t hit) {
     *args.handle.hit(row, i) = hit;
     if (counters) dev::atomic_add<dev::Order::relaxed, dev::Scope::gpu>(counters + hit, 1u);
   };
   const auto get = [&](uint32_t row, uint32_t i, Unit& unit) {
-    return op.wait_for_unit({Wait::row_record, group.rank, row},
-                            group.window.at<Unit>(group.rank, group.layout.record_at(row, i)), unit);
+    const Unit* address = group.window.at<Unit>(group.rank, group.layout.record_at(row, i));
+    return wait_until(
+        group, op.epoch, [&] { return op.has_arrived(address, unit); },
+        [&] { return Awaited{Wait::row_record, source_of(op, rows, row), row}; });
   };
   const uint32_t first = dev::block_idx() * dev::num_threads() + dev::thread_idx();
   for (uint32_t row = first; row < num_rows; row += dev::num_blocks() * dev::num_threads()) {

@@ -22,7 +22,7 @@ EP_DEVICE void send_floats(const Operation& op, uint32_t rank, uint64_t slot, ui
 
 // Waits for a slot's floats and calls put(i, value) for each.
 template <class Put>
-EP_DEVICE bool receive_floats(const Operation& op, Awaited awaited, uint64_t slot, uint32_t count, Put put) {
+EP_DEVICE bool receive_floats(const Operation& op, const Awaited& awaited, uint64_t slot, uint32_t count, Put put) {
   const HtGroupState& group = op.group;
   for (uint32_t u = 0; 3 * u < count; ++u) {
     Unit unit;

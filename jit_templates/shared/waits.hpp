@@ -34,9 +34,11 @@ struct FaultRecord {
   enum Code : uint32_t { kNone = 0, kTimeout = 1, kBadExpert = 2, kOverflow = 3 };
   uint32_t code;
   Wait wait;
-  uint32_t rank;   // who waited
-  uint32_t peer;   // for whom
-  uint32_t token;  // of the peer, or of this rank for kBadExpert; kOverflow: how many rows the peer has room for
+  uint32_t rank;  // who waited
+  uint32_t peer;  // for whom
+  // Of the peer, or of this rank for kBadExpert. Wait::block_counts: the block; Wait::row_record: the row. kOverflow: how
+  // many rows the peer has room for.
+  uint32_t token;
   uint32_t epoch;
   int64_t expert;  // kBadExpert: the id found in topk_idx; kOverflow: how many rows the peer would receive
 };

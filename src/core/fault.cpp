@@ -16,6 +16,15 @@ const char* sentence(Wait wait) {
   }
 }
 
+// What a record's `token` is.
+const char* numbered(Wait wait) {
+  switch (wait) {
+    case Wait::block_counts: return "block";
+    case Wait::row_record: return "row";
+    default: return "token";
+  }
+}
+
 }  // namespace
 
 ncclResult_t result_of(FaultRecord::Code code) {
@@ -42,8 +51,9 @@ std::string describe(const FaultRecord& fault, uint64_t timeout_ns) {
                     fault.peer, static_cast<long long>(fault.expert), fault.token);
       break;
     default:
-      std::snprintf(text, sizeof(text), "rank %u waited %.3g s for %s from rank %u (token %u, epoch %u)", fault.rank,
-                    static_cast<double>(timeout_ns) * 1e-9, sentence(fault.wait), fault.peer, fault.token, fault.epoch);
+      std::snprintf(text, sizeof(text), "rank %u waited %.3g s for %s from rank %u (%s %u, epoch %u)", fault.rank,
+                    static_cast<double>(timeout_ns) * 1e-9, sentence(fault.wait), fault.peer, numbered(fault.wait),
+                    fault.token, fault.epoch);
   }
   return text;
 }

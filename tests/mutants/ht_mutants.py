@@ -18,6 +18,8 @@ OVERFLOW = ("overflow",)
 DROPS = ("drops",)
 DROPS_EXPERT_MAJOR = ("drops-expert-major",)
 SILENT_UPDATE = ("silent-update",)
+SILENT_COMBINE = ("silent-combine",)
+NO_RECORDS = ("no-records",)
 AHEAD = ("ahead",)
 QUEUE = ("queue",)
 PIECES = ("pieces",)
@@ -34,15 +36,15 @@ BEGIN = [
     Mutant(
         "a peer is taken to have started one operation too early",
         "ht/operation.cuh",
-        "dev::ld_acquire<dev::Scope::system>(hello) - epoch) >= 0;",
-        "dev::ld_acquire<dev::Scope::system>(hello) - epoch) >= -1;",
+        "dev::ld_acquire<dev::Scope::system>(hello(peer)) - epoch) >= 0;",
+        "dev::ld_acquire<dev::Scope::system>(hello(peer)) - epoch) >= -1;",
         "What it still reads is overwritten.",
         FLAT,
     ),
     Mutant(
         "that a peer has started is read without acquiring",
         "ht/operation.cuh",
-        "dev::ld_acquire<dev::Scope::system>(hello)",
+        "dev::ld_acquire<dev::Scope::system>(hello(peer))",
         "dev::ld_relaxed<dev::Scope::system>(hello)",
         "Nothing orders what the peer has read before what is written now.",
         FLAT,
@@ -86,6 +88,14 @@ BEGIN = [
         "start[0] = {epoch, 1};",
         "Dispatch believes what an update that failed should have remembered.",
         SILENT_UPDATE,
+    ),
+    Mutant(
+        "a fault names a rank that is held up itself",
+        "ht/operation.cuh",
+        "      if (behind <= most) continue;\n",
+        "      if (behind >= most) continue;\n",
+        "The rank that is to blame is not named.",
+        SILENT_COMBINE,
     ),
 ]
 
@@ -295,6 +305,14 @@ UPDATE = [
         "unit = dev::ld_unit(group.window.at<Unit>(group.rank, group.layout.record_at(row, 0)));",
         "Records of the update before are taken for new ones.",
         FLAT,
+    ),
+    Mutant(
+        "a rank that misses a record names itself",
+        "ht/place.cuh",
+        "Awaited{Wait::row_record, source_of(op, rows, row), row}",
+        "Awaited{Wait::row_record, group.rank, row}",
+        "The rank that is to blame is not named.",
+        NO_RECORDS,
     ),
     Mutant(
         "further hits are not awaited",

@@ -34,6 +34,7 @@ TILES = Shape(num_topk=2, hidden=8, max_tokens=200, tokens=(150, 130))
 QUEUE = Shape(num_topk=2, hidden=8, max_tokens=120, tokens=(120, 2), no_route=0)
 ONE_SOURCE = replace(UNEVEN, max_tokens=70, tokens=(0, 70))
 TICKETS = Shape(num_topk=2, hidden=8, max_tokens=80, tokens=(80, 70))
+MANY_RANKS = Shape(num_ranks=8, tokens=(4,) * 8, no_route=0)
 PIECES = Shape(num_ranks=3, num_topk=3, hidden=160, max_tokens=12, tokens=(12, 9, 10))
 
 
@@ -150,6 +151,47 @@ def silent_update(seed: int) -> None:
         cluster.run(main)
 
 
+def silent_combine(seed: int) -> None:
+    """A rank is silent before combine, and the few warps of the others wait for it instead of serving all."""
+    silent = 1
+    problem = make_problem(MANY_RANKS, seed)
+    mode = with_budget(Mode(FLAT), [problem])
+
+    def main(rank: Any) -> None:
+        with make_group(rank, problem, mode, max_num_sms=1) as group:
+            exchange = Exchange(rank, problem, mode)
+            handle = exchange.make_handle(group)
+            exchange.dispatch(handle)
+            wait_for_all(rank)
+            if rank.rank == silent:
+                cluster.sim.silence(silent)
+            else:
+                check_gives_up(rank, silent, partial(exchange.combine, handle))
+
+    with simulated(problem.num_ranks, seed) as cluster:
+        cluster.run(main)
+
+
+def no_records(seed: int) -> None:
+    """A rank aligns experts so generously that it finds no room, and sends no records. The others say so."""
+    stray = 1
+    problem = make_problem(replace(FEW, no_route=0), seed)
+    mode = with_budget(Mode(EM), [problem])
+
+    def main(rank: Any) -> None:
+        with make_group(rank, problem, mode) as group:
+            config = ep.HandleConfig(128 if rank.rank == stray else 0)
+            handle = group.init_handle(EM, problem.num_topk, config=config)
+            exchange = Exchange(rank, problem, mode)
+            if rank.rank == stray:
+                exchange.update(handle)
+            else:
+                check_gives_up(rank, stray, partial(exchange.update, handle))
+
+    with simulated(problem.num_ranks, seed) as cluster:
+        cluster.run(main)
+
+
 def tuned(tuning: str, scenario: Callable[[int], None]) -> Callable[[int], None]:
     """The scenario with a plan's choices pinned."""
 
@@ -206,4 +248,6 @@ SCENARIOS: dict[str, Callable[[int], None]] = {
     "drops": partial(chained, mode=Mode(FLAT, drop=True), shape=DROPS),
     "drops-expert-major": partial(chained, mode=Mode(EM, drop=True, windows=True, alignment=2), shape=DROPS),
     "silent-update": silent_update,
+    "silent-combine": silent_combine,
+    "no-records": no_records,
 }

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import nccl_ep as ep
@@ -39,17 +40,17 @@ def shapes(draw: Any, max_tokens: Any, most_topk: int) -> Shape:
     )
 
 
-def check_that_the_silent_is_named(
+def check_that_the_silent_are_named(
     cluster: Any,
     config: ep.GroupConfig,
     make_exchange: MakeExchange,
-    silent: int,
+    silent: set[int],
     calls_before: list[str],
     calls: list[str],
 ) -> None:
-    """A rank falls silent after some calls. All others' next ones time out and name it."""
+    """Ranks fall silent after some calls. All others' next ones time out and name one of them."""
 
-    def main(rank: Any) -> ep.Error | None:
+    def main(rank: Any) -> str:
         with ep.Group(rank.comm, config) as group:
             mine = make_exchange(rank)
             handle = mine.make_handle(group)
@@ -57,21 +58,26 @@ def check_that_the_silent_is_named(
                 getattr(mine, name)(handle)
             rank.synchronize()
             rank.barrier()
-            if rank.rank == silent:
-                cluster.sim.silence(silent)
-                return None
+            if rank.rank in silent:
+                cluster.sim.silence(rank.rank)
+                return ""
             for name in calls:
                 getattr(mine, name)(handle)
-            rank.synchronize()
-            assert group.async_error() != 0
-            with pytest.raises(ep.RemoteError) as failure:
-                mine.dispatch(handle)
-            return failure.value
+            return fault(rank, group, partial(mine.dispatch, handle))
 
-    for rank, failure in enumerate(cluster.run(main)):
-        if rank != silent:
-            assert f"rank {rank} waited" in str(failure)
-            assert f"from rank {silent}" in str(failure)
+    for rank, said in enumerate(cluster.run(main)):
+        if rank not in silent:
+            assert f"rank {rank} waited" in said
+            assert any(f"from rank {other} (" in said for other in silent), f"silent are {silent}: {said}"
+
+
+def fault(rank: Any, group: ep.Group, call: Callable[[], None]) -> str:
+    """What the group says when the rank's calls have timed out and another one is made."""
+    rank.synchronize()
+    assert group.async_error() != 0
+    with pytest.raises(ep.RemoteError) as failure:
+        call()
+    return str(failure.value)
 
 
 def check_that_nothing_is_left_behind(

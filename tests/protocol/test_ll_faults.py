@@ -11,7 +11,7 @@ from typing import Any
 import nccl_ep as ep
 import numpy as np
 import pytest
-from both import check_that_the_silent_is_named
+from both import check_that_the_silent_are_named
 from ll import EM, RM, Exchange, Shape, check, group_config, make_problem
 
 pytestmark = pytest.mark.sim_only
@@ -42,7 +42,7 @@ def test_a_silent_rank_is_a_timeout_that_names_it(make_cluster: Any, layout: ep.
 
     config = group_config(problem, timeout_ns=1_000_000)
     exchange = partial(Exchange, problem=problem, layout=layout)
-    check_that_the_silent_is_named(make_cluster(4, seed), config, exchange, SILENT, [], ["run"])
+    check_that_the_silent_are_named(make_cluster(4, seed), config, exchange, {SILENT}, [], ["run"])
 
 
 def test_an_expert_that_does_not_exist_is_named(make_cluster: Any) -> None:
