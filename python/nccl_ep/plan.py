@@ -19,7 +19,7 @@ from rich.table import Table
 from nccl_ep._extensions import extension
 from nccl_ep.config import GroupConfig, HandleConfig
 from nccl_ep.dtypes import DataType
-from nccl_ep.enums import Algorithm, Layout
+from nccl_ep.enums import Algorithm, Layout, OverflowPolicy
 from nccl_ep.errors import Error
 
 __all__ = ["MemoryKind", "MemoryPiece", "memory_plan"]
@@ -104,6 +104,7 @@ def memory_plan(
 
 ALGORITHMS = {"ll": Algorithm.LOW_LATENCY, "ht": Algorithm.HIGH_THROUGHPUT}
 LAYOUTS = {"em": Layout.EXPERT_MAJOR, "rm": Layout.RANK_MAJOR, "fl": Layout.FLAT}
+OVERFLOW = {"trap": OverflowPolicy.TRAP, "drop": OverflowPolicy.DROP}
 DTYPES = {"bf16": DataType.BFLOAT16, "fp16": DataType.FLOAT16, "fp32": DataType.FLOAT32}
 
 
@@ -128,6 +129,7 @@ def _planned(options: argparse.Namespace) -> list[MemoryPiece]:
         max_recv_tokens_per_rank=options.budget or 0,
         max_token_bytes=options.hidden * DTYPES[options.dtype].itemsize,
         max_num_sms=options.sms,
+        overflow_policy=OVERFLOW[options.overflow],
         num_topk=options.topk,
     )
     layout = options.layout or ("fl" if options.algorithm == "ht" else "em")
@@ -170,6 +172,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--topk", type=_number, required=True, metavar="N")
     add("--dtype", choices=sorted(DTYPES), default="bf16")
     add("--alignment", type=_number, default=1, metavar="N", help="of each expert's rows")
+    overflow = "of rows beyond --budget: an error, or some are dropped, which takes room to number them all"
+    add("--overflow", choices=["trap", "drop"], default="trap", help=overflow)
     add("--sms", type=_number, default=0, metavar="N", help="most SMs to use; default: the library chooses")
     add("--device-sms", type=_number, default=NUM_SMS, metavar="N", help=f"of the GPU; default {NUM_SMS}")
     rows = parser.add_mutually_exclusive_group()

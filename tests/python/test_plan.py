@@ -11,6 +11,7 @@ import pytest
 from nccl_ep.plan import MemoryKind, main, memory_plan
 
 EM, RM, FLAT = ep.Layout.EXPERT_MAJOR, ep.Layout.RANK_MAJOR, ep.Layout.FLAT
+DROP = ep.OverflowPolicy.DROP
 LL = ep.GroupConfig(
     num_experts=12, max_dispatch_tokens_per_rank=40, max_token_bytes=208, num_topk=3, max_num_sms=3
 )
@@ -22,6 +23,8 @@ CASES = {
     "ll-rm": (replace(LL, num_topk=0), RM, 1),
     "ht-flat-eager": (HT, FLAT, 1),
     "ht-flat-budget": (replace(HT, max_recv_tokens_per_rank=50), FLAT, 1),
+    "ht-flat-drop": (replace(HT, max_recv_tokens_per_rank=50, overflow_policy=DROP), FLAT, 1),
+    "ht-em-drop": (replace(HT, max_recv_tokens_per_rank=64, overflow_policy=DROP), EM, 16),
     "ht-em-aligned": (replace(HT, max_recv_tokens_per_rank=300, max_num_sms=0), EM, 16),
     "ht-many-tokens": (replace(HT, max_dispatch_tokens_per_rank=3000), EM, 1),
 }
@@ -72,6 +75,18 @@ def test_memory_follows_what_can_be_received() -> None:
     assert [rows(budget) for budget in (8, 16, 32, 64, 0)] == [256 * n for n in (8, 16, 32, 32, 32)]
 
 
+def test_a_group_that_drops_has_room_for_the_rows_it_numbers() -> None:
+    """Expert-major, rows keep the numbers that they would have with room for all."""
+
+    def records(policy: ep.OverflowPolicy) -> int:
+        config = replace(HT, max_recv_tokens_per_rank=48, overflow_policy=policy)
+        pieces = {piece.name: piece.num_bytes for piece in memory_plan(config, 4, EM, 3)}
+        return pieces["origins of rows"]
+
+    trap, drop = records(ep.OverflowPolicy.TRAP), records(DROP)
+    assert (trap, drop) == (48 * 8, 4 * 40 * 8)
+
+
 @pytest.mark.parametrize(
     ("config", "options", "message"),
     [
@@ -108,6 +123,7 @@ def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str], dtype: s
         (["--algorithm", "ll"], "operations finished"),
         (["--layout", "em", "--budget", "8000", "--alignment", "16"], "origins of rows"),
         (["--layout", "fl", "--eager"], "origins of rows"),
+        (["--layout", "em", "--budget", "8000", "--overflow", "drop"], "origins of rows"),
     ],
 )
 def test_the_command_knows_both_algorithms(
@@ -115,6 +131,19 @@ def test_the_command_knows_both_algorithms(
 ) -> None:
     assert main([*COMMAND, *options]) == 0
     assert text in capsys.readouterr().out
+
+
+def test_the_command_plans_groups_that_drop(capsys: pytest.CaptureFixture[str]) -> None:
+    def planned(*options: str) -> str:
+        assert main([*COMMAND, "--layout", "em", *options]) == 0
+        return capsys.readouterr().out
+
+    assert planned("--budget", "8000", "--overflow", "trap") == planned("--budget", "8000")
+    all_rows = f"{8 * 4096 * 8:,}"  # an origin each
+    assert all_rows in planned("--budget", "8000", "--overflow", "drop")
+    assert all_rows not in planned("--budget", "8000")
+    assert main([*COMMAND, "--overflow", "drop"]) == 1
+    assert "without max_recv_tokens_per_rank" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_command_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
