@@ -73,6 +73,7 @@ class Case:
         parts += ["backward"] if self.pass_direction == "bwd" else []
         parts += ["eager"] if self.eager else []
         parts += [f"budget {self.budget}"] if self.budget else []
+        parts += ["drop"] if self.overflow == "drop" else []
         parts += [f"alignment {self.alignment}"] if self.alignment > 1 else []
         return ", ".join(parts)
 

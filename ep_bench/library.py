@@ -9,6 +9,7 @@ from typing import Any
 import nccl_ep
 
 from ep_bench.cases import Case
+from ep_bench.inputs import inputs_of
 
 _MAX_TOKENS, _MAX_SMS = 8192, 16  # of NVIDIA's high throughput, which does not refuse more
 
@@ -36,6 +37,8 @@ class Library:
             return f"{case.tokens} tokens, expected at most {_MAX_TOKENS} in high throughput"
         if case.sms > _MAX_SMS:
             return f"{case.sms} SMs, expected at most {_MAX_SMS} in high throughput"
+        if inputs_of(case).zones.num_dropped:
+            return "there is no room for all rows, and nobody says which ones it drops"
         return None
 
     def _is_ours(self) -> bool:

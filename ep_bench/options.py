@@ -32,7 +32,7 @@ low latency hidden a multiple of 512, top-k at most 31, zero copy in rank-major 
 tokens, 16 SMs, and dispatch and combine in turn, which is how both libraries are measured there.
 
 --pass, --eager, --budget, --alignment and --overflow are of high throughput. Without --eager and --budget the
-budget is what the fullest rank needs.
+budget is what the fullest rank needs. With a smaller one and --overflow drop, rows are dropped, and counted.
 
 A routing file has int arrays topk_idx [ranks, tokens, top-k], or topk_idx_0 [tokens, top-k] and so on, with
 -1 for no route, and if you like topk_weights likewise.

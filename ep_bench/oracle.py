@@ -67,19 +67,21 @@ def _summands(
     most once a time."""
     case, routing, ids = inputs.case, inputs.routing[rank], inputs.token_ids(rank)
     if case.layout != "em":
-        tokens = np.flatnonzero(inputs.goes_to(rank, peer))
-        yield tokens, None, places[rank if case.layout == "rm" else 0][ids[tokens]]
+        numbers = places[rank if case.layout == "rm" else 0][ids]
+        tokens = np.flatnonzero(inputs.goes_to(rank, peer) & (numbers >= 0))
+        yield tokens, None, numbers[tokens]
         return
     local = inputs.is_local(rank, peer)
     for k in range(case.top_k):
         tokens = np.flatnonzero(local[:, k])
-        zone = routing.topk_idx[tokens, k] % case.local_experts
+        numbers = places[routing.topk_idx[tokens, k] % case.local_experts, ids[tokens]]
+        tokens, numbers = tokens[numbers >= 0], numbers[numbers >= 0]
         weights = routing.topk_weights[tokens, k] if case.algorithm == "ll" else None
-        yield tokens, weights, places[zone, ids[tokens]]
+        yield tokens, weights, numbers
 
 
 def _add_gradients(gradients: Array, inputs: Inputs, rank: int, peer: int, places: Array) -> None:
-    """Gives each route to a peer what the peer's rows say of it."""
+    """Gives each route to a peer what the peer's rows say of it; a dropped one has no gradient."""
     case, topk_idx, ids = inputs.case, inputs.routing[rank].topk_idx, inputs.token_ids(rank)
     tokens, ks = np.nonzero(inputs.is_local(rank, peer))
     if case.layout == "em":
@@ -87,7 +89,9 @@ def _add_gradients(gradients: Array, inputs: Inputs, rank: int, peer: int, place
         columns = np.zeros_like(numbers)
     else:
         numbers, columns = places[0][ids[tokens]], hit_order(inputs, topk_idx, peer)[tokens, ks]
-    gradients[tokens, ks] = inputs.expert_weights(peer, numbers)[np.arange(len(tokens)), columns]
+    kept = numbers >= 0
+    tokens, ks, columns = tokens[kept], ks[kept], columns[kept]
+    gradients[tokens, ks] = inputs.expert_weights(peer, numbers[kept])[np.arange(len(tokens)), columns]
 
 
 def hit_order(inputs: Inputs, topk_idx: Array, rank: int) -> Array:
@@ -98,7 +102,7 @@ def hit_order(inputs: Inputs, topk_idx: Array, rank: int) -> Array:
 
 
 def _places(inputs: Inputs, rank: int, zones: ZoneTokens) -> Array:
-    """``[zones, tokens of the world]``: the row of each token in each zone of a rank."""
+    """``[zones, tokens of the world]``: the row of each token in each zone of a rank, -1 where it is not."""
     places = np.full((len(zones), inputs.case.num_ranks * inputs.case.tokens), -1)
     for place, tokens, zone in zip(places, zones, inputs.zones.of_rank(rank), strict=True):
         place[tokens] = zone.first + np.arange(len(tokens))

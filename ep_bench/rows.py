@@ -36,7 +36,7 @@ class Setup:
 @dataclass(frozen=True)
 class Row:
     """A row of the results. The field names up to ``seed`` are the keys of the JSON output, and in high
-    throughput those up to ``overflow``.
+    throughput those up to ``dropped_rows``: of all ranks together, expert-major without padding.
 
     Times are None on the simulator, bandwidths also where nothing crosses a link. Bytes are per rank, mean
     over ranks.
@@ -74,6 +74,7 @@ class Row:
     budget: int | None
     alignment: int | None
     overflow: str | None
+    dropped_rows: int | None
     # Beside the table's keys:
     routing: str
     host_call_us: float | None = None
@@ -81,7 +82,8 @@ class Row:
 
     def as_dict(self, *, verbose: bool = False) -> dict[str, Any]:
         """For JSON and CSV. ``verbose`` adds what is beside the keys."""
-        names = [*KEYS, *(HT_NAMES if self.algorithm == "ht" else ()), *(VERBOSE_NAMES if verbose else ())]
+        names = [*KEYS, *((*HT_NAMES, "dropped_rows") if self.algorithm == "ht" else ())]
+        names += VERBOSE_NAMES if verbose else ()
         values = {name: getattr(self, name) for name in names}
         if verbose:
             for name in ("median", "low", "high"):
@@ -126,9 +128,9 @@ def _ht_settings(case: Case) -> dict[str, Any]:
 
 def make_row(
     setup: Setup, case: Case, op: str, mode: str, library: Library, measured: Measured, ideal: float,
-    computed: float,
+    computed: float, num_dropped: int = 0,
 ) -> Row:  # fmt: skip
-    """Puts a row together. ``ideal`` and ``computed`` are bytes by the routing."""
+    """Puts a row together. ``ideal`` and ``computed`` are bytes by the routing, ``num_dropped`` rows."""
     remote_bytes = computed if measured.remote_bytes is None else measured.remote_bytes
     timed = bool(measured.p50_us) and remote_bytes > 0
     return Row(
@@ -159,6 +161,7 @@ def make_row(
         library_version=library.version,
         seed=case.seed,
         **_ht_settings(case),
+        dropped_rows=num_dropped if case.algorithm == "ht" else None,
         routing=case.routing,
         host_call_us=measured.host_call_us,
         ratio=measured.ratio,

@@ -108,4 +108,9 @@ class Runner:
             trips = OPERATIONS[op].trips
             ideal = trips * ideal_remote_bytes(subject.inputs)
             computed = trips * computed_remote_bytes(subject.inputs)
-            self.rows.append(make_row(self._setup, case, op, mode, subject.library, result, ideal, computed))
+            self.rows.append(
+                make_row(
+                    self._setup, case, op, mode, subject.library, result, ideal, computed,
+                    subject.inputs.zones.num_dropped,
+                )
+            )  # fmt: skip

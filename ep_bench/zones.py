@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ep_bench.cases import Case
+from ep_bench.dropping import share, thin
 from ep_bench.exits import UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ class Zone:
 
     Attributes:
         first: the first of them.
-        tokens: which token each row holds, in the order of (source rank, token).
+        tokens: which token each row holds, in the order of (source rank, token). Dropped ones are none.
         padding: rows of zeros behind those.
         has_spare: there is another row behind, which nothing may touch.
     """
@@ -44,7 +46,8 @@ class Zones:
     """All ranks' zones of one case.
 
     Attributes:
-        budget: high throughput: the rows that each rank may receive, even if the library is not told.
+        budget: high throughput: the rows that each rank may receive, even if the library is not told. What is
+            more is dropped.
         num_rows: of each rank's output.
     """
 
@@ -60,16 +63,30 @@ class Zones:
             self._of_rank[rank] = self._behind_one_another(rank) if self.budget else self._of_fixed_size(rank)
         return self._of_rank[rank]
 
+    def arrivals(self, rank: int) -> Array:
+        """Which tokens a rank receives, each once."""
+        return np.unique(np.concatenate([zone.tokens for zone in self.of_rank(rank)]))
+
+    @cached_property
+    def num_dropped(self) -> int:
+        """Rows that there is no room for, of all ranks together, not counting padding."""
+        if self._case.algorithm == "ll":
+            return 0
+        ranks = range(self._case.num_ranks)
+        return sum(
+            self._wanted(rank) - sum(len(zone.tokens) for zone in self.of_rank(rank)) for rank in ranks
+        )
+
     def counters(self, rank: int) -> dict[str, Array]:
-        """What the counters of a layout info must be."""
+        """What the counters of a layout info must be. The total counts what is dropped, too."""
         zones = self.of_rank(rank)
         counts = [len(zone.tokens) + zone.padding for zone in zones]
         if self._case.algorithm == "ll":
             name = "expert_counters" if self._case.layout == "em" else "src_rank_counters"
             return {name: np.array(counts, np.int32)}
-        total = {"recv_total_counter": np.array([sum(counts)], np.int32)}
+        total = {"recv_total_counter": np.array([self._needs(rank)], np.int32)}
         if self._case.layout == "fl":
-            return {"expert_counters": self._rows_of_experts(rank).astype(np.int32), **total}
+            return {"expert_counters": self._hits_of_experts(rank, zones[0].tokens), **total}
         offsets = np.array([zone.first for zone in zones], np.int32)
         return {"expert_counters": np.array(counts, np.int32), "expert_offsets": offsets, **total}
 
@@ -80,13 +97,15 @@ class Zones:
 
     def _behind_one_another(self, rank: int) -> list[Zone]:
         if self._case.layout == "fl":
-            return [Zone(0, self._from_all(lambda source: self._inputs.goes_to(source, rank)), 0, True)]
+            ids = self._from_all(lambda source: self._inputs.goes_to(source, rank))
+            return [Zone(0, thin(ids, self.budget), 0, True)]
+        alignment, last = self._case.alignment, self._case.local_experts - 1
+        edges = share(self._blocks_of_experts(rank), self.budget // alignment) * alignment
         zones: list[Zone] = []
-        first, experts = 0, self._case.local_experts
-        for expert in range(experts):
-            ids = self._tokens_of(rank, expert)
-            zones.append(Zone(first, ids, -len(ids) % self._case.alignment, expert == experts - 1))
-            first += len(ids) + zones[-1].padding
+        for expert in range(self._case.local_experts):
+            first, end = (int(edge) for edge in edges[expert : expert + 2])
+            ids = thin(self._tokens_of(rank, expert), end - first)
+            zones.append(Zone(first, ids, end - first - len(ids), expert == last))
         return zones
 
     def _tokens_of(self, rank: int, zone: int) -> Array:
@@ -105,23 +124,39 @@ class Zones:
         counts = np.bincount(topk_idx[topk_idx >= 0], minlength=self._case.experts)
         return counts[rank * self._case.local_experts :][: self._case.local_experts]
 
+    def _blocks_of_experts(self, rank: int) -> Array:
+        """``[L]``: those rows in whole alignments."""
+        return np.asarray(-(-self._rows_of_experts(rank) // self._case.alignment))
+
+    def _hits_of_experts(self, rank: int, tokens: Array) -> Array:
+        """int32 ``[L]``: how many of these tokens each of a rank's experts has."""
+        topk_idx = self._inputs.routes_of(tokens).topk_idx
+        local = topk_idx[self._inputs.leads_to(topk_idx, rank)] % self._case.local_experts
+        return np.bincount(local, minlength=self._case.local_experts).astype(np.int32)
+
     def _budget(self) -> int:
         """What the case says, else as many as the fullest rank needs."""
         case = self._case
         needs = [self._needs(rank) for rank in range(case.num_ranks)]
         fullest = int(np.argmax(needs))
-        if case.budget and case.budget < needs[fullest]:
+        if 0 < case.budget < needs[fullest] and case.overflow != "drop":
             raise UsageError(
                 f"--budget {case.budget}: rank {fullest} receives {needs[fullest]} rows, expected at least "
-                f"as many: only complete results are verified"
+                f"as many, or --overflow drop"
             )
         return case.budget or max(case.tokens, needs[fullest])
 
     def _needs(self, rank: int) -> int:
-        case = self._case
-        if case.layout == "fl":
-            return sum(int(self._inputs.goes_to(source, rank).sum()) for source in range(case.num_ranks))
-        return int((-(-self._rows_of_experts(rank) // case.alignment) * case.alignment).sum())
+        """Rows of a rank's output with room for all, padding included."""
+        if self._case.layout == "fl":
+            return self._wanted(rank)
+        return int(self._blocks_of_experts(rank).sum()) * self._case.alignment
+
+    def _wanted(self, rank: int) -> int:
+        """The same without padding."""
+        if self._case.layout == "em":
+            return int(self._rows_of_experts(rank).sum())
+        return sum(int(self._inputs.goes_to(source, rank).sum()) for source in range(self._case.num_ranks))
 
 
 def fixed_zones(case: Case) -> tuple[int, int]:

@@ -34,6 +34,8 @@ def columns_for(rows: Sequence[Row], *, verbose: bool = False) -> list[Column]:
         columns += _TIMES
         if verbose:
             columns.append(_number("host_call_us", "host call µs", 2))
+    if any(row.dropped_rows for row in rows):
+        columns.append(_number("dropped_rows", "dropped rows", 0))
     columns += _BYTES
     columns.append(Column("verified", "verified", lambda row: "yes" if row.verified else "WRONG"))
     return columns

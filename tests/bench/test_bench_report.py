@@ -84,7 +84,15 @@ def test_high_throughput_has_keys_of_its_own(tmp_path):
     high = row(case(algorithm="ht", **settings))
     write_json(str(tmp_path / "rows.json"), [high], verbose=False)
     [found] = json.loads((tmp_path / "rows.json").read_text())
-    assert list(found) == [*KEYS, "pass_direction", "eager", "budget", "alignment", "overflow"]
+    assert list(found) == [
+        *KEYS,
+        "pass_direction",
+        "eager",
+        "budget",
+        "alignment",
+        "overflow",
+        "dropped_rows",
+    ]
     assert settings.items() <= found.items()
     assert constants_of([high])["pass direction"] == "bwd"
     assert "pass direction" not in constants_of(ROWS)

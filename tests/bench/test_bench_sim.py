@@ -88,6 +88,22 @@ def test_high_throughput_is_verified(capsys, options):
     assert all(row["remote_bytes"] > 0 for row in rows)
 
 
+@pytest.mark.parametrize(
+    "options", [("--pass", "fwd,bwd"), ("--alignment", "2", "--zero-copy", "on")], ids=str
+)
+def test_what_is_left_when_rows_are_dropped_is_verified(capsys, options):
+    few = ("--budget", "6", "--overflow", "drop")
+    rows = rows_of(capsys, "--algorithm", "ht", "--routing", "zipf:1.5", *few, *options)
+    assert all(row["verified"] for row in rows)
+    assert all(row["dropped_rows"] > 0 for row in rows)
+    everything = rows_of(capsys, "--algorithm", "ht", "--routing", "zipf:1.5", *options)
+    assert all(row["dropped_rows"] == 0 for row in everything)
+    ideal = [
+        [row["ideal_remote_bytes"] for row in some if row["op"] == "pair"] for some in (rows, everything)
+    ]
+    assert all(less < all_of_it for less, all_of_it in zip(*ideal, strict=True))
+
+
 def test_companions_are_not_counted(capsys):
     """In high throughput, dispatch and combine alone are each half of a pair."""
     arguments = ("--algorithm", "ht", "--layout", "fl", "--mode", "graph")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,9 @@ LL = [{"layout": "em"}, {"layout": "rm"}]
 HT_FLAT = {"algorithm": "ht", "layout": "fl"}
 HT_EM = {"algorithm": "ht", "layout": "em", "alignment": 4}
 HT = [HT_FLAT, HT_EM, *({**kind, "pass_direction": "bwd"} for kind in (HT_FLAT, HT_EM))]
+DROPS = [
+    {**kind, "budget": 9, "overflow": "drop"} for kind in HT
+]  # no room for all of 5 tokens or more a rank
 
 
 def check_all(world: World, *, ordered: bool = True) -> None:
@@ -40,7 +44,7 @@ def named(kind: dict) -> str:
     return "-".join(map(str, kind.values()))
 
 
-@pytest.mark.parametrize("kind", [*LL, *HT], ids=named)
+@pytest.mark.parametrize("kind", [*LL, *HT, *DROPS], ids=named)
 @pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
 @pytest.mark.parametrize("routing", ["uniform", "hot:1", "zipf:2"])
 def test_right_results_are_accepted(kind, dtype, routing):
@@ -113,7 +117,7 @@ def row_of_a_neighbour(world: World) -> None:
     [last_bit, wrong_count, lost_row, swapped_rows, row_too_many, wrong_sum, not_a_number, nothing_written,
      row_of_a_neighbour],
 )  # fmt: skip
-@pytest.mark.parametrize("kind", [*LL, *HT], ids=named)
+@pytest.mark.parametrize("kind", [*LL, *HT, *DROPS], ids=named)
 def test_wrong_results_are_caught(kind: dict, spoil: Callable[[World], None]):
     world = done(**kind, tokens=5)  # zones have room for one row more
     spoil(world)
@@ -172,6 +176,59 @@ def test_what_only_high_throughput_has_is_verified(spoil: Callable[[World], None
     spoil(world)
     with pytest.raises(WrongData, match=message):
         check_all(world)
+
+
+def a_dropped_token(world: World) -> int:
+    """One that has no row in rank 1's fullest zone, though it has a route there."""
+    enough = World(replace(world.case, budget=0, overflow="trap"))
+    wanted = enough.inputs.zones.of_rank(1)[used_zone(world)].tokens
+    kept = world.inputs.zones.of_rank(1)[used_zone(world)].tokens
+    dropped = np.setdiff1d(wanted, kept)
+    assert len(dropped)
+    return int(dropped[0])
+
+
+def kept_instead(world: World) -> None:
+    """The first row is that of a token that should have been dropped."""
+    first, _ = used_rows(world)
+    world.rows(world.buffers[1].received)[first] = world.inputs.token_rows(
+        np.array([a_dropped_token(world)])
+    )[0]
+
+
+def added_all_the_same(world: World) -> None:
+    """A token gets a summand from a rank that has dropped it."""
+    home, token = divmod(a_dropped_token(world), world.case.tokens)
+    world.buffers[home].combined[token] += world.rows(world.buffers[1].expert_rows)[used_rows(world)[0]]
+
+
+def counted_after_dropping(world: World) -> None:
+    counters = world.buffers[1].counters
+    counters["recv_total_counter"][0] = min(9, counters["recv_total_counter"][0])
+
+
+@pytest.mark.parametrize("spoil", [kept_instead, added_all_the_same, counted_after_dropping])
+@pytest.mark.parametrize("kind", DROPS, ids=named)
+def test_what_should_have_been_dropped_is_noticed(kind: dict, spoil: Callable[[World], None]):
+    world = done(**kind)
+    spoil(world)
+    with pytest.raises(WrongData):
+        check_all(world)
+
+
+def test_a_gradient_of_what_was_dropped_is_noticed():
+    for kind in DROPS[2:]:
+        world = done(**kind)
+        home, token = divmod(a_dropped_token(world), world.case.tokens)
+        ids, gradients = (
+            world.inputs.routing[home].topk_idx[token],
+            world.buffers[home].combined_weights[token],
+        )
+        lost = (ids // world.case.local_experts == 1) & (gradients == 0)
+        assert lost.any()
+        gradients[lost] = 1
+        with pytest.raises(WrongData, match="combined topk_weights"):
+            check_all(world)
 
 
 @pytest.mark.parametrize("kind", HT[2:], ids=named)

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import ht_oracle
 import numpy as np
 import pytest
 from bench_cases import case
+from oracle import Problem
 
 from ep_bench.exits import UsageError
 from ep_bench.inputs import Inputs
@@ -62,8 +64,52 @@ def test_expert_major_zones_are_aligned(make: Any) -> None:
 
 def test_a_budget_may_be_larger_but_not_smaller_than_what_arrives(make: Any) -> None:
     assert make(algorithm="ht", layout="fl", budget=7).zones.budget == 7
-    with pytest.raises(UsageError, match="--budget 2: rank 0 receives 3 rows, expected at least as many"):
+    with pytest.raises(UsageError, match="--budget 2: rank 0 receives 3 rows, expected at least as many, or"):
         make(algorithm="ht", layout="fl", budget=2)
+
+
+def test_flat_rows_are_thinned_out(make: Any) -> None:
+    flat = make(algorithm="ht", layout="fl", budget=2, overflow="drop")
+    assert places(flat, 0) == [(0, [1, 2], 0)]
+    assert counters(flat, 0) == {"expert_counters": [2, 1], "recv_total_counter": [3]}
+    assert counters(flat, 1) == {"expert_counters": [1, 1], "recv_total_counter": [2]}
+    assert flat.zones.num_dropped == 1
+    assert make(algorithm="ht", layout="fl", budget=3, overflow="drop").zones.num_dropped == 0
+
+
+def test_experts_share_the_room_in_whole_alignments(make: Any) -> None:
+    thinned = make(algorithm="ht", layout="em", alignment=2, budget=5, overflow="drop")
+    assert places(thinned, 0) == [(0, [1, 2], 0), (2, [2], 1)]  # they want 2 blocks and 1
+    wanted = {"expert_counters": [2, 2], "expert_offsets": [0, 2], "recv_total_counter": [6]}
+    assert counters(thinned, 0) == wanted
+    assert thinned.zones.num_dropped == 1
+
+
+@pytest.mark.parametrize("routing", ["uniform", "zipf:2", "hot:3"])
+@pytest.mark.parametrize("layout", ["fl", "em"])
+@pytest.mark.parametrize("alignment", [1, 8])
+@pytest.mark.parametrize("budget", [40, 47, 64])
+def test_what_is_kept_is_what_the_oracle_keeps(
+    layout: str, routing: str, alignment: int, budget: int, seed: int
+) -> None:
+    changes = {"algorithm": "ht", "layout": layout, "routing": routing, "alignment": alignment}
+    inputs = Inputs(case(**changes, tokens=40, budget=budget, overflow="drop", seed=seed))
+    tables = [routing.topk_idx for routing in inputs.routing]
+    rows = [np.zeros((len(table), 1)) for table in tables]
+    problem = Problem(8, 40, rows, tables, [routing.topk_weights for routing in inputs.routing])
+    for rank in range(4):
+        if layout == "fl":
+            kept = [[(row.source, row.token) for row in ht_oracle.rows_of(problem, rank, budget)]]
+            begins, counts = [0], ht_oracle.counts_flat(problem, rank, budget)
+        else:
+            zones = ht_oracle.zones_of(problem, rank, alignment, budget)
+            kept, begins = [zone.tokens for zone in zones], [zone.begin for zone in zones]
+            counts = ht_oracle.counts_expert_major(problem, rank, alignment, budget)
+        found = places(inputs, rank)
+        assert [first for first, _, _ in found] == begins
+        assert [[divmod(token, 40) for token in tokens] for _, tokens, _ in found] == kept
+        wanted = {"expert_counters": counts.experts, "recv_total_counter": [counts.total]}
+        assert counters(inputs, rank) == wanted | ({"expert_offsets": begins} if layout == "em" else {})
 
 
 @pytest.mark.parametrize("layout", ["fl", "em"])
