@@ -35,6 +35,15 @@ ncclResult_t ncclEpJitWarmup(const char* archs, ncclEpJitVisitor_t visit, void* 
 // Visits what is in the cache, by name.
 ncclResult_t ncclEpJitList(ncclEpJitVisitor_t visit, void* context);
 
+// Called in the thread of the call that it was given to, with one option for NVRTC at a time.
+typedef void (*ncclEpJitOption_t)(const char* option, void* context);
+
+// Writes into `folder`, which is made if it is missing, the headers that kernels using the network are compiled
+// with: NCCL's, changed where NVRTC would not take them as they are, and stand-ins for the C library's. Then
+// calls `visit` (may be NULL) with each option that NVRTC needs to use them. Needs NVRTC, libcu++ and the headers
+// of CUDA and NCCL; ncclSystemError says which is missing.
+ncclResult_t ncclEpJitNetworkHeaders(const char* folder, ncclEpJitOption_t visit, void* context);
+
 // Empties the cache; `removed` (may be NULL) is how many kernels there were. Running programs keep theirs.
 ncclResult_t ncclEpJitClear(size_t* removed);
 

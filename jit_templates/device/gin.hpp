@@ -4,21 +4,34 @@
 // A context has a queue to every rank, the caller included. Puts and gets of a queue overtake one another.
 // What can be relied on:
 //   put        reads its source some time before a later flush returns, lands some time after, in pieces.
-//   signal     adds to a 64-bit word at the peer. When a strong signal is seen there, all earlier puts of the
-//   same
+//   signal     adds to a 64-bit word at the peer. When a strong signal is seen there, all earlier puts of the same
 //              queue have landed; when a weak one is seen, only the put it rides on has.
-//   counter    counts puts whose source may be overwritten.
-//   flush      returns when the sources of the context's earlier puts may be overwritten and its earlier gets
-//   have
+//   counter    counts puts whose source may be overwritten. Its lower 56 bits count.
+//   flush      returns when the sources of the context's earlier puts may be overwritten and its earlier gets have
 //              landed. It says nothing about what has arrived at peers.
 //   Different contexts are not ordered at all. A signal must not be reset while it can still arrive.
 //
-// Peers are world ranks. Only the simulator implements this so far.
+// Who may call. Single threads; any number of threads of any blocks may use a context at a time, each with a Gin of its
+// own. "Earlier" among threads is what synchronisation makes it: a thread that is to send the signal for puts of other
+// threads must know of them.
+//
+// What must be known to the caller. Every call that sends something releases, at system scope, what the calling thread
+// has done and what it knows of. So a source, or a place that a get overwrites, may have been written by
+//   the thread itself                      nothing more is needed
+//   other lanes of its warp                after sync_warp
+//   other threads of its block             after sync_block or bar_sync
+//   other blocks, or ranks of its team     after acquiring, at a scope that includes them, what they have released
+//   bulk_store                             after bulk_wait, in the thread that stored
+// and what a signal publishes at the peer is all of that, besides the data of puts. put_value takes its value with it.
+//
+// What is known after. wait_signal, wait_counter and flush acquire; read_signal and read_counter acquire what the value
+// that they return publishes. Only the calling thread knows it then.
+//
+// Sizes. A put has at least one byte; a put_value 1, 2, 4 or 8, and its destination is aligned to that. A signal in a
+// window is 8 bytes, aligned, of a window that this library has registered: others may lack the ordering that it needs.
+//
+// Peers are world ranks. gin_nccl.cuh implements this with NCCL's device API, src/sim/gin_device.cpp on the simulator.
 #pragma once
-
-#if defined(__CUDACC__) || defined(__CUDACC_RTC__)
-#error "device/gin.hpp has no CUDA implementation yet"
-#endif
 
 #include "shared/gin_comm.hpp"
 
@@ -51,7 +64,15 @@ EP_HOST_DEVICE SignalAction weak(Signal signal, uint64_t value = 1) { return {Si
 
 constexpr uint32_t kNoCounter = 0xffffffff;
 
-// One context. The calls are made by single threads.
+}  // namespace nccl_ep::dev
+
+#if defined(__CUDACC__) || defined(__CUDACC_RTC__)
+#include "device/gin_nccl.cuh"
+#else
+
+namespace nccl_ep::dev {
+
+// One context.
 class Gin {
  public:
   Gin(const GinComm& comm, uint32_t context) : comm_(comm), context_(context) {}
@@ -79,3 +100,5 @@ class Gin {
 };
 
 }  // namespace nccl_ep::dev
+
+#endif

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "api/error.hpp"
+#include "jit/network_headers.hpp"
 #include "jit/warmup.hpp"
 #include "nccl_ep_jit.h"
 #include "runtime/visible_gpus.hpp"
@@ -41,6 +42,16 @@ extern "C" ncclResult_t ncclEpJitList(ncclEpJitVisitor_t visit, void* context) {
                                    index++,
                                    static_cast<unsigned int>(entries.size())};
       visit(&seen, context);
+    }
+  });
+}
+
+extern "C" ncclResult_t ncclEpJitNetworkHeaders(const char* folder, ncclEpJitOption_t visit, void* context) {
+  return guarded("ncclEpJitNetworkHeaders", nullptr, [&] {
+    require("folder", folder, "the path of a folder");
+    const jit::NetworkHeaders headers = jit::load_network_headers(jit::read_settings());
+    for (const std::string& option : jit::export_network_headers(headers, folder)) {
+      if (visit) visit(option.c_str(), context);
     }
   });
 }

@@ -2,10 +2,9 @@
 #include "jit/build.hpp"
 
 #include <algorithm>
-#include <fstream>
-#include <iterator>
 #include <vector>
 
+#include "jit/files.hpp"
 #include "jit/sha256.hpp"
 #include "runtime/error.hpp"
 
@@ -13,17 +12,6 @@ namespace nccl_ep::jit {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::string read_file(const fs::path& path) {
-  std::ifstream stream(path, std::ios::binary);
-  if (!stream) throw Error(ncclSystemError, "cannot read " + path.string());
-  return std::string(std::istreambuf_iterator<char>(stream), {});
-}
-
-void write_file(const fs::path& path, const std::string& text) {
-  std::ofstream stream(path, std::ios::binary);
-  if (!(stream << text)) throw Error(ncclSystemError, "NCCL_EP_JIT_DUMP: cannot write " + path.string());
-}
 
 std::vector<fs::path> template_files(const fs::path& folder) {
   std::vector<fs::path> files;
@@ -41,6 +29,15 @@ std::vector<fs::path> template_files(const fs::path& folder) {
 
 // Every field with its length before it, so that no two different inputs make the same text.
 void append(std::string& text, const std::string& field) { text += std::to_string(field.size()) + ":" + field; }
+
+void append(std::string& text, const NetworkHeaders& headers) {
+  for (const auto& [name, content] : headers.in_memory) {
+    append(text, name);
+    append(text, content);
+  }
+  append(text, headers.folder_versions);
+  for (const std::string& option : headers.options) append(text, option);
+}
 
 void dump(const fs::path& folder, const CompileJob& job, const Compiled& compiled) {
   fs::create_directories(folder);
@@ -73,6 +70,7 @@ CacheKey cache_key(const CompileJob& job, const std::string& compiler) {
     append(inputs, fs::relative(file, job.template_dir).string());
     append(inputs, read_file(file));
   }
+  if (job.network) append(inputs, *job.network);
   return {job.name, job.arch, sha256(inputs)};
 }
 
@@ -92,7 +90,8 @@ Build find_or_compile(const Cache& cache, const CacheKey& key, const std::functi
 }
 
 Build build(const Variant& variant, const std::string& arch, const Settings& settings) {
-  const CompileJob job{name(variant), source(variant), arch, settings.template_dir};
+  CompileJob job{name(variant), source(variant), arch, settings.template_dir, {}};
+  if (variant.uses_network) job.network = load_network_headers(settings);
   if (settings.dump_dir) {
     const Compiled compiled = compile(job);
     dump(*settings.dump_dir, job, compiled);

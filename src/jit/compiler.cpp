@@ -32,7 +32,9 @@ struct Nvrtc {
   nvrtcResult (*nvrtcGetPTXSize)(nvrtcProgram, size_t*) = nullptr;
   nvrtcResult (*nvrtcGetPTX)(nvrtcProgram, char*) = nullptr;
 
-  std::string version;
+  int major = 0;
+  int minor = 0;
+  std::string version;  // "13.0"
   std::string path;
 };
 
@@ -63,11 +65,10 @@ Nvrtc load_nvrtc() {
   library.bind(nvrtc.nvrtcGetCUBIN, "nvrtcGetCUBIN");
   library.bind(nvrtc.nvrtcGetPTXSize, "nvrtcGetPTXSize");
   library.bind(nvrtc.nvrtcGetPTX, "nvrtcGetPTX");
-  int major = 0, minor = 0;
-  nvrtc.nvrtcVersion(&major, &minor);
-  nvrtc.version = std::to_string(major) + "." + std::to_string(minor);
+  nvrtc.nvrtcVersion(&nvrtc.major, &nvrtc.minor);
+  nvrtc.version = std::to_string(nvrtc.major) + "." + std::to_string(nvrtc.minor);
   // 16-byte units need the 128-bit system-scope accesses of PTX 8.4.
-  if (major < 12 || (major == 12 && minor < 4)) {
+  if (nvrtc.major < 12 || (nvrtc.major == 12 && nvrtc.minor < 4)) {
     throw Error(ncclSystemError, "NVRTC is " + nvrtc.version + " (" + nvrtc.path + "), expected 12.4 or later");
   }
   load_builtins(nvrtc);
@@ -82,7 +83,15 @@ const Nvrtc& nvrtc() {
 class Program {
  public:
   explicit Program(const CompileJob& job) {
-    check(nvrtc().nvrtcCreateProgram(&program_, job.source.c_str(), (job.name + ".cu").c_str(), 0, nullptr, nullptr),
+    std::vector<const char*> texts, names;
+    if (job.network) {
+      for (const auto& [name, text] : job.network->in_memory) {
+        names.push_back(name.c_str());
+        texts.push_back(text.c_str());
+      }
+    }
+    check(nvrtc().nvrtcCreateProgram(&program_, job.source.c_str(), (job.name + ".cu").c_str(),
+                                     static_cast<int>(names.size()), texts.data(), names.data()),
           "nvrtcCreateProgram");
   }
   ~Program() { nvrtc().nvrtcDestroyProgram(&program_); }
@@ -129,6 +138,10 @@ class Program {
 
 }  // namespace
 
+CompilerVersion compiler_version() {
+  return {nvrtc().major, nvrtc().minor, std::filesystem::path(nvrtc().path).parent_path()};
+}
+
 std::string compiler_identity() {
   std::string identity = "nvrtc " + nvrtc().version;
   for (const char* option : kOptions) identity += std::string(" ") + option;
@@ -139,6 +152,10 @@ Compiled compile(const CompileJob& job) {
   std::vector<std::string> options(kOptions.begin(), kOptions.end());
   options.push_back("-arch=" + job.arch);
   options.push_back("-I" + job.template_dir.string());
+  if (job.network) {
+    options.insert(options.end(), job.network->options.begin(), job.network->options.end());
+    for (const std::filesystem::path& folder : job.network->folders) options.push_back("-I" + folder.string());
+  }
   Program program(job);
   const nvrtcResult result = program.compile(options);
   const std::string log = program.log();

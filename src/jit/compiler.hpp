@@ -3,7 +3,10 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
+
+#include "jit/network_headers.hpp"
 
 namespace nccl_ep::jit {
 
@@ -12,6 +15,7 @@ struct CompileJob {
   std::string source;  // its few lines; they include templates
   std::string arch;    // "sm_90a"
   std::filesystem::path template_dir;
+  std::optional<NetworkHeaders> network;  // of a kernel that uses the network; others include our headers only
 };
 
 struct Compiled {
@@ -19,6 +23,14 @@ struct Compiled {
   std::string ptx;
   std::string log;  // warnings, and ptxas's account of registers and spills
 };
+
+struct CompilerVersion {
+  int major;
+  int minor;
+  std::filesystem::path folder;  // of libnvrtc
+};
+// Throws Error(ncclSystemError) when there is no NVRTC.
+CompilerVersion compiler_version();
 
 // What binaries depend on besides the job: the compiler's version and its options.
 std::string compiler_identity();

@@ -6,12 +6,24 @@
 #include <vector>
 
 #include "jit/build.hpp"
+#include "jit/header_folders.hpp"
 
 namespace nccl_ep::jit {
 
+namespace {
+
+// What NCCL gives to kernels at run time is laid out as its own headers say.
+void require_matching_headers(const Variant& variant, const Settings& settings) {
+  if (variant.uses_network) require_loaded_nccl(find_nccl_headers(settings));
+}
+
+}  // namespace
+
 runtime::Kernel* get_kernel(runtime::Device& device, const Variant& variant) {
   if (runtime::Kernel* builtin = device.builtin_kernel(name(variant))) return builtin;
-  return device.load_kernel(build(variant, device.limits().arch, read_settings()).binary, name(variant));
+  const Settings settings = read_settings();
+  require_matching_headers(variant, settings);
+  return device.load_kernel(build(variant, device.limits().arch, settings).binary, name(variant));
 }
 
 Kernels load_kernels(runtime::Device& device, Algorithm algorithm) {
@@ -22,6 +34,7 @@ Kernels load_kernels(runtime::Device& device, Algorithm algorithm) {
   for (const Variant& variant : variants_of(algorithm)) {
     kernels.at(variant) = device.builtin_kernel(name(variant));
     if (kernels.at(variant) != nullptr) continue;
+    require_matching_headers(variant, settings);
     builds.emplace_back(variant, std::async(std::launch::async, build, variant, arch, settings));
   }
   for (auto& [variant, built] : builds) {

@@ -37,6 +37,8 @@ Settings read_settings() {
     }
   }
   settings.template_dir = variable("NCCL_EP_TEMPLATE_DIR").value_or(installed_templates());
+  settings.nccl_include_dir = variable("NCCL_EP_NCCL_INCLUDE_DIR");
+  settings.cuda_home = variable("CUDA_HOME");
   settings.dump_dir = variable("NCCL_EP_JIT_DUMP");
   return settings;
 }

@@ -17,7 +17,8 @@ struct Variant {
   Algorithm algorithm;
   Op op;
   Layout layout;
-  DType dtype;  // of combine's rows; the others move bytes and are always compiled for bf16
+  DType dtype;                // of combine's rows; the others move bytes and are always compiled for bf16
+  bool uses_network = false;  // includes device/gin.hpp, and so NCCL's device headers
 
   bool operator==(const Variant&) const = default;
 };

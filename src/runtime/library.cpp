@@ -12,15 +12,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Where a wheel that is installed next to ours would have put the library. Ours is site-packages/nccl_ep/lib.
+// Where a wheel that is installed next to ours would have put the library.
 std::vector<std::string> wheel_files(const LibraryQuery& query) {
-  constexpr int kLevels = 4;
   std::vector<std::string> files;
-  fs::path folder = own_folder();
-  for (int level = 0; level < kLevels && folder.has_relative_path(); ++level, folder = folder.parent_path()) {
+  for (const std::string& folder : parents(own_folder())) {
     for (const std::string& wheel : query.wheel_folders) {
       for (const std::string& soname : query.sonames) {
-        const fs::path file = folder / wheel / soname;
+        const fs::path file = fs::path(folder) / wheel / soname;
         std::error_code ignored;
         if (fs::exists(file, ignored)) files.push_back(file.string());
       }
@@ -40,6 +38,16 @@ std::string own_folder() {
   std::error_code ignored;
   const fs::path file = fs::canonical(file_of(reinterpret_cast<const void*>(&own_folder)), ignored);
   return file.parent_path().string();
+}
+
+std::vector<std::string> parents(const std::string& folder) {
+  constexpr int kLevels = 4;
+  std::vector<std::string> folders;
+  fs::path next = folder;
+  for (int level = 0; level < kLevels && next.has_relative_path(); ++level, next = next.parent_path()) {
+    folders.push_back(next.string());
+  }
+  return folders;
 }
 
 Library::Library(const LibraryQuery& query, void* handle, bool was_loaded)

@@ -46,4 +46,7 @@ class Library {
 // The folder of the library that this code is in.
 std::string own_folder();
 
+// A folder and those above it in which a wheel may have been installed: ours is site-packages/nccl_ep/lib.
+std::vector<std::string> parents(const std::string& folder);
+
 }  // namespace nccl_ep::runtime

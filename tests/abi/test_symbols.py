@@ -20,7 +20,11 @@ UPSTREAM = {
     *("ncclEpHandleDestroy", "ncclEpDispatch", "ncclEpCombine", "ncclEpComplete"),
     *("ncclEpMaskQuery", "ncclEpMaskUpdate", "ncclEpMaskClean", "ncclEpGetAsyncError", "ncclEpErrorClear"),
 }
-OWN = {"ncclEpGetLastError", "ncclEpJitWarmup", "ncclEpJitList", "ncclEpJitClear", "ncclEpPlanMemory"}
+OWN = {
+    "ncclEpGetLastError",
+    *("ncclEpJitWarmup", "ncclEpJitList", "ncclEpJitNetworkHeaders", "ncclEpJitClear"),
+    "ncclEpPlanMemory",
+}
 
 
 def test_the_library_exports_the_api_and_nothing_else() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from nccl_ep._extensions import Extension, extension
 
-__all__ = ["Kernel", "clear", "kernels", "warmup"]
+__all__ = ["Kernel", "clear", "kernels", "network_headers", "warmup"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,27 @@ def clear() -> int:
     removed = _jit().ffi.new("size_t*")
     _jit().check(_jit().c.ncclEpJitClear(removed))
     return int(removed[0])
+
+
+def network_headers(folder: str | Path) -> list[str]:
+    """Writes the headers that kernels using the network are compiled with.
+
+    They are NCCL's, changed where NVRTC would not take them as they are, and stand-ins for the C library's.
+
+    Args:
+        folder: where to; made if it is missing.
+
+    Returns:
+        The options that NVRTC needs to use them.
+
+    Raises:
+        SystemFailure: NVRTC, libcu++ or the headers of CUDA or NCCL are missing; the message says which.
+    """
+    ffi = _jit().ffi
+    options: list[str] = []
+    visit = ffi.callback("ncclEpJitOption_t", lambda option, _: options.append(ffi.string(option).decode()))
+    _jit().check(_jit().c.ncclEpJitNetworkHeaders(str(folder).encode(), visit, ffi.NULL))
+    return options
 
 
 def _jit() -> Extension:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m nccl_ep.jit warmup|list|clear``."""
+"""``python -m nccl_ep.jit warmup|list|clear|headers``."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ def main(arguments: list[str] | None = None) -> int:
     warm.add_argument("--arch", help="sm_90a,sm_100a,...; default: the architectures of the visible GPUs")
     commands.add_parser("list", help="show the kept kernels")
     commands.add_parser("clear", help="remove the kept kernels")
+    headers = commands.add_parser(
+        "headers", help="write the headers that kernels using the network are compiled with, print the options"
+    )
+    headers.add_argument("folder")
     options = parser.parse_args(arguments)
 
     console = Console()
@@ -31,6 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
             _warmup(console, options.arch.split(",") if options.arch is not None else None)
         elif options.command == "list":
             _list(console)
+        elif options.command == "headers":
+            for option in jit.network_headers(options.folder):
+                console.print(option, markup=False, highlight=False, soft_wrap=True)
         else:
             console.print(f"removed {jit.clear()} kernels")
     except (Error, FileNotFoundError) as error:

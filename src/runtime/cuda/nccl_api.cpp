@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/cuda/nccl_api.hpp"
 
+#include <filesystem>
+
 #include "runtime/error.hpp"
 #include "runtime/library.hpp"
+#include "runtime/nccl_library.hpp"
 
 namespace nccl_ep::runtime::cuda {
 namespace {
@@ -61,3 +64,9 @@ void check(ncclResult_t result, const char* what, ncclComm_t comm) {
 }
 
 }  // namespace nccl_ep::runtime::cuda
+
+nccl_ep::runtime::NcclLibrary nccl_ep::runtime::nccl_library() {
+  const cuda::Nccl& nccl = cuda::nccl();
+  std::error_code ignored;
+  return {std::filesystem::canonical(nccl.path, ignored).string(), nccl.version};
+}
