@@ -58,6 +58,8 @@ NetworkHeaders load_network_headers(const Settings& settings) {
   NetworkHeaders headers;
   headers.in_memory = rewrite_for_nvrtc(read_nccl_headers(find_nccl_headers(settings).path));
   for (const auto& [name, text] : kStandIns) headers.in_memory[name] = text;
+  // nccl.h includes stdint.h inside extern "C", where libcu++'s templates are not allowed: they come before it.
+  headers.in_memory["nccl.h"].insert(0, "#include <cuda/std/cstdint>\n");
   CudaFolders cuda = find_cuda_headers(settings, compiler_version());
   headers.folders = std::move(cuda.paths);
   headers.folder_versions = std::move(cuda.versions);

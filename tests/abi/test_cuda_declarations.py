@@ -11,10 +11,10 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from headers import nccl_version, struct_fields, wheel_include
 
 ROOT = Path(__file__).resolve().parents[2]
 CUDA_TYPES = ROOT / "src/runtime/cuda/cuda_types.hpp"
@@ -35,15 +35,6 @@ void show_type(const char* name) {
   std::printf("%s: %s\n", name, text.c_str());
 }
 """
-
-
-def wheel_include(*parts: str) -> Path:
-    """The include folder of an installed wheel."""
-    for entry in sys.path:
-        folder = Path(entry, "nvidia", *parts, "include")
-        if folder.is_dir():
-            return folder
-    pytest.skip(f"the wheel with nvidia/{'/'.join(parts)}/include is not installed")
 
 
 def run_program(source: str, includes: list[Path], tmp_path: Path, name: str) -> list[str]:
@@ -78,10 +69,13 @@ def declared_values(header: Path) -> list[str]:
     )
 
 
-def declared_fields() -> list[str]:
-    body = re.search(r"struct ncclCommProperties \{(.*?)\};", NCCL_API.read_text(), re.DOTALL)
-    assert body
-    return re.findall(r"(\w+);", body[1])
+def layout_of(struct: str, fields: list[str], bytes_of_struct: str) -> str:
+    """Prints where the fields are, how large they are, and where the last one ends at the latest."""
+    shows = "".join(
+        f'std::printf("{struct}.{f}: %zu, %zu bytes\\n", offsetof({struct}, {f}), sizeof({struct}::{f}));'
+        for f in fields
+    )
+    return shows + f'std::printf("{struct}: %zu bytes\\n", (size_t)({bytes_of_struct}));'
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
@@ -120,33 +114,43 @@ def test_cuda_driver_declarations_are_the_real_ones(tmp_path: Path) -> None:
     )
 
 
+# Structs that we declare as of 2.31.2, the first field of those that 2.30 lacks, and whether NCCL 2.32 has more.
+STRUCTS = (("ncclCommProperties", "commHash", True), ("ncclDevCommRequirements", "ginCustomStride", False))
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
-def test_nccl_declarations_are_the_real_ones(tmp_path: Path) -> None:
-    real = [stub_includes(tmp_path), wheel_include("cu13"), wheel_include("nccl")]
+def test_nccl_declarations_are_the_real_ones(nccl_include: Path, tmp_path: Path) -> None:
+    real = [stub_includes(tmp_path), wheel_include("cu13"), nccl_include]
     functions = re.findall(r"X\((nccl\w+),", NCCL_API.read_text())
     values = declared_values(NCCL_API)
-    fields = declared_fields()
-    assert len(functions) > 8
-    assert len(fields) > 10
-    assert len(values) >= 2
+    assert len(functions) > 10
+    assert len(values) >= 8
     show = "".join(f'std::printf("{v}: %u\\n", (unsigned){v});' for v in values)
-    show += "".join(
-        f'std::printf("{f}: %zu\\n", offsetof(ncclCommProperties, {f}));'
-        f'std::printf("{f}: %zu bytes\\n", sizeof(ncclCommProperties::{f}));'
-        for f in fields
-    )
-    ours = "".join(f'show_type<decltype(Nccl::{name})>("{name}");' for name in functions)
-    theirs = "".join(f'show_type<decltype(&{name})>("{name}");' for name in functions)
+    ours, theirs = show, show
+    is_230 = nccl_version(nccl_include).startswith("2.30.")
+    for struct, first_of_231, grows in STRUCTS:
+        fields = struct_fields(NCCL_API.read_text(), struct)
+        assert len(fields) > 15
+        if is_230:
+            fields = fields[: fields.index(first_of_231)]
+            ours += layout_of(struct, fields, f"offsetof({struct}, {first_of_231})")
+            theirs += layout_of(struct, fields, f"sizeof({struct})")
+        else:
+            end = f"offsetof({struct}, {fields[-1]}) + sizeof({struct}::{fields[-1]})"
+            ours += layout_of(struct, fields, end if grows else f"sizeof({struct})")
+            theirs += layout_of(struct, fields, end if grows else f"sizeof({struct})")
+    ours += "".join(f'show_type<decltype(Nccl::{name})>("{name}");' for name in functions)
+    theirs += "".join(f'show_type<decltype(&{name})>("{name}");' for name in functions)
     ours_text = (
         PRINTER
         + '#include "runtime/cuda/nccl_api.hpp"\nusing namespace nccl_ep::runtime::cuda;\n'
-        + f"int main() {{ {show} {ours} }}"
+        + f"int main() {{ {ours} }}"
     )
     theirs_text = (
         PRINTER
         + "#include <nccl.h>\n#include <nccl_device/core.h>\n"
         + "#if __has_include(<nccl_device/host.h>)\n#include <nccl_device/host.h>\n#endif\n"
-        + f"int main() {{ {show} {theirs} }}"
+        + f"int main() {{ {theirs} }}"
     )
     includes = [ROOT / "src", ROOT / "include", ROOT / "jit_templates"]
     assert run_program(ours_text, includes, tmp_path, "ours") == run_program(
@@ -154,8 +158,8 @@ def test_nccl_declarations_are_the_real_ones(tmp_path: Path) -> None:
     )
 
 
-def test_nccl_versions_are_encoded_as_nccl_does() -> None:
-    version = (wheel_include("nccl") / "nccl.h").read_text()
+def test_nccl_versions_are_encoded_as_nccl_does(nccl_include: Path) -> None:
+    version = (nccl_include / "nccl.h").read_text()
     numbers = {
         name: int(value) for name, value in re.findall(r"#define NCCL_(MAJOR|MINOR|PATCH) (\d+)", version)
     }

@@ -5,10 +5,11 @@
 #include <mutex>
 #include <set>
 #include <string>
-#include <thread>
 
 #include "runtime/cuda/device.hpp"
 #include "runtime/cuda/nccl_api.hpp"
+#include "runtime/cuda/network.hpp"
+#include "runtime/cuda/network_support.hpp"
 
 namespace nccl_ep::runtime::cuda {
 namespace {
@@ -20,24 +21,31 @@ constexpr const char* kNoSymmetricMemory =
 
 ncclCommProperties query(ncclComm_t comm) {
   ncclCommProperties properties{};
-  properties.size = sizeof(properties);
+  properties.size = nccl().version < kNccl231 ? offsetof(ncclCommProperties, commHash) : sizeof(properties);
   properties.magic = NCCL_API_MAGIC;
-  // The version whose layout this is; asking as 2.29 would hide device support from several LSA teams.
-  properties.version = static_cast<unsigned int>(std::min(nccl().version, kMinNcclTeams));
+  properties.version = static_cast<unsigned int>(std::min(nccl().version, kDeclaredNccl));
   check(nccl().ncclCommQueryProperties(comm, &properties), "ncclCommQueryProperties", comm);
   return properties;
 }
 
-void check_teams(const ncclCommProperties& properties) {
-  if (properties.nLsaTeams > 1) {
-    const std::string teams = "the communicator's " + std::to_string(properties.nRanks) + " ranks form " +
-                              std::to_string(properties.nLsaTeams) + " groups connected by NVLink";
-    if (nccl().version < kMinNcclTeams) {
-      throw Error(ncclInvalidUsage, teams + ", which needs NCCL " + version_text(kMinNcclTeams) +
-                                        " or later; this is " + version_text(nccl().version) + " (" + nccl().path +
-                                        ")");
+NetworkFacts network_facts(const CudaDevice& device, const ncclCommProperties& properties) {
+  return {nccl().version,
+          properties.ginType,
+          properties.railedGinType,
+          properties.ginSupport[NCCL_GIN_TYPE_PROXY],  // false where NCCL does not tell
+          device.has_rdma_for_windows(),
+          is_network_switched_off()};
+}
+
+// Across several LSA teams NCCL has symmetric memory only with GIN.
+void check_device_api(const CudaDevice& device, const ncclCommProperties& properties) {
+  if (properties.nLsaTeams > 1 && (!properties.deviceApiSupport || nccl().version < kMinNcclTeams)) {
+    const std::string problem = why_no_network(network_facts(device, properties));
+    if (!problem.empty()) {
+      throw Error(ncclInvalidUsage, "the communicator's " + std::to_string(properties.nRanks) + " ranks form " +
+                                        std::to_string(properties.nLsaTeams) +
+                                        " LSA teams, between which kernels need the network (GIN): " + problem);
     }
-    throw Error(ncclInvalidUsage, teams + "; this version supports one group, with every rank in it");
   }
   if (!properties.deviceApiSupport) throw Error(ncclInvalidUsage, kNoSymmetricMemory);
 }
@@ -47,6 +55,7 @@ class CudaCommunicator final : public Communicator {
   CudaCommunicator(ncclComm_t comm, std::unique_ptr<CudaDevice> device, const ncclCommProperties& properties)
       : comm_(comm),
         device_(std::move(device)),
+        properties_(properties),
         rank_(static_cast<uint32_t>(properties.rank)),
         num_ranks_(static_cast<uint32_t>(properties.nRanks)),
         lsa_size_(num_ranks_ / static_cast<uint32_t>(properties.nLsaTeams)) {}
@@ -67,15 +76,16 @@ class CudaCommunicator final : public Communicator {
 
   void release_symmetric(void* memory) noexcept override {
     if (memory == nullptr) return;
-    quietly([&] { nccl().ncclMemFree(memory); });
+    quietly(device_->context(), [&] { nccl().ncclMemFree(memory); });
   }
 
   ncclWindow_t register_window(void* memory, size_t bytes) override {
     const ContextScope scope(device_->context());
     const RelaxedCaptureScope relaxed;
     ncclWindow_t window = nullptr;
-    finish(nccl().ncclCommWindowRegister(comm_, memory, bytes, &window, NCCL_WIN_COLL_SYMMETRIC),
-           "ncclCommWindowRegister");
+    // Signals in a window stay behind the puts before them only if its memory is strictly ordered for NICs.
+    const int flags = NCCL_WIN_COLL_SYMMETRIC | (lsa_size_ < num_ranks_ ? NCCL_WIN_STRICT_ORDERING : 0);
+    finish(nccl().ncclCommWindowRegister(comm_, memory, bytes, &window, flags), "ncclCommWindowRegister", comm_);
     if (window == nullptr) throw Error(ncclInvalidUsage, kNoSymmetricMemory);
     try {
       check_stride(window);
@@ -88,7 +98,7 @@ class CudaCommunicator final : public Communicator {
 
   void deregister_window(ncclWindow_t window) noexcept override {
     if (window == nullptr) return;
-    quietly([&] { nccl().ncclCommWindowDeregister(comm_, window); });
+    quietly(device_->context(), [&] { nccl().ncclCommWindowDeregister(comm_, window); });
   }
 
   // Called for the caller's windows in every operation. NCCL takes some microseconds to look an address up, so it is asked
@@ -99,8 +109,10 @@ class CudaCommunicator final : public Communicator {
     return {peer_address(window, offset, 0), stride_};
   }
 
-  std::unique_ptr<Network> connect_network(const NetworkNeeds&) override {
-    throw Error(ncclInvalidUsage, "GIN is not available in this version");
+  std::unique_ptr<Network> connect_network(const NetworkNeeds& needs) override {
+    const std::string problem = why_no_network(network_facts(*device_, properties_));
+    if (!problem.empty()) throw Error(ncclInvalidUsage, "kernels need the network (GIN): " + problem);
+    return cuda::connect_network(comm_, *device_, properties_, needs);
   }
 
   void all_gather(const void* in, void* out, size_t bytes) override {
@@ -110,7 +122,7 @@ class CudaCommunicator final : public Communicator {
     device_->copy(mine, in, bytes, stream);
     {
       const ContextScope scope(device_->context());
-      finish(nccl().ncclAllGather(mine, buffer.at(0), bytes, ncclUint8, comm_, stream), "ncclAllGather");
+      finish(nccl().ncclAllGather(mine, buffer.at(0), bytes, ncclUint8, comm_, stream), "ncclAllGather", comm_);
     }
     device_->copy(out, buffer.at(0), bytes * num_ranks_, stream);
     device_->synchronize(stream);
@@ -159,28 +171,9 @@ class CudaCommunicator final : public Communicator {
     checked_.insert(window);
   }
 
-  // Waits for a call on a non-blocking communicator to be done.
-  void finish(ncclResult_t result, const char* what) {
-    while (result == ncclInProgress) {
-      std::this_thread::yield();
-      check(nccl().ncclCommGetAsyncError(comm_, &result), "ncclCommGetAsyncError", comm_);
-    }
-    check(result, what, comm_);
-  }
-
-  template <class Function>
-  void quietly(Function function) noexcept {
-    CUcontext popped = nullptr;
-    if (driver().cuCtxPushCurrent(device_->context()) != CUDA_SUCCESS) return;
-    {
-      const RelaxedCaptureScope relaxed;
-      function();
-    }
-    driver().cuCtxPopCurrent(&popped);
-  }
-
   ncclComm_t comm_;
   std::unique_ptr<CudaDevice> device_;
+  ncclCommProperties properties_;
   uint32_t rank_;
   uint32_t num_ranks_;
   uint32_t lsa_size_;
@@ -198,7 +191,7 @@ std::unique_ptr<Communicator> open_communicator(ncclComm_t comm) {
   auto device = std::make_unique<CudaDevice>(ordinal);
   const ContextScope scope(device->context());
   const ncclCommProperties properties = query(comm);
-  check_teams(properties);
+  check_device_api(*device, properties);
   return std::make_unique<CudaCommunicator>(comm, std::move(device), properties);
 }
 

@@ -68,6 +68,10 @@ CudaDevice::~CudaDevice() {
   driver().cuDevicePrimaryCtxRelease(device_);
 }
 
+bool CudaDevice::has_rdma_for_windows() const {
+  return attribute(device_, CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED) != 0;
+}
+
 template <class Function>
 void CudaDevice::with_context(Function function) noexcept {
   const Driver& cu = driver();

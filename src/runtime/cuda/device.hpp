@@ -25,6 +25,8 @@ class CudaDevice final : public Device {
   CudaDevice& operator=(const CudaDevice&) = delete;
 
   CUcontext context() const { return context_; }
+  // Whether NICs may access the memory that backs windows.
+  bool has_rdma_for_windows() const;
 
   const DeviceLimits& limits() const override { return limits_; }
 

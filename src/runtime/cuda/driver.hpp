@@ -46,4 +46,16 @@ class RelaxedCaptureScope {
   CUstreamCaptureMode mode_ = CU_STREAM_CAPTURE_MODE_RELAXED;
 };
 
+// For releasing: calls the function with the context current, and does nothing when the driver is going away.
+template <class Function>
+void quietly(CUcontext context, Function function) noexcept {
+  CUcontext popped = nullptr;
+  if (driver().cuCtxPushCurrent(context) != CUDA_SUCCESS) return;
+  {
+    const RelaxedCaptureScope relaxed;
+    function();
+  }
+  driver().cuCtxPopCurrent(&popped);
+}
+
 }  // namespace nccl_ep::runtime::cuda

@@ -2,6 +2,7 @@
 #include "runtime/cuda/nccl_api.hpp"
 
 #include <filesystem>
+#include <thread>
 
 #include "runtime/error.hpp"
 #include "runtime/library.hpp"
@@ -61,6 +62,14 @@ void check(ncclResult_t result, const char* what, ncclComm_t comm) {
   std::string message = std::string(what) + ": " + (text ? text : "unknown NCCL error");
   if (detail != nullptr && *detail != '\0') message += std::string(" (") + detail + ")";
   throw Error(result, message);
+}
+
+void finish(ncclResult_t result, const char* what, ncclComm_t comm) {
+  while (result == ncclInProgress) {
+    std::this_thread::yield();
+    check(nccl().ncclCommGetAsyncError(comm, &result), "ncclCommGetAsyncError", comm);
+  }
+  check(result, what, comm);
 }
 
 }  // namespace nccl_ep::runtime::cuda
