@@ -19,6 +19,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from clusters import open_cluster
+from headers import nccl_includes, nccl_version
 
 DEFAULT_SEEDS = 3
 
@@ -30,6 +31,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--seeds", type=int, default=DEFAULT_SEEDS, help="how many seeds each seeded test runs with"
     )
     group.addoption("--seed", type=int, default=None, help="the only seed to run, to repeat a failure")
+    group.addoption(
+        "--nccl-include",
+        action="append",
+        default=[],
+        help="headers of another NCCL version, besides the installed wheel's, to compile against",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -49,6 +56,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         only = metafunc.config.getoption("--seed")
         seeds = [only] if only is not None else range(1, 1 + metafunc.config.getoption("--seeds"))
         metafunc.parametrize("seed", seeds, ids=lambda seed: f"seed{seed}")
+    if "nccl_include" in metafunc.fixturenames:
+        folders: list[Any] = list(nccl_includes(metafunc.config.getoption("--nccl-include")))
+        none = pytest.param(None, marks=pytest.mark.skip(reason="no NCCL wheel is installed, no --nccl-include given"))
+        metafunc.parametrize("nccl_include", folders or [none], ids=nccl_version if folders else None)
 
 
 @pytest.hookimpl(wrapper=True)

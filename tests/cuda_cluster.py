@@ -186,15 +186,13 @@ class CudaRank:
         self.write(array, values)
         return array
 
-    def symmetric(self, values: Array) -> tuple[DeviceArray, Window]:
+    def symmetric(self, values: Array, flags: int = WINDOW_SYMMETRIC) -> tuple[DeviceArray, Window]:
         memory, window = Pointer(), Pointer()
         num_bytes = ctypes.c_size_t(values.nbytes)
         _call(nccl(), "ncclMemAlloc", ctypes.byref(memory), num_bytes)
         self._undo.append(lambda: _call(nccl(), "ncclMemFree", memory))
         comm = Pointer(self.comm)
-        _call(
-            nccl(), "ncclCommWindowRegister", comm, memory, num_bytes, ctypes.byref(window), WINDOW_SYMMETRIC
-        )
+        _call(nccl(), "ncclCommWindowRegister", comm, memory, num_bytes, ctypes.byref(window), flags)
         self._undo.append(lambda: _call(nccl(), "ncclCommWindowDeregister", comm, window))
         array = DeviceArray(memory.value or 0, values.shape, values.dtype)
         self.write(array, values)

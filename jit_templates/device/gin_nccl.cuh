@@ -6,7 +6,6 @@
 #pragma once
 
 #include <nccl_device.h>
-#include <cuda/std/cstdint>  // first, since NCCL includes stdint.h where templates are not allowed
 
 #include "device/cuda.cuh"
 

@@ -11,12 +11,16 @@ import numpy.typing as npt
 from programs import Outcome
 
 WORDS = 65536  # of a rank's memory: kWords
-_ARGS = struct.Struct("<QQQII")  # Args
+GIN_CONTEXTS, GIN_SIGNALS, GIN_COUNTERS = 4, 16, 4  # of the network's programs: kContexts, kSignals, kCounters
+_ARGS = struct.Struct("<QQQIIQIIIII4xQ")  # Args
 
 
-def pack_args(base: int, stride: int, verdicts: int, rank: int, num_ranks: int) -> bytes:
+def pack_args(
+    base: int, stride: int, verdicts: int, rank: int, num_ranks: int, network: int = 0, window: int = 0
+) -> bytes:
     """The kernels' argument: where the ranks' memory is, where the verdicts go, and who this is."""
-    return _ARGS.pack(base, stride, verdicts, rank, num_ranks)
+    gin_comm = (network, rank, num_ranks, GIN_CONTEXTS, GIN_SIGNALS, GIN_COUNTERS)
+    return _ARGS.pack(base, stride, verdicts, rank, num_ranks, *gin_comm, window)
 
 
 def judge(verdicts: list[npt.NDArray[Any]]) -> tuple[Outcome, str]:

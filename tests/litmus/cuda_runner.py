@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+import nvrtc
 from contract import WORDS, judge, pack_args
 from cuda_cluster import cuda, num_gpus
 from nccl_ep import paths
@@ -82,7 +81,7 @@ class Runner:
         _call("cuLaunchKernel", function, *shape, stream, parameters, None)
 
 
-def compile_kernels(source: Path, includes: Sequence[Path]) -> bytes:
+def compile_kernels(source: Path, includes: Sequence[Path], more_options: Sequence[str] = ()) -> bytes:
     """The binary of a source file for this machine's GPUs."""
     device = ctypes.c_int()
     _call("cuDeviceGet", ctypes.byref(device), 0)
@@ -96,29 +95,8 @@ def compile_kernels(source: Path, includes: Sequence[Path]) -> bytes:
         "-fmad=false",
         "-lineinfo",
     ]
-    options += [f"-I{folder}" for folder in includes]
-    return compile_with_nvrtc(source, options)
-
-
-def compile_with_nvrtc(source: Path, options: Sequence[str]) -> bytes:
-    """A cubin; raises with the compiler's log."""
-    nvrtc = _nvrtc()
-    program = Pointer()
-    text, name = source.read_bytes(), source.name.encode()
-    _check("nvrtcCreateProgram", nvrtc.nvrtcCreateProgram(ctypes.byref(program), text, name, 0, None, None))
-    encoded = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
-    failed = nvrtc.nvrtcCompileProgram(program, len(options), encoded)
-    size = Size()
-    if failed:
-        _check("nvrtcGetProgramLogSize", nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size)))
-        log = ctypes.create_string_buffer(size.value)
-        _check("nvrtcGetProgramLog", nvrtc.nvrtcGetProgramLog(program, log))
-        raise RuntimeError(f"{source} does not compile:\n{log.value.decode()}")
-    _check("nvrtcGetCUBINSize", nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size)))
-    binary = ctypes.create_string_buffer(size.value)
-    _check("nvrtcGetCUBIN", nvrtc.nvrtcGetCUBIN(program, binary))
-    nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
-    return binary.raw
+    options += [*(f"-I{folder}" for folder in includes), *more_options]
+    return nvrtc.compile_source(source.read_text(), options).binary
 
 
 class _AllocationProperties(ctypes.Structure):
@@ -210,21 +188,6 @@ def _primary_context(index: int) -> Pointer:
     _call("cuDeviceGet", ctypes.byref(device), index)
     _call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
     return context
-
-
-@cache
-def _nvrtc() -> ctypes.CDLL:
-    """libnvrtc of a wheel, else of the system."""
-    for wheel in ("nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu13", "nvidia-cuda-nvrtc-cu12"):
-        try:
-            files = metadata.files(wheel) or []
-        except metadata.PackageNotFoundError:
-            continue
-        libraries = [str(file.locate()) for file in files if ".so" in file.name and ".alt." not in file.name]
-        for path in sorted(libraries, key=lambda path: "builtins" not in path):  # the builtins first
-            library = ctypes.CDLL(path, ctypes.RTLD_GLOBAL)
-        return library
-    return ctypes.CDLL("libnvrtc.so")
 
 
 def _call(name: str, *args: object) -> None:

@@ -5,16 +5,21 @@
 #pragma once
 
 #include "device/device.hpp"
+#include "shared/gin_comm.hpp"
 #include "shared/types.hpp"
+
+struct ncclWindow_vidmem;
 
 namespace nccl_ep::litmus {
 
-// Filled by runner.py, which knows this layout.
+// Filled by the runners; contract.py knows this layout.
 struct Args {
-  PeerWindow memory;   // kWords zeroed words on each rank
+  PeerWindow memory;   // kWords zeroed words on each rank; of the network's programs, this rank's only
   uint32_t* verdicts;  // [thread of the grid][2]: number of checks, line of the first failed one or 0
   uint32_t rank;
   uint32_t num_ranks;
+  GinComm network;            // of the network's programs
+  ncclWindow_vidmem* window;  // the memory as a window, of the same
 };
 
 constexpr uint32_t kWords = 65536;

@@ -207,4 +207,31 @@ NUMBERS = [
     Program("single_operations", threads=64),
 ]
 
+# Each rank is an LSA team of its own.
+NETWORK = [
+    Program("put_strong", ranks=2, threads=64),
+    Program("put_strong", ranks=4, threads=64, label="ring"),
+    Program("signal_strong", ranks=2, threads=64),
+    Program("put_weak", ranks=2, threads=64),
+    Program("put_from_all_lanes", ranks=2, blocks=2, threads=64),
+    Program("contexts", ranks=2, threads=128),
+    Program("put_to_itself", ranks=2, threads=64),
+    Program("put_value", ranks=2),
+    Program("words", ranks=2, threads=64),
+    Program("reset", ranks=2),
+    Program("reset", ranks=4, label="ring"),
+    Program("source_reused_after_flush", ranks=2, threads=64),
+    Program("source_reused_after_counter", ranks=2, threads=64),
+    Program("source_reused_after_answer", ranks=2, threads=64),
+    Program("get", ranks=2, threads=64),
+    Program("get", ranks=4, threads=64, label="ring"),
+    Program("network_all_to_all", ranks=2, blocks=2, threads=64),
+    Program("network_all_to_all", ranks=4, blocks=4, threads=64, label="ring"),
+    Program("weak_for_earlier_puts", RACE, ranks=2, says=UNORDERED),
+    Program("signal_of_another_context", RACE, ranks=2, says=UNORDERED),
+    Program("put_of_what_others_write", RACE, ranks=2, threads=64, says=UNORDERED),
+    Program("source_reused_unasked", RACE, ranks=2, threads=64, says=UNORDERED),
+    Program("get_not_flushed", RACE, ranks=2, threads=64, says=UNORDERED),
+]
+
 PROGRAMS = [*MESSAGES, *WARPS, *BLOCKS, *BULK, *PEERS, *LINES, *NUMBERS]

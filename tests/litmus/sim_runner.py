@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,16 +63,56 @@ def launch(rank: sim.Rank, kernel: str, blocks: int, threads: int, shared_bytes:
 
 def run(program: Program, seed: int) -> tuple[Outcome, str]:
     """How the program ended, and what the simulator or the program itself had to say."""
+
+    def make_args(rank: sim.Rank, window: sim.Window, _memory: int, verdicts: int) -> bytes:
+        peers = [_peer_address(rank, window, peer) for peer in range(rank.num_ranks)]
+        stride = peers[1] - peers[0] if len(peers) > 1 else 0
+        return pack_args(peers[0], stride, verdicts, rank.rank, rank.num_ranks)
+
+    return _run_on({"gpus_per_node": program.ranks}, program, seed, make_args)
+
+
+class NetworkRunner:
+    """Programs of the network, from a library that :func:`compile_kernels` has made of them."""
+
+    def __init__(self, kernels: Path) -> None:
+        load_kernels(kernels)
+        self._library = ctypes.CDLL(str(kernels))
+        self._library.litmus_open_network.restype = ctypes.c_void_p
+
+    def run(self, program: Program, seed: int) -> tuple[Outcome, str]:
+        """As :func:`run`, with every rank on a node of its own."""
+        networks: list[ctypes.c_void_p] = []
+
+        def make_args(rank: sim.Rank, window: sim.Window, memory: int, verdicts: int) -> bytes:
+            handle = ctypes.c_uint64()
+            comm = ctypes.c_void_p(rank.comm.ptr)
+            opened = self._library.litmus_open_network(comm, ctypes.byref(handle))
+            networks.append(ctypes.c_void_p(opened))
+            return pack_args(memory, 0, verdicts, rank.rank, rank.num_ranks, handle.value, window.handle)
+
+        def close() -> None:
+            for network in networks:
+                self._library.litmus_close_network(network)
+
+        return _run_on({"nodes": program.ranks, "gpus_per_node": 1}, program, seed, make_args, close)
+
+
+def _run_on(
+    topology: dict[str, int],
+    program: Program,
+    seed: int,
+    make_args: Callable[[sim.Rank, sim.Window, int, int], bytes],
+    close: Callable[[], None] = lambda: None,
+) -> tuple[Outcome, str]:
     verdicts: list[npt.NDArray[Any]] = []
 
     def main(rank: sim.Rank) -> None:
         memory = rank.symmetric(WORDS, np.uint32)
         memory[...] = 0
         window = rank.register_window(memory)
-        peers = [_peer_address(rank, window, peer) for peer in range(rank.num_ranks)]
-        stride = peers[1] - peers[0] if len(peers) > 1 else 0
         verdict = rank.zeros((program.blocks * program.threads, 2), np.uint32)
-        args = pack_args(peers[0], stride, verdict.ctypes.data, rank.rank, rank.num_ranks)
+        args = make_args(rank, window, memory.ctypes.data, verdict.ctypes.data)
         rank.barrier()
         if program.after is not None:
             launch(rank, f"litmus_{program.after}", program.blocks, program.threads, 0, args)
@@ -80,12 +121,14 @@ def run(program: Program, seed: int) -> tuple[Outcome, str]:
         verdicts.append(verdict)
 
     options: dict[str, Any] = {"sms": 4, "threads_per_block": max(32, program.threads), **program.options}
-    with sim.Cluster(gpus_per_node=program.ranks, seed=seed, memory_bytes=1 << 24, **options) as cluster:
+    with sim.Cluster(**topology, seed=seed, memory_bytes=1 << 24, **options) as cluster:
         try:
             cluster.run(main)
         except Exception:
             if cluster.failure is sim.Failure.NONE:
                 raise
+        finally:
+            close()
         if cluster.failure is not sim.Failure.NONE:
             return OUTCOMES[cluster.failure], cluster.report
         return judge(verdicts)
