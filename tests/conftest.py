@@ -58,8 +58,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("seed", seeds, ids=lambda seed: f"seed{seed}")
     if "nccl_include" in metafunc.fixturenames:
         folders: list[Any] = list(nccl_includes(metafunc.config.getoption("--nccl-include")))
-        none = pytest.param(None, marks=pytest.mark.skip(reason="no NCCL wheel is installed, no --nccl-include given"))
-        metafunc.parametrize("nccl_include", folders or [none], ids=nccl_version if folders else None)
+        ids = [nccl_version(folder) for folder in folders] or None
+        none = pytest.param(None, marks=pytest.mark.skip(reason="neither NCCL's wheel nor --nccl-include"))
+        metafunc.parametrize("nccl_include", folders or [none], ids=ids)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -46,7 +46,8 @@ def gin_type(rank: CudaRank) -> int:
     properties = np.zeros(64, np.int64)
     header = properties.view(np.uint32)
     header[2], header[3] = API_MAGIC, 23007
-    _check(rank, nccl().ncclCommQueryProperties(ctypes.c_void_p(rank.comm), ctypes.c_void_p(properties.ctypes.data)))
+    address = ctypes.c_void_p(properties.ctypes.data)
+    _check(rank, nccl().ncclCommQueryProperties(ctypes.c_void_p(rank.comm), address))
     return int(properties.view(np.int32)[9])
 
 

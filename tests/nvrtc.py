@@ -31,8 +31,8 @@ def compile_source(source: str, options: Sequence[str]) -> Compiled:
     """Compiles a source with these options; ``-arch`` must be among them."""
     nvrtc = _nvrtc()
     program = ctypes.c_void_p()
-    text = source.encode()
-    _check("nvrtcCreateProgram", nvrtc.nvrtcCreateProgram(ctypes.byref(program), text, b"test.cu", 0, None, None))
+    created = nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"test.cu", 0, None, None)
+    _check("nvrtcCreateProgram", created)
     try:
         encoded = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
         failed = nvrtc.nvrtcCompileProgram(program, len(options), encoded)

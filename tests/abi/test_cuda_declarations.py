@@ -114,7 +114,7 @@ def test_cuda_driver_declarations_are_the_real_ones(tmp_path: Path) -> None:
     )
 
 
-# Structs that we declare as of 2.31.2, the first field of those that 2.30 lacks, and whether NCCL 2.32 has more.
+# Structs that we declare as of 2.31.2, the first field that 2.30 lacks, and whether 2.32 has more of them.
 STRUCTS = (("ncclCommProperties", "commHash", True), ("ncclDevCommRequirements", "ginCustomStride", False))
 
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiling kernels that use the network with the library's own headers for them, and what that costs.
 
-python tests/kernels/network.py [--accept] INCLUDE...   prints, or records in network.json, the registers of each
-                                                        call with the NCCL headers in these folders
+python tests/kernels/network.py [--accept] INCLUDE...
+
+prints, or records in network.json, the registers of each call with the NCCL headers in these folders.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def registers(compiled: nvrtc.Compiled) -> dict[str, int]:
     found = {}
     for kernel, *memory, count in _KERNEL.findall(compiled.log):
         if any(map(int, memory)):
-            raise AssertionError(f"{kernel}: stack frame, spill stores and loads are {', '.join(memory)} bytes")
+            raise AssertionError(f"{kernel}: stack, spill stores and loads are {', '.join(memory)} bytes")
         found[kernel] = int(count)
     return dict(sorted(found.items()))
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kernels that use the network: every call compiles, and NVRTC sees NCCL's structs as NCCL does.
 
-NCCL's headers are written for nvcc; ``src/jit/header_rewrite.cpp`` changes them for NVRTC. The layouts that NVRTC
-sees in the changed headers are compared with those that g++ sees in the headers as they are: NCCL's host code, which
-fills these structs, is compiled from the same ones.
+NCCL's headers are written for nvcc; ``src/jit/header_rewrite.cpp`` changes them for NVRTC. The layouts that
+NVRTC sees in the changed headers are compared with those that g++ sees in the headers as they are: NCCL's
+host code, which fills these structs, is compiled from the same ones.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import nvrtc
-from headers import nccl_version, struct_fields, wheel_include
+from headers import nccl_includes, nccl_version, struct_fields, wheel_include
 from nccl_ep.errors import SystemFailure
+from nccl_ep.jit.__main__ import main
 from network import ARCHS, CALLS, RECORD, compile_calls, network_options, registers
 
 PROXY = "nccl_device/gin/proxy/gin_proxy_device_host_common.h"
@@ -30,8 +31,8 @@ DOCA = "nccl_device/gin/gdaki/doca_gpunetio/common/doca_gpunetio_verbs_"
 COMM = "nccl_device/impl/comm__types.h"
 CORE = "nccl_device/impl/core__types.h"
 
-# What passes between NCCL's host code, kernels and NICs. Of the second ones only size and alignment are compared,
-# since their fields are in nested structs.
+# What passes between NCCL's host code, kernels and NICs. Of the opaque ones only size and alignment are
+# compared, since their fields are in nested structs.
 STRUCTS = {
     "ncclDevComm": COMM,
     "ncclDevCommWindowTable": COMM,
@@ -74,7 +75,8 @@ HOST_MAIN = r"""
 template <class T>
 void show(const char* name, const T& value) {
   std::printf("%s", name);
-  for (unsigned i = 0; i < sizeof(T); ++i) std::printf(" %u", reinterpret_cast<const unsigned char*>(&value)[i]);
+  const auto* bytes = reinterpret_cast<const unsigned char*>(&value);
+  for (unsigned i = 0; i < sizeof(T); ++i) std::printf(" %u", bytes[i]);
   std::printf("\n");
 }
 """
@@ -88,12 +90,19 @@ def compiler() -> None:
         pytest.skip(f"no NVRTC here: {reason}")
 
 
-@pytest.fixture
-def options(nccl_include: Path, tmp_path: Path) -> list[str]:
+def options_of(include: Path, folder: Path) -> list[str]:
     try:
-        return network_options(nccl_include, tmp_path / "headers")
+        return network_options(include, folder / "headers")
     except SystemFailure as failure:
         pytest.skip(f"headers are missing here: {failure.message}")
+
+
+@pytest.fixture
+def one_nccl_include(request: pytest.FixtureRequest) -> Path:
+    folders = nccl_includes(request.config.getoption("--nccl-include"))
+    if not folders:
+        pytest.skip("neither NCCL's wheel nor --nccl-include")
+    return folders[0]
 
 
 def layout_expressions(include: Path) -> list[str]:
@@ -118,9 +127,8 @@ def bit_fields(include: Path) -> Iterator[tuple[str, str, str]]:
 def data(include: Path) -> str:
     """Definitions that mean the same to both compilers: `layout`, and `bits_<n>` for each bit field."""
     numbers = ",\n  ".join(layout_expressions(include))
-    lines = [f"extern const unsigned long long layout[];\nDATA unsigned long long layout[] = {{\n  {numbers}}};"]
+    lines = [f"DATA unsigned long long layout[] = {{\n  {numbers}}};"]
     lines += [
-        f"extern const ncclGinProxyQword_t bits_{i};\n"
         f"DATA ncclGinProxyQword_t bits_{i} = {{.{name} = {{.{field} = {ones}}}}};"
         for i, (name, field, ones) in enumerate(bit_fields(include))
     ]
@@ -147,7 +155,6 @@ def seen_by_host(include: Path, folder: Path) -> dict[str, list[int]]:
 
 def seen_by_nvrtc(include: Path, options: list[str]) -> dict[str, list[int]]:
     source = f'{DEVICE_INCLUDES}#define DATA extern "C" __device__ const\n{data(include)}'
-    source = re.sub(r"^extern const .*\n", "", source, flags=re.MULTILINE)
     ptx = nvrtc.compile_source(source, [*options, "-std=c++20", "-arch=sm_90a"]).ptx
     seen = {}
     # PTX leaves zeros at the end of an array out.
@@ -157,7 +164,8 @@ def seen_by_nvrtc(include: Path, options: list[str]) -> dict[str, list[int]]:
     return seen
 
 
-def test_layouts_are_those_of_the_host(nccl_include: Path, options: list[str], tmp_path: Path) -> None:
+def test_layouts_are_those_of_the_host(nccl_include: Path, tmp_path: Path) -> None:
+    options = options_of(nccl_include, tmp_path)
     expressions = layout_expressions(nccl_include)
     assert len(expressions) > 200
     assert len(list(bit_fields(nccl_include))) > 25
@@ -171,28 +179,47 @@ def test_layouts_are_those_of_the_host(nccl_include: Path, options: list[str], t
     assert device == host
 
 
-def test_another_layout_is_noticed(nccl_include: Path, options: list[str], tmp_path: Path) -> None:
-    host = seen_by_host(nccl_include, tmp_path)
-    for header, change in ((f"{DOCA}def.h", "__attribute__((__packed__)) "), (COMM, "uint8_t ginConnectionCount;")):
+def test_another_layout_is_noticed(one_nccl_include: Path, tmp_path: Path) -> None:
+    options = options_of(one_nccl_include, tmp_path)
+    host = seen_by_host(one_nccl_include, tmp_path)
+    changes = (
+        (f"{DOCA}def.h", "__attribute__((__packed__)) ", ""),
+        (COMM, "uint8_t ginConnectionCount;", "int ginConnectionCount;"),
+    )
+    for header, old, new in changes:
         changed = tmp_path / "headers" / header
         text = changed.read_text()
-        assert change in text
-        changed.write_text(text.replace(change, "" if "(" in change else "int ginConnectionCount;"))
-        assert seen_by_nvrtc(nccl_include, options) != host
+        assert old in text
+        changed.write_text(text.replace(old, new))
+        assert seen_by_nvrtc(one_nccl_include, options) != host
         changed.write_text(text)
 
 
-def test_an_ignored_attribute_stops_the_compiler(
-    nccl_include: Path, options: list[str], tmp_path: Path
-) -> None:
+def test_an_ignored_attribute_stops_the_compiler(one_nccl_include: Path, tmp_path: Path) -> None:
+    options = options_of(one_nccl_include, tmp_path)
     for header in (PROXY, f"{DOCA}def.h", f"{DOCA}dev.h"):
         changed = tmp_path / "headers" / header
         text = changed.read_text()
-        changed.write_text((nccl_include / header).read_text())
+        changed.write_text((one_nccl_include / header).read_text())
         with pytest.raises(nvrtc.Refused, match=r"attribute|cannot be applied"):
             nvrtc.compile_source(DEVICE_INCLUDES, [*options, "-std=c++17", "-arch=sm_90a"])
         changed.write_text(text)
     nvrtc.compile_source(DEVICE_INCLUDES, [*options, "-std=c++17", "-arch=sm_90a"])
+
+
+def test_the_command_line_writes_them(
+    one_nccl_include: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    expected = options_of(one_nccl_include, tmp_path)
+    monkeypatch.setenv("NCCL_EP_NCCL_INCLUDE_DIR", str(one_nccl_include))
+    assert main(["headers", str(tmp_path / "headers")]) == 0
+    assert capsys.readouterr().out.splitlines() == expected[2:]  # the first two are not about headers
+    monkeypatch.setenv("NCCL_EP_NCCL_INCLUDE_DIR", str(tmp_path))
+    assert main(["headers", str(tmp_path / "headers")]) == 1
+    assert f"no nccl_device.h in {tmp_path}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -201,7 +228,8 @@ def test_every_call_compiles_and_stays_in_registers(nccl_include: Path, arch: st
         measured = registers(compile_calls(nccl_include, arch))
     except SystemFailure as failure:
         pytest.skip(f"headers are missing here: {failure.message}")
-    assert set(measured) == {f"gin_{name}" for name in re.findall(r"^KERNEL\((\w+)\)", CALLS.read_text(), re.M)}
+    calls = re.findall(r"^KERNEL\((\w+)\)", CALLS.read_text(), re.MULTILINE)
+    assert set(measured) == {f"gin_{call}" for call in calls}
     record = json.loads(RECORD.read_text())
     limits = record["registers"].get(nccl_version(nccl_include))
     if limits is not None and record["compiler"] == nvrtc.release():

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from programs import Outcome
 
 WORDS = 65536  # of a rank's memory: kWords
-GIN_CONTEXTS, GIN_SIGNALS, GIN_COUNTERS = 4, 16, 4  # of the network's programs: kContexts, kSignals, kCounters
+GIN_CONTEXTS, GIN_SIGNALS, GIN_COUNTERS = 4, 16, 4  # network.cuh has the same
 _ARGS = struct.Struct("<QQQIIQIIIII4xQ")  # Args
 
 

@@ -63,7 +63,7 @@ class NetworkRunner:
             parameters = (ctypes.c_void_p * 1)(ctypes.addressof(buffer))
             shape = (program.blocks, 1, 1, program.threads, 1, 1, program.shared_bytes)
             stream = rank.stream()
-            rank.barrier()  # everybody's memory is zeroed, and nothing is loaded or allocated while kernels wait
+            rank.barrier()  # all memory is zeroed, and nothing is loaded or allocated while kernels wait
             _call("cuLaunchKernel", function, *shape, stream.ptr_, parameters, None)
             stream.synchronize()
             rank.barrier()

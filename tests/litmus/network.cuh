@@ -10,8 +10,8 @@
 namespace nccl_ep::litmus {
 
 constexpr uint32_t kContexts = 4, kSignals = 16, kCounters = 4;
-constexpr uint32_t kSent = 0;                 // byte where the source begins
-constexpr uint32_t kArrived = 64 * 1024;      // and the destination
+constexpr uint32_t kSent = 0;                  // byte where the source begins
+constexpr uint32_t kArrived = 64 * 1024;       // and the destination
 constexpr uint32_t kSignalWords = 128 * 1024;  // and words that are signals
 
 struct Neighbours {
@@ -216,7 +216,8 @@ EP_DEVICE void send_again_and_again(Test& test) {
     if (dev::thread_idx() == 0) {
       if (round > 1) AWAIT(gin.read_signal(dev::signal(7u)) == round - 1);  // the next rank has read the last round
       for (uint32_t i = 0; i < kPieces; ++i) {
-        put_piece(gin, args, ranks.next, i, dev::strong(dev::signal(6u)), kReuse == Reuse::counted ? 2 : dev::kNoCounter);
+        put_piece(gin, args, ranks.next, i, dev::strong(dev::signal(6u)),
+                  kReuse == Reuse::counted ? 2 : dev::kNoCounter);
       }
       if (kReuse == Reuse::flushed) gin.flush();
       if (kReuse == Reuse::counted) {

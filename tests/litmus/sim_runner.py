@@ -99,7 +99,7 @@ class NetworkRunner:
 
 
 def _run_on(
-    topology: dict[str, int],
+    topology: dict[str, Any],
     program: Program,
     seed: int,
     make_args: Callable[[sim.Rank, sim.Window, int, int], bytes],
@@ -120,8 +120,8 @@ def _run_on(
         rank.synchronize()
         verdicts.append(verdict)
 
-    options: dict[str, Any] = {"sms": 4, "threads_per_block": max(32, program.threads), **program.options}
-    with sim.Cluster(**topology, seed=seed, memory_bytes=1 << 24, **options) as cluster:
+    options = {**topology, "sms": 4, "threads_per_block": max(32, program.threads), **program.options}
+    with sim.Cluster(seed=seed, memory_bytes=1 << 24, **options) as cluster:
         try:
             cluster.run(main)
         except Exception:

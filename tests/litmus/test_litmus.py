@@ -35,9 +35,7 @@ def run_program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture(scope="session")
-def run_on_network(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Run]:
+def run_on_network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """The same for programs of the network, each rank an LSA team of its own."""
     folder = tmp_path_factory.mktemp("litmus_network")
     if request.config.getoption("--device") == "cuda":

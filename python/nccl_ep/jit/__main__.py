@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("list", help="show the kept kernels")
     commands.add_parser("clear", help="remove the kept kernels")
     headers = commands.add_parser(
-        "headers", help="write the headers that kernels using the network are compiled with, print the options"
+        "headers", help="write the headers of kernels that use the network, and print NVRTC's options"
     )
     headers.add_argument("folder")
     options = parser.parse_args(arguments)
