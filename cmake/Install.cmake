@@ -12,6 +12,7 @@ endif()
 set(cmake_dir ${CMAKE_INSTALL_LIBDIR}/cmake/nccl_ep)
 
 install(TARGETS nccl_ep nccl_ep_sim EXPORT nccl_ep-targets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} ${namelink})
+install(TARGETS rma_loopback LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(DIRECTORY include/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.h")
 install(DIRECTORY jit_templates DESTINATION ${template_dir} FILES_MATCHING PATTERN "*.cuh" PATTERN "*.hpp")
 

@@ -34,8 +34,8 @@ DEVICE_LAYERS = {
     "ll": {"ll", "common", "device", "shared"},
     "ht": {"ht", "common", "device", "shared"},
 }
-# Only these know CUDA and NCCL by name.
-BEHIND_THE_SEAM = {"runtime"}
+# Only these know CUDA and NCCL by name: the library's seam, and NCCL's plugin, no part of the library.
+BEHIND_THE_SEAM = {"runtime", "gin_loopback"}
 
 ASSEMBLY = r"\b(__)?asm\b"
 # CUDA's own words for what our primitives do.
