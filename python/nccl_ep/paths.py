@@ -33,6 +33,11 @@ def sim_library() -> Path:
     return _existing(library_dir() / "libnccl_ep_sim.so")
 
 
+def loopback_plugin() -> Path:
+    """The plugin that gives NCCL a network between the GPUs of one host: see :mod:`nccl_ep.loopback`."""
+    return _existing(library_dir() / "librma_loopback.so")
+
+
 def _existing(path: Path) -> Path:
     if not path.exists():
         raise FileNotFoundError(

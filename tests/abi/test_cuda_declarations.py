@@ -17,7 +17,12 @@ import pytest
 from headers import nccl_version, struct_fields, wheel_include
 
 ROOT = Path(__file__).resolve().parents[2]
-CUDA_TYPES = ROOT / "src/runtime/cuda/cuda_types.hpp"
+# Where the driver is declared, the header with struct Driver, the namespace:
+# of the library, and of NCCL's plugin.
+DRIVERS = [
+    ("runtime/cuda/cuda_types.hpp", "runtime/cuda/driver.hpp", "nccl_ep::runtime::cuda"),
+    ("gin_loopback/driver.hpp", "gin_loopback/driver.hpp", "nccl_ep::loopback"),
+]
 NCCL_API = ROOT / "src/runtime/cuda/nccl_api.hpp"
 
 PRINTER = r"""
@@ -30,8 +35,9 @@ PRINTER = r"""
 template <class T>
 void show_type(const char* name) {
   std::string text = abi::__cxa_demangle(typeid(T).name(), nullptr, nullptr, nullptr);
-  const std::string ours = "nccl_ep::runtime::cuda::";
-  for (size_t at; (at = text.find(ours)) != std::string::npos;) text.erase(at, ours.size());
+  for (const std::string ours : {"nccl_ep::runtime::cuda::", "nccl_ep::loopback::"}) {
+    for (size_t at; (at = text.find(ours)) != std::string::npos;) text.erase(at, ours.size());
+  }
   std::printf("%s: %s\n", name, text.c_str());
 }
 """
@@ -79,27 +85,28 @@ def layout_of(struct: str, fields: list[str], bytes_of_struct: str) -> str:
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
-def test_cuda_driver_declarations_are_the_real_ones(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("declarations", "header", "namespace"), DRIVERS, ids=lambda part: part.split("/")[0]
+)
+def test_cuda_driver_declarations_are_the_real_ones(
+    declarations: str, header: str, namespace: str, tmp_path: Path
+) -> None:
     real = wheel_include("cu13")
-    functions = re.findall(r"X\((\w+), (\w+),", CUDA_TYPES.read_text())
-    values = [
-        *declared_values(CUDA_TYPES),
-        "CU_STREAM_NON_BLOCKING",
-        "CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES",
-    ]
+    text = (ROOT / "src" / declarations).read_text()
+    functions = re.findall(r"X\((\w+), (\w+),", text)
+    values = re.findall(r"\b((?:CU|CUDA)_[A-Z]\w+) = \d+[,; ]", text)
+    types = re.findall(r"^using (CU\w+) =", text, re.MULTILINE)
     assert len(functions) > 20
-    assert len(values) > 10
+    assert len(values) > 5
+    assert len(types) > 5
     show_values = "".join(f'std::printf("{v}: %d\\n", (int){v});' for v in values)
-    sizes = "".join(
-        f'std::printf("sizeof {t}: %zu\\n", sizeof({t}));'
-        for t in ("CUdeviceptr", "CUdevice", "CUresult", "CUstream")
-    )
+    sizes = "".join(f'std::printf("sizeof {t}: %zu\\n", sizeof({t}));' for t in types)
     ours = "".join(f'show_type<decltype(Driver::{name})>("{symbol}");' for name, symbol in functions)
     theirs = "".join(f"show_type<decltype(&{name})>(NAME({name}));" for name, _ in functions)
     body = "int main() {{ {} {} {} }}"
     ours_text = (
         PRINTER
-        + '#include "runtime/cuda/driver.hpp"\nusing namespace nccl_ep::runtime::cuda;\n'
+        + f'#include "{header}"\nusing namespace {namespace};\n'
         + body.format(show_values, sizes, ours)
     )
     # cuda.h renames functions by macros; NAME prints what a name becomes.

@@ -37,6 +37,10 @@ def test_the_simulator_exports_its_api_and_what_kernels_compiled_for_it_call() -
     assert {name for name in symbols if not re.match(rf"ncclEpSim|__tsan_|{kernel_calls}", name)} == set()
 
 
+def test_the_loopback_plugin_exports_the_tables_that_nccl_looks_for() -> None:
+    assert exported_symbols(paths.loopback_plugin()) == {"ncclRmaPlugin_v14", "ncclGinPlugin_v13"}
+
+
 def test_every_declared_function_exists() -> None:
     for header, library in (("nccl_ep.h", paths.library()), ("nccl_ep_sim.h", paths.sim_library())):
         text = (paths.include_dir() / header).read_text()
