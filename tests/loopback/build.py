@@ -30,8 +30,7 @@ def _compile(output: Path, sources: list[Path], flags: list[str], sanitizer: str
     everything.write_text("".join(f'#include "{source}"\n' for source in sources))
     command = ["g++", "-std=c++20", str(everything), "-o", str(output), *flags]
     command += [f"-I{HERE}", f"-I{ROOT / 'src'}", f"-I{ROOT / 'include'}"]
-    if sanitizer:
-        command += ["-O1", "-g1", f"-fsanitize={sanitizer}"]
+    command += ["-g1", f"-fsanitize={sanitizer}"] if sanitizer else ["-O1"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return output

@@ -67,12 +67,6 @@ MUTANTS = [
         "have_earlier_puts_landed &= !(transfer->is_put && transfer->has_started);",
     ),
     PluginMutant(
-        "signals_of_another_context_awaited",
-        "transfers.cpp",
-        "return static_cast<size_t>(context) * num_ranks + rank;",
-        "return static_cast<size_t>((context + 1) % count_) * num_ranks + (rank + 1) % num_ranks;",
-    ),
-    PluginMutant(
         "own_put_repeats_its_first_piece",
         "lane.cpp",
         "requested.src + done, bytes);",
@@ -97,12 +91,6 @@ MUTANTS = [
         "if (posted - ring.num_taken.load(std::memory_order_acquire) == Ring::kSlots) return false;",
         "",
         "burst",
-    ),
-    PluginMutant(
-        "signal_is_set_and_not_added",
-        "signals.cpp",
-        "sum = memory.signal_values()[offset / sizeof(uint64_t)] += value;",
-        "sum = value;",
     ),
     PluginMutant(
         "signal_is_used_before_it_is_read",

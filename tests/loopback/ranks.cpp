@@ -23,7 +23,8 @@ using Clock = std::chrono::steady_clock;
 
 namespace {
 
-constexpr std::chrono::seconds kPatience{20};
+constexpr std::chrono::microseconds kNap{20};  // of who polls: there are more threads than cores
+std::chrono::seconds patience{30};
 
 std::mutex log_mutex;
 std::string log_text;
@@ -45,10 +46,10 @@ void expect(bool holds, const std::string& what) {
 }
 
 void wait_until(const std::function<bool()>& holds, const std::string& what) {
-  const Clock::time_point deadline = Clock::now() + kPatience;
+  const Clock::time_point deadline = Clock::now() + patience;
   while (!holds()) {
     if (Clock::now() > deadline) throw Failure("in vain: " + what);
-    std::this_thread::yield();
+    std::this_thread::sleep_for(kNap);
   }
 }
 
@@ -116,11 +117,15 @@ Proxy::~Proxy() {
   plugin_.close.destroy_context(context_);
 }
 
-Proxy::Ticket Proxy::submit(Call call) {
+std::vector<Proxy::Ticket> Proxy::submit_together(const std::vector<Call>& calls) {
   const std::lock_guard lock(mutex_);
   if (!failure_.empty()) throw Failure(failure_);
-  submitted_.push_back({std::move(call), std::make_shared<std::atomic<bool>>(false)});
-  return submitted_.back().ticket;
+  std::vector<Ticket> tickets;
+  for (const Call& call : calls) {
+    tickets.push_back(std::make_shared<std::atomic<bool>>(false));
+    submitted_.push_back({call, tickets.back()});
+  }
+  return tickets;
 }
 
 void Proxy::run() {
@@ -151,7 +156,7 @@ void Proxy::advance(std::vector<Request>& open) {
     open.push_back(request);
   }
   plugin_.finish.progress(context_);
-  std::this_thread::yield();
+  std::this_thread::sleep_for(kNap);
 }
 
 namespace {
@@ -167,6 +172,7 @@ Settings parse(int argc, char** argv) {
       {"seed", [&](uint64_t value) { settings.seed = value; }},
       {"threads", [&](uint64_t value) { settings.are_threads = value; }},
       {"wrong_kernel", [&](uint64_t value) { settings.is_kernel_wrong = value; }},
+      {"patience", [&](uint64_t value) { patience = std::chrono::seconds(value); }},
       {"hasty_driver", [&](uint64_t value) { settings.is_driver_hasty = value; }},
   };
   for (int i = 3; i < argc; ++i) {

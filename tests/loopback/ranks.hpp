@@ -33,7 +33,7 @@ struct Failure : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 void expect(bool holds, const std::string& what);
-// Polls until it holds. Throws Failure after some seconds.
+// Polls until it holds. Throws Failure when the option patience=SECONDS is over.
 void wait_until(const std::function<bool()>& holds, const std::string& what);
 
 // What the ranks of a communicator share, processes or threads.
@@ -83,7 +83,9 @@ class Proxy {
   ~Proxy();
 
   // True in the ticket: the request is done.
-  Ticket submit(Call call);
+  Ticket submit(Call call) { return submit_together({std::move(call)}).front(); }
+  // The plugin gets all of them before it can make progress.
+  std::vector<Ticket> submit_together(const std::vector<Call>& calls);
   void* context() const { return context_; }
 
  private:

@@ -13,9 +13,9 @@ using namespace nccl_ep::loopback;
 namespace {
 
 constexpr uint64_t kMostBytes = 300'032;  // more than a lane's bounce buffer holds
-constexpr uint64_t kUsualBytes = 9'000;
-constexpr uint64_t kShownBytes = 2'000;  // that others get
-constexpr uint64_t kVaSum = 5;           // with the value, and as much again
+constexpr uint64_t kUsualBytes = 3'000;
+constexpr uint64_t kShownBytes = 512;  // that others get
+constexpr uint64_t kVaSum = 5;         // with the value, and as much again
 constexpr uint64_t kWeakSum = 3;
 
 // What one rank has for another, on one context: the same places at the sender, in its outbox, and at the receiver, in
@@ -28,7 +28,7 @@ enum Place : uint64_t {
   kValue = kBundled + kUsualBytes,  // a value, and behind it a signal in the window
   kVaSignal = kValue + 8,
   kGotten = kVaSignal + 8,
-  kPlaceBytes = kGotten + kShownBytes,
+  kPlaceBytes = kGotten + kShownBytes,  // a multiple of 8, for the signals
 };
 
 enum SignalKind : uint64_t { kStrong, kWeak, kNumKinds };

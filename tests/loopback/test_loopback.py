@@ -56,7 +56,7 @@ def test_what_signals_announce_has_arrived(
     ranks: Path, options: dict[str, int], faults: dict[str, str], seed: int
 ) -> None:
     environment = {**faults, "NCCL_EP_LOOPBACK_SEED": str(seed)}
-    assert run(ranks, paths.loopback_plugin(), "rounds", environment, rounds=20, seed=seed, **options) == ""
+    assert run(ranks, paths.loopback_plugin(), "rounds", environment, rounds=12, seed=seed, **options) == ""
 
 
 def test_hundreds_of_rounds(ranks: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_wrong_variable_is_named(ranks: Path, name: str, value: str, expected:
     assert f"{name} {expected}" in said
 
 
-@pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
+@pytest.mark.parametrize("sanitizer", ["thread", "address"])
 def test_sanitizers_have_nothing_to_say(tmp_path: Path, sanitizer: str) -> None:
     program = compile_ranks(tmp_path, sanitizer)
     plugin = compile_plugin(tmp_path, PLUGIN, sanitizer)
@@ -109,6 +109,6 @@ def test_sanitizers_have_nothing_to_say(tmp_path: Path, sanitizer: str) -> None:
 def test_mutants_are_noticed(ranks: Path, mutant: PluginMutant, tmp_path: Path) -> None:
     plugin = compile_plugin(tmp_path, mutant.write_sources(tmp_path))
     assert any(
-        run(ranks, plugin, mutant.scenario, environment, ranks=3, rounds=30)
+        run(ranks, plugin, mutant.scenario, environment, ranks=3, rounds=30, patience=3)
         for environment in (NO_FAULTS, FAULTS)
     )

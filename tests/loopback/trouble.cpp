@@ -63,21 +63,22 @@ void run_burst(const Plugin& plugin, Board& board, const Settings& settings, int
     void* host = link.register_memory(reinterpret_cast<uint64_t>(values.data()), window_bytes, kHostPointer, 0);
     if (rank == 0) {
       Proxy proxy(*plugin.rma, link.connection(), 1);
+      std::vector<Proxy::Call> calls;
       for (uint64_t i = 0; i < kNumValues; ++i) {
-        proxy.submit([=, &plugin](void* context, void** request) {
+        calls.push_back([=, &plugin](void* context, void** request) {
           return plugin.rma->put(context, 0, i * 8, host, 8, i * 8, memory, 1, request);
         });
       }
-      std::vector<Proxy::Ticket> sent;
       for (uint64_t i = 0; i < kNumSignals; ++i) {
-        sent.push_back(proxy.submit([=, &plugin](void* context, void** request) {
+        calls.push_back([=, &plugin](void* context, void** request) {
           return plugin.rma->put_signal(context, 0, 0, nullptr, 0, 0, nullptr, 1, 0, signals, i, kSignalAdd, true,
                                         request);
-        }));
+        });
       }
-      wait_until([&] { return sent[kMailbox - 1]->load(); }, "the mailbox is full");
+      const std::vector<Proxy::Ticket> sent = proxy.submit_together(calls);
+      wait_until([&] { return sent[kNumValues + kMailbox - 1]->load(); }, "the mailbox is full");
       board.barrier(settings.num_ranks);
-      wait_until([&] { return sent[kNumSignals - 1]->load(); }, "all signals are sent");
+      wait_until([&] { return sent.back()->load(); }, "all signals are sent");
       expect(!has_error(plugin, proxy), "an error: " + last_warning());
       board.barrier(settings.num_ranks);
     } else {
