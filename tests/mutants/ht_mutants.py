@@ -45,7 +45,7 @@ BEGIN = [
         "that a peer has started is read without acquiring",
         "ht/operation.cuh",
         "dev::ld_acquire<dev::Scope::system>(hello(peer))",
-        "dev::ld_relaxed<dev::Scope::system>(hello)",
+        "dev::ld_relaxed<dev::Scope::system>(hello(peer))",
         "Nothing orders what the peer has read before what is written now.",
         FLAT,
     ),
