@@ -15,7 +15,10 @@ struct Endpoint {
     ncclComm_t handle = nullptr;
     expect_success(ncclEpSimGetComm(self.cluster, self.rank, &handle));
     auto* sim = static_cast<SimComm*>(reinterpret_cast<runtime::ForeignCommunicator*>(handle));
-    comm = sim->cluster->gin().comm(sim->rank);
+    {
+      const Hosts::Lock lock = sim->cluster->lock();
+      comm = sim->cluster->gin().connect(sim->rank, {4, 8, 8});
+    }
     out = self.allocate<uint32_t>(2 * kWords);
     self.fill(memory, 0, kMemoryBytes, nullptr);
     self.synchronize();
