@@ -22,10 +22,11 @@ struct GinEngine::Operation {
   uint64_t* counter = nullptr;
   uint32_t num_unread = 0;  // pieces
   uint32_t num_unlanded = 0;
-  uint32_t num_awaited = 0;  // earlier puts that a strong signal waits for
+  std::set<uint64_t> awaited;  // earlier puts that a strong signal waits for, by their numbers
   bool has_signal_pending = false;
   bool is_flushed = false;
   check::Operation* checked = nullptr;
+  check::Checker::Moment issued = {};
   check::Knowledge published;  // what the signal tells
 
   uint32_t rank() const { return port->rank; }
@@ -35,6 +36,11 @@ struct GinEngine::Operation {
 
 // One connection of all ranks.
 struct GinNetwork {
+  // A put that has landed, and that no strong signal has covered yet.
+  struct Landed {
+    check::Checker::Moment issued;
+    check::Knowledge knowledge;
+  };
   struct Context {
     uint64_t* signals = nullptr;
     uint64_t* counters = nullptr;
@@ -43,7 +49,8 @@ struct GinNetwork {
     std::set<uint64_t> unflushed;  // numbers
     check::Knowledge flushed_knowledge;
     std::vector<GinEngine::OperationPtr> in_flight;  // puts that have not landed, strong signals that wait for them
-    std::vector<check::Knowledge> landed;            // what the puts that have landed at each peer did
+    std::vector<check::Knowledge> covered;           // what strong signals have told each peer
+    std::vector<std::vector<Landed>> landed;         // at each peer
   };
 
   // Puts a rank's contexts into words of its memory, all zero.
@@ -55,6 +62,7 @@ struct GinNetwork {
       of_rank.signals = words;
       of_rank.counters = words + num_signals;
       of_rank.flushed = of_rank.counters + num_counters;
+      of_rank.covered.resize(num_ranks);
       of_rank.landed.resize(num_ranks);
     }
   }
@@ -190,7 +198,7 @@ void GinEngine::issue(const GinPort& port, uint32_t index, const GinRequest& req
   count(*operation);
   announce(*operation, pc);
   await_earlier(*operation);
-  if (operation->is_put() || operation->num_awaited > 0) from.in_flight.push_back(operation);
+  if (operation->is_put() || !operation->awaited.empty()) from.in_flight.push_back(operation);
   start_pieces(operation);
   executor.yield();
 }
@@ -206,6 +214,7 @@ void GinEngine::count(const Operation& operation) {
 void GinEngine::announce(Operation& operation, check::Pc pc) {
   if (checker_ == nullptr) return;
   check::Thread& issuer = *cluster_.executor().current_checker_thread();
+  operation.issued = checker_->moment(issuer);
   const char* what = operation.is_put() ? "GIN put" : operation.is_get() ? "GIN get" : "GIN signal";
   operation.checked = checker_->begin(issuer, what, check::Checker::Proxy::generic, pc);
   if (operation.src != nullptr) checker_->reads(*operation.checked, operation.src, operation.request.bytes);
@@ -213,13 +222,25 @@ void GinEngine::announce(Operation& operation, check::Pc pc) {
   if (operation.signal != nullptr) operation.published = checker_->publish(issuer);
 }
 
-// A strong signal says that all puts before it in its queue have landed.
+// A strong signal says that all puts before it in its queue have landed. Before it are those of which its issuer knows:
+// another thread's may just as well have been later.
 void GinEngine::await_earlier(Operation& operation) {
   if (operation.request.signal.strength != dev::SignalAction::kStrong) return;
+  const uint32_t peer = operation.request.peer;
   GinNetwork::Context& from = operation.port->network->context(operation.rank(), operation.context);
-  operation.published.learn(from.landed[operation.request.peer]);
-  for (const OperationPtr& earlier : from.in_flight) {
-    if (earlier->request.peer == operation.request.peer && earlier->num_unlanded > 0) ++operation.num_awaited;
+  const auto is_earlier = [&](check::Checker::Moment issued) {
+    return checker_ == nullptr || checker_->knows(*cluster_.executor().current_checker_thread(), issued);
+  };
+  std::erase_if(from.landed[peer], [&](const GinNetwork::Landed& put) {
+    if (!is_earlier(put.issued)) return false;
+    from.covered[peer].learn(put.knowledge);
+    return true;
+  });
+  operation.published.learn(from.covered[peer]);
+  for (const OperationPtr& put : from.in_flight) {
+    if (put->request.peer == peer && put->num_unlanded > 0 && is_earlier(put->issued)) {
+      operation.awaited.insert(put->number);
+    }
   }
 }
 
@@ -296,26 +317,27 @@ void GinEngine::finish_landing(const OperationPtr& operation) {
     const auto learn = [&](check::Knowledge& knowledge) {
       if (checker_ != nullptr) checker_->learn(knowledge, *operation->checked);
     };
-    learn(from.landed[operation->request.peer]);
     learn(operation->published);
+    if (checker_ != nullptr) {
+      GinNetwork::Landed landed{operation->issued, {}};
+      learn(landed.knowledge);
+      from.landed[operation->request.peer].push_back(landed);
+    }
     const std::vector<OperationPtr> others = from.in_flight;
     for (const OperationPtr& later : others) {
-      const bool is_awaited = later->request.peer == operation->request.peer && later->number > operation->number &&
-                              later->request.signal.strength == dev::SignalAction::kStrong;
-      if (!is_awaited) continue;
+      if (later->awaited.erase(operation->number) == 0) continue;
       learn(later->published);
-      --later->num_awaited;
       deliver_if_ready(later);
     }
   }
   deliver_if_ready(operation);
   std::erase_if(from.in_flight,
-                [](const OperationPtr& other) { return other->num_unlanded == 0 && other->num_awaited == 0; });
+                [](const OperationPtr& other) { return other->num_unlanded == 0 && other->awaited.empty(); });
   close(*operation);
 }
 
 void GinEngine::deliver_if_ready(const OperationPtr& operation) {
-  if (operation->signal == nullptr || operation->num_unlanded > 0 || operation->num_awaited > 0) return;
+  if (operation->signal == nullptr || operation->num_unlanded > 0 || !operation->awaited.empty()) return;
   cluster_.engine().after_delay(operation->rank(), signal_delay_, [this, operation] {
     if (is_lost(*operation)) return;
     if (checker_ != nullptr) {
