@@ -47,8 +47,8 @@ OPERATION = [
     Mutant(
         "a bank is taken to be free one operation too early",
         "ll/operation.cuh",
-        "finished_by(op.group, peer) + LlLayout::kNumBanks - op.epoch",
-        "finished_by(op.group, peer) + LlLayout::kNumBanks + 1 - op.epoch",
+        "finished_by(op, peer) + LlLayout::kNumBanks - op.epoch",
+        "finished_by(op, peer) + LlLayout::kNumBanks + 1 - op.epoch",
         "A peer overwrites a bank while this rank still reads it.",
         IDLE_RECEIVER,
     ),
@@ -99,8 +99,8 @@ BEGIN = [
     Mutant(
         "banks are noted as free one operation too early",
         "ll/operation.cuh",
-        "finished_by(op.group, peer) + 1 - op.epoch",
-        "finished_by(op.group, peer) + 2 - op.epoch",
+        "finished_by(op, op.team.first + i) + 1 - op.epoch",
+        "finished_by(op, op.team.first + i) + 2 - op.epoch",
         "The next operation overwrites a bank while it is read.",
         IDLE_RECEIVER,
     ),
@@ -139,8 +139,8 @@ BEGIN = [
     Mutant(
         "what a peer has finished is read as its own GPU's word",
         "ll/operation.cuh",
-        "dev::ld_relaxed<dev::Scope::system>(group.window.at<uint32_t>(group.rank",
-        "dev::ld_relaxed<dev::Scope::gpu>(group.window.at<uint32_t>(group.rank",
+        "dev::ld_relaxed<dev::Scope::system>(op.hello(op.group.rank",
+        "dev::ld_relaxed<dev::Scope::gpu>(op.hello(op.group.rank",
         "The poll may never see the word.",
         FEW,
     ),
