@@ -64,10 +64,15 @@ LAYOUTS = {"ll": ("em", "rm"), "ht": ("fl", "em")}
 
 @dataclass(frozen=True)
 class Options:
-    """The command line, with defaults filled in for the device."""
+    """The command line, with defaults filled in for the device.
+
+    Attributes:
+        nodes: hosts that simulated ranks are on. Real ones are where they are.
+    """
 
     device: str
     ranks: int
+    nodes: int
     sweep: Sweep
     ops: tuple[str, ...]
     modes: tuple[str, ...]
@@ -108,9 +113,12 @@ def settle(given: argparse.Namespace, device: str, num_ranks: int | None) -> Opt
         raise UsageError("--mode kernel: the simulator has no time; expected graph or host")
     if device == "sim" and given.compare:
         raise UsageError("--compare: the simulator has no time to compare; expected --device cuda")
+    ranks = num_ranks or given.ranks or defaults.ranks
+    _check_nodes(given, device, ranks)
     return Options(
         device=device,
-        ranks=num_ranks or given.ranks or defaults.ranks,
+        ranks=ranks,
+        nodes=given.nodes or 1,
         sweep=_sweep(given, defaults),
         ops=given.op,
         modes=modes,
@@ -124,6 +132,19 @@ def settle(given: argparse.Namespace, device: str, num_ranks: int | None) -> Opt
         timeout=defaults.timeout if given.timeout is None else given.timeout,
         verbose=given.verbose,
     )
+
+
+def _check_nodes(given: argparse.Namespace, device: str, ranks: int) -> None:
+    if given.nodes is None:
+        return
+    if device != "sim":
+        raise UsageError(f"--nodes {given.nodes}: expected --device sim; GPUs are on the hosts they are on")
+    if ranks % given.nodes != 0:
+        raise UsageError(f"--nodes {given.nodes}: expected a divisor of the {ranks} ranks")
+    if given.nodes > 1 and given.algorithm == "ht":
+        raise UsageError(
+            f"--nodes {given.nodes}: expected --algorithm ll; high throughput stays inside one node"
+        )
 
 
 def _check_algorithm(given: argparse.Namespace) -> None:
@@ -183,6 +204,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--device", choices=("auto", "cuda", "sim"), default="auto", help="default: GPUs if there are any")
     add("--ranks", type=_number(1), metavar="N", help="default: all GPUs, or 8 simulated ones")
+    add("--nodes", type=_number(1), metavar="N",
+        help="hosts that simulated ranks are on, each an LSA team; default 1")  # fmt: skip
     add(
         "--algorithm", choices=tuple(LAYOUTS), default="ll", help="low latency or high throughput; default ll"
     )

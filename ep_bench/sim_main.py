@@ -30,7 +30,8 @@ def run_cluster(options: Options, notes: list[str]) -> int:
     """Runs everything and returns the exit code."""
     cases = options.sweep.cases(options.ranks, options.seed)
     memory = max(_SMALLEST_MEMORY, *(_memory_of(case) for case in cases))
-    cluster = sim.Cluster(gpus_per_node=options.ranks, seed=options.seed, memory_bytes=memory)
+    gpus_per_node = options.ranks // options.nodes
+    cluster = sim.Cluster(options.nodes, gpus_per_node, seed=options.seed, memory_bytes=memory)
     setup = _setup(options, cluster, notes)
     slots: list[Any] = [None] * options.ranks
 

@@ -85,9 +85,10 @@ typedef struct {
   ncclEpSimSwitch_t checker;       // happens-before checker; AUTO is ON
   ncclEpSimStores_t stores;
   ncclEpSimSchedule_t schedule;
-  uint32_t num_gin_contexts;  // contexts of the network, each with a queue to every peer: 4
-  uint32_t num_gin_signals;   // signals of each context: 64
-  uint32_t num_gin_counters;  // counters of each context: 64
+  uint32_t num_gin_contexts;  // contexts of a network, each with a queue to every peer: 4
+  uint32_t num_gin_signals;   // most signals of a context that a network may ask for: no limit
+  uint32_t num_gin_counters;  // most counters of a context that a network may ask for: no limit
+  ncclEpSimSwitch_t network;  // between LSA teams; AUTO is ON
 } ncclEpSimConfig_t;
 
 #ifdef __cplusplus

@@ -72,10 +72,10 @@ class Cluster(Protocol):
 
 
 class SimCluster:
-    """Simulated GPUs. ``sim`` is the simulator's own cluster, for tests of what only it can do."""
+    """Simulated GPUs, on one node or several. ``sim`` is the simulator's cluster, for what only it can do."""
 
-    def __init__(self, num_ranks: int, seed: int, **options: Any) -> None:
-        self.sim = sim.Cluster(gpus_per_node=num_ranks, seed=seed, **options)
+    def __init__(self, num_ranks: int, seed: int, *, nodes: int = 1, **options: Any) -> None:
+        self.sim = sim.Cluster(nodes, num_ranks // nodes, seed=seed, **options)
         self.num_ranks = num_ranks
 
     def run(self, main: Callable[..., Any], *args: Any) -> list[Any]:

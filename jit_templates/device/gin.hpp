@@ -3,9 +3,11 @@
 //
 // A context has a queue to every rank, the caller included. Puts and gets of a queue overtake one another.
 // What can be relied on:
-//   put        reads its source some time before a later flush returns, lands some time after, in pieces.
-//   signal     adds to a 64-bit word at the peer. When a strong signal is seen there, all earlier puts of the same
-//              queue have landed; when a weak one is seen, only the put it rides on has.
+//   put        reads its source some time before a later flush returns, lands some time after, in pieces. It reads what
+//              happens before it: the threads that have written the source meet (sync_warp, a barrier), or hand over by
+//              release and acquire, before one of them puts.
+//   signal     adds to a 64-bit word at the peer. When a strong signal is seen there, all puts of the same queue that
+//              happen before it have landed; when a weak one is seen, only the put it rides on has.
 //   counter    counts puts whose source may be overwritten. Its lower 56 bits count.
 //   flush      returns when the sources of the context's earlier puts may be overwritten and its earlier gets have
 //              landed. It says nothing about what has arrived at peers.

@@ -33,6 +33,19 @@ struct ArrivalTable {
     has_all() = 1;
     *queue().num_taken = 0;
   }
+  EP_DEVICE uint32_t count_units() const { return 1 + static_cast<uint32_t>(div_up(num_experts, 3)); }  // of a source
+  EP_DEVICE void take(uint32_t source, uint32_t number, const Unit& unit) const {
+    if (number == 0) {
+      num_tokens(source) = unit.word[0];
+      num_rows(source) = unit.word[1];
+      return;
+    }
+#pragma unroll
+    for (uint32_t j = 0; j < 3; ++j) {
+      const uint32_t expert = 3 * (number - 1) + j;
+      if (expert < num_experts) *first_row(source + 1, expert) = unit.word[j];
+    }
+  }
   EP_DEVICE uint32_t most_tokens() const {
     uint32_t most = 0;
     for (uint32_t source = 0; source < num_ranks; ++source) {
@@ -40,34 +53,34 @@ struct ArrivalTable {
     }
     return most;
   }
+  EP_DEVICE uint32_t most_rows() const {
+    uint32_t most = 0;
+    for (uint32_t source = 0; source < num_ranks; ++source) {
+      if (num_rows(source) > most) most = num_rows(source);
+    }
+    return most;
+  }
 };
 
-// Waits for the counts of every source and puts them into the table.
-EP_DEVICE bool read_counts(const Operation& op, const ArrivalTable& table, const WarpTeam& team) {
-  const uint32_t units = 1 + static_cast<uint32_t>(div_up(table.num_experts, 3));  // of a source
+// Waits for the counts of every source in the team and puts them into the table.
+template <bool kRemote>
+EP_DEVICE bool read_counts(const Operation<kRemote>& op, const ArrivalTable& table, const WarpTeam& team) {
+  const uint32_t units = table.count_units();  // of a source
   bool ok = true;
-  for (uint32_t i = team.thread_idx(); ok && i < table.num_ranks * units; i += team.num_threads()) {
-    const uint32_t source = i / units, number = i % units;
+  for (uint32_t i = team.thread_idx(); ok && i < op.team.size * units; i += team.num_threads()) {
+    const uint32_t source = op.team.first + i / units, number = i % units;
     Unit unit;
     ok = op.wait_for_unit({number == 0 ? Wait::token_counts : Wait::expert_counts, source, 0},
                           op.counts(op.group.rank, source, number), unit);
-    if (number == 0) {
-      table.num_tokens(source) = unit.word[0];
-      table.num_rows(source) = unit.word[1];
-      continue;
-    }
-#pragma unroll
-    for (uint32_t j = 0; j < 3; ++j) {
-      const uint32_t expert = 3 * (number - 1) + j;
-      if (expert < table.num_experts) *table.first_row(source + 1, expert) = unit.word[j];
-    }
+    table.take(source, number, unit);
   }
   return ok;
 }
 
-// Makes the table. All warps of the team call it, and may use it then.
-EP_DEVICE void fill(const Operation& op, const ArrivalTable& table, const WarpTeam& team) {
-  if (!read_counts(op, table, team)) dev::st_relaxed<dev::Scope::block>(&table.has_all(), 0u);
+// Makes the table: read() puts the counts of all sources into it. All warps of the team call it, and may use it then.
+template <class Read>
+EP_DEVICE void fill(const ArrivalTable& table, const WarpTeam& team, Read read) {
+  if (!read()) dev::st_relaxed<dev::Scope::block>(&table.has_all(), 0u);
   team.sync(kReceiversBarrier);
   for (uint32_t expert = team.thread_idx(); expert < table.num_experts; expert += team.num_threads()) {
     uint32_t rows = 0;
@@ -95,7 +108,8 @@ struct Arrived {
 // Waits for a token's routes and, if it has any hits, for one chunk of its row; leaves them in `routes` and `row`. Both
 // are looked at together, since each look takes as long as the memory. Own rows are where the caller has them. The whole
 // warp calls it: each lane watches a hit; further hits are read afterwards.
-EP_DEVICE Arrived await_arrival(const Operation& op, const LlDispatchArgs& args, const Arrival& arrival,
+template <bool kRemote>
+EP_DEVICE Arrived await_arrival(const Operation<kRemote>& op, const LlDispatchArgs& args, const Arrival& arrival,
                                 const Chunk& chunk, Route* routes, LaneRow& row) {
   const uint32_t rank = op.group.rank, lane = dev::lane_idx(), source = arrival.source, token = arrival.token;
   const bool own = source == rank;

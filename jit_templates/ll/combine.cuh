@@ -69,15 +69,16 @@ EP_DEVICE Unit make_weight_unit(const TopkWeights& given, uint32_t num_topk, uin
   return unit;
 }
 
-// Expert-major: sends the weights of this rank's tokens to the ranks they went to. The leaders call it; `weights` are of
-// the first token.
-EP_DEVICE void send_weights(const Operation& op, const LlCombineArgs& args, TopkWeights weights) {
+// Expert-major: sends the weights of this rank's tokens to the ranks of the team that they went to. The leaders call it;
+// `weights` are of the first token.
+template <bool kRemote>
+EP_DEVICE void send_weights(const Operation<kRemote>& op, const LlCombineArgs& args, TopkWeights weights) {
   const uint32_t num_topk = args.routing.num_topk, num_units = (num_topk + 2) / 3;
 #pragma unroll 1
   for (uint32_t token = dev::block_idx(); token < args.routing.num_tokens;) {
     const TopkRanks ranks(op.group, args.routing, weights.ids);
     const Unit unit = make_weight_unit(weights, num_topk, op.epoch);
-    for (uint32_t peer = 0; peer < op.group.num_ranks; ++peer) {
+    for (uint32_t peer = op.team.first; peer < op.team.first + op.team.size; ++peer) {
       const bool goes = ranks.bits_from(peer) & 1;
       if (goes && dev::lane_idx() < num_units) {
         dev::st_unit(op.route(peer, op.group.rank, token, dev::lane_idx()), unit);
@@ -129,14 +130,14 @@ EP_DEVICE bool add_rows(const Addend* addends, uint32_t num_addends, LaneRow (&r
   return true;
 }
 
-// Some chunks of the result for (home rank, token), for every rank's tokens in turn.
+// Some chunks of the result for (home rank, token), for the tokens of every rank of a team in turn.
 struct ResultItem {
   uint32_t home, token, first_chunk, end_chunk;
 
   ResultItem() = default;
-  EP_DEVICE ResultItem(const LlCombineArgs& args, uint32_t index) {
-    const uint32_t num_ranks = args.group.num_ranks, pieces = num_pieces(args.rows);
-    home = (args.group.rank + 1 + index % num_ranks) % num_ranks;
+  EP_DEVICE ResultItem(const LlCombineArgs& args, const LsaTeam& team, uint32_t index) {
+    const uint32_t num_ranks = team.size, pieces = num_pieces(args.rows);
+    home = team.peer(args.group.rank, index % num_ranks);
     token = index / num_ranks / pieces;
     first_chunk = index / num_ranks % pieces * args.rows.chunks_per_item;
     end_chunk = first_chunk + args.rows.chunks_per_item;
@@ -198,7 +199,8 @@ EP_DEVICE uint32_t list_local_rows(const LlCombineArgs& args, const ResultItem& 
   return kLayout == Layout::rank_major && num_hits > 0 ? 1 : num_hits;
 }
 
-EP_DEVICE bool await_weights(const Operation& op, const ResultItem& item, uint32_t num_hits, Addend* addends) {
+template <bool kRemote>
+EP_DEVICE bool await_weights(const Operation<kRemote>& op, const ResultItem& item, uint32_t num_hits, Addend* addends) {
   bool ok = true;
   for (uint32_t hit = dev::lane_idx(); hit < num_hits; hit += 32) {
     const uint32_t k = addends[hit].k;
@@ -238,40 +240,41 @@ struct LocalSum {
     load_first(args, item.first_chunk);
   }
 
-  // Expert-major the sum of a chunk of the local rows, rank-major the chunk as the caller has added it up.
-  template <Layout kLayout, DType kDType>
-  EP_DEVICE bool add_up(const Operation& op, const Chunk& chunk, bool has_weights, LaneRow& sum) {
+  // Expert-major the sum of a chunk of the local rows, rank-major the chunk as the caller has added it up. `senders` are
+  // those from whom await_weights() has the weights.
+  template <Layout kLayout, DType kDType, class Senders>
+  EP_DEVICE bool add_up(const Senders& senders, const Chunk& chunk, bool has_weights, LaneRow& sum) {
     if constexpr (kLayout == Layout::rank_major) {
       sum = rows[0];
       return true;
     } else {
       const auto fetch = [&](uint32_t first, uint32_t count) {
         if (first > 0) load(chunk, first, count);
-        return has_weights || first > 0 || await_weights(op, item, num_rows, addends);
+        return has_weights || first > 0 || await_weights(senders, item, num_rows, addends);
       };
       return add_rows<kDType, kRows>(addends, num_rows, rows, fetch, sum);
     }
   }
 };
 
-// The most tokens that any rank dispatched, as far as this lane has looked.
-EP_DEVICE uint32_t most_tokens_seen(const LlCombineArgs& args) {
+// The most tokens that any rank of the team dispatched, as far as this lane has looked.
+EP_DEVICE uint32_t most_tokens_seen(const LlCombineArgs& args, const LsaTeam& team) {
   uint32_t most = 0;
-  for (uint32_t home = dev::lane_idx(); home < args.group.num_ranks; home += 32) {
-    const uint32_t num_tokens = *args.routing.num_tokens_of(home);
+  for (uint32_t i = dev::lane_idx(); i < team.size; i += 32) {
+    const uint32_t num_tokens = *args.routing.num_tokens_of(team.first + i);
     if (num_tokens > most) most = num_tokens;
   }
   return most;
 }
 
-// Sends home what falls to this warp. The first item has been started.
-template <Layout kLayout, DType kDType>
-EP_DEVICE void push_sums(const Operation& op, const LlCombineArgs& args, uint32_t most_tokens, BlockQueue queue,
-                         LocalSum& local) {
-  const uint32_t num_items = op.group.num_ranks * most_tokens * ResultItem::num_pieces(args.rows);
+// Sends home what falls to this warp, in the team. The first item has been started.
+template <Layout kLayout, DType kDType, bool kRemote>
+EP_DEVICE void push_sums(const Operation<kRemote>& op, const LlCombineArgs& args, uint32_t most_tokens,
+                         BlockQueue queue, LocalSum& local) {
+  const uint32_t num_items = op.team.size * most_tokens * ResultItem::num_pieces(args.rows);
   for (uint32_t index = worker_idx(); index < num_items;) {
     index = queue.next();
-    const ResultItem next(args, index);
+    const ResultItem next(args, op.team, index);
     const Remembered remembered(args, next);  // on its way while this item is added up
     const ResultItem item = local.item;
 #pragma unroll 1
@@ -286,15 +289,42 @@ EP_DEVICE void push_sums(const Operation& op, const LlCombineArgs& args, uint32_
   }
 }
 
+// Rows that the ranks send home, when all of them are in the LSA team.
+struct TeamRows {
+  const Operation<false>& op;
+
+  EP_DEVICE const void* at(uint32_t rank, uint32_t token) const { return op.row(op.group.rank, rank, token); }
+
+  // Waits for the same chunk of some ranks' rows. They are looked at together, since each look takes as long as the memory.
+  template <uint32_t kRows>
+  EP_DEVICE bool await(uint32_t token, const Chunk& chunk, const Addend* addends, uint32_t count,
+                       LaneRow (&rows)[kRows]) const {
+    Awaited awaited{Wait::combine_row, 0, token};
+    return wait_for<true>(op.group, op.epoch, awaited, [&] {
+      bool arrived = true;
+#pragma unroll
+      for (uint32_t r = 0; r < kRows; ++r) {
+        if (r >= count) continue;
+        const Unit* lines = static_cast<const Unit*>(addends[r].row) + chunk.first_unit;
+        if (rows[r].read_lines(chunk.packs, lines, op.epoch)) continue;
+        arrived = false;
+        awaited.peer = addends[r].k;
+      }
+      return arrived;
+    });
+  }
+};
+
 // Lists the ranks' rows for one of this rank's tokens, in rank order. Returns how many there are.
-EP_DEVICE uint32_t list_rank_rows(const Operation& op, const TopkRanks& ranks, uint32_t token, Addend* addends) {
-  const LlGroupState& group = op.group;
+template <class Rows>
+EP_DEVICE uint32_t list_rank_rows(const LlGroupState& group, const Rows& all_rows, const TopkRanks& ranks,
+                                  uint32_t token, Addend* addends) {
   uint32_t num_addends = 0;
   dev::sync_warp();  // the addends are about to be replaced
   for (uint32_t base = 0; base < group.num_ranks; base += 32) {
     const uint32_t bits = ranks.bits_from(base), lane = dev::lane_idx();
     if (bits >> lane & 1) {
-      addends[num_addends + dev::popc(bits & ((1u << lane) - 1))] = {op.row(group.rank, base + lane, token), 1.0f,
+      addends[num_addends + dev::popc(bits & ((1u << lane) - 1))] = {all_rows.at(base + lane, token), 1.0f,
                                                                      base + lane};
     }
     num_addends += dev::popc(bits);
@@ -303,28 +333,9 @@ EP_DEVICE uint32_t list_rank_rows(const Operation& op, const TopkRanks& ranks, u
   return num_addends;
 }
 
-// Waits for the same chunk of some ranks' rows. They are looked at together, since each look takes as long as the memory.
-template <uint32_t kRows>
-EP_DEVICE bool await_rows(const Operation& op, uint32_t token, const Chunk& chunk, const Addend* addends,
-                          uint32_t count, LaneRow (&rows)[kRows]) {
-  Awaited awaited{Wait::combine_row, 0, token};
-  return wait_for<true>(op.group, op.epoch, awaited, [&] {
-    bool arrived = true;
-#pragma unroll
-    for (uint32_t r = 0; r < kRows; ++r) {
-      if (r >= count) continue;
-      const Unit* lines = static_cast<const Unit*>(addends[r].row) + chunk.first_unit;
-      if (rows[r].read_lines(chunk.packs, lines, op.epoch)) continue;
-      arrived = false;
-      awaited.peer = addends[r].k;
-    }
-    return arrived;
-  });
-}
-
 // Adds the rows of each token's ranks, in rank order. The next token's ids are on their way while one is worked on.
-template <DType kDType>
-EP_DEVICE void collect_sums(const Operation& op, const LlCombineArgs& args, BlockQueue queue, Addend* addends) {
+template <DType kDType, class Rows>
+EP_DEVICE void collect_sums(const LlCombineArgs& args, const Rows& all_rows, BlockQueue queue, Addend* addends) {
   constexpr uint32_t kRows = 4;
   const uint32_t num_chunks = args.rows.num_chunks, num_items = args.routing.num_tokens * num_chunks;
   uint32_t next = queue.next();
@@ -332,12 +343,13 @@ EP_DEVICE void collect_sums(const Operation& op, const LlCombineArgs& args, Bloc
   while (next < num_items) {
     const uint32_t token = next / num_chunks;
     const Chunk chunk(args.rows, next % num_chunks);
-    const uint32_t num_addends = list_rank_rows(op, TopkRanks(op.group, args.routing, ids), token, addends);
+    const TopkRanks ranks(args.group, args.routing, ids);
+    const uint32_t num_addends = list_rank_rows(args.group, all_rows, ranks, token, addends);
     next = queue.next();
     ids = TopkIds(args.routing, next / num_chunks);
     LaneRow rows[kRows] = {}, sum;  // registers without a value would be taken from the start of the kernel on
     const auto fetch = [&](uint32_t first, uint32_t count) {
-      return await_rows(op, token, chunk, addends + first, count, rows);
+      return all_rows.await(token, chunk, addends + first, count, rows);
     };
     if (!add_rows<kDType, kRows>(addends, num_addends, rows, fetch, sum)) return;
     sum.lines_to_packs().store(chunk.packs, args.out_tokens + token * args.rows.row_bytes());
@@ -356,21 +368,22 @@ EP_DEVICE void combine(const LlCombineArgs& args) {
     num_taken[1] = 0;
   }
   // What the first steps need is got while the peers are awaited.
-  const uint32_t tokens_seen = most_tokens_seen(args);
+  const LsaTeam team = team_of<false>(args);
+  const uint32_t tokens_seen = most_tokens_seen(args, team);
   const TopkWeights weights(args, sends_weights ? dev::block_idx() : args.routing.num_tokens);
   LocalSum local;
   local.addends = addends[dev::warp_idx()];
-  const Start start = begin(args.group, args.routing, args.phases, [&] {
-    const ResultItem item(args, worker_idx());
+  const Start start = begin(args, NoRemoteRanks{}, [&] {
+    const ResultItem item(args, team, worker_idx());
     if (pushes) local.start<kLayout>(args, item, Remembered(args, item));
   });
-  const Operation op(args.group, start.epoch);
+  const Operation<false> op(args, start.epoch);
   if (start.ready) {
     if (sends_weights) send_weights(op, args, weights);
     if (pushes) push_sums<kLayout, kDType>(op, args, dev::max_warp(tokens_seen), {num_taken}, local);
     if (receives) {
-      collect_sums<kDType>(op, args, {num_taken + 1}, local.addends);
-      if (leads() && dev::block_idx() == dev::num_blocks() - 1) note_free_banks(op);
+      collect_sums<kDType>(args, TeamRows{op}, {num_taken + 1}, local.addends);
+      if (leads() && dev::block_idx() == dev::num_blocks() - 1) note_free_banks(op, NoRemoteRanks{});
     }
   }
   finish(op, args.routing, args.phases);

@@ -10,16 +10,17 @@
 
 namespace nccl_ep::ll {
 
-// Who pushes to whom. Each block serves one peer (or, if there are fewer blocks, a few in turn). The blocks that send routes
+// Who pushes to whom in the LSA team. Each block serves one peer (or, if there are fewer blocks, a few in turn). The blocks that send routes
 // push nothing if there are enough others. Computed wherever it is needed: to keep it would cost registers.
+template <bool kRemote>
 struct PushTeam {
-  uint32_t first_peer, num_teams;  // as peer_of() counts them
+  uint32_t first_peer, num_teams;  // as LsaTeam::peer() counts them
   uint32_t worker, num_workers;    // this warp among those that serve the same peer
 
   EP_DEVICE explicit PushTeam(const LlDispatchArgs& args) {
     const uint32_t num_ranks = args.group.num_ranks;
     const uint32_t first_block = dev::num_blocks() >= 3 * num_ranks ? num_ranks : 0;
-    const uint32_t num_blocks = dev::num_blocks() - first_block, num_peers = num_ranks - 1;
+    const uint32_t num_blocks = dev::num_blocks() - first_block, num_peers = team_of<kRemote>(args).size - 1;
     num_teams = num_peers < num_blocks ? num_peers : num_blocks;
     first_peer = num_peers;  // none
     worker = num_workers = 0;
@@ -42,25 +43,27 @@ struct PushItem {
 };
 
 // Which of the next 32 items of this warp, from `first` on, go to the i-th peer: a lane looks at each.
-EP_DEVICE uint32_t find_items(const LlDispatchArgs& args, const PushTeam& team, uint32_t first, uint32_t i) {
+template <bool kRemote>
+EP_DEVICE uint32_t find_items(const LlDispatchArgs& args, const PushTeam<kRemote>& team, uint32_t first, uint32_t i) {
   const uint32_t index = first + dev::lane_idx() * team.num_workers;
   bool goes = false;
   if (index < PushItem::count(args)) {
     const uint32_t num_experts = args.group.num_local_experts;
-    const int64_t first_expert = int64_t{peer_of(args.group, i)} * num_experts;
+    const int64_t first_expert = int64_t{team_of<kRemote>(args).peer(args.group.rank, i)} * num_experts;
     goes = has_expert(args.routing, PushItem(args, index).token, first_expert, num_experts);
   }
   return dev::ballot(goes);
 }
 
 // What a warp pushes first, found out before it is known whether the peer's bank is free.
+template <bool kRemote>
 struct FirstPush {
   uint32_t items;  // of the first 32
   LaneRow row;     // of the first item, whether or not it goes to the peer
 
   EP_DEVICE FirstPush() {}
   EP_DEVICE explicit FirstPush(const LlDispatchArgs& args) {
-    const PushTeam team(args);
+    const PushTeam<kRemote> team(args);
     if (team.worker >= PushItem::count(args)) return;
     const PushItem item(args, team.worker);
     row.load(Chunk(args.rows, item.chunk).packs, args.tokens + item.token * args.rows.row_bytes());
@@ -69,17 +72,18 @@ struct FirstPush {
 };
 
 // Pushes the row chunks that fall to this warp, in the order of the tokens.
-EP_DEVICE void push_rows(const Operation& op, const LlDispatchArgs& args, FirstPush& push) {
-  const PushTeam team(args);
+template <bool kRemote>
+EP_DEVICE void push_rows(const Operation<kRemote>& op, const LlDispatchArgs& args, FirstPush<kRemote>& push) {
+  const PushTeam<kRemote> team(args);
   bool is_first = true;
-  for (uint32_t i = team.first_peer; i < op.group.num_ranks - 1; i += team.num_teams) {
+  for (uint32_t i = team.first_peer; i < op.team.size - 1; i += team.num_teams) {
     for (uint32_t first = team.worker; first < PushItem::count(args); first += 32 * team.num_workers) {
       for (uint32_t items = is_first ? push.items : find_items(args, team, first, i); items; items &= items - 1) {
         const uint32_t index = first + dev::find_first(items) * team.num_workers;
         const PushItem item(args, index);
         const Chunk chunk(args.rows, item.chunk);
         if (!is_first || index != first) push.row.load(chunk.packs, args.tokens + item.token * args.rows.row_bytes());
-        Unit* lines = op.row(peer_of(op.group, i), op.group.rank, item.token) + chunk.first_unit;
+        Unit* lines = op.row(op.team.peer(op.group.rank, i), op.group.rank, item.token) + chunk.first_unit;
         push.row.write_lines(chunk.packs, lines, op.epoch);
       }
       is_first = false;
@@ -108,7 +112,7 @@ EP_DEVICE void deliver_to_experts(const LlDispatchArgs& args, const ArrivalTable
   if (arrival.chunk == 0) {
     remember(args.routing, layout.slot(arrival.source, arrival.token), arrived, routes, arrived.num_hits);
   }
-  const uint64_t zone = uint64_t{layout.num_ranks} * layout.max_tokens;
+  const uint64_t zone = uint64_t{args.group.num_ranks} * layout.max_tokens;
   for (uint32_t hit = 0; hit < arrived.num_hits; ++hit) {
     const uint64_t to = routes[hit].expert * zone + routes[hit].value;
     row.store(chunk.packs, args.out_tokens + to * args.rows.row_bytes());
@@ -147,25 +151,31 @@ EP_DEVICE void deliver_by_rank(const LlDispatchArgs& args, const Arrival& arriva
   row.store(chunk.packs, args.out_tokens + slot * args.rows.row_bytes());
 }
 
-// Tokens come in order, each rank's in turn.
 template <Layout kLayout>
-EP_DEVICE void receive_rows(const Operation& op, const LlDispatchArgs& args, const ArrivalTable& table) {
-  EP_SHARED(Route, routes, [kLlDispatchThreads / 32][kMaxHits]);
-  const uint32_t num_ranks = op.group.num_ranks, num_chunks = args.rows.num_chunks;
+EP_DEVICE void deliver(const LlDispatchArgs& args, const ArrivalTable& table, const Arrival& arrival,
+                       const Arrived& arrived, const Chunk& chunk, Route* routes, const LaneRow& row) {
+  if constexpr (kLayout == Layout::expert_major) {
+    deliver_to_experts(args, table, arrival, arrived, chunk, routes, row);
+  } else {
+    deliver_by_rank(args, arrival, arrived, chunk, routes, row);
+  }
+}
+
+// Rows from the LSA team. Tokens come in order, each rank's in turn. `warp_routes` is shared memory.
+template <Layout kLayout, bool kRemote>
+EP_DEVICE void receive_rows(const Operation<kRemote>& op, const LlDispatchArgs& args, const ArrivalTable& table,
+                            Route* warp_routes) {
+  const uint32_t num_ranks = op.team.size, num_chunks = args.rows.num_chunks;
   const uint32_t num_items = num_ranks * table.most_tokens() * num_chunks;
-  Route* warp_routes = routes[dev::warp_idx()];
   for (uint32_t item = table.queue().next(); item < num_items; item = table.queue().next()) {
-    const Arrival arrival{item % num_ranks, item / num_ranks / num_chunks, item / num_ranks % num_chunks};
+    const Arrival arrival{op.team.first + item % num_ranks, item / num_ranks / num_chunks,
+                          item / num_ranks % num_chunks};
     if (arrival.token >= table.num_tokens(arrival.source)) continue;
     const Chunk chunk(args.rows, arrival.chunk);
     LaneRow row;
     const Arrived arrived = await_arrival(op, args, arrival, chunk, warp_routes, row);
     if (!arrived.ok) return;
-    if constexpr (kLayout == Layout::expert_major) {
-      deliver_to_experts(args, table, arrival, arrived, chunk, warp_routes, row);
-    } else {
-      deliver_by_rank(args, arrival, arrived, chunk, warp_routes, row);
-    }
+    deliver<kLayout>(args, table, arrival, arrived, chunk, warp_routes, row);
     dev::sync_warp();  // the routes are about to be reused
   }
 }
@@ -199,6 +209,7 @@ EP_DEVICE void report_counts(const LlDispatchArgs& args, const ArrivalTable& tab
 template <Layout kLayout>
 EP_DEVICE void dispatch(const LlDispatchArgs& args) {
   EP_DYNAMIC_SHARED(shared);
+  EP_SHARED(Route, routes, [kLlDispatchThreads / 32][kMaxHits]);
   const ArrivalTable table = ArrivalTable::make<kLayout>(args.group, shared);
   const RouteScratch scratch(table.end(), args.routing);
   const WarpTeam receivers{args.push_warps, dev::num_warps() - args.push_warps};
@@ -206,28 +217,31 @@ EP_DEVICE void dispatch(const LlDispatchArgs& args) {
   const bool pushes = dev::warp_idx() < args.push_warps;
 
   if (leads() && dev::lane_idx() == 0) table.clear();
-  FirstPush push;
-  const Start start = begin(args.group, args.routing, args.phases, [&] {
-    if (sends && pushes) push = FirstPush(args);
+  FirstPush<false> push;
+  const Start start = begin(args, NoRemoteRanks{}, [&] {
+    if (sends && pushes) push = FirstPush<false>(args);
     const RouteTask<kLayout> task(args);
     if (sends && task.exists(args)) task.collect(args, scratch);
   });
-  const Operation op(args.group, start.epoch);
+  const Operation<false> op(args, start.epoch);
   if (start.ready) {
-    if (sends && !leads()) send_routes<kLayout>(op, args, scratch);
+    if (sends && !leads()) {
+      for_each_route_task<kLayout>(
+          args, scratch, [&](const RouteTask<kLayout>& task) { send_routes<kLayout>(op, args, scratch, task); });
+    }
     if (sends && pushes) push_rows(op, args, push);
     if (receives) {
       if (pushes) {
         dev::bar_sync(kTableBarrier, dev::num_threads());
       } else {
-        fill(op, table, receivers);
+        fill(table, receivers, [&] { return read_counts(op, table, receivers); });
         dev::bar_arrive(kTableBarrier, dev::num_threads());
       }
       if (table.has_all()) {
-        receive_rows<kLayout>(op, args, table);
+        receive_rows<kLayout>(op, args, table, routes[dev::warp_idx()]);
         report_counts<kLayout>(args, table);
       }
-      if (leads() && dev::block_idx() == dev::num_blocks() - 1) note_free_banks(op);
+      if (leads() && dev::block_idx() == dev::num_blocks() - 1) note_free_banks(op, NoRemoteRanks{});
     }
   }
   finish(op, args.routing, args.phases);

@@ -46,22 +46,50 @@ constexpr uint32_t kTableBarrier = 4;      // where the others wait for it
 EP_DEVICE uint32_t worker_idx() { return dev::warp_idx() * dev::num_blocks() + dev::block_idx(); }
 EP_DEVICE uint32_t num_workers() { return dev::num_warps() * dev::num_blocks(); }
 
+// The ranks that units and lines reach: `size` neighbours in the world.
+struct LsaTeam {
+  uint32_t first, size;
+
+  EP_DEVICE bool has(uint32_t rank) const { return rank - first < size; }
+  // The i-th one from the next one on: links carry more than when all ranks visit the others in the same order.
+  EP_DEVICE uint32_t peer(uint32_t rank, uint32_t i) const { return first + (rank - first + 1 + i) % size; }
+};
+
+// With kRemote the group has other teams as well.
+template <bool kRemote, class Args>
+EP_DEVICE LsaTeam team_of(const Args& args) {
+  if constexpr (kRemote) return {args.network.first_rank, args.group.layout.num_ranks};
+  return {0, args.group.num_ranks};
+}
+
 // One operation as a block sees it.
+template <bool kRemote>
 struct Operation : OperationOf<LlGroupState> {
+  LsaTeam team;
   uint32_t bank;
 
-  EP_DEVICE Operation(const LlGroupState& group_state, uint32_t op_epoch)
-      : OperationOf{group_state, op_epoch}, bank(op_epoch % LlLayout::kNumBanks) {}
+  template <class Args>
+  EP_DEVICE Operation(const Args& args, uint32_t op_epoch)
+      : OperationOf{args.group, op_epoch}, team(team_of<kRemote>(args)), bank(op_epoch % LlLayout::kNumBanks) {}
 
-  // Addresses in a rank's window.
+  // Addresses in the window of a rank of the team.
   EP_DEVICE Unit* counts(uint32_t rank, uint32_t source, uint32_t unit) const {
-    return group.window.at<Unit>(rank, group.layout.counts_at(bank, source, unit));
+    return at<Unit>(rank, group.layout.counts_at(bank, source - team.first, unit));
   }
   EP_DEVICE Unit* route(uint32_t rank, uint32_t source, uint32_t token, uint32_t hit) const {
-    return group.window.at<Unit>(rank, group.layout.route_at(bank, source, token, hit));
+    return at<Unit>(rank, group.layout.route_at(bank, source - team.first, token, hit));
   }
   EP_DEVICE Unit* row(uint32_t rank, uint32_t source, uint32_t token) const {
-    return group.window.at<Unit>(rank, group.layout.row_at(bank, source, token));
+    return at<Unit>(rank, group.layout.row_at(bank, source - team.first, token));
+  }
+  EP_DEVICE uint32_t* hello(uint32_t rank, uint32_t source) const {
+    return at<uint32_t>(rank, group.layout.hello_at(source - team.first));
+  }
+
+ private:
+  template <class T>
+  EP_DEVICE T* at(uint32_t rank, uint64_t offset) const {
+    return group.window.at<T>(rank - team.first, offset);
   }
 };
 
@@ -70,37 +98,49 @@ EP_DEVICE uint32_t operation_epoch(const LlGroupState& group, const LlRouting& r
   return sends ? dev::ld_relaxed<dev::Scope::gpu>(&group.progress->epoch) + 1 : *routing.pending_epoch();
 }
 
-// Tells every rank that this one has finished the operation before. One warp calls it.
-EP_DEVICE void announce(const Operation& op) {
-  const LlGroupState& group = op.group;
-  for (uint32_t peer = dev::lane_idx(); peer < group.num_ranks; peer += 32) {
-    uint32_t* hello = group.window.at<uint32_t>(peer, group.layout.hello_at(group.rank));
+// Tells every rank of the team that this one has finished the operation before. One warp calls it.
+template <bool kRemote>
+EP_DEVICE void announce(const Operation<kRemote>& op) {
+  for (uint32_t i = dev::lane_idx(); i < op.team.size; i += 32) {
+    uint32_t* hello = op.hello(op.team.first + i, op.group.rank);
     dev::st_relaxed<dev::Scope::system>(hello, op.epoch - 1);
   }
 }
 
-// The last operation that a rank says it has finished.
-EP_DEVICE uint32_t finished_by(const LlGroupState& group, uint32_t peer) {
-  return dev::ld_relaxed<dev::Scope::system>(group.window.at<uint32_t>(group.rank, group.layout.hello_at(peer)));
+// The last operation that a rank of the team says it has finished.
+template <bool kRemote>
+EP_DEVICE uint32_t finished_by(const Operation<kRemote>& op, uint32_t peer) {
+  return dev::ld_relaxed<dev::Scope::system>(op.hello(op.group.rank, peer));
 }
 
-// Waits until every rank's bank may be written. One warp calls it, unless the operation before has found out.
-EP_DEVICE bool await_peers(const Operation& op) {
+// Waits until the bank of every rank of the team may be written. One warp calls it, unless the operation before has found
+// out.
+template <bool kRemote>
+EP_DEVICE bool await_peers(const Operation<kRemote>& op) {
   bool ok = true;
-  for (uint32_t peer = dev::lane_idx(); peer < op.group.num_ranks; peer += 32) {
-    ok &= wait_for(op.group, op.epoch, {Wait::bank_free, peer, 0}, [&] {
-      return static_cast<int32_t>(finished_by(op.group, peer) + LlLayout::kNumBanks - op.epoch) >= 0;
-    });
+  for (uint32_t i = dev::lane_idx(); i < op.team.size; i += 32) {
+    const uint32_t peer = op.team.first + i;
+    ok &= wait_for(op.group, op.epoch, {Wait::bank_free, peer, 0},
+                   [&] { return static_cast<int32_t>(finished_by(op, peer) + LlLayout::kNumBanks - op.epoch) >= 0; });
   }
   return dev::all(ok);
 }
 
+// The ranks outside the team, where there are none.
+struct NoRemoteRanks {
+  static constexpr bool kExist = false;
+  EP_DEVICE void announce(uint32_t) const {}
+  EP_DEVICE bool await_peers(uint32_t) const { return true; }
+  EP_DEVICE bool have_begun(uint32_t) const { return true; }
+};
+
 // Finds out, while this operation runs, whether the next one must wait: not if every rank has begun this one, and so has
 // said that it has finished the one before. Looks once. One warp calls it.
-EP_DEVICE void note_free_banks(const Operation& op) {
-  bool begun = true;
-  for (uint32_t peer = dev::lane_idx(); peer < op.group.num_ranks; peer += 32) {
-    begun &= static_cast<int32_t>(finished_by(op.group, peer) + 1 - op.epoch) >= 0;
+template <bool kRemote, class RemoteRanks>
+EP_DEVICE void note_free_banks(const Operation<kRemote>& op, const RemoteRanks& remote) {
+  bool begun = remote.have_begun(op.epoch);
+  for (uint32_t i = dev::lane_idx(); i < op.team.size; i += 32) {
+    begun &= static_cast<int32_t>(finished_by(op, op.team.first + i) + 1 - op.epoch) >= 0;
   }
   begun = dev::all(begun);
   if (begun && dev::lane_idx() == 0) dev::st_relaxed<dev::Scope::gpu>(&op.group.progress->banks_free, op.epoch + 1);
@@ -113,20 +153,24 @@ EP_DEVICE WarpTeam followers() { return {0, dev::num_warps() - 1}; }
 
 // Finds out what operation this is and, before sending, says hello and waits for the peers. Followers call meanwhile() and
 // meet when the leader knows; the leader does not wait for them. All threads of all blocks call it.
-template <class Meanwhile>
-EP_DEVICE Start begin(const LlGroupState& group, const LlRouting& routing, uint32_t phases, Meanwhile meanwhile) {
+template <class Args, class RemoteRanks, class Meanwhile>
+EP_DEVICE Start begin(const Args& args, const RemoteRanks& remote, Meanwhile meanwhile) {
   EP_SHARED(Start, shared_start, [1]);
   if (!leads()) {
     meanwhile();
     dev::bar_sync(kBeginBarrier, dev::num_threads());
     return shared_start[0];
   }
-  const bool sends = phases & kLlSend;
-  const uint32_t banks_free = dev::ld_relaxed<dev::Scope::gpu>(&group.progress->banks_free);
-  const bool failed = has_failed(group);
-  const Operation op(group, operation_epoch(group, routing, sends));
-  if (sends && dev::block_idx() == dev::num_blocks() - 1) announce(op);
-  const bool may_write = !sends || dev::all(banks_free == op.epoch) || await_peers(op);
+  const bool sends = args.phases & kLlSend;
+  const uint32_t banks_free = dev::ld_relaxed<dev::Scope::gpu>(&args.group.progress->banks_free);
+  const bool failed = has_failed(args.group);
+  const Operation<RemoteRanks::kExist> op(args, operation_epoch(args.group, args.routing, sends));
+  if (sends && dev::block_idx() == dev::num_blocks() - 1) {
+    remote.announce(op.epoch);
+    announce(op);
+  }
+  const bool may_write =
+      !sends || dev::all(banks_free == op.epoch) || (await_peers(op) && remote.await_peers(op.epoch));
   const Start start{op.epoch, may_write && !dev::any(failed)};
   if (dev::lane_idx() == 0) shared_start[0] = start;
   dev::sync_warp();  // what one lane of the leader got ready is for the others too
@@ -134,7 +178,8 @@ EP_DEVICE Start begin(const LlGroupState& group, const LlRouting& routing, uint3
   return start;
 }
 
-EP_DEVICE void finish(const Operation& op, const LlRouting& routing, uint32_t phases) {
+template <bool kRemote>
+EP_DEVICE void finish(const Operation<kRemote>& op, const LlRouting& routing, uint32_t phases) {
   GroupProgress* progress = op.group.progress;
   if (!is_last_block(progress)) return;
   if (phases & kLlSend) dev::st_relaxed<dev::Scope::gpu>(&progress->epoch, op.epoch);

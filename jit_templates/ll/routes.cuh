@@ -150,8 +150,8 @@ EP_DEVICE void collect_hits(const LlDispatchArgs& args, const RouteScratch& scra
 }
 
 // A thread for every place of the top-k table.
-template <Layout kLayout>
-EP_DEVICE void send_token_routes(const Operation& op, const LlDispatchArgs& args, const RouteScratch& scratch,
+template <Layout kLayout, bool kRemote>
+EP_DEVICE void send_token_routes(const Operation<kRemote>& op, const LlDispatchArgs& args, const RouteScratch& scratch,
                                  uint32_t peer, ExpertPass pass) {
   const uint32_t num_topk = args.routing.num_topk, num_places = args.routing.num_tokens * num_topk;
 #pragma unroll 1
@@ -175,9 +175,9 @@ EP_DEVICE void send_token_routes(const Operation& op, const LlDispatchArgs& args
   }
 }
 
-template <Layout kLayout>
-EP_DEVICE void send_counts(const Operation& op, const LlDispatchArgs& args, const RouteScratch& scratch, uint32_t peer,
-                           ExpertPass pass) {
+template <Layout kLayout, bool kRemote>
+EP_DEVICE void send_counts(const Operation<kRemote>& op, const LlDispatchArgs& args, const RouteScratch& scratch,
+                           uint32_t peer, ExpertPass pass) {
   const uint32_t source = op.group.rank;
   if (pass.begin == 0 && dev::thread_idx() == followers().num_threads() - 1) {
     dev::st_unit(op.counts(peer, source, 0), Unit{{args.routing.num_tokens, scratch.counts->num_rows, 0}, op.epoch});
@@ -202,6 +202,10 @@ struct RouteTask {
 
   EP_DEVICE explicit RouteTask(const LlDispatchArgs& args) : i(dev::block_idx()), pass(pass_from<kLayout>(args, 0)) {}
   EP_DEVICE bool exists(const LlDispatchArgs& args) const { return i < args.group.num_ranks; }
+  EP_DEVICE uint32_t peer(const LlDispatchArgs& args) const { return peer_of(args.group, i); }
+  EP_DEVICE bool is_last_pass(const LlDispatchArgs& args) const {
+    return pass.end == num_counted_experts<kLayout>(args);
+  }
   EP_DEVICE void advance(const LlDispatchArgs& args) {
     pass = pass_from<kLayout>(args, pass.end);
     if (pass.size() > 0) return;
@@ -209,26 +213,34 @@ struct RouteTask {
     i += dev::num_blocks();
   }
   EP_DEVICE void collect(const LlDispatchArgs& args, const RouteScratch& scratch) const {
-    collect_hits<kLayout>(args, scratch, followers(), peer_of(args.group, i), pass);
+    collect_hits<kLayout>(args, scratch, followers(), peer(args), pass);
   }
 };
 
-// Sends everything that peers must know about this rank's tokens. The hits of the block's first task have been collected.
-// All followers call it.
-template <Layout kLayout>
-EP_DEVICE void send_routes(const Operation& op, const LlDispatchArgs& args, const RouteScratch& scratch) {
+// Calls send(task) for each task of the block, with its hits collected; those of the first one have been. All followers
+// call it.
+template <Layout kLayout, class Send>
+EP_DEVICE void for_each_route_task(const LlDispatchArgs& args, const RouteScratch& scratch, Send send) {
   RouteTask<kLayout> task(args);
 #pragma unroll 1
   while (task.exists(args)) {
-    const uint32_t peer = peer_of(args.group, task.i);
-    send_counts<kLayout>(op, args, scratch, peer, task.pass);  // first, since every receiving block waits for them
-    send_token_routes<kLayout>(op, args, scratch, peer, task.pass);
+    send(task);
     task.advance(args);
     if (!task.exists(args)) return;
     followers().sync(kRoutesBarrier);
     task.collect(args, scratch);
     followers().sync(kRoutesBarrier);
   }
+}
+
+// What a peer of the team must know about this rank's tokens.
+template <Layout kLayout, bool kRemote>
+EP_DEVICE void send_routes(const Operation<kRemote>& op, const LlDispatchArgs& args, const RouteScratch& scratch,
+                           const RouteTask<kLayout>& task) {
+  const uint32_t peer = task.peer(args);
+  // First, since every receiving block waits for them.
+  send_counts<kLayout>(op, args, scratch, peer, task.pass);
+  send_token_routes<kLayout>(op, args, scratch, peer, task.pass);
 }
 
 }  // namespace nccl_ep::ll

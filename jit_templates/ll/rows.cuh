@@ -46,13 +46,11 @@ struct LaneRow {
 
   // From rows that nobody writes while the kernel runs.
   EP_DEVICE void load(const LanePack (&packs)[kStrips], const unsigned char* row) {
-#pragma unroll
-    for (uint32_t s = 0; s < kStrips; ++s) {
-      Pack pack{};
-      if (packs[s].exists) pack = dev::ld_nc(reinterpret_cast<const Pack*>(row) + packs[s].pack);
-#pragma unroll
-      for (uint32_t i = 0; i < 4; ++i) word[s][i] = pack.word[i];
-    }
+    load_by(packs, row, [](const Pack* from) { return dev::ld_nc(from); });
+  }
+  // From rows whose writing has ended, as far as the caller knows.
+  EP_DEVICE void load_arrived(const LanePack (&packs)[kStrips], const unsigned char* row) {
+    load_by(packs, row, [](const Pack* from) { return dev::ld(from); });
   }
 
   EP_DEVICE void store(const LanePack (&packs)[kStrips], unsigned char* row) const {
@@ -126,6 +124,17 @@ struct LaneRow {
   }
 
  private:
+  template <class Load>
+  EP_DEVICE void load_by(const LanePack (&packs)[kStrips], const unsigned char* row, Load load) {
+#pragma unroll
+    for (uint32_t s = 0; s < kStrips; ++s) {
+      Pack pack{};
+      if (packs[s].exists) pack = load(reinterpret_cast<const Pack*>(row) + packs[s].pack);
+#pragma unroll
+      for (uint32_t i = 0; i < 4; ++i) word[s][i] = pack.word[i];
+    }
+  }
+
   struct Choice {
     uint32_t value[4];
   };

@@ -4,6 +4,7 @@
 
 #include "shared/group_state.hpp"
 #include "shared/ll_layout.hpp"
+#include "shared/ll_network.hpp"
 
 namespace nccl_ep {
 
@@ -15,7 +16,7 @@ constexpr uint32_t kLlCombineThreads = 384;
 enum LlPhase : uint32_t { kLlSend = 1, kLlReceive = 2 };
 
 struct LlGroupState : GroupState {
-  LlLayout layout;
+  LlLayout layout;  // of the LSA team's window
 };
 
 // This rank's routing, and what the handle remembers of the dispatch.
@@ -72,6 +73,7 @@ struct LlDispatchArgs {
   int32_t* out_topk_idx;        // rank-major: [ranks, max tokens, num_topk]
   int32_t* expert_counters;     // expert-major: [local experts]
   int32_t* src_rank_counters;   // rank-major: [ranks], or null
+  LlNetwork network;            // of a group of several LSA teams
 };
 
 struct LlCombineArgs {
@@ -83,6 +85,7 @@ struct LlCombineArgs {
   const unsigned char* tokens;  // as dispatch's out_tokens
   const float* topk_weights;    // expert-major: [num_tokens, num_topk]
   unsigned char* out_tokens;    // [num_tokens, row]
+  LlNetwork network;            // of a group of several LSA teams
 };
 
 }  // namespace nccl_ep

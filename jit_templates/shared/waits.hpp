@@ -5,20 +5,23 @@
 #include "shared/types.hpp"
 
 //                 name           what was awaited
-#define NCCL_EP_WAITS(X)                      \
-  X(bank_free, "the receive bank to be free") \
-  X(token_counts, "the token counts")         \
-  X(expert_counts, "the expert counts")       \
-  X(token_routes, "the routes of a token")    \
-  X(route_weights, "the weights of a token")  \
-  X(dispatch_row, "a dispatched row")         \
-  X(combine_row, "a combined row")            \
-  X(peer_start, "the start of the operation") \
-  X(block_counts, "the counts of a block")    \
-  X(source_counts, "the counts of tokens")    \
-  X(row_record, "the record of a row")        \
-  X(row_weights, "the weights of a row")      \
-  X(rows_done, "the last rows")
+#define NCCL_EP_WAITS(X)                               \
+  X(bank_free, "the receive bank to be free")          \
+  X(token_counts, "the token counts")                  \
+  X(expert_counts, "the expert counts")                \
+  X(token_routes, "the routes of a token")             \
+  X(route_weights, "the weights of a token")           \
+  X(dispatch_row, "a dispatched row")                  \
+  X(combine_row, "a combined row")                     \
+  X(peer_start, "the start of the operation")          \
+  X(block_counts, "the counts of a block")             \
+  X(source_counts, "the counts of tokens")             \
+  X(row_record, "the record of a row")                 \
+  X(row_weights, "the weights of a row")               \
+  X(rows_done, "the last rows")                        \
+  X(remote_counts, "the counts through the network")   \
+  X(remote_weights, "the weights through the network") \
+  X(remote_rows, "the rows through the network")
 
 namespace nccl_ep {
 

@@ -49,10 +49,8 @@ Layouts layouts_of(const core::HtGroup& group, const Plan& plan) {
 
 Layouts layouts_of(const core::LlGroup& group, const Plan& plan) {
   const plan::LlShape& shape = group.shape();
-  const uint32_t hits = std::min(static_cast<uint32_t>(plan.num_topk), shape.num_local_experts());
-  const bool is_expert_major = plan.layout == NCCL_EP_LAYOUT_EXPERT_MAJOR;
   return {plan::pieces_of(shape.layout()),
-          plan::pieces_of(LlHandleLayout{shape.num_ranks, shape.max_tokens, is_expert_major ? hits : 0})};
+          plan::pieces_of(shape.handle_layout(static_cast<Layout>(plan.layout), static_cast<uint32_t>(plan.num_topk)))};
 }
 
 void plan_memory(const Plan& plan, const ncclEpHandleConfig_t& handle_config, uint32_t num_ranks, uint32_t num_sms) {

@@ -60,11 +60,6 @@ void check_config(const ncclEpGroupConfig_t& config, runtime::Communicator& comm
     refuse(ncclInvalidArgument, "config.overflow_policy",
            "is " + number(config.overflow_policy) + ", expected AUTO, TRAP or DROP");
   }
-  if (comm.lsa_size() != num_ranks) {
-    refuse(ncclInvalidUsage, "comm",
-           "its " + number(num_ranks) + " ranks form LSA teams of " + number(comm.lsa_size()) +
-               "; more than one team needs GIN, which is not available in this version");
-  }
 }
 
 // What every rank must agree on, in the order of kAgreedNames.
@@ -166,15 +161,27 @@ Group::~Group() {
   }
 }
 
-// Lets every kernel use what shared memory a plan may give it, and makes sure that a block fits on an SM.
-void Group::admit_kernels(jit::Algorithm algorithm, jit::Kernels& kernels) {
+const GinComm& Group::connect_network(const runtime::NetworkNeeds& needs) {
+  try {
+    network_ = comm_->connect_network(needs);
+  } catch (const Error& error) {
+    throw Error(error.code(), "comm: its " + number(comm_->num_ranks()) + " ranks form LSA teams of " +
+                                  number(comm_->lsa_size()) +
+                                  ", and there is no network between them: " + error.what());
+  }
+  return network_->comm();
+}
+
+jit::Kernels Group::load_kernels(const std::vector<jit::Variant>& variants) {
+  jit::Kernels kernels = jit::load_kernels(device(), variants);
   const plan::Limits most = limits(device().limits().num_sms);
-  for (const jit::Variant& variant : jit::variants_of(algorithm)) {
+  for (const jit::Variant& variant : variants) {
     const uint32_t num_threads = std::min(jit::max_threads(variant), most.max_threads_per_block);
     if (device().blocks_per_sm(kernels.at(variant), {1, num_threads, most.max_dynamic_shared()}) == 0) {
       throw Error(ncclInternalError, jit::name(variant) + " does not fit on one of the device's SMs");
     }
   }
+  return kernels;
 }
 
 GroupState Group::group_state() const {

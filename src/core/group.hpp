@@ -53,14 +53,20 @@ class Group {
   virtual void load() = 0;
   // Collective.
   virtual void connect();
+  // Collective: what the kernels need to use the network. Called by connect() of a group that needs it.
+  const GinComm& connect_network(const runtime::NetworkNeeds& needs);
 
   // Of a group that is connected: what the kernels' arguments say of it.
   GroupState group_state() const;
+  ncclWindow_t window() const { return window_.window(); }
 
   static const char* environment_variable(const char* variable);
   plan::Shape shape_of_config() const;
   plan::Limits limits(uint32_t num_sms) const;
-  void admit_kernels(jit::Algorithm algorithm, jit::Kernels& kernels);
+  // The kernels of these variants, which may use what shared memory a plan may give them. A block fits on an SM.
+  jit::Kernels load_kernels(const std::vector<jit::Variant>& variants);
+  // Whether the ranks form several LSA teams.
+  bool needs_network() const { return comm_->lsa_size() != comm_->num_ranks(); }
 
   uint32_t max_topk() const;  // of a handle
   void check_num_topk(int num_topk, ncclResult_t code) const;
@@ -74,6 +80,7 @@ class Group {
   std::unique_ptr<Allocator> allocator_;
   uint64_t window_bytes_ = 0;
   SymmetricMemory window_;
+  std::unique_ptr<runtime::Network> network_;
   DeviceMemory progress_;
   HostMemory fault_;
 };

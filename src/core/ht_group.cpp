@@ -49,6 +49,11 @@ uint64_t HtGroup::plan() {
   check_config(config());
   shape_ = {shape_of_config(), config().max_recv_tokens_per_rank, config().overflow_policy == NCCL_EP_OVERFLOW_DROP};
   check_sizes();
+  if (needs_network()) {
+    refuse(ncclInvalidUsage, "comm",
+           "its " + number(shape_.num_ranks) + " ranks form LSA teams of " + number(comm().lsa_size()) +
+               ", expected one team: High Throughput does not use the network in this version");
+  }
   tuning_ = plan::parse_ht_tuning(environment_variable("NCCL_EP_HT_TUNING"));
   const uint32_t num_sms = config().max_num_sms;
   update_limits_ = limits(num_sms ? num_sms : device().limits().num_sms);
@@ -63,8 +68,7 @@ uint64_t HtGroup::plan() {
 }
 
 void HtGroup::load() {
-  kernels_ = jit::load_kernels(device(), jit::Algorithm::high_throughput);
-  admit_kernels(jit::Algorithm::high_throughput, kernels_);
+  kernels_ = load_kernels(jit::variants_of(jit::Algorithm::high_throughput));
   const size_t bytes =
       sizeof(uint32_t) * (num_block_counts_ + max_update_blocks_ + 1) + sizeof(HtPushed) * shape_.num_ranks;
   work_ = DeviceMemory(allocator(), allocator().allocate(bytes, "group state"));

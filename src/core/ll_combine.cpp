@@ -34,6 +34,7 @@ LlOperation<LlCombineArgs> LlHandle::prepare(const CombineRequest& request) {
   runtime::Communicator& comm = group_.comm();
   LlCombineArgs& args = operation.args;
   args.group = group_.state();
+  args.network = group_.network();
   args.routing = routing_;
   args.rows = plan.rows;
   args.push_warps = plan.push_warps;

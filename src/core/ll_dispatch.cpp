@@ -82,6 +82,7 @@ LlOperation<LlDispatchArgs> LlHandle::prepare(const DispatchRequest& request) {
   runtime::Communicator& comm = group_.comm();
   LlDispatchArgs& args = operation.args;
   args.group = group_.state();
+  args.network = group_.network();
   args.routing = routing_;
   args.rows = plan.rows;
   args.push_warps = plan.push_warps;

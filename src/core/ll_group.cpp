@@ -9,6 +9,8 @@
 namespace nccl_ep::core {
 namespace {
 
+constexpr uint32_t kNetworkContexts = 4;  // rows of one peer have so many ways to go side by side
+
 void check_buffer_size(const ncclEpGroupConfig_t& config, uint64_t bytes) {
   if (config.rdma_buffer_size != NCCL_EP_AUTO && config.rdma_buffer_size < bytes) {
     refuse(ncclInvalidUsage, "config.rdma_buffer_size",
@@ -19,22 +21,22 @@ void check_buffer_size(const ncclEpGroupConfig_t& config, uint64_t bytes) {
 }  // namespace
 
 uint64_t LlGroup::plan() {
-  shape_ = {shape_of_config()};
+  shape_ = {shape_of_config(), comm().lsa_size()};
   tuning_ = plan::parse_ll_tuning(environment_variable("NCCL_EP_LL_TUNING"));
   limits_ = limits(config().max_num_sms ? config().max_num_sms : device().limits().num_sms);
-  const uint64_t window_bytes = shape_.layout().size();
+  const uint64_t window_bytes = shape_.window_bytes();
   check_buffer_size(config(), window_bytes);
   return window_bytes;
 }
 
-void LlGroup::load() {
-  kernels_ = jit::load_kernels(device(), jit::Algorithm::low_latency);
-  admit_kernels(jit::Algorithm::low_latency, kernels_);
-}
+void LlGroup::load() { kernels_ = load_kernels(jit::variants_of(jit::Algorithm::low_latency, needs_network())); }
 
 void LlGroup::connect() {
   Group::connect();
   state_ = {group_state(), shape_.layout()};
+  if (!needs_network()) return;
+  const GinComm& gin = connect_network({kNetworkContexts, LlSignals{shape_.num_ranks}.count(), 0});
+  network_ = {gin, window(), shape_.remote_layout(), comm().rank() - comm().lsa_rank()};
 }
 
 LlHandleLayout LlGroup::handle_layout(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const {
@@ -50,16 +52,11 @@ LlHandleLayout LlGroup::handle_layout(ncclEpLayout_t layout, const ncclEpHandleC
     refuse(ncclInvalidUsage, "config.dispatch_output_per_expert_alignment",
            "is " + number(alignment) + ", expected 0 or 1: Low-Latency zones have a fixed size");
   }
-  LlHandleLayout result{};
-  result.num_ranks = shape_.num_ranks;
-  result.max_tokens = shape_.max_tokens;
-  result.max_hits =
-      layout == NCCL_EP_LAYOUT_EXPERT_MAJOR ? std::min(static_cast<uint32_t>(num_topk), shape_.num_local_experts()) : 0;
-  return result;
+  return shape_.handle_layout(static_cast<Layout>(layout), static_cast<uint32_t>(num_topk));
 }
 
 size_t LlGroup::handle_bytes(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const {
-  return handle_layout(layout, config, num_topk).size();
+  return shape_.handle_bytes(handle_layout(layout, config, num_topk));
 }
 
 std::unique_ptr<Handle> LlGroup::create_handle(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk,

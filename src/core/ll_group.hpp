@@ -20,6 +20,7 @@ class LlGroup : public Group {
   const plan::LlTuning& tuning() const { return tuning_; }
   jit::Kernels& kernels() { return kernels_; }
   const LlGroupState& state() const { return state_; }
+  const LlNetwork& network() const { return network_; }  // of a group of several LSA teams
 
   // The handle whose send_only operation waits for Complete, or nullptr: a group has at most one.
   const void* pending = nullptr;
@@ -35,6 +36,7 @@ class LlGroup : public Group {
   plan::LlTuning tuning_;
   jit::Kernels kernels_;
   LlGroupState state_{};
+  LlNetwork network_{};
 };
 
 }  // namespace nccl_ep::core

@@ -12,7 +12,9 @@ void refuse_backward_pass() {
 
 LlHandle::LlHandle(LlGroup& group, ncclEpLayout_t layout, const LlHandleLayout& memory_layout, uint32_t num_topk,
                    const ncclEpTensor_t* handle_mem)
-    : Handle(group, memory_layout.size(), handle_mem), group_(group), layout_(static_cast<Layout>(layout)) {
+    : Handle(group, group.shape().handle_bytes(memory_layout), handle_mem),
+      group_(group),
+      layout_(static_cast<Layout>(layout)) {
   routing_.num_topk = num_topk;
   routing_.handle_layout = memory_layout;
   routing_.handle_memory = memory();

@@ -26,12 +26,12 @@ runtime::Kernel* get_kernel(runtime::Device& device, const Variant& variant) {
   return device.load_kernel(build(variant, device.limits().arch, settings).binary, name(variant));
 }
 
-Kernels load_kernels(runtime::Device& device, Algorithm algorithm) {
+Kernels load_kernels(runtime::Device& device, const std::vector<Variant>& variants) {
   Kernels kernels;
   std::vector<std::pair<Variant, std::future<Build>>> builds;
   const Settings settings = read_settings();
   const std::string arch = device.limits().arch;
-  for (const Variant& variant : variants_of(algorithm)) {
+  for (const Variant& variant : variants) {
     kernels.at(variant) = device.builtin_kernel(name(variant));
     if (kernels.at(variant) != nullptr) continue;
     require_matching_headers(variant, settings);

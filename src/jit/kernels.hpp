@@ -24,6 +24,6 @@ class Kernels {
 };
 
 // Variants that are not in the cache yet are compiled side by side.
-Kernels load_kernels(runtime::Device& device, Algorithm algorithm);
+Kernels load_kernels(runtime::Device& device, const std::vector<Variant>& variants);
 
 }  // namespace nccl_ep::jit

@@ -71,7 +71,8 @@ std::string template_parameters(const Variant& variant) {
 std::string name(const Variant& variant) {
   const std::string stem = std::string(text_of(variant.algorithm).folder) + "_" + text_of(variant.op).name + "_" +
                            layout_name(variant.layout);
-  return variant.op == Op::combine ? stem + "_" + dtype_name(variant.dtype) : stem;
+  return (variant.op == Op::combine ? stem + "_" + dtype_name(variant.dtype) : stem) +
+         (variant.uses_network ? "_remote" : "");
 }
 
 uint32_t max_threads(const Variant& variant) {
@@ -85,23 +86,24 @@ std::string source(const Variant& variant) {
   const AlgorithmText algorithm = text_of(variant.algorithm);
   const OpText op = text_of(variant.op);
   const std::string folder = algorithm.folder;
+  const std::string function = std::string(op.name) + (variant.uses_network ? "_remote" : "");
   const std::string args = std::string(algorithm.args_prefix) + op.args_suffix;
   const std::string bounds = std::to_string(max_threads(variant)) + ", 1";
-  return "#include \"" + folder + "/" + op.name + ".cuh\"\n" +  //
+  return "#include \"" + folder + "/" + function + ".cuh\"\n" +  //
          "using namespace nccl_ep;\n" + "static_assert(sizeof(" + args + ") == " + std::to_string(args_bytes(variant)) +
          ", \"host and device disagree\");\n" + "extern \"C\" __global__ void __launch_bounds__(" + bounds + ")\n" +  //
-         name(variant) + "(const __grid_constant__ " + args + " args) { " + folder + "::" + op.name + "<" +
+         name(variant) + "(const __grid_constant__ " + args + " args) { " + folder + "::" + function + "<" +
          template_parameters(variant) + ">(args); }\n";
 }
 
-std::vector<Variant> variants_of(Algorithm algorithm) {
+std::vector<Variant> variants_of(Algorithm algorithm, bool uses_network) {
   const bool is_ll = algorithm == Algorithm::low_latency;
   std::vector<Variant> variants;
   for (const Layout layout : {Layout::expert_major, is_ll ? Layout::rank_major : Layout::flat}) {
-    if (!is_ll) variants.push_back({algorithm, Op::update, layout, DType::bf16});
-    variants.push_back({algorithm, Op::dispatch, layout, DType::bf16});
+    if (!is_ll) variants.push_back({algorithm, Op::update, layout, DType::bf16, uses_network});
+    variants.push_back({algorithm, Op::dispatch, layout, DType::bf16, uses_network});
     for (const DType dtype : {DType::bf16, DType::fp16, DType::fp32}) {
-      variants.push_back({algorithm, Op::combine, layout, dtype});
+      variants.push_back({algorithm, Op::combine, layout, dtype, uses_network});
     }
   }
   return variants;

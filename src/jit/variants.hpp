@@ -18,18 +18,19 @@ struct Variant {
   Op op;
   Layout layout;
   DType dtype;                // of combine's rows; the others move bytes and are always compiled for bf16
-  bool uses_network = false;  // includes device/gin.hpp, and so NCCL's device headers
+  bool uses_network = false;  // for groups of several LSA teams; includes device/gin.hpp, and so NCCL's device headers
 
   bool operator==(const Variant&) const = default;
 };
 
-// "ll_combine_rank_major_fp16", "ht_update_flat": combine alone has a dtype in its name.
+// "ll_combine_rank_major_fp16", "ht_update_flat", "ll_dispatch_rank_major_remote": combine alone has a dtype in its name.
 std::string name(const Variant& variant);
 std::string source(const Variant& variant);
 // The widest block that a plan may launch. Kernels are compiled for one such block an SM.
 uint32_t max_threads(const Variant& variant);
-// All that a group of this algorithm needs.
-std::vector<Variant> variants_of(Algorithm algorithm);
+// All that a group of this algorithm needs, inside one LSA team or across several.
+std::vector<Variant> variants_of(Algorithm algorithm, bool uses_network = false);
+// Of groups inside one LSA team.
 std::vector<Variant> all_variants();
 
 }  // namespace nccl_ep::jit

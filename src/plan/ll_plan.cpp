@@ -59,6 +59,15 @@ void require_fit(const LlPlan& plan, const LlShape& shape, const Limits& limits)
 
 }  // namespace
 
+LlHandleLayout LlShape::handle_layout(Layout layout, uint32_t num_topk) const {
+  const uint32_t max_hits = layout == Layout::expert_major ? std::min(num_topk, num_local_experts()) : 0;
+  return {num_ranks, max_tokens, max_hits};
+}
+
+uint64_t LlShape::handle_bytes(const LlHandleLayout& handle) const {
+  return num_remote_ranks() ? LlRemoteHandleLayout::make(handle, num_remote_ranks()).size() : handle.size();
+}
+
 LlPlan plan_ll_dispatch(const LlShape& shape, Layout layout, uint64_t row_bytes, uint32_t num_tokens,
                         const Limits& limits, const LlTuning& tuning) {
   LlPlan plan;

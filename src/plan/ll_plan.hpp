@@ -13,9 +13,18 @@
 namespace nccl_ep::plan {
 
 struct LlShape : Shape {
+  uint32_t team_size = 0;  // ranks of an LSA team
+
+  uint32_t num_remote_ranks() const { return num_ranks - team_size; }
+  // The window: what the team uses, and behind it what the network uses, if there are remote ranks.
   LlLayout layout() const {
-    return LlLayout::make(num_ranks, max_tokens, num_local_experts(), max_topk, max_row_bytes);
+    return LlLayout::make(team_size, max_tokens, num_local_experts(), max_topk, max_row_bytes);
   }
+  LlRemoteLayout remote_layout() const { return LlRemoteLayout::make(layout(), num_remote_ranks(), max_row_bytes); }
+  uint64_t window_bytes() const { return num_remote_ranks() ? remote_layout().size() : layout().size(); }
+  // What a handle remembers of the team, and of remote ranks behind it.
+  LlHandleLayout handle_layout(Layout layout, uint32_t num_topk) const;
+  uint64_t handle_bytes(const LlHandleLayout& handle) const;
 };
 
 // Choices that a user may pin (NCCL_EP_LL_TUNING); zero leaves a choice to the plan.

@@ -385,6 +385,12 @@ void Checker::end(Operation* operation) {
   delete operation;
 }
 
+Checker::Moment Checker::moment(const Thread& thread) const { return {thread.slot, thread.epoch}; }
+
+bool Checker::knows(const Thread& thread, Moment moment) const {
+  return thread.did(moment.slot, moment.epoch) || thread.knowledge.ordered.at(moment.slot) >= moment.epoch;
+}
+
 // --- Knowledge that travels by other means
 
 Knowledge Checker::publish(Thread& thread) { return state_->publish(thread); }

@@ -127,6 +127,14 @@ class Checker {
   // Nobody will learn of this operation any more.
   void end(Operation* operation);
 
+  // --- What a thread does now, for asking later whether another one comes after it.
+  struct Moment {
+    Slot slot;
+    Epoch epoch;
+  };
+  Moment moment(const Thread& thread) const;
+  bool knows(const Thread& thread, Moment moment) const;
+
   // --- Knowledge that travels by other means (GIN signals, grid-independent waits).
   Knowledge publish(Thread& thread);
   void acquire(Thread& thread, const Knowledge& knowledge);

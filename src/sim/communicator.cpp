@@ -35,7 +35,21 @@ PeerWindow linear_peers(const std::vector<std::byte*>& memory, uint32_t first_ra
   return {address(0), stride};
 }
 
-// The contexts of the network that every simulated rank has from the start.
+void check_network(const ncclEpSimConfig_t& config, const runtime::NetworkNeeds& needs) {
+  if (config.network == NCCL_EP_SIM_SWITCH_OFF) {
+    throw Error(ncclInvalidUsage,
+                "the simulated cluster has no network: ncclEpSimConfig_t.network is OFF, expected ON to reach ranks "
+                "outside the LSA team");
+  }
+  const auto check_most = [](const char* field, uint32_t most, uint32_t wanted) {
+    if (most == 0 || wanted <= most) return;
+    throw Error(ncclInvalidUsage, "ncclEpSimConfig_t." + std::string(field) + " is " + std::to_string(most) +
+                                      ", expected 0 or at least " + std::to_string(wanted));
+  };
+  check_most("num_gin_signals", config.num_gin_signals, needs.num_signals);
+  check_most("num_gin_counters", config.num_gin_counters, needs.num_counters);
+}
+
 class SimNetwork final : public runtime::Network {
  public:
   explicit SimNetwork(const GinComm& comm) : comm_(comm) {}
@@ -96,12 +110,13 @@ PeerWindow SimCommunicator::peers(ncclWindow_t window, size_t offset) {
 }
 
 std::unique_ptr<runtime::Network> SimCommunicator::connect_network(const runtime::NetworkNeeds& needs) {
-  const Hosts::Lock lock = cluster_->lock();
-  const GinComm comm = cluster_->gin().comm(rank_.index);
-  if (needs.num_signals > comm.num_signals || needs.num_counters > comm.num_counters) {
-    throw Error(ncclInvalidUsage, "the simulated network has " + std::to_string(comm.num_signals) + " signals and " +
-                                      std::to_string(comm.num_counters) + " counters in each context, expected " +
-                                      std::to_string(needs.num_signals) + " and " + std::to_string(needs.num_counters));
+  Hosts::Lock lock = cluster_->lock();
+  check_network(cluster_->config(), needs);
+  const GinComm comm = cluster_->gin().connect(rank_.index, needs);
+  const auto everybodys = cluster_->gather(lock, rank_, "connect_network", to_bytes(&needs, sizeof(needs)));
+  for (uint32_t rank = 0; rank < everybodys.size(); ++rank) {
+    if (everybodys[rank] == to_bytes(&needs, sizeof(needs))) continue;
+    throw Error(ncclInvalidUsage, "rank " + std::to_string(rank) + " asks for another network than this one");
   }
   return std::make_unique<SimNetwork>(comm);
 }

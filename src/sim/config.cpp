@@ -13,7 +13,7 @@ namespace nccl_ep::sim {
 
 namespace {
 
-constexpr uint32_t kMaxRanks = 64;
+constexpr uint32_t kMaxRanks = 256;
 
 [[noreturn]] void reject(const std::string& field, uint64_t value, const std::string& expected) {
   throw Error(ncclInvalidArgument,
@@ -54,6 +54,7 @@ void check(const ncclEpSimConfig_t& config) {
     reject("max_threads_per_block", config.max_threads_per_block, "a multiple of 32");
   }
   check_at_most("checker", config.checker, NCCL_EP_SIM_SWITCH_ON);
+  check_at_most("network", config.network, NCCL_EP_SIM_SWITCH_ON);
   check_at_most("stores", config.stores, NCCL_EP_SIM_STORES_LATE);
   check_at_most("schedule", config.schedule, NCCL_EP_SIM_SCHEDULE_STARVE);
 }
@@ -79,8 +80,7 @@ ncclEpSimConfig_t resolve(const ncclEpSimConfig_t* config) {
   set_default(resolved.memory_bytes, uint64_t{1} << 30);
   set_default(resolved.checker, NCCL_EP_SIM_SWITCH_ON);
   set_default(resolved.num_gin_contexts, 4u);
-  set_default(resolved.num_gin_signals, 64u);
-  set_default(resolved.num_gin_counters, 64u);
+  set_default(resolved.network, NCCL_EP_SIM_SWITCH_ON);
   check(resolved);
   if (resolved.seed == 0) resolved.seed = seed_from_environment();
 

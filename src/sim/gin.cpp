@@ -13,7 +13,7 @@ namespace nccl_ep::sim {
 
 struct GinEngine::Operation {
   GinRequest request;
-  uint32_t rank = 0;
+  const GinPort* port = nullptr;
   uint32_t context = 0;
   uint64_t number = 0;  // of the context's operations
   std::byte* dst = nullptr;
@@ -22,25 +22,56 @@ struct GinEngine::Operation {
   uint64_t* counter = nullptr;
   uint32_t num_unread = 0;  // pieces
   uint32_t num_unlanded = 0;
-  uint32_t num_awaited = 0;  // earlier puts that a strong signal waits for
+  std::set<uint64_t> awaited;  // earlier puts that a strong signal waits for, by their numbers
   bool has_signal_pending = false;
   bool is_flushed = false;
   check::Operation* checked = nullptr;
+  check::Checker::Moment issued = {};
   check::Knowledge published;  // what the signal tells
 
+  uint32_t rank() const { return port->rank; }
   bool is_put() const { return request.kind == GinRequest::Kind::put || request.kind == GinRequest::Kind::put_value; }
   bool is_get() const { return request.kind == GinRequest::Kind::get; }
 };
 
-struct GinEngine::Context {
-  uint64_t* signals = nullptr;
-  uint64_t* counters = nullptr;
-  uint64_t* flushed = nullptr;
-  uint64_t num_issued = 0;
-  std::set<uint64_t> unflushed;  // numbers
-  check::Knowledge flushed_knowledge;
-  std::vector<OperationPtr> in_flight;   // puts that have not landed and strong signals that wait for them
-  std::vector<check::Knowledge> landed;  // what the puts that have landed at each peer did
+// One connection of all ranks.
+struct GinNetwork {
+  // A put that has landed, and that no strong signal has covered yet.
+  struct Landed {
+    check::Checker::Moment issued;
+    check::Knowledge knowledge;
+  };
+  struct Context {
+    uint64_t* signals = nullptr;
+    uint64_t* counters = nullptr;
+    uint64_t* flushed = nullptr;
+    uint64_t num_issued = 0;
+    std::set<uint64_t> unflushed;  // numbers
+    check::Knowledge flushed_knowledge;
+    std::vector<GinEngine::OperationPtr> in_flight;  // puts that have not landed, strong signals that wait for them
+    std::vector<check::Knowledge> covered;           // what strong signals have told each peer
+    std::vector<std::vector<Landed>> landed;         // at each peer
+  };
+
+  // Puts a rank's contexts into words of its memory, all zero.
+  void place(uint32_t rank, uint64_t* words) {
+    const uint32_t num_ranks = static_cast<uint32_t>(ports.size());
+    std::memset(words, 0, words_per_rank() * sizeof(uint64_t));
+    for (uint32_t i = 0; i < num_contexts; ++i, words += words_per_rank() / num_contexts) {
+      Context& of_rank = context(rank, i);
+      of_rank.signals = words;
+      of_rank.counters = words + num_signals;
+      of_rank.flushed = of_rank.counters + num_counters;
+      of_rank.covered.resize(num_ranks);
+      of_rank.landed.resize(num_ranks);
+    }
+  }
+  size_t words_per_rank() const { return size_t{num_contexts} * (num_signals + num_counters + 1); }
+  Context& context(uint32_t rank, uint32_t index) { return contexts[size_t{rank} * num_contexts + index]; }
+
+  uint32_t num_contexts, num_signals, num_counters;
+  std::vector<GinPort> ports;     // by rank
+  std::vector<Context> contexts;  // of rank 0, then of rank 1, ...
 };
 
 GinEngine::GinEngine(Cluster& cluster, check::Checker* checker, Random random)
@@ -49,63 +80,61 @@ GinEngine::GinEngine(Cluster& cluster, check::Checker* checker, Random random)
   read_delay_ = draw_delay();
   landing_delay_ = draw_delay();
   signal_delay_ = draw_delay();
-  const ncclEpSimConfig_t& config = cluster.config();
-  const uint32_t num_ranks = cluster.topology().num_ranks();
-  lost_.resize(num_ranks);
-  for (uint32_t rank = 0; rank < num_ranks; ++rank) {
-    ports_.push_back({this, rank});
-    const size_t num_words = config.num_gin_signals + config.num_gin_counters + 1;
-    auto* words = static_cast<uint64_t*>(cluster.executor().memory().allocate(
-        rank, num_words * config.num_gin_contexts * sizeof(uint64_t), Memory::Zone::ordinary));
-    std::memset(words, 0, num_words * config.num_gin_contexts * sizeof(uint64_t));
-    for (uint32_t i = 0; i < config.num_gin_contexts; ++i, words += num_words) {
-      Context& context = *contexts_.emplace_back(std::make_unique<Context>());
-      context.signals = words;
-      context.counters = words + config.num_gin_signals;
-      context.flushed = context.counters + config.num_gin_counters;
-      context.landed.resize(num_ranks);
-    }
-  }
+  lost_.resize(cluster.topology().num_ranks());
+  num_networks_.resize(cluster.topology().num_ranks());
 }
 
 GinEngine::~GinEngine() = default;
 
-GinComm GinEngine::comm(uint32_t rank) {
-  const ncclEpSimConfig_t& config = cluster_.config();
-  return {reinterpret_cast<uint64_t>(&ports_[rank]),
+GinComm GinEngine::connect(uint32_t rank, const runtime::NetworkNeeds& needs) {
+  const uint32_t num_ranks = cluster_.topology().num_ranks();
+  const size_t number = num_networks_[rank]++;
+  if (number == networks_.size()) {
+    auto network = std::make_unique<GinNetwork>(
+        GinNetwork{cluster_.config().num_gin_contexts, needs.num_signals, needs.num_counters, {}, {}});
+    for (uint32_t r = 0; r < num_ranks; ++r) network->ports.push_back({this, network.get(), r});
+    network->contexts.resize(size_t{num_ranks} * network->num_contexts);
+    networks_.push_back(std::move(network));
+  }
+  GinNetwork& network = *networks_[number];
+  // Each rank's own host allocates, so that addresses do not depend on which host is first.
+  network.place(rank, static_cast<uint64_t*>(cluster_.executor().memory().allocate(
+                          rank, network.words_per_rank() * sizeof(uint64_t), Memory::Zone::ordinary)));
+  return {reinterpret_cast<uint64_t>(&network.ports[rank]),
           rank,
-          cluster_.topology().num_ranks(),
-          config.num_gin_contexts,
-          config.num_gin_signals,
-          config.num_gin_counters};
+          num_ranks,
+          network.num_contexts,
+          network.num_signals,
+          network.num_counters};
 }
 
 // ---- Finding things
 
-GinEngine::Context& GinEngine::context(uint32_t rank, uint32_t index) const {
-  return *contexts_[rank * cluster_.config().num_gin_contexts + index];
+uint64_t GinEngine::num_issued(const GinPort& port, uint32_t index) const {
+  return port.network->context(port.rank, index).num_issued;
 }
 
-uint64_t GinEngine::num_issued(uint32_t rank, uint32_t index) const { return context(rank, index).num_issued; }
+const uint64_t* GinEngine::flushed(const GinPort& port, uint32_t index) const {
+  return port.network->context(port.rank, index).flushed;
+}
 
-const uint64_t* GinEngine::flushed(uint32_t rank, uint32_t index) const { return context(rank, index).flushed; }
-
-void GinEngine::acquire_flushed(uint32_t rank, uint32_t index) {
+void GinEngine::acquire_flushed(const GinPort& port, uint32_t index) {
   if (checker_ == nullptr) return;
-  checker_->acquire(*cluster_.executor().current_checker_thread(), context(rank, index).flushed_knowledge);
+  checker_->acquire(*cluster_.executor().current_checker_thread(),
+                    port.network->context(port.rank, index).flushed_knowledge);
 }
 
-uint64_t* GinEngine::counter(uint32_t rank, uint32_t index, uint32_t counter, check::Pc pc) const {
-  const uint32_t limit = cluster_.config().num_gin_counters;
+uint64_t* GinEngine::counter(const GinPort& port, uint32_t index, uint32_t counter, check::Pc pc) const {
+  const uint32_t limit = port.network->num_counters;
   if (counter >= limit) {
     cluster_.executor().fail_thread(
         pc, [=] { return "GIN counter " + std::to_string(counter) + ", expected less than " + std::to_string(limit); });
   }
-  return context(rank, index).counters + counter;
+  return port.network->context(port.rank, index).counters + counter;
 }
 
-uint64_t* GinEngine::signal(uint32_t rank, uint32_t index, dev::Signal signal, check::Pc pc) const {
-  return locate_signal(rank, rank, index, signal, pc);
+uint64_t* GinEngine::signal(const GinPort& port, uint32_t index, dev::Signal signal, check::Pc pc) const {
+  return locate_signal(port, port.rank, index, signal, pc);
 }
 
 std::byte* GinEngine::locate(uint32_t rank, uint32_t on_rank, dev::WindowAddress address, uint64_t bytes,
@@ -125,30 +154,31 @@ std::byte* GinEngine::locate(uint32_t rank, uint32_t on_rank, dev::WindowAddress
   return window->memory[on_rank] + address.offset;
 }
 
-uint64_t* GinEngine::locate_signal(uint32_t rank, uint32_t on_rank, uint32_t index, dev::Signal signal,
+uint64_t* GinEngine::locate_signal(const GinPort& port, uint32_t on_rank, uint32_t index, dev::Signal signal,
                                    check::Pc pc) const {
   if (signal.window != nullptr) {
-    return reinterpret_cast<uint64_t*>(locate(rank, on_rank, {signal.window, signal.index}, sizeof(uint64_t), pc));
+    return reinterpret_cast<uint64_t*>(locate(port.rank, on_rank, {signal.window, signal.index}, sizeof(uint64_t), pc));
   }
-  const uint32_t limit = cluster_.config().num_gin_signals;
+  const uint32_t limit = port.network->num_signals;
   if (signal.index >= limit) {
     cluster_.executor().fail_thread(pc, [=] {
       return "GIN signal " + std::to_string(signal.index) + ", expected less than " + std::to_string(limit);
     });
   }
-  return context(on_rank, index).signals + signal.index;
+  return port.network->context(on_rank, index).signals + signal.index;
 }
 
 // ---- Issuing
 
-void GinEngine::issue(uint32_t rank, uint32_t index, const GinRequest& request, check::Pc pc) {
+void GinEngine::issue(const GinPort& port, uint32_t index, const GinRequest& request, check::Pc pc) {
   Executor& executor = cluster_.executor();
+  const uint32_t rank = port.rank;
   if (request.peer >= cluster_.topology().num_ranks()) {
     executor.fail_thread(pc, [=] { return "GIN peer " + std::to_string(request.peer) + " does not exist"; });
   }
   const auto operation = std::make_shared<Operation>();
   operation->request = request;
-  operation->rank = rank;
+  operation->port = &port;
   operation->context = index;
   if (operation->is_put()) operation->dst = locate(rank, request.peer, request.at_peer, request.bytes, pc);
   if (request.kind == GinRequest::Kind::put) operation->src = locate(rank, rank, request.local, request.bytes, pc);
@@ -157,18 +187,18 @@ void GinEngine::issue(uint32_t rank, uint32_t index, const GinRequest& request, 
     operation->src = locate(rank, request.peer, request.at_peer, request.bytes, pc);
   }
   if (request.signal.strength != dev::SignalAction::kNone) {
-    operation->signal = locate_signal(rank, request.peer, index, request.signal.signal, pc);
+    operation->signal = locate_signal(port, request.peer, index, request.signal.signal, pc);
     operation->has_signal_pending = true;
   }
-  if (request.counter != dev::kNoCounter) operation->counter = counter(rank, index, request.counter, pc);
+  if (request.counter != dev::kNoCounter) operation->counter = counter(port, index, request.counter, pc);
 
-  Context& from = context(rank, index);
+  GinNetwork::Context& from = port.network->context(rank, index);
   operation->number = from.num_issued++;
   from.unflushed.insert(operation->number);
   count(*operation);
   announce(*operation, pc);
   await_earlier(*operation);
-  if (operation->is_put() || operation->num_awaited > 0) from.in_flight.push_back(operation);
+  if (operation->is_put() || !operation->awaited.empty()) from.in_flight.push_back(operation);
   start_pieces(operation);
   executor.yield();
 }
@@ -176,14 +206,15 @@ void GinEngine::issue(uint32_t rank, uint32_t index, const GinRequest& request, 
 void GinEngine::count(const Operation& operation) {
   LinkCounters& counters = cluster_.counters();
   const GinRequest& request = operation.request;
-  if (operation.is_put()) counters.count_put(operation.rank, request.peer, request.bytes);
-  if (operation.is_get()) counters.count_get(operation.rank, request.peer, request.bytes);
-  if (operation.signal != nullptr) counters.count_signal(operation.rank, request.peer);
+  if (operation.is_put()) counters.count_put(operation.rank(), request.peer, request.bytes);
+  if (operation.is_get()) counters.count_get(operation.rank(), request.peer, request.bytes);
+  if (operation.signal != nullptr) counters.count_signal(operation.rank(), request.peer);
 }
 
 void GinEngine::announce(Operation& operation, check::Pc pc) {
   if (checker_ == nullptr) return;
   check::Thread& issuer = *cluster_.executor().current_checker_thread();
+  operation.issued = checker_->moment(issuer);
   const char* what = operation.is_put() ? "GIN put" : operation.is_get() ? "GIN get" : "GIN signal";
   operation.checked = checker_->begin(issuer, what, check::Checker::Proxy::generic, pc);
   if (operation.src != nullptr) checker_->reads(*operation.checked, operation.src, operation.request.bytes);
@@ -191,20 +222,32 @@ void GinEngine::announce(Operation& operation, check::Pc pc) {
   if (operation.signal != nullptr) operation.published = checker_->publish(issuer);
 }
 
-// A strong signal says that all puts before it in its queue have landed.
+// A strong signal says that all puts before it in its queue have landed. Before it are those of which its issuer knows:
+// another thread's may just as well have been later.
 void GinEngine::await_earlier(Operation& operation) {
   if (operation.request.signal.strength != dev::SignalAction::kStrong) return;
-  Context& from = context(operation.rank, operation.context);
-  operation.published.learn(from.landed[operation.request.peer]);
-  for (const OperationPtr& earlier : from.in_flight) {
-    if (earlier->request.peer == operation.request.peer && earlier->num_unlanded > 0) ++operation.num_awaited;
+  const uint32_t peer = operation.request.peer;
+  GinNetwork::Context& from = operation.port->network->context(operation.rank(), operation.context);
+  const auto is_earlier = [&](check::Checker::Moment issued) {
+    return checker_ == nullptr || checker_->knows(*cluster_.executor().current_checker_thread(), issued);
+  };
+  std::erase_if(from.landed[peer], [&](const GinNetwork::Landed& put) {
+    if (!is_earlier(put.issued)) return false;
+    from.covered[peer].learn(put.knowledge);
+    return true;
+  });
+  operation.published.learn(from.covered[peer]);
+  for (const OperationPtr& put : from.in_flight) {
+    if (put->request.peer == peer && put->num_unlanded > 0 && is_earlier(put->issued)) {
+      operation.awaited.insert(put->number);
+    }
   }
 }
 
 // ---- Under way
 
 bool GinEngine::is_lost(const Operation& operation) const {
-  return lost_[operation.rank] || lost_[operation.request.peer];
+  return lost_[operation.rank()] || lost_[operation.request.peer];
 }
 
 void GinEngine::lose(uint32_t rank) { lost_[rank] = true; }
@@ -242,16 +285,16 @@ void GinEngine::start_piece(const OperationPtr& operation, uint64_t offset, uint
     const auto* source =
         operation->src != nullptr ? operation->src : reinterpret_cast<const std::byte*>(&operation->request.value);
     std::memcpy(data->data(), source + offset, data->size());
-    cluster_.engine().after_delay(operation->rank, landing_delay_, land);
+    cluster_.engine().after_delay(operation->rank(), landing_delay_, land);
     --operation->num_unread;
     if (operation->num_unread == 0) finish_read(operation);
   };
-  cluster_.engine().after_delay(operation->rank, read_delay_, read);
+  cluster_.engine().after_delay(operation->rank(), read_delay_, read);
 }
 
 void GinEngine::finish_read(const OperationPtr& operation) {
   if (operation->counter != nullptr) {
-    cluster_.engine().after_delay(operation->rank, signal_delay_, [this, operation] {
+    cluster_.engine().after_delay(operation->rank(), signal_delay_, [this, operation] {
       if (checker_ != nullptr) {
         check::Knowledge knowledge;
         checker_->learn_reads(knowledge, *operation->checked);
@@ -267,34 +310,35 @@ void GinEngine::finish_read(const OperationPtr& operation) {
 }
 
 void GinEngine::finish_landing(const OperationPtr& operation) {
-  Context& from = context(operation->rank, operation->context);
+  GinNetwork::Context& from = operation->port->network->context(operation->rank(), operation->context);
   if (operation->is_get()) {
     finish_flush(operation);
   } else if (operation->is_put()) {
     const auto learn = [&](check::Knowledge& knowledge) {
       if (checker_ != nullptr) checker_->learn(knowledge, *operation->checked);
     };
-    learn(from.landed[operation->request.peer]);
     learn(operation->published);
+    if (checker_ != nullptr) {
+      GinNetwork::Landed landed{operation->issued, {}};
+      learn(landed.knowledge);
+      from.landed[operation->request.peer].push_back(landed);
+    }
     const std::vector<OperationPtr> others = from.in_flight;
     for (const OperationPtr& later : others) {
-      const bool is_awaited = later->request.peer == operation->request.peer && later->number > operation->number &&
-                              later->request.signal.strength == dev::SignalAction::kStrong;
-      if (!is_awaited) continue;
+      if (later->awaited.erase(operation->number) == 0) continue;
       learn(later->published);
-      --later->num_awaited;
       deliver_if_ready(later);
     }
   }
   deliver_if_ready(operation);
   std::erase_if(from.in_flight,
-                [](const OperationPtr& other) { return other->num_unlanded == 0 && other->num_awaited == 0; });
+                [](const OperationPtr& other) { return other->num_unlanded == 0 && other->awaited.empty(); });
   close(*operation);
 }
 
 void GinEngine::deliver_if_ready(const OperationPtr& operation) {
-  if (operation->signal == nullptr || operation->num_unlanded > 0 || operation->num_awaited > 0) return;
-  cluster_.engine().after_delay(operation->rank, signal_delay_, [this, operation] {
+  if (operation->signal == nullptr || operation->num_unlanded > 0 || !operation->awaited.empty()) return;
+  cluster_.engine().after_delay(operation->rank(), signal_delay_, [this, operation] {
     if (is_lost(*operation)) return;
     if (checker_ != nullptr) {
       checker_->deliver(*operation->checked, operation->signal, sizeof(uint64_t), operation->published);
@@ -306,7 +350,7 @@ void GinEngine::deliver_if_ready(const OperationPtr& operation) {
 }
 
 void GinEngine::finish_flush(const OperationPtr& operation) {
-  Context& from = context(operation->rank, operation->context);
+  GinNetwork::Context& from = operation->port->network->context(operation->rank(), operation->context);
   if (checker_ != nullptr) {
     if (operation->is_get()) {
       checker_->learn(from.flushed_knowledge, *operation->checked);

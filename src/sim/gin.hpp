@@ -2,7 +2,7 @@
 // The network: carries out what kernels start through device/gin.hpp, in random pieces at random times.
 //
 // Each context of a rank has words in device memory that kernels poll: its signals, its counters, and how
-// many of its operations are flushed. Everything here runs while the GPUs move.
+// many of its operations are flushed. Everything here runs while the GPUs move, but for connect().
 #pragma once
 
 #include <cstddef>
@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "device/gin.hpp"
+#include "runtime/runtime.hpp"
 #include "sim/checker.hpp"
 #include "sim/random.hpp"
 
@@ -30,9 +31,12 @@ struct GinRequest {
   uint32_t counter = dev::kNoCounter;
 };
 
-// What the handle of a GinComm points at.
+struct GinNetwork;
+
+// One rank's end of a network: what the handle of a GinComm points at.
 struct GinPort {
   class GinEngine* engine;
+  GinNetwork* network;
   uint32_t rank;
 };
 
@@ -42,32 +46,31 @@ class GinEngine {
   GinEngine(Cluster& cluster, check::Checker* checker, Random random);
   ~GinEngine();
 
-  // What kernels of `rank` need to use the network.
-  GinComm comm(uint32_t rank);
+  // For the host: what kernels of `rank` need to use its next network. The n-th one of a rank is the n-th one of the
+  // others, and may be used when all have theirs. It stays to the end, since a signal may come late.
+  GinComm connect(uint32_t rank, const runtime::NetworkNeeds& needs);
 
-  // For Gin's calls: on the fiber of a thread of `rank`. Requests that make no sense fail the thread.
-  void issue(uint32_t rank, uint32_t context, const GinRequest& request, check::Pc pc);
-  uint64_t num_issued(uint32_t rank, uint32_t context) const;
+  // For Gin's calls: on the fiber of a thread of the port's rank. Requests that make no sense fail the thread.
+  void issue(const GinPort& port, uint32_t context, const GinRequest& request, check::Pc pc);
+  uint64_t num_issued(const GinPort& port, uint32_t context) const;
   // The word that says how many of the context's operations, in the order of their issue, are flushed.
-  const uint64_t* flushed(uint32_t rank, uint32_t context) const;
+  const uint64_t* flushed(const GinPort& port, uint32_t context) const;
   // The current thread has seen that all its operations are flushed.
-  void acquire_flushed(uint32_t rank, uint32_t context);
-  uint64_t* counter(uint32_t rank, uint32_t context, uint32_t counter, check::Pc pc) const;
+  void acquire_flushed(const GinPort& port, uint32_t context);
+  uint64_t* counter(const GinPort& port, uint32_t context, uint32_t counter, check::Pc pc) const;
   // A signal of this rank.
-  uint64_t* signal(uint32_t rank, uint32_t context, dev::Signal signal, check::Pc pc) const;
+  uint64_t* signal(const GinPort& port, uint32_t context, dev::Signal signal, check::Pc pc) const;
 
   // Nothing that is under way to or from the rank arrives any more.
   void lose(uint32_t rank);
 
  private:
-  struct Context;
   struct Operation;
-  struct Piece;
   using OperationPtr = std::shared_ptr<Operation>;
 
-  Context& context(uint32_t rank, uint32_t index) const;
   std::byte* locate(uint32_t rank, uint32_t on_rank, dev::WindowAddress address, uint64_t bytes, check::Pc pc) const;
-  uint64_t* locate_signal(uint32_t rank, uint32_t on_rank, uint32_t context, dev::Signal signal, check::Pc pc) const;
+  uint64_t* locate_signal(const GinPort& port, uint32_t on_rank, uint32_t context, dev::Signal signal,
+                          check::Pc pc) const;
   bool is_lost(const Operation& operation) const;
 
   void count(const Operation& operation);
@@ -88,9 +91,11 @@ class GinEngine {
   uint64_t read_delay_;
   uint64_t landing_delay_;
   uint64_t signal_delay_;
-  std::vector<std::unique_ptr<Context>> contexts_;  // of rank 0, then of rank 1, ...
-  std::vector<bool> lost_;                          // ranks
-  std::vector<GinPort> ports_;
+  std::vector<std::unique_ptr<GinNetwork>> networks_;
+  std::vector<size_t> num_networks_;  // that each rank has connected to
+  std::vector<bool> lost_;            // ranks
+
+  friend struct GinNetwork;
 };
 
 }  // namespace nccl_ep::sim

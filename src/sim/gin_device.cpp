@@ -35,7 +35,7 @@ GinPort& port(const GinComm& comm, uint32_t context, sim::check::Pc pc) {
 
 void issue(const GinComm& comm, uint32_t context, const GinRequest& request, sim::check::Pc pc) {
   const GinPort& self = port(comm, context, pc);
-  self.engine->issue(self.rank, context, request, pc);
+  self.engine->issue(self, context, request, pc);
 }
 
 void wait_until(const uint64_t* word, uint64_t least) {
@@ -76,44 +76,44 @@ void Gin::get(uint32_t peer, WindowAddress src, WindowAddress local_dst, uint64_
 
 void Gin::flush() const {
   const GinPort& self = port(comm_, context_, EP_CALLER);
-  wait_until(self.engine->flushed(self.rank, context_), self.engine->num_issued(self.rank, context_));
-  self.engine->acquire_flushed(self.rank, context_);
+  wait_until(self.engine->flushed(self, context_), self.engine->num_issued(self, context_));
+  self.engine->acquire_flushed(self, context_);
 }
 
 uint64_t Gin::read_signal(Signal signal) const {
   const sim::check::Pc pc = EP_CALLER;
   const GinPort& self = port(comm_, context_, pc);
-  return ld_acquire<Scope::system>(self.engine->signal(self.rank, context_, signal, pc));
+  return ld_acquire<Scope::system>(self.engine->signal(self, context_, signal, pc));
 }
 
 void Gin::wait_signal(Signal signal, uint64_t least) const {
   const sim::check::Pc pc = EP_CALLER;
   const GinPort& self = port(comm_, context_, pc);
-  wait_until(self.engine->signal(self.rank, context_, signal, pc), least);
+  wait_until(self.engine->signal(self, context_, signal, pc), least);
 }
 
 void Gin::reset_signal(Signal signal) const {
   const sim::check::Pc pc = EP_CALLER;
   const GinPort& self = port(comm_, context_, pc);
-  st_relaxed<Scope::system>(self.engine->signal(self.rank, context_, signal, pc), uint64_t{0});
+  st_relaxed<Scope::system>(self.engine->signal(self, context_, signal, pc), uint64_t{0});
 }
 
 uint64_t Gin::read_counter(uint32_t counter) const {
   const sim::check::Pc pc = EP_CALLER;
   const GinPort& self = port(comm_, context_, pc);
-  return ld_acquire<Scope::system>(self.engine->counter(self.rank, context_, counter, pc));
+  return ld_acquire<Scope::system>(self.engine->counter(self, context_, counter, pc));
 }
 
 void Gin::wait_counter(uint32_t counter, uint64_t least) const {
   const sim::check::Pc pc = EP_CALLER;
   const GinPort& self = port(comm_, context_, pc);
-  wait_until(self.engine->counter(self.rank, context_, counter, pc), least);
+  wait_until(self.engine->counter(self, context_, counter, pc), least);
 }
 
 void Gin::reset_counter(uint32_t counter) const {
   const sim::check::Pc pc = EP_CALLER;
   const GinPort& self = port(comm_, context_, pc);
-  st_relaxed<Scope::system>(self.engine->counter(self.rank, context_, counter, pc), uint64_t{0});
+  st_relaxed<Scope::system>(self.engine->counter(self, context_, counter, pc), uint64_t{0});
 }
 
 }  // namespace nccl_ep::dev

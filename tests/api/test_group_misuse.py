@@ -158,16 +158,42 @@ def test_no_communicator() -> None:
         ep.Group(0, GOOD)
 
 
-@pytest.mark.sim_only
-def test_more_than_one_lsa_team_is_not_available_yet(make_cluster: Any) -> None:
-    def main(rank: Any) -> str:
-        with pytest.raises(ep.InvalidUsage) as failure:
-            ep.Group(rank.comm, GOOD)
-        return failure.value.message
+def refusals(cluster: Any, config: ep.GroupConfig) -> list[str]:
+    """What each rank hears, which keeps nothing of the group."""
 
-    for message in make_cluster(2, lsa_team_size=1).run(main):
-        assert "LSA team" in message
-        assert "not available" in message
+    def main(rank: Any) -> str:
+        before = usage(cluster, rank)
+        with pytest.raises(ep.InvalidUsage) as failure:
+            ep.Group(rank.comm, config)
+        rank.barrier()
+        assert usage(cluster, rank) == before
+        return str(failure.value.message)
+
+    messages: list[str] = cluster.run(main)
+    return messages
+
+
+@pytest.mark.sim_only
+def test_several_lsa_teams_need_a_network(make_cluster: Any) -> None:
+    for message in refusals(make_cluster(4, nodes=2, network=False), GOOD):
+        assert "4 ranks form LSA teams of 2, and there is no network between them" in message
+        assert "ncclEpSimConfig_t.network is OFF, expected ON" in message
+
+
+@pytest.mark.sim_only
+def test_one_lsa_team_needs_no_network(make_cluster: Any) -> None:
+    def main(rank: Any) -> int:
+        with ep.Group(rank.comm, GOOD) as group:
+            return group.async_error()
+
+    assert make_cluster(2, network=False).run(main) == [0, 0]
+
+
+@pytest.mark.sim_only
+def test_high_throughput_is_inside_one_lsa_team(make_cluster: Any) -> None:
+    config = replace(GOOD, algorithm=ep.Algorithm.HIGH_THROUGHPUT)
+    for message in refusals(make_cluster(2, lsa_team_size=1), config):
+        assert "2 ranks form LSA teams of 1, expected one team" in message
 
 
 def usage(cluster: Any, rank: Any) -> Any:

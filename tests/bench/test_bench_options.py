@@ -156,6 +156,20 @@ def test_what_the_simulator_cannot_do_is_refused(tmp_path):
         options("--compare", str(library), device="sim")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "device", "message"),
+    [
+        ((), "cuda", "--nodes 3: expected --device sim"),
+        (("--ranks", "8"), "sim", "--nodes 3: expected a divisor of the 8 ranks"),
+        ((*HT, "--ranks", "6"), "sim", "--nodes 3: expected --algorithm ll"),
+    ],
+)
+def test_nodes_are_simulated_and_divide_the_ranks(arguments, device, message):
+    with pytest.raises(UsageError, match=message):
+        options("--nodes", "3", *arguments, device=device, num_ranks=None)
+    assert options("--nodes", "2", "--ranks", "6", device="sim", num_ranks=None).nodes == 2
+
+
 def test_ranks_of_the_environment_are_not_for_the_command_line():
     with pytest.raises(UsageError, match="--ranks 2: expected 4"):
         options("--ranks", "2")

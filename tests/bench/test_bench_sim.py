@@ -104,6 +104,14 @@ def test_what_is_left_when_rows_are_dropped_is_verified(capsys, options):
     assert all(less < all_of_it for less, all_of_it in zip(*ideal, strict=True))
 
 
+def test_several_nodes_are_verified(capsys):
+    rows = rows_of(capsys, "--ranks", "4", "--nodes", "2", "--experts", "16", "--op", "pair,step")
+    assert {row["mode"] for row in rows} == {"graph", "host"}
+    assert all(row["verified"] for row in rows)
+    assert all((row["nodes"], row["lsa_team_size"]) == (2, 2) for row in rows)
+    assert all(row["remote_bytes"] > row["ideal_remote_bytes"] > 0 for row in rows)
+
+
 def test_companions_are_not_counted(capsys):
     """In high throughput, dispatch and combine alone are each half of a pair."""
     arguments = ("--algorithm", "ht", "--layout", "fl", "--mode", "graph")

@@ -47,8 +47,8 @@ OPERATION = [
     Mutant(
         "a bank is taken to be free one operation too early",
         "ll/operation.cuh",
-        "finished_by(op.group, peer) + LlLayout::kNumBanks - op.epoch",
-        "finished_by(op.group, peer) + LlLayout::kNumBanks + 1 - op.epoch",
+        "finished_by(op, peer) + LlLayout::kNumBanks - op.epoch",
+        "finished_by(op, peer) + LlLayout::kNumBanks + 1 - op.epoch",
         "A peer overwrites a bank while this rank still reads it.",
         IDLE_RECEIVER,
     ),
@@ -74,8 +74,9 @@ BEGIN = [
     Mutant(
         "peers are not awaited",
         "ll/operation.cuh",
-        "const bool may_write = !sends || dev::all(banks_free == op.epoch) || await_peers(op);",
-        "const bool may_write = true;",
+        "  const bool may_write =\n      !sends || dev::all(banks_free == op.epoch) || "
+        "(await_peers(op) && remote.await_peers(op.epoch));",
+        "  const bool may_write = true;",
         "A bank may be overwritten while it is read.",
         IDLE_RECEIVER,
     ),
@@ -98,8 +99,8 @@ BEGIN = [
     Mutant(
         "banks are noted as free one operation too early",
         "ll/operation.cuh",
-        "finished_by(op.group, peer) + 1 - op.epoch",
-        "finished_by(op.group, peer) + 2 - op.epoch",
+        "finished_by(op, op.team.first + i) + 1 - op.epoch",
+        "finished_by(op, op.team.first + i) + 2 - op.epoch",
         "The next operation overwrites a bank while it is read.",
         IDLE_RECEIVER,
     ),
@@ -138,8 +139,8 @@ BEGIN = [
     Mutant(
         "what a peer has finished is read as its own GPU's word",
         "ll/operation.cuh",
-        "dev::ld_relaxed<dev::Scope::system>(group.window.at<uint32_t>(group.rank",
-        "dev::ld_relaxed<dev::Scope::gpu>(group.window.at<uint32_t>(group.rank",
+        "dev::ld_relaxed<dev::Scope::system>(op.hello(op.group.rank",
+        "dev::ld_relaxed<dev::Scope::gpu>(op.hello(op.group.rank",
         "The poll may never see the word.",
         FEW,
     ),
@@ -470,8 +471,10 @@ DISPATCH = [
     Mutant(
         "receivers arrive before the table is complete",
         "ll/dispatch.cuh",
-        "        fill(op, table, receivers);\n        dev::bar_arrive(kTableBarrier, dev::num_threads());\n",
-        "        dev::bar_arrive(kTableBarrier, dev::num_threads());\n        fill(op, table, receivers);\n",
+        "        fill(table, receivers, [&] { return read_counts(op, table, receivers); });\n"
+        "        dev::bar_arrive(kTableBarrier, dev::num_threads());\n",
+        "        dev::bar_arrive(kTableBarrier, dev::num_threads());\n"
+        "        fill(table, receivers, [&] { return read_counts(op, table, receivers); });\n",
         "Pushing warps look places up that are not known yet.",
         FEW,
     ),
@@ -645,8 +648,8 @@ FAILURES = [
     Mutant(
         "one lane answers for all peers",
         "ll/operation.cuh",
-        "  return dev::all(ok);\n}\n\n// Finds out, while",
-        "  return ok;\n}\n\n// Finds out, while",
+        "  return dev::all(ok);\n}\n\n// The ranks outside",
+        "  return ok;\n}\n\n// The ranks outside",
         "The banks of a rank that is silent are overwritten.",
         SILENT_RECEIVER,
     ),
@@ -709,8 +712,8 @@ FAILURES = [
     Mutant(
         "that a source is missing is not in the table",
         "ll/arrivals.cuh",
-        "if (!read_counts(op, table, team)) dev::st_relaxed<dev::Scope::block>(&table.has_all(), 0u);",
-        "read_counts(op, table, team);",
+        "if (!read()) dev::st_relaxed<dev::Scope::block>(&table.has_all(), 0u);",
+        "read();",
         "Rows are put at places that nobody has told.",
         SILENT_SOURCE,
     ),

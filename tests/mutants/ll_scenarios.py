@@ -65,7 +65,7 @@ def many_hits_problems(seed: int) -> list[ll.Problem]:
     return problems
 
 
-def idle_receiver(seed: int) -> None:
+def idle_receiver(seed: int, **options: Any) -> None:
     """Only the last rank has tokens, and combines again and again.
 
     Rank-major, so nothing tells the other ranks how far it is but its word that a bank is free.
@@ -82,7 +82,7 @@ def idle_receiver(seed: int) -> None:
             return [rank.read(exchange.combined) for exchange in exchanges]
 
     for again in range(seed, seed + 6000, 1000):
-        with simulated(LATE.num_ranks, again) as cluster:
+        with simulated(LATE.num_ranks, again, **options) as cluster:
             results = cluster.run(main)
         for rank, found in enumerate(results):
             for combined in found:

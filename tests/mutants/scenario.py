@@ -16,9 +16,14 @@ sys.path[:0] = [str(HERE.parent / folder) for folder in ("", "protocol", "litmus
 
 import ht_scenarios  # noqa: E402
 import ll_scenarios  # noqa: E402
+import remote_scenarios  # noqa: E402
 from sim_runner import load_kernels  # noqa: E402
 
-SCENARIOS = {"ll": ll_scenarios.SCENARIOS, "ht": ht_scenarios.SCENARIOS}
+SCENARIOS = {
+    "ll": ll_scenarios.SCENARIOS,
+    "remote": remote_scenarios.SCENARIOS,
+    "ht": ht_scenarios.SCENARIOS,
+}
 
 
 def main(kernels: str, algorithm: str, scenario: str, *seeds: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import ht_mutants
 import ll_mutants
 import pytest
+import remote_mutants
 from build import build
 from mutant import Mutant
 from scenario import SCENARIOS
@@ -20,7 +21,7 @@ from scenario import SCENARIOS
 pytestmark = pytest.mark.sim_only
 
 SCENARIO = Path(__file__).with_name("scenario.py")
-MUTANTS = {"ll": ll_mutants.MUTANTS, "ht": ht_mutants.MUTANTS}
+MUTANTS = {"ll": ll_mutants.MUTANTS, "remote": remote_mutants.MUTANTS, "ht": ht_mutants.MUTANTS}
 SEEDS = range(1, 6)
 SECONDS = 60
 

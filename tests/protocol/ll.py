@@ -165,6 +165,13 @@ def exchange(
             return mine.results()
 
 
+def refill(rank: Any, mine: Exchange, other: Exchange) -> None:
+    """Gives one exchange's buffers the contents of another's."""
+    for name, memory in vars(other).items():
+        if hasattr(memory, "nbytes"):
+            rank.write(getattr(mine, name), rank.read(memory))
+
+
 def poisoned(problem: Problem, layout: ep.Layout) -> Array:
     """What dispatch's output tokens hold before."""
     if layout is EM:

@@ -45,6 +45,58 @@ def test_a_silent_rank_is_a_timeout_that_names_it(make_cluster: Any, layout: ep.
     check_that_the_silent_are_named(make_cluster(4, seed), config, exchange, {SILENT}, [], ["run"])
 
 
+@LAYOUTS
+@pytest.mark.parametrize("calls_before", [[], ["dispatch"]], ids=["at-once", "in-between"])
+def test_a_lost_node_is_a_timeout_that_names_one_of_its_ranks(
+    make_cluster: Any, layout: ep.Layout, calls_before: list[str], seed: int
+) -> None:
+    problem = make_problem(Shape(num_ranks=6, tokens=(4,) * 6, no_route=0), seed)
+    lost = {2, 3}  # on node 1 of 3
+
+    def main(rank: Any) -> str:
+        with ep.Group(rank.comm, group_config(problem, timeout_ns=1_000_000)) as group:
+            mine = Exchange(rank, problem, layout)
+            handle = mine.make_handle(group)
+            for name in calls_before:
+                getattr(mine, name)(handle)
+            rank.synchronize()
+            rank.barrier()
+            if rank.rank == min(lost):
+                cluster.sim.lose_node(1)
+            rank.barrier()
+            if rank.rank in lost:
+                return ""
+            (mine.combine if calls_before else mine.dispatch)(handle)
+            rank.synchronize()
+            with pytest.raises(ep.RemoteError) as failure:
+                mine.dispatch(handle)
+            return str(failure.value)
+
+    cluster = make_cluster(6, seed, nodes=3)
+    for rank, message in enumerate(cluster.run(main)):
+        if rank not in lost:
+            assert f"rank {rank} waited" in message
+            assert any(f"from rank {peer}" in message for peer in lost)
+
+
+@LAYOUTS
+def test_a_late_node_changes_nothing(make_cluster: Any, layout: ep.Layout, seed: int) -> None:
+    problem = make_problem(Shape(num_ranks=4), seed)
+
+    def main(rank: Any) -> Any:
+        with ep.Group(rank.comm, group_config(problem)) as group:
+            mine = Exchange(rank, problem, layout)
+            handle = mine.make_handle(group)
+            for _ in range(3):
+                mine.run(handle)
+            return mine.results()
+
+    cluster = make_cluster(4, seed, nodes=2)
+    for rank in (2, 3):
+        cluster.sim.delay(rank, 20_000)
+    check(problem, layout, cluster.run(main))
+
+
 def test_an_expert_that_does_not_exist_is_named(make_cluster: Any) -> None:
     problem = make_problem(Shape(tokens=(2, 2), no_route=0), seed=1)
 

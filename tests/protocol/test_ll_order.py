@@ -10,7 +10,7 @@ from typing import Any
 import nccl_ep as ep
 import numpy as np
 import pytest
-from ll import EM, RM, Exchange, Shape, check, group_config, make_problem
+from ll import EM, RM, Exchange, Shape, check, group_config, make_problem, refill
 
 LAYOUTS = pytest.mark.parametrize("layout", [EM, RM], ids=["expert-major", "rank-major"])
 
@@ -175,13 +175,6 @@ def test_a_graph_replays_with_new_routes(make_cluster: Any, layout: ep.Layout, s
     results = make_cluster(4, seed).run(main)
     for i, problem in enumerate(problems):
         check(problem, layout, [result[i] for result in results])
-
-
-def refill(rank: Any, mine: Exchange, other: Exchange) -> None:
-    """Gives one exchange's buffers the contents of another's."""
-    for name, memory in vars(other).items():
-        if hasattr(memory, "nbytes"):
-            rank.write(getattr(mine, name), rank.read(memory))
 
 
 def test_a_graph_replayed_back_to_back(make_cluster: Any, seed: int) -> None:

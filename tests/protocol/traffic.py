@@ -8,11 +8,12 @@ from typing import Any
 
 import nccl_ep as ep
 import numpy as np
+import numpy.typing as npt
 from oracle import Problem, tokens_for_rank
 
 
-def remote_bytes(cluster: Any, rank: Any, call: Callable[[], None]) -> int:
-    """Bytes that all ranks together write to other ranks in a call that each of them makes."""
+def links_of(cluster: Any, rank: Any, call: Callable[[], None]) -> Any:
+    """What goes over each link, ``[source, destination]``, in a call that each rank makes."""
     rank.synchronize()
     rank.barrier()
     if rank.rank == 0:
@@ -21,9 +22,15 @@ def remote_bytes(cluster: Any, rank: Any, call: Callable[[], None]) -> int:
     call()
     rank.synchronize()
     rank.barrier()
-    links = cluster.sim.traffic()["bytes"]
+    links = cluster.sim.traffic()
     rank.barrier()
-    return int(links.sum() - np.trace(links))
+    return links
+
+
+def remote_bytes(cluster: Any, rank: Any, call: Callable[[], None]) -> int:
+    """Bytes that all ranks together write to other ranks in a call that each of them makes."""
+    written = links_of(cluster, rank, call)["bytes"]
+    return int(written.sum() - np.trace(written))
 
 
 def check_overhead(
@@ -47,10 +54,44 @@ def check_overhead(
         assert 1 <= found / ideal <= most_over_ideal, f"{call}: {found} bytes for {ideal} of rows"
 
 
-def bytes_of_rows(problem: Problem) -> int:
-    """One row for each token and each other rank that it goes to: no dispatch or combine can do with less."""
+def check_rails(
+    cluster: Any,
+    problem: Problem,
+    config: ep.GroupConfig,
+    make_exchange: Callable[[Any], Any],
+    team_size: int,
+    most_over_ideal: float,
+) -> None:
+    """Between teams, dispatch and combine put each row once and little besides. Inside, there are no puts."""
+
+    def main(rank: Any) -> list[Any]:
+        mine = make_exchange(rank)
+        with ep.Group(rank.comm, config) as group:
+            handle = mine.make_handle(group)
+            calls = (mine.dispatch, mine.combine)
+            return [links_of(cluster, rank, lambda call=call: call(handle)) for call in calls]
+
+    team = np.arange(problem.num_ranks) // team_size
+    is_rail = team[:, None] != team[None, :]
+    num_rows = int(rows_of_links(problem)[is_rail].sum())
+    ideal = num_rows * problem.hidden * problem.dtype.itemsize
+    for call, links in zip(("dispatch", "combine"), cluster.run(main)[0], strict=True):
+        rails, found = links[is_rail], int(links[is_rail]["bytes"].sum())
+        assert 1 <= found / ideal <= most_over_ideal, f"{call}: {found} bytes for {ideal} of rows"
+        assert num_rows <= rails["gin_puts"].sum() <= num_rows + rails.size, call
+        assert not rails["stores"].any()
+        assert not links[~is_rail]["gin_puts"].any()
+        assert not links[~is_rail]["gin_signals"].any()
+
+
+def rows_of_links(problem: Problem) -> npt.NDArray[np.int64]:
+    """``[source, destination]``: one row for each token and each other rank that it goes to."""
     ranks = range(problem.num_ranks)
-    num_rows = sum(
-        len(tokens_for_rank(problem, source, rank)) for source in ranks for rank in ranks if rank != source
+    return np.array(
+        [[s != r and len(tokens_for_rank(problem, s, r)) for r in ranks] for s in ranks], np.int64
     )
-    return num_rows * problem.hidden * problem.dtype.itemsize
+
+
+def bytes_of_rows(problem: Problem) -> int:
+    """No dispatch or combine can do with less."""
+    return int(rows_of_links(problem).sum()) * problem.hidden * problem.dtype.itemsize

@@ -35,6 +35,18 @@ TEST_CASE("jit_variants: names and sources are unique and agree") {
   CHECK(names.size() == 18);
 }
 
+TEST_CASE("jit_variants: groups of several LSA teams have kernels of their own") {
+  const std::vector<Variant> inside = variants_of(Algorithm::low_latency);
+  const std::vector<Variant> across = variants_of(Algorithm::low_latency, true);
+  REQUIRE(across.size() == inside.size());
+  for (size_t i = 0; i < across.size(); ++i) CHECK(name(across[i]) == name(inside[i]) + "_remote");
+  const std::string text = source({Algorithm::low_latency, Op::combine, Layout::rank_major, DType::fp16, true});
+  CHECK(text.find("#include \"ll/combine_remote.cuh\"") == 0);
+  CHECK(text.find("ll_combine_rank_major_fp16_remote(const __grid_constant__ LlCombineArgs args)") !=
+        std::string::npos);
+  CHECK(text.find("ll::combine_remote<Layout::rank_major, DType::fp16>(args)") != std::string::npos);
+}
+
 TEST_CASE("jit_variants: every variant has a place of its own among a group's kernels") {
   for (const Algorithm algorithm : {Algorithm::low_latency, Algorithm::high_throughput}) {
     Kernels kernels;

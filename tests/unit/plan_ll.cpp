@@ -17,7 +17,7 @@ const Limits kH200{132, 1024, kShared};
 const Limits kSimulated{4, 128, kShared};
 
 LlShape shape(uint32_t ranks, uint32_t experts, uint32_t tokens, uint64_t row_bytes) {
-  return {{ranks, experts, tokens, 8, row_bytes}};
+  return {{ranks, experts, tokens, 8, row_bytes}, ranks};
 }
 
 void check(const LlPlan& plan, uint64_t row_bytes, const Limits& limits) {

@@ -15,7 +15,10 @@ struct Endpoint {
     ncclComm_t handle = nullptr;
     expect_success(ncclEpSimGetComm(self.cluster, self.rank, &handle));
     auto* sim = static_cast<SimComm*>(reinterpret_cast<runtime::ForeignCommunicator*>(handle));
-    comm = sim->cluster->gin().comm(sim->rank);
+    {
+      const Hosts::Lock lock = sim->cluster->lock();
+      comm = sim->cluster->gin().connect(sim->rank, {4, 8, 8});
+    }
     out = self.allocate<uint32_t>(2 * kWords);
     self.fill(memory, 0, kMemoryBytes, nullptr);
     self.synchronize();
@@ -41,7 +44,7 @@ struct Exchange {
         }()) {
     cluster.run([&](const TestRank& self) {
       const Endpoint endpoint(self);
-      self.launch(self.rank == 0 ? first : second, endpoint.args(variant), nullptr);
+      self.launch(self.rank == 0 ? first : second, endpoint.args(variant), nullptr, 1, 64);
       (void)self.try_synchronize();
       if (self.rank == 0) first_word = endpoint.out[0];
       if (self.rank == 1) received.assign(endpoint.out, endpoint.out + 2 * kWords);
@@ -92,11 +95,26 @@ TEST_CASE("sim_network: a weak signal, or one of another context, says less") {
   }
 }
 
+TEST_CASE("sim_network: a strong signal covers what its thread knows to have been put") {
+  for (const uint32_t handover : {kOrdered, kRelaxed}) {
+    const Tally tally = run_seeds(handover, "test_gin_put_and_hand_over", "test_gin_receive_two");
+    CHECK(tally.num_wrong == 0);  // without a checker nobody knows what a thread knows
+    CHECK(tally.num_races == (handover == kRelaxed ? kNumSeeds : 0));
+  }
+}
+
 TEST_CASE("sim_network: a source may be overwritten after a flush or its counter, not before") {
   for (const uint32_t variant : {0, 1, 2}) {
     const Tally tally = run_seeds(variant, "test_gin_send_and_overwrite", "test_gin_receive_one");
     CHECK((tally.num_wrong > 0) == (variant == 0));
     CHECK(tally.num_races == (variant == 0 ? kNumSeeds : 0));
+  }
+}
+
+TEST_CASE("sim_network: a source may be overwritten when the peer says that it has arrived") {
+  for (const uint32_t awaits_answer : {0, 1}) {
+    const Tally tally = run_seeds(awaits_answer, "test_gin_send_twice", "test_gin_receive_and_answer");
+    CHECK(tally.num_races == (awaits_answer ? 0 : kNumSeeds));
   }
 }
 

@@ -21,6 +21,27 @@ void send_two(const GinArgs& args) {
           args.variant == kWeak ? dev::weak(signal) : dev::strong(signal));
 }
 
+// One thread puts, a thread of another warp signals when it has seen that.
+void put_and_hand_over(const GinArgs& args) {
+  EP_SHARED(uint32_t, handed_over, [1]);
+  if (dev::thread_idx() == 0) handed_over[0] = 0;
+  dev::sync_block();
+  const dev::Gin gin(args.comm, 0);
+  const bool ordered = args.variant == kOrdered;
+  if (dev::thread_idx() == 0) {
+    for (uint32_t i = 0; i < 2 * kWords; ++i) dev::st(args.memory + i, i + 1);
+    gin.put(1, word(args, 2 * kWords), word(args, 0), 2 * kWords * 4);
+    if (ordered) dev::st_release<dev::Scope::block>(handed_over, 1u);
+    if (!ordered) dev::st_relaxed<dev::Scope::block>(handed_over, 1u);
+  }
+  if (dev::thread_idx() != 32) return;
+  while ((ordered ? dev::ld_acquire<dev::Scope::block>(handed_over)
+                  : dev::ld_relaxed<dev::Scope::block>(handed_over)) == 0) {
+    dev::pause();
+  }
+  gin.signal(1, dev::strong(dev::signal(uint32_t{3})));
+}
+
 void receive_two(const GinArgs& args) {
   if (dev::thread_idx() != 0) return;
   const dev::Gin gin(args.comm, 0);
@@ -48,6 +69,24 @@ void receive_one(const GinArgs& args) {
   gin.reset_signal(dev::signal(uint32_t{3}));
 }
 
+// Sends a buffer, and overwrites it: with `variant` when rank 1 has said that it has seen the signal, else at once.
+void send_twice(const GinArgs& args) {
+  if (dev::thread_idx() != 0) return;
+  const dev::Gin gin(args.comm, 0);
+  for (uint32_t i = 0; i < 2 * kWords; ++i) dev::st(args.memory + i, i + 1);
+  gin.put(1, word(args, 2 * kWords), word(args, 0), 2 * kWords * 4);
+  gin.signal(1, dev::strong(dev::signal(uint32_t{3})));
+  if (args.variant) gin.wait_signal(dev::signal(uint32_t{1}), 1);
+  for (uint32_t i = 0; i < 2 * kWords; ++i) dev::st(args.memory + i, 0u);
+}
+
+void receive_and_answer(const GinArgs& args) {
+  if (dev::thread_idx() != 0) return;
+  const dev::Gin gin(args.comm, 0);
+  gin.wait_signal(dev::signal(uint32_t{3}), 1);
+  gin.signal(0, dev::weak(dev::signal(uint32_t{1})));
+}
+
 // Rank 0 gets what rank 1 has, with a value of its own put there first.
 void get_back(const GinArgs& args) {
   if (dev::thread_idx() != 0) return;
@@ -69,9 +108,12 @@ void answer(const GinArgs& args) {
 }  // namespace
 
 EP_SIM_KERNEL("test_gin_send_two", send_two, GinArgs)
+EP_SIM_KERNEL("test_gin_put_and_hand_over", put_and_hand_over, GinArgs)
 EP_SIM_KERNEL("test_gin_receive_two", receive_two, GinArgs)
 EP_SIM_KERNEL("test_gin_send_and_overwrite", send_and_overwrite, GinArgs)
 EP_SIM_KERNEL("test_gin_receive_one", receive_one, GinArgs)
+EP_SIM_KERNEL("test_gin_send_twice", send_twice, GinArgs)
+EP_SIM_KERNEL("test_gin_receive_and_answer", receive_and_answer, GinArgs)
 EP_SIM_KERNEL("test_gin_get_back", get_back, GinArgs)
 EP_SIM_KERNEL("test_gin_answer", answer, GinArgs)
 

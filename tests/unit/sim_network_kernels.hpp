@@ -20,5 +20,7 @@ struct GinArgs {
 };
 
 enum Variant : uint32_t { kStrong, kWeak, kVaSignal, kTwoContexts };
+// Whether a thread that signals knows of the puts that another one has made.
+enum Handover : uint32_t { kOrdered, kRelaxed };
 
 }  // namespace nccl_ep::sim::test

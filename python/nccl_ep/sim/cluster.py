@@ -67,6 +67,8 @@ class Cluster:
         checker: whether to look for races; it takes most of the time.
         stores: when stores to other ranks become visible.
         schedule: how device threads are interleaved.
+        network: whether there is one between LSA teams.
+        network_contexts: of each network; default 4.
 
     Example:
         >>> def main(rank):
@@ -91,6 +93,8 @@ class Cluster:
         checker: bool | None = None,
         stores: Stores = Stores.AUTO,
         schedule: Schedule = Schedule.AUTO,
+        network: bool = True,
+        network_contexts: int = 0,
     ) -> None:
         wanted = ffi.new("ncclEpSimConfig_t*")
         wanted.size, wanted.magic = ffi.sizeof("ncclEpSimConfig_t"), constants["NCCL_EP_SIM_MAGIC"]
@@ -100,6 +104,7 @@ class Cluster:
         wanted.memory_bytes, wanted.step_limit = memory_bytes, step_limit
         wanted.checker = 0 if checker is None else 2 if checker else 1
         wanted.stores, wanted.schedule = int(stores), int(schedule)
+        wanted.network, wanted.num_gin_contexts = 2 if network else 1, network_contexts
         self._owner: _Owner | None = _Owner(wanted)
         in_force = ffi.new("ncclEpSimConfig_t*")
         check(library().ncclEpSimGetConfig(self.c, in_force))

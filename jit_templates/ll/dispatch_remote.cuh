@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+// Low-Latency dispatch of a group of several LSA teams: dispatch.cuh inside the team, the network (remote.cuh) to all others.
+//
+// Parties: as in dispatch.cuh. The block that has collected the hits on a remote rank puts their routes. The warps that do
+// not push rows inside the team first write those that leave it into the outbox, each once, and put them to every remote
+// rank that they go to. Then they receive: the team's rows, which come sooner, then the others.
+// Memory: outbox and inbox of this epoch's bank. A silent peer ends as a time-out of a named wait.
+#pragma once
+
+#include "ll/dispatch.cuh"
+#include "ll/remote.cuh"
+
+namespace nccl_ep::ll {
+
+// What dispatch puts ahead: counts as they are sent inside the team, records of the rows, and all routes, densely.
+struct DispatchHead {
+  unsigned char* memory;
+  const LlRemoteLayout& layout;
+
+  EP_DEVICE Unit* counts() const { return reinterpret_cast<Unit*>(memory); }
+  EP_DEVICE LlRowRecord* record(uint32_t row) const {
+    return reinterpret_cast<LlRowRecord*>(memory + layout.record_at(row));
+  }
+  EP_DEVICE Unit* routes(uint32_t num_rows) const {
+    return reinterpret_cast<Unit*>(memory + layout.routes_at(num_rows));
+  }
+};
+
+template <Layout kLayout>
+EP_DEVICE void write_counts(const LlDispatchArgs& args, const RouteScratch& scratch, ExpertPass pass, Unit* counts) {
+  if (pass.begin == 0 && dev::thread_idx() == 0) {
+    dev::st(counts, Unit{{args.routing.num_tokens, scratch.counts->num_rows, 0}, 0});
+  }
+  if constexpr (kLayout == Layout::expert_major) {
+    for (uint32_t i = 3 * dev::thread_idx(); i < pass.size(); i += 3 * followers().num_threads()) {
+      Unit unit{};
+#pragma unroll
+      for (uint32_t j = 0; j < 3; ++j) {
+        if (i + j < pass.size()) unit.word[j] = *scratch.rows_of_expert(i + j);
+      }
+      dev::st(counts + 1 + (pass.begin + i) / 3, unit);
+    }
+  }
+}
+
+// A thread for every token.
+EP_DEVICE void write_records(const LlDispatchArgs& args, const RouteScratch& scratch, const DispatchHead& head) {
+  const TokenBits places{scratch.place_hits};
+#pragma unroll 1
+  for (uint32_t token = dev::thread_idx(); token < args.routing.num_tokens; token += followers().num_threads()) {
+    if (scratch.hits(token) == 0) continue;
+    dev::st(head.record(scratch.tokens.count_before(token)),
+            LlRowRecord{token, places.count_before(token * scratch.num_topk)});
+  }
+}
+
+// A thread for every place of the top-k table.
+template <Layout kLayout>
+EP_DEVICE void write_routes(const LlDispatchArgs& args, const RouteScratch& scratch, uint32_t peer, ExpertPass pass,
+                            Unit* routes) {
+  const TokenBits places{scratch.place_hits};
+  const uint32_t num_topk = scratch.num_topk, num_places = args.routing.num_tokens * num_topk;
+#pragma unroll 1
+  for (uint32_t place = dev::thread_idx(); place < num_places; place += followers().num_threads()) {
+    const uint32_t token = place / num_topk, k = place - token * num_topk;
+    const uint64_t hits = scratch.hits(token);
+    if (!(hits >> k & 1)) continue;
+    const int64_t id = widen(args.routing, load_id(args.routing, token, k));
+    const uint32_t expert = static_cast<uint32_t>(id - int64_t{peer} * args.group.num_local_experts);
+    if (kLayout == Layout::expert_major && !pass.has(expert)) continue;
+    Route route{expert, k, 0, dev::popc(hits), scratch.tokens.count_before(token)};
+    if constexpr (kLayout == Layout::expert_major) {
+      route.value = scratch.of_expert(expert - pass.begin).count_before(token);
+    } else {
+      route.value = dev::bits_from_float(dev::ld_nc(args.topk_weights + place));
+    }
+    dev::st(routes + places.count_before(place), route.encode(0));
+  }
+}
+
+// What a remote rank must know about this rank's tokens: written pass by pass, put after the last one.
+template <Layout kLayout>
+EP_DEVICE void put_routes(const Operation<true>& op, const RemoteRanks& remote, const LlDispatchArgs& args,
+                          const RouteScratch& scratch, const RouteTask<kLayout>& task) {
+  const uint32_t peer = task.peer(args), i = remote.number_of(peer), num_rows = scratch.counts->num_rows;
+  const DispatchHead head{remote.outbox(op.bank, i), args.network.layout};
+  write_counts<kLayout>(args, scratch, task.pass, head.counts());
+  if (task.pass.begin == 0) write_records(args, scratch, head);
+  write_routes<kLayout>(args, scratch, peer, task.pass, head.routes(num_rows));
+  if (!task.is_last_pass(args)) return;
+  followers().sync(kRoutesBarrier);  // all of the head has been written
+  if (dev::thread_idx() != 0) return;
+  const uint32_t num_routes =
+      TokenBits{scratch.place_hits}.count((args.routing.num_tokens * scratch.num_topk + 31) / 32);
+  remote.put_head(op.bank, i, args.network.layout.routes_at(num_rows) + sizeof(Unit) * num_routes);
+}
+
+// Whether a token goes to a rank outside the team.
+EP_DEVICE bool leaves(const LsaTeam& team, const TopkRanks& ranks) {
+  bool leaves = false;
+#pragma unroll
+  for (uint32_t i = 0; i < TopkIds::kPerLane; ++i) {
+    leaves |= ranks.rank[i] != TopkRanks::kNone && !team.has(ranks.rank[i]);
+  }
+  return dev::any(leaves);
+}
+
+// A lane for each rank that the row goes to.
+EP_DEVICE void put_row(const Operation<true>& op, const RemoteRanks& remote, const TopkRanks& ranks, uint32_t token,
+                       uint64_t row_bytes) {
+  for (uint32_t base = 0; base < op.group.num_ranks; base += 32) {
+    const uint32_t bits = ranks.bits_from(base), peer = base + dev::lane_idx();
+    if ((bits >> dev::lane_idx() & 1) && !op.team.has(peer)) remote.put_row(op.bank, peer, token, 0, row_bytes);
+  }
+}
+
+// Puts the rows that leave the team. `warps` of every block call it, and share the tokens.
+EP_DEVICE void put_rows(const Operation<true>& op, const RemoteRanks& remote, const LlDispatchArgs& args,
+                        const WarpTeam& warps) {
+  const uint32_t num_warps = warps.num_warps * dev::num_blocks();
+  const uint32_t first = (dev::warp_idx() - warps.first_warp) * dev::num_blocks() + dev::block_idx();
+  const uint64_t row_bytes = args.rows.row_bytes();
+  for (uint32_t token = first; token < args.routing.num_tokens; token += num_warps) {
+    const TopkRanks ranks(op.group, args.routing, TopkIds(args.routing, token));
+    if (!leaves(op.team, ranks)) continue;
+    unsigned char* staged = remote.outbox(op.bank, 0) + args.network.layout.row_at(token);
+#pragma unroll 1
+    for (uint32_t c = 0; c < args.rows.num_chunks; ++c) {
+      const Chunk chunk(args.rows, c);
+      LaneRow row;
+      row.load(chunk.packs, args.tokens + token * row_bytes);
+      row.store(chunk.packs, staged);
+    }
+    dev::sync_warp();  // all of the row has been written
+    put_row(op, remote, ranks, token, row_bytes);
+  }
+  remote.end_rows(num_warps);
+}
+
+// Waits for the counts of every remote rank and puts them into the table. Who has met these threads may read the heads.
+EP_DEVICE bool read_remote_counts(const Operation<true>& op, const RemoteRanks& remote, const LlDispatchArgs& args,
+                                  const ArrivalTable& table, const WarpTeam& team) {
+  const uint32_t units = table.count_units();  // of a source
+  bool ok = true;
+  for (uint32_t i = team.thread_idx(); ok && i < remote.size() * units; i += team.num_threads()) {
+    const uint32_t source = remote.rank(i / units), number = i % units;
+    ok = wait_for(op.group, op.epoch, {Wait::remote_counts, source, 0},
+                  [&] { return remote.has_head(op.epoch, source); });
+    if (!ok) break;
+    const DispatchHead head{remote.inbox(op.bank, i / units), args.network.layout};
+    table.take(source, number, dev::ld(head.counts() + number));
+  }
+  return ok;
+}
+
+// The routes of a row from a remote rank, into shared memory.
+EP_DEVICE Arrived read_routes(const DispatchHead& head, const LlRowRecord& record, uint32_t num_rows, Route* routes) {
+  const Unit* units = head.routes(num_rows) + record.first_route;
+  const Route first = Route::decode(dev::ld(units));
+  for (uint32_t hit = dev::lane_idx(); hit < first.num_hits; hit += 32)
+    routes[hit] = Route::decode(dev::ld(units + hit));
+  dev::sync_warp();
+  return {true, first.num_hits, first.row};
+}
+
+// Rows from remote ranks: each rank's in turn, in the order of their tokens. `warp_routes` is shared memory.
+template <Layout kLayout>
+EP_DEVICE void receive_remote_rows(const Operation<true>& op, const RemoteRanks& remote, const LlDispatchArgs& args,
+                                   const ArrivalTable& table, BlockQueue queue, Route* warp_routes) {
+  const RemoteHandle handle(args.routing, remote);
+  const uint32_t num_ranks = remote.size(), num_chunks = args.rows.num_chunks;
+  const uint32_t num_items = num_ranks * table.most_rows() * num_chunks;
+  for (uint32_t item = queue.next(); item < num_items; item = queue.next()) {
+    const uint32_t i = item % num_ranks, number = item / num_ranks / num_chunks, source = remote.rank(i);
+    if (number >= table.num_rows(source)) continue;
+    unsigned char* box = remote.inbox(op.bank, i);
+    const DispatchHead head{box, args.network.layout};
+    const LlRowRecord record = dev::ld(head.record(number));
+    const Arrival arrival{source, record.token, item / num_ranks % num_chunks};
+    const Arrived arrived = read_routes(head, record, table.num_rows(source), warp_routes);
+    const Chunk chunk(args.rows, arrival.chunk);
+    if (!wait_for<true>(op.group, op.epoch, {Wait::remote_rows, source, record.token},
+                        [&] { return dev::all(remote.has_rows(op.epoch, source, record.token)); })) {
+      return;
+    }
+    LaneRow row;
+    row.load_arrived(chunk.packs, box + args.network.layout.row_at(record.token));
+    if (arrival.chunk == 0 && dev::lane_idx() == 0) *handle.token(i, number) = record.token;
+    deliver<kLayout>(args, table, arrival, arrived, chunk, warp_routes, row);
+    dev::sync_warp();  // the routes are about to be reused
+  }
+  if (dev::block_idx() != dev::num_blocks() - 1) return;
+  for (uint32_t i = dev::thread_idx(); i < num_ranks; i += dev::num_threads()) {
+    *handle.num_rows(i) = table.num_rows(remote.rank(i));
+  }
+}
+
+template <Layout kLayout>
+EP_DEVICE void dispatch_remote(const LlDispatchArgs& args) {
+  EP_DYNAMIC_SHARED(shared);
+  EP_SHARED(Route, routes, [kLlDispatchThreads / 32][kMaxHits]);
+  EP_SHARED(uint32_t, num_taken, [1]);
+  const ArrivalTable table = ArrivalTable::make<kLayout>(args.group, shared);
+  const RouteScratch scratch(table.end(), args.routing);
+  const RemoteRanks remote(args);
+  const WarpTeam receivers{args.push_warps, dev::num_warps() - args.push_warps};
+  const bool sends = args.phases & kLlSend, receives = args.phases & kLlReceive;
+  const bool pushes = dev::warp_idx() < args.push_warps;
+
+  if (leads() && dev::lane_idx() == 0) {
+    table.clear();
+    num_taken[0] = 0;
+  }
+  FirstPush<true> push;
+  const Start start = begin(args, remote, [&] {
+    if (sends && pushes) push = FirstPush<true>(args);
+    const RouteTask<kLayout> task(args);
+    if (sends && task.exists(args)) task.collect(args, scratch);
+  });
+  const Operation<true> op(args, start.epoch);
+  if (start.ready) {
+    if (sends && !leads()) {
+      for_each_route_task<kLayout>(args, scratch, [&](const RouteTask<kLayout>& task) {
+        if (op.team.has(task.peer(args))) {
+          send_routes<kLayout>(op, args, scratch, task);
+        } else {
+          put_routes<kLayout>(op, remote, args, scratch, task);
+        }
+      });
+    }
+    if (sends && pushes) push_rows(op, args, push);
+    if (sends && !pushes) put_rows(op, remote, args, receivers);
+    if (receives) {
+      if (pushes) {
+        dev::bar_sync(kTableBarrier, dev::num_threads());
+      } else {
+        fill(table, receivers, [&] {
+          return read_counts(op, table, receivers) && read_remote_counts(op, remote, args, table, receivers);
+        });
+        dev::bar_arrive(kTableBarrier, dev::num_threads());
+      }
+      if (table.has_all()) {
+        receive_rows<kLayout>(op, args, table, routes[dev::warp_idx()]);
+        receive_remote_rows<kLayout>(op, remote, args, table, {num_taken}, routes[dev::warp_idx()]);
+        report_counts<kLayout>(args, table);
+      }
+      if (leads() && dev::block_idx() == dev::num_blocks() - 1) note_free_banks(op, remote);
+    }
+  }
+  finish(op, args.routing, args.phases);
+}
+
+}  // namespace nccl_ep::ll

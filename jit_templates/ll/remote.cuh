@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+// What Low-Latency kernels do with the ranks outside their LSA team.
+//
+// Heads and rows are written into the outbox and put from there into the peer's inbox (ll_network.hpp says where). Signals
+// alone say that they have arrived; nothing in an inbox is read before its signal has been seen.
+//
+//   head    one put for each peer and operation, and a weak signal that rides on it
+//   rows    a put for each row, in the context that its token is dealt to. When the grid has put its last one, a strong
+//           signal in every context, to every peer, whether or not there was a row
+//   hello   a signal as each operation begins: the one before is finished here. So its inbox bank is free, and what this
+//           rank has waited for in it has left the peers' outboxes
+//
+// A put reads what happens before it, so the threads that write an outbox meet before one of them puts.
+#pragma once
+
+#include "device/gin.hpp"
+#include "ll/rows.cuh"
+
+namespace nccl_ep::ll {
+
+struct RemoteRanks {
+  static constexpr bool kExist = true;
+  static constexpr uint32_t kContext = 0;  // of hellos and heads
+
+  const LlGroupState& group;
+  const LlNetwork& network;
+
+  template <class Args>
+  EP_DEVICE explicit RemoteRanks(const Args& args) : group(args.group), network(args.network) {}
+
+  EP_DEVICE uint32_t size() const { return network.layout.num_ranks; }
+  // By their number; the number of one; this rank's number there.
+  EP_DEVICE uint32_t rank(uint32_t i) const { return i < network.first_rank ? i : i + team_size(); }
+  EP_DEVICE uint32_t number_of(uint32_t rank) const { return rank < network.first_rank ? rank : rank - team_size(); }
+  EP_DEVICE uint32_t own_number_at(uint32_t rank) const {
+    return group.rank < rank ? group.rank : group.rank - team_size();
+  }
+
+  EP_DEVICE unsigned char* inbox(uint32_t bank, uint32_t i) const { return memory(network.layout.inbox_at(bank, i)); }
+  EP_DEVICE unsigned char* outbox(uint32_t bank, uint32_t i) const { return memory(network.layout.outbox_at(bank, i)); }
+
+  // As the functions of the same names for the team. One warp calls them.
+  EP_DEVICE void announce(uint32_t) const {
+    for (uint32_t i = dev::lane_idx(); i < size(); i += 32) {
+      gin(kContext).signal(rank(i), dev::weak(dev::signal(signals().hello(group.rank))));
+    }
+  }
+  EP_DEVICE bool await_peers(uint32_t epoch) const {
+    bool ok = true;
+    for (uint32_t i = dev::lane_idx(); i < size(); i += 32) {
+      const uint32_t peer = rank(i);
+      ok &= wait_for(group, epoch, {Wait::bank_free, peer, 0},
+                     [&] { return has_reached(count(kContext, signals().hello(peer)), epoch - 1); });
+    }
+    return dev::all(ok);
+  }
+  // Whether those that this lane looks at have begun an operation.
+  EP_DEVICE bool have_begun(uint32_t epoch) const {
+    bool begun = true;
+    for (uint32_t i = dev::lane_idx(); i < size(); i += 32) {
+      begun &= has_reached(count(kContext, signals().hello(rank(i))), epoch);
+    }
+    return begun;
+  }
+
+  // Puts the beginning of a peer's outbox. One thread calls it, after all that write it have met.
+  EP_DEVICE void put_head(uint32_t bank, uint32_t i, uint64_t bytes) const {
+    const dev::SignalAction arrived = dev::weak(dev::signal(signals().head(bank, group.rank)));
+    if (bytes == 0) return gin(kContext).signal(rank(i), arrived);
+    const uint64_t to = network.layout.inbox_at(bank, own_number_at(rank(i)));
+    gin(kContext).put(rank(i), in_window(to), in_window(network.layout.outbox_at(bank, i)), bytes, arrived);
+  }
+  // Puts a row from a box of the outbox to a peer. One thread calls it, after all that write the row have met.
+  EP_DEVICE void put_row(uint32_t bank, uint32_t peer, uint32_t token, uint32_t from_box, uint64_t bytes) const {
+    const uint64_t row = network.layout.row_at(token);
+    const uint64_t to = network.layout.inbox_at(bank, own_number_at(peer)) + row;
+    gin(context_of(token)).put(peer, in_window(to), in_window(network.layout.outbox_at(bank, from_box) + row), bytes);
+  }
+  // This warp has put its last row. The last one of `num_warps` of the grid tells all peers.
+  EP_DEVICE void end_rows(uint32_t num_warps) const {
+    dev::sync_warp();  // so that the lanes' puts are before the count
+    uint32_t before = 0;
+    uint32_t* ended = &group.progress->senders_done;
+    if (dev::lane_idx() == 0) before = dev::atomic_add<dev::Order::acq_rel, dev::Scope::gpu>(ended, 1u);
+    if (dev::shfl(before, 0) + 1 != num_warps) return;
+    if (dev::lane_idx() == 0) dev::st_relaxed<dev::Scope::gpu>(ended, 0u);
+    dev::sync_warp();  // and all of them before the signals
+    for (uint32_t i = dev::lane_idx(); i < size() * network.comm.num_contexts; i += 32) {
+      gin(i / size()).signal(rank(i % size()), dev::strong(dev::signal(signals().rows(group.rank))));
+    }
+  }
+
+  // Whether this operation's head, or its rows in a token's context, have arrived from a rank. Who has seen it may read
+  // them.
+  EP_DEVICE bool has_head(uint32_t epoch, uint32_t source) const {
+    static_assert(LlLayout::kNumBanks == 2, "every other operation uses a bank");
+    const uint32_t signal = signals().head(epoch % LlLayout::kNumBanks, source);
+    return has_reached(2 * count(kContext, signal), epoch + epoch % 2);
+  }
+  EP_DEVICE bool has_rows(uint32_t epoch, uint32_t source, uint32_t token) const {
+    return has_reached(count(context_of(token), signals().rows(source)), epoch);
+  }
+
+ private:
+  EP_DEVICE uint32_t team_size() const { return group.layout.num_ranks; }
+  EP_DEVICE LlSignals signals() const { return {group.num_ranks}; }
+  EP_DEVICE dev::Gin gin(uint32_t context) const { return dev::Gin(network.comm, context); }
+  EP_DEVICE uint32_t context_of(uint32_t token) const { return token % network.comm.num_contexts; }
+  EP_DEVICE dev::WindowAddress in_window(uint64_t offset) const { return {network.window, offset}; }
+  EP_DEVICE unsigned char* memory(uint64_t offset) const {
+    return group.window.at<unsigned char>(group.rank - network.first_rank, offset);
+  }
+  // Counts roll over, as epochs do.
+  EP_DEVICE uint32_t count(uint32_t context, uint32_t signal) const {
+    return static_cast<uint32_t>(gin(context).read_signal(dev::signal(signal)));
+  }
+  EP_DEVICE static bool has_reached(uint32_t count, uint32_t least) { return static_cast<int32_t>(count - least) >= 0; }
+};
+
+// What the handle remembers of the rows from remote ranks.
+struct RemoteHandle {
+  const LlRouting& routing;
+  LlRemoteHandleLayout layout;
+
+  EP_DEVICE RemoteHandle(const LlRouting& given, const RemoteRanks& remote)
+      : routing(given), layout(LlRemoteHandleLayout::make(given.handle_layout, remote.size())) {}
+  EP_DEVICE uint32_t* num_rows(uint32_t i) const { return routing.at<uint32_t>(layout.num_rows_at(i)); }
+  EP_DEVICE uint32_t* token(uint32_t i, uint32_t row) const { return routing.at<uint32_t>(layout.token_at(i, row)); }
+};
+
+}  // namespace nccl_ep::ll

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+// The Low-Latency kernels that use the network, for the simulated cluster.
+#include "device/device.hpp"
+#include "ll/combine_remote.cuh"
+#include "ll/dispatch_remote.cuh"
+
+using namespace nccl_ep;
+
+EP_SIM_KERNEL("ll_dispatch_expert_major_remote", ll::dispatch_remote<Layout::expert_major>, LlDispatchArgs)
+EP_SIM_KERNEL("ll_dispatch_rank_major_remote", ll::dispatch_remote<Layout::rank_major>, LlDispatchArgs)
+EP_SIM_KERNEL("ll_combine_expert_major_bf16_remote", (ll::combine_remote<Layout::expert_major, DType::bf16>),
+              LlCombineArgs)
+EP_SIM_KERNEL("ll_combine_expert_major_fp16_remote", (ll::combine_remote<Layout::expert_major, DType::fp16>),
+              LlCombineArgs)
+EP_SIM_KERNEL("ll_combine_expert_major_fp32_remote", (ll::combine_remote<Layout::expert_major, DType::fp32>),
+              LlCombineArgs)
+EP_SIM_KERNEL("ll_combine_rank_major_bf16_remote", (ll::combine_remote<Layout::rank_major, DType::bf16>), LlCombineArgs)
+EP_SIM_KERNEL("ll_combine_rank_major_fp16_remote", (ll::combine_remote<Layout::rank_major, DType::fp16>), LlCombineArgs)
+EP_SIM_KERNEL("ll_combine_rank_major_fp32_remote", (ll::combine_remote<Layout::rank_major, DType::fp32>), LlCombineArgs)
