@@ -12,6 +12,14 @@ namespace nccl_ep {
 constexpr uint32_t kLlDispatchThreads = 768;
 constexpr uint32_t kLlCombineThreads = 384;
 
+// Threads of a block of an operation at most. NCCL's calls for the network take more registers.
+EP_HOST_DEVICE constexpr uint32_t ll_dispatch_threads(bool uses_network) {
+  return uses_network ? kLlDispatchThreads / 2 : kLlDispatchThreads;
+}
+EP_HOST_DEVICE constexpr uint32_t ll_combine_threads(bool uses_network) {
+  return uses_network ? kLlCombineThreads * 2 / 3 : kLlCombineThreads;
+}
+
 // An operation is sending, then receiving; send_only and Complete run the halves in two launches.
 enum LlPhase : uint32_t { kLlSend = 1, kLlReceive = 2 };
 

@@ -77,7 +77,8 @@ std::string name(const Variant& variant) {
 
 uint32_t max_threads(const Variant& variant) {
   if (variant.algorithm == Algorithm::low_latency) {
-    return variant.op == Op::dispatch ? kLlDispatchThreads : kLlCombineThreads;
+    return variant.op == Op::dispatch ? ll_dispatch_threads(variant.uses_network)
+                                      : ll_combine_threads(variant.uses_network);
   }
   return variant.op == Op::update ? kHtUpdateThreads : kHtMoveThreads;
 }

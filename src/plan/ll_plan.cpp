@@ -72,7 +72,7 @@ LlPlan plan_ll_dispatch(const LlShape& shape, Layout layout, uint64_t row_bytes,
                         const Limits& limits, const LlTuning& tuning) {
   LlPlan plan;
   plan.rows = LlRowPlan::make(row_bytes);
-  plan.launch = launch_shape(shape, plan.rows, limits, tuning, kLlDispatchThreads);
+  plan.launch = launch_shape(shape, plan.rows, limits, tuning, ll_dispatch_threads(shape.num_remote_ranks() > 0));
   const uint32_t num_warps = plan.launch.num_threads / 32;
   const uint32_t wanted = static_cast<uint32_t>(div_up(kPushWarps, plan.launch.num_blocks));
   plan.push_warps = tuning.push_warps ? std::min(tuning.push_warps, num_warps - 1)
@@ -95,7 +95,7 @@ LlPlan plan_ll_combine(const LlShape& shape, Layout layout, uint64_t row_bytes, 
                        const Limits& limits, const LlTuning& tuning) {
   LlPlan plan;
   plan.rows = LlRowPlan::make(row_bytes);
-  plan.launch = launch_shape(shape, plan.rows, limits, tuning, kLlCombineThreads);
+  plan.launch = launch_shape(shape, plan.rows, limits, tuning, ll_combine_threads(shape.num_remote_ranks() > 0));
   const uint32_t num_warps = plan.launch.num_threads / 32;
   plan.push_warps = num_warps - (layout == Layout::rank_major ? std::max(1u, num_warps / kCollectShare) : 1);
   plan.rows.chunks_per_item = chunks_per_item(shape, plan, num_tokens);
