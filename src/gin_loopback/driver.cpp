@@ -61,15 +61,15 @@ CUcontext current_context() {
   return context;
 }
 
-ContextScope::ContextScope(CUcontext context) {
-  check(driver().cuCtxPushCurrent(context), "cuCtxPushCurrent");
+ContextScope::ContextScope(CUcontext context) noexcept
+    : is_pushed_(driver().cuCtxPushCurrent(context) == CUDA_SUCCESS) {
   driver().cuThreadExchangeStreamCaptureMode(&capture_mode_);
 }
 
 ContextScope::~ContextScope() {
   CUcontext popped = nullptr;
   driver().cuThreadExchangeStreamCaptureMode(&capture_mode_);
-  driver().cuCtxPopCurrent(&popped);
+  if (is_pushed_) driver().cuCtxPopCurrent(&popped);
 }
 
 CUstream make_stream() {

@@ -101,15 +101,17 @@ void check(CUresult result, const char* what);
 CUcontext current_context();
 
 // Makes a context current for the duration of a scope: NCCL's progress threads have none. Captures of graphs that other
-// threads are in the middle of are not spoiled.
+// threads are in the middle of are not spoiled. Where the driver refuses, as it does when the process is about to end, it
+// will refuse what comes next.
 class ContextScope {
  public:
-  explicit ContextScope(CUcontext context);
+  explicit ContextScope(CUcontext context) noexcept;
   ~ContextScope();
   ContextScope(const ContextScope&) = delete;
   ContextScope& operator=(const ContextScope&) = delete;
 
  private:
+  bool is_pushed_;
   CUstreamCaptureMode capture_mode_ = CU_STREAM_CAPTURE_MODE_RELAXED;
 };
 

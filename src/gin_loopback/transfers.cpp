@@ -35,7 +35,7 @@ Contexts::Contexts(Connection& connection, int count)
 Contexts::~Contexts() {
   try {
     drain();
-  } catch (const Error& error) {
+  } catch (const std::exception& error) {
     warn(error.what());
   }
 }

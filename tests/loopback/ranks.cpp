@@ -70,12 +70,45 @@ void Board::barrier(int num_ranks) {
   wait_until([&] { return num_arrived >= needed; }, "a barrier");
 }
 
-Plugin::Plugin(const char* path) {
+namespace {
+
+const GinPluginV13* old_table;
+
+// The older table under the newer one's signatures. NCCL does it in the same way.
+RmaPluginV14 adapted(const GinPluginV13& old) {
+  old_table = &old;
+  RmaPluginV14 table{};
+  table.set_up = old.set_up;
+  table.close = old.close;
+  table.put = old.put;
+  table.finish = old.finish;
+  table.create_context = [](void* connection, RmaConfig* config, void** context) {
+    GinConfig old_config{0, 0, config->num_contexts, 0, config->traffic_class};
+    return old_table->create_context(connection, &old_config, context, nullptr);
+  };
+  table.register_memory = [](void* connection, void* data, size_t bytes, int type, uint64_t flags, void** memory) {
+    void* device_memory = nullptr;
+    return old_table->register_memory(connection, data, bytes, type, flags, memory, &device_memory);
+  };
+  table.put_signal = [](void* context, int index, uint64_t src_offset, void* src, size_t bytes, uint64_t dst_offset,
+                        void* dst, uint32_t rank, uint64_t signal_offset, void* signal_memory, uint64_t value,
+                        uint32_t op, bool, void** request) {
+    return old_table->put_signal(context, index, src_offset, src, bytes, dst_offset, dst, rank, signal_offset,
+                                 signal_memory, value, op, request);
+  };
+  return table;
+}
+
+}  // namespace
+
+Plugin::Plugin(const char* path, bool is_old) {
   void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
   expect(library != nullptr, library ? "" : dlerror());
   rma = static_cast<const RmaPluginV14*>(dlsym(library, "ncclRmaPlugin_v14"));
-  gin = static_cast<const GinPluginV13*>(dlsym(library, "ncclGinPlugin_v13"));
+  const auto* gin = static_cast<const GinPluginV13*>(dlsym(library, "ncclGinPlugin_v13"));
   expect(rma != nullptr && gin != nullptr, "a table is missing");
+  static RmaPluginV14 older = adapted(*gin);
+  if (is_old) rma = &older;
 }
 
 Link::Link(const RmaPluginV14& plugin, Board& board, int num_ranks, int rank) : plugin_(plugin) {
@@ -170,6 +203,7 @@ Settings parse(int argc, char** argv) {
       {"communicators", [&](uint64_t value) { settings.num_communicators = static_cast<int>(value); }},
       {"rounds", [&](uint64_t value) { settings.num_rounds = static_cast<int>(value); }},
       {"seed", [&](uint64_t value) { settings.seed = value; }},
+      {"old_nccl", [&](uint64_t value) { settings.is_nccl_old = value; }},
       {"threads", [&](uint64_t value) { settings.are_threads = value; }},
       {"wrong_kernel", [&](uint64_t value) { settings.is_kernel_wrong = value; }},
       {"patience", [&](uint64_t value) { patience = std::chrono::seconds(value); }},
@@ -255,7 +289,7 @@ bool run_threads(const Plugin& plugin, Board* boards, const Settings& settings) 
 
 int main(int argc, char** argv) {
   const Settings settings = parse(argc, argv);
-  const Plugin plugin(argv[1]);
+  const Plugin plugin(argv[1], settings.is_nccl_old);
   Board* boards = Board::make(settings.num_communicators);
   const auto run = settings.are_threads ? run_threads : run_processes;
   return run(plugin, boards, settings) ? 0 : 1;

@@ -24,6 +24,7 @@ struct Settings {
   int num_communicators = 1;
   int num_rounds = 50;
   uint64_t seed = 1;
+  bool is_nccl_old = false;      // knows the plugin's table v13 only
   bool are_threads = false;      // ranks are threads of one process
   bool is_kernel_wrong = false;  // relies on weak signals where it needs strong ones
   bool is_driver_hasty = false;  // says that copies are done when they are not
@@ -50,11 +51,10 @@ class Board {
   std::atomic<uint64_t> num_arrived_[kMostRanks + 1] = {};  // by how many take part
 };
 
-// The plugin's tables, of a library that is opened as NCCL does it.
+// The plugin, of a library that is opened as NCCL does it.
 struct Plugin {
-  explicit Plugin(const char* path);
+  Plugin(const char* path, bool is_old);
   const RmaPluginV14* rma;
-  const nccl_ep::loopback::GinPluginV13* gin;
 };
 
 // The last warning in the plugin's log of this process.

@@ -37,6 +37,8 @@ def run(program: Path, plugin: Path, scenario: str, environment: dict[str, str],
     result = subprocess.run(
         command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120
     )
+    if "unexpected memory mapping" in result.stderr:
+        pytest.skip("this kernel puts memory where g++'s ThreadSanitizer cannot have it (vm.mmap_rnd_bits)")
     return "" if result.returncode == 0 else f"exit code {result.returncode}\n{result.stderr}"
 
 
@@ -57,6 +59,10 @@ def test_what_signals_announce_has_arrived(
 ) -> None:
     environment = {**faults, "NCCL_EP_LOOPBACK_SEED": str(seed)}
     assert run(ranks, paths.loopback_plugin(), "rounds", environment, rounds=12, seed=seed, **options) == ""
+
+
+def test_nccl_that_knows_the_older_table(ranks: Path) -> None:
+    assert run(ranks, paths.loopback_plugin(), "rounds", FAULTS, ranks=3, rounds=12, old_nccl=1) == ""
 
 
 def test_hundreds_of_rounds(ranks: Path) -> None:
