@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,8 +30,7 @@ class NetworkRunner:
 
     def __init__(self, source: Path, includes: Sequence[Path], folder: Path) -> None:
         nccl()  # loaded first, so that the library takes the headers of this one
-        options = jit.network_headers(folder / "headers")
-        self._binary = compile_kernels(source, [*includes, paths.template_dir()], options)
+        self._source, self._includes, self._folder = source, includes, folder
         self._clusters: dict[int, CudaCluster] = {}
 
     def __enter__(self) -> NetworkRunner:
@@ -49,13 +49,18 @@ class NetworkRunner:
         cluster = self._clusters[program.ranks]
         if 0 in cluster.run(gin_type):
             pytest.skip("NCCL has no GIN here; on one host, run under python -m nccl_ep.loopback")
-        return judge(cluster.run(self._act, program))
+        return judge(cluster.run(self._act, program, self._binary))
 
-    def _act(self, rank: CudaRank, program: Program) -> npt.NDArray[Any]:
+    @cached_property
+    def _binary(self) -> bytes:
+        options = jit.network_headers(self._folder / "headers")
+        return compile_kernels(self._source, [*self._includes, paths.template_dir()], options)
+
+    def _act(self, rank: CudaRank, program: Program, binary: bytes) -> npt.NDArray[Any]:
         memory, window = rank.symmetric(np.zeros(WORDS, np.uint32), SYMMETRIC_AND_STRICTLY_ORDERED)
         verdicts = rank.array(np.zeros((program.blocks * program.threads, 2), np.uint32))
         module, function = ctypes.c_void_p(), ctypes.c_void_p()
-        _call("cuModuleLoadData", ctypes.byref(module), self._binary)
+        _call("cuModuleLoadData", ctypes.byref(module), binary)
         _call("cuModuleGetFunction", ctypes.byref(function), module, f"litmus_{program.name}".encode())
         with device_communicator(rank, GIN_CONTEXTS, GIN_SIGNALS, GIN_COUNTERS) as network:
             args = pack_args(memory.ptr, 0, verdicts.ptr, rank.rank, rank.num_ranks, network, window.handle)

@@ -146,8 +146,9 @@ def test_the_groups_stream_is_the_default(make_cluster: Any, seed: int) -> None:
     def main(rank: Any) -> Any:
         with ep.Group(rank.comm, group_config(problem), stream=rank.stream()) as group:
             mine = Exchange(rank, problem, EM)
-            mine.run(mine.make_handle(group))
-            group.stream.synchronize()
+            with mine.make_handle(group) as handle:
+                mine.run(handle)
+                group.stream.synchronize()
             return mine.results()
 
     check(problem, EM, make_cluster(2, seed).run(main))
