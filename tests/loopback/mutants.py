@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from build import PLUGIN
+from plugin_build import PLUGIN
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from build import PLUGIN, compile_plugin, compile_ranks
+from plugin_build import PLUGIN, compile_plugin, compile_ranks
 from mutants import MUTANTS, PluginMutant
 from nccl_ep import paths
 
