@@ -13,9 +13,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from plugin_build import PLUGIN, compile_plugin, compile_ranks
 from mutants import MUTANTS, PluginMutant
 from nccl_ep import paths
+from plugin_build import PLUGIN, compile_plugin, compile_ranks
 
 pytestmark = [
     pytest.mark.sim_only,
