@@ -42,8 +42,9 @@ def test_chained_calls_into_windows(make_cluster: Any, layout: ep.Layout, seed: 
     def main(rank: Any) -> Any:
         with ep.Group(rank.comm, group_config(problems[0])) as group:
             rounds = [Exchange(rank, problem, layout, windows=True) for problem in problems]
-            for mine in rounds:
-                mine.run(mine.make_handle(group))
+            handles = [mine.make_handle(group) for mine in rounds]
+            for mine, handle in zip(rounds, handles, strict=True):
+                mine.run(handle)
             return [mine.results() for mine in rounds]
 
     results = make_cluster(4, seed).run(main)
