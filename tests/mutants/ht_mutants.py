@@ -486,9 +486,9 @@ MOVER = [
     Mutant(
         "mbarriers are used before they are initialised",
         "ht/mover.cuh",
-        "    dev::fence_mbar_init();\n",
+        "    for (uint32_t i = 0; i < kHtStages; ++i) dev::mbar_init(loaded + i, 1);\n",
         "",
-        "Bulk copies may not see them.",
+        "Bulk copies count into whatever the memory holds.",
         FLAT,
     ),
     Mutant(
