@@ -182,36 +182,55 @@ def dispatch_expert_major(
 
 # ---- Combine ----
 
+Arrivals = list[tuple[int, Array]]  # a token's results, with the ranks that they come from, in their order
 
-def combine_flat(problem: Problem, home: int, rows: list[Array], room: int | None = None) -> Array:
-    """Rank ``home``'s tokens ``[b, H]``, from every rank's rows ``[M, H]``."""
-    arrivals: list[list[Array]] = [[] for _ in problem.tokens[home]]
+
+def combine_flat(
+    problem: Problem, home: int, rows: list[Array], room: int | None = None, team_size: int = 0
+) -> Array:
+    """Rank ``home``'s tokens ``[b, H]``, from every rank's rows ``[M, H]``.
+
+    ``team_size`` 0: all ranks are one LSA team.
+    """
+    arrivals: list[Arrivals] = [[] for _ in problem.tokens[home]]
     for rank in range(problem.num_ranks):
         for i, row in enumerate(rows_of(problem, rank, room)):
             if row.source == home:
-                arrivals[row.token].append(rows[rank][i])
-    return _sums(problem, home, arrivals)
+                arrivals[row.token].append((rank, rows[rank][i]))
+    return _sums(problem, home, arrivals, team_size)
 
 
 def combine_expert_major(
-    problem: Problem, home: int, slots: list[Array], alignment: int = 1, room: int | None = None
+    problem: Problem,
+    home: int,
+    slots: list[Array],
+    alignment: int = 1,
+    room: int | None = None,
+    team_size: int = 0,
 ) -> Array:
     """The same from every rank's slots. A rank sums a token's slots in the order of its experts."""
-    arrivals: list[list[Array]] = [[] for _ in problem.tokens[home]]
+    arrivals: list[Arrivals] = [[] for _ in problem.tokens[home]]
     for rank in range(problem.num_ranks):
         slot = slots_of(problem, rank, alignment, room)
         for row in rows_of(problem, rank):
             places = [(expert, home, row.token) for expert in row.experts]
             mine = [slots[rank][slot[place]] for place in places if place in slot]
             if row.source == home and mine:
-                arrivals[row.token].append(_sum_in_order(mine, problem))
-    return _sums(problem, home, arrivals)
+                arrivals[row.token].append((rank, _sum_in_order(mine, problem)))
+    return _sums(problem, home, arrivals, team_size)
 
 
-def _sums(problem: Problem, home: int, arrivals: list[list[Array]]) -> Array:
+def _sums(problem: Problem, home: int, arrivals: list[Arrivals], team_size: int) -> Array:
+    """Sums the results of the home team's ranks, and behind them those of other teams, each summed before."""
+    team_size = team_size or problem.num_ranks
+    home_team = home // team_size
     out = np.zeros_like(problem.tokens[home])
-    for token, rows in enumerate(arrivals):
-        out[token] = _sum_in_order(rows, problem)
+    for token, results in enumerate(arrivals):
+        teams: dict[int, list[Array]] = {}
+        for rank, row in results:
+            teams.setdefault(rank // team_size, []).append(row)
+        rows = teams.pop(home_team, [])
+        out[token] = _sum_in_order(rows + [_sum_in_order(team, problem) for team in teams.values()], problem)
     return out
 
 

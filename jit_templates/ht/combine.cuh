@@ -94,34 +94,43 @@ EP_DEVICE void add_up(const Addend* addends, uint32_t num_addends, const Span& s
   }
 }
 
-// Calls push(row, to, flag) for the results that this warp pushes: what it is, its home slot, and the flag there. The lanes
-// look them up.
+// Pushes rows of a flow: the results for the ranks of a team, to the rank of this team that hosts them. Calls
+// push(row, to, flag) for those that this warp pushes: what it is, its home slot, and the flag there. The lanes look them up.
 template <class Push>
-EP_DEVICE void for_each_result(const Operation& op, const HtCombineArgs& args, bool with_own, Push push) {
+EP_DEVICE void push_flow(const Operation& op, const HtCombineArgs& args, uint32_t flow, Push push) {
   const HtGroupState& group = op.group;
-  const auto num_rows = [&](uint32_t peer) { return *args.handle.source(peer + 1) - *args.handle.source(peer); };
-  for_each_peer(op, args.move, with_own, num_rows, [&](uint32_t peer) {
-    const Rows homes = window_rows(group, peer);
-    const uint32_t begin = *args.handle.source(peer);
-    for_each_ticket(args.move, peer, num_rows(peer), [&](uint32_t first, uint32_t end) {
-      const uint32_t row = first + dev::lane_idx();
-      const ReceivedRow mine = row < end ? look_up_row(args.handle, begin + row, peer) : ReceivedRow{};
-      for (uint32_t i = 0; first + i < end; ++i) {
-        const ReceivedRow it = mine.from_lane(i);
-        if (it.home.num_hits == 0) continue;
-        const uint64_t slot = group.layout.home_slot(it.home.token, it.home.dest);
-        push(it, homes.at(slot), flag_of(group, peer, slot));
-      }
-    });
+  const uint32_t host = rank_of_flow(group, flow), begin = *args.handle.source(flow);
+  const Rows homes = window_rows(group, host);
+  for_each_ticket(args.move, flow, *args.handle.source(flow + 1) - begin, [&](uint32_t first, uint32_t end) {
+    const uint32_t row = first + dev::lane_idx();
+    const ReceivedRow mine = row < end ? look_up_row(args.handle, begin + row, flow) : ReceivedRow{};
+    for (uint32_t i = 0; first + i < end; ++i) {
+      const ReceivedRow it = mine.from_lane(i);
+      if (it.home.num_hits == 0) continue;
+      const uint64_t slot = group.layout.home_slot(it.home.token, it.home.dest);
+      push(it, homes.at(slot), flag_of(group, host, slot));
+    }
   });
 }
 
+// All flows, own ones first. `others` has those for other teams.
+template <class Others, class Push>
+EP_DEVICE void for_each_result(const Operation& op, const HtCombineArgs& args, const Others& others, bool with_own,
+                               Push push) {
+  const auto num_rows = [&](uint32_t flow) { return *args.handle.source(flow + 1) - *args.handle.source(flow); };
+  const auto push_rows = [&](uint32_t flow) { push_flow(op, args, flow, push); };
+  for_each_own_flow(op, args.move, with_own, num_rows, push_rows);
+  others.for_each_flow(op, with_own, num_rows, push_rows);
+}
+
 // Flat: a row is pushed as it is, by way of shared memory.
-EP_DEVICE void push_results(const Operation& op, const HtCombineArgs& args, unsigned char* shared, FlagQueue& queue) {
+template <class Others>
+EP_DEVICE void push_results(const Operation& op, const HtCombineArgs& args, const Others& others, unsigned char* shared,
+                            FlagQueue& queue) {
   const Rows from = rows_of(args.tokens, args.move.row_bytes);
   Mover mover(args.move, true, queue, shared + dev::warp_idx() * args.move.mover_bytes());
   if (dev::lane_idx() == 0) mover.open();
-  for_each_result(op, args, false, [&](const ReceivedRow& it, unsigned char* to, uint32_t* flag) {
+  for_each_result(op, args, others, false, [&](const ReceivedRow& it, unsigned char* to, uint32_t* flag) {
     if (dev::lane_idx() == 0) mover.move(from.at(it.row), to, flag);
   });
   if (dev::lane_idx() != 0) return;
@@ -129,18 +138,19 @@ EP_DEVICE void push_results(const Operation& op, const HtCombineArgs& args, unsi
   mover.close();
 }
 
-// Expert-major: whether a result is read where it lies.
-EP_DEVICE bool is_in_place(const HtGroupState& group, uint32_t home_rank, uint32_t num_hits) {
-  return home_rank == group.rank && num_hits == 1;
+// Expert-major: whether a result is read where it lies, since who has it hosts the token.
+EP_DEVICE bool is_in_place(const HtGroupState& group, uint32_t other, uint32_t num_hits) {
+  return other == group.rank && num_hits == 1;
 }
 
 // Expert-major: the sum of a row's slots goes straight from registers to its home slot.
-template <DType kDType>
-EP_DEVICE void push_sums(const Operation& op, const HtCombineArgs& args, Addend* addends, FlagQueue& queue) {
+template <DType kDType, class Others>
+EP_DEVICE void push_sums(const Operation& op, const HtCombineArgs& args, const Others& others, Addend* addends,
+                         FlagQueue& queue) {
   const Rows from = rows_of(args.tokens, args.move.row_bytes);
   FlagSender flags{queue};
-  for_each_result(op, args, true, [&](const ReceivedRow& it, unsigned char* to, uint32_t* flag) {
-    if (is_in_place(op.group, it.source, it.home.num_hits)) return;
+  for_each_result(op, args, others, true, [&](const ReceivedRow& it, unsigned char* to, uint32_t* flag) {
+    if (is_in_place(op.group, rank_of_flow(op.group, it.source), it.home.num_hits)) return;
     for (uint32_t i = dev::lane_idx(); i < it.home.num_hits; i += 32) addends[i] = from.at(it.hit(args.handle, i));
     if (dev::lane_idx() == 0) flags.add(flag);
     dev::sync_warp();
@@ -151,10 +161,11 @@ EP_DEVICE void push_sums(const Operation& op, const HtCombineArgs& args, Addend*
   if (dev::lane_idx() == 0) flags.close();
 }
 
-// Lists what is added up for a token, in the order of the ranks, as soon as it is there. False: something did not come.
-template <bool kExpertMajor>
-EP_DEVICE bool list_results(const Operation& op, const HtCombineArgs& args, uint32_t token, Addend* addends,
-                            uint32_t& num_addends) {
+// Lists what is added up for a hosted token as soon as it is there: the results of the team's ranks, in their order, then
+// the sums of other teams, in theirs. False: something did not come.
+template <bool kExpertMajor, class Others>
+EP_DEVICE bool list_results(const Operation& op, const HtCombineArgs& args, const Others& others, uint32_t token,
+                            Addend* addends, uint32_t& num_addends) {
   const HtGroupState& group = op.group;
   const Rows arrived = window_rows(group, group.rank), own = rows_of(args.tokens, args.move.row_bytes);
   dev::sync_warp();  // the addends are about to be replaced
@@ -162,13 +173,14 @@ EP_DEVICE bool list_results(const Operation& op, const HtCombineArgs& args, uint
   for (uint32_t first = 0; first < args.handle.layout.max_dests; first += 32) {
     const uint32_t i = first + dev::lane_idx();
     const HtDest dest = i < args.handle.layout.max_dests ? dev::ld(args.handle.dest(token, i)) : HtDest{};
-    const bool exists = i < num_addends;
+    const bool exists = i < num_addends && others.is_in_team(group, dest.rank);
     const uint64_t slot = group.layout.home_slot(token, exists ? i : 0);
-    const bool in_place = kExpertMajor ? is_in_place(group, dest.rank, dest.num_hits) : dest.rank == group.rank;
+    const bool in_place = kExpertMajor ? is_in_place(group, dest.rank, dest.hits.count) : dest.rank == group.rank;
     if (exists) {
       addends[i] = !in_place ? arrived.at(slot) : own.at(kExpertMajor ? *args.handle.hit(dest.row, 0) : dest.row);
     }
     if (!await_rows(op, {Wait::combine_row, dest.rank, token}, exists && !in_place, slot)) return false;
+    if (!others.list_sum(op, dest, i < num_addends && !exists, addends + i)) return false;
   }
   dev::sync_warp();
   return true;
@@ -194,21 +206,27 @@ struct SumItems {
   }
 };
 
-// Adds up the results of this rank's tokens.
-template <bool kExpertMajor, DType kDType>
-EP_DEVICE void collect_results(const Operation& op, const HtCombineArgs& args, Addend* addends) {
+// Adds up the results of guests, for whom others wait, and then of this rank's tokens.
+template <bool kExpertMajor, DType kDType, class Others>
+EP_DEVICE void collect_results(const Operation& op, const HtCombineArgs& args, const Others& others, Addend* addends) {
   const SumItems items(args);
+  const uint32_t num_guests = others.num_guests();
   for (;;) {
-    const uint32_t i = dev::shfl(take_ticket(args.move.num_summed, 1), 0);
+    const uint32_t ticket = dev::shfl(take_ticket(args.move.num_summed, 1), 0);
+    if (ticket < num_guests) {
+      if (!others.template sum_guest<kExpertMajor, kDType>(op, ticket, addends)) return;
+      continue;
+    }
+    const uint32_t i = ticket - num_guests;
     if (i >= items.count) return;
     const uint32_t token = items.token(i);
     uint32_t num_addends = 0;
-    if (!list_results<kExpertMajor>(op, args, token, addends, num_addends)) return;
+    if (!list_results<kExpertMajor>(op, args, others, token, addends, num_addends)) return;
     add_up<kDType>(addends, num_addends, items.span(i), args.out_tokens + uint64_t{token} * items.row_bytes);
   }
 }
 
-// Backward: sends the gradients of the weights of this rank's rows home: a lane for each row.
+// Backward: sends the gradients of the weights of this rank's rows to the tokens' hosts: a lane for each row.
 template <bool kExpertMajor>
 EP_DEVICE void send_gradients(const Operation& op, const HtCombineArgs& args, const Crew& crew) {
   const HtGroupState& group = op.group;
@@ -219,13 +237,16 @@ EP_DEVICE void send_gradients(const Operation& op, const HtCombineArgs& args, co
       return dev::ld_nc(args.topk_weights +
                         (kExpertMajor ? *args.handle.hit(row, i) : uint64_t{row} * args.num_topk + i));
     };
-    send_floats(op, home.source, group.layout.home_slot(home.token, home.dest), home.num_hits, get);
+    send_floats(op, rank_of_flow(group, home.source), group.layout.home_slot(home.token, home.dest), home.num_hits,
+                get);
   }
 }
 
 // Backward: the gradients of this rank's tokens, at the places of their experts; zero where there is none. A lane for each
 // token.
-EP_DEVICE void collect_gradients(const Operation& op, const HtCombineArgs& args, const Crew& crew) {
+template <class Others>
+EP_DEVICE void collect_gradients(const Operation& op, const HtCombineArgs& args, const Others& others,
+                                 const Crew& crew) {
   for (uint32_t token = crew.thread(); token < args.num_tokens; token += crew.num_threads()) {
     float* out = args.out_topk_weights + uint64_t{token} * args.num_topk;
     const uint8_t* places = args.handle.place(token, 0);
@@ -237,43 +258,76 @@ EP_DEVICE void collect_gradients(const Operation& op, const HtCombineArgs& args,
       const HtDest dest = dev::ld(args.handle.dest(token, i));
       const auto put = [&](uint32_t j, float gradient) {
         for (uint32_t k = 0; k < args.num_topk; ++k) {
-          if (places[k] == dest.first_hit + j) out[k] = gradient;
+          if (places[k] == dest.hits.first + j) out[k] = gradient;
         }
       };
-      const uint64_t slot = op.group.layout.home_slot(token, i);
-      if (!receive_floats(op, {Wait::row_weights, dest.rank, token}, slot, dest.num_hits, put)) return;
+      const Awaited awaited{Wait::row_weights, dest.rank, token};
+      const bool ok = others.is_in_team(op.group, dest.rank)
+                          ? receive_floats(op, awaited, op.group.layout.home_slot(token, i), dest.hits.count, put)
+                          : others.receive_gradients(op, dest, put);
+      if (!ok) return;
     }
   }
 }
 
-template <bool kExpertMajor, DType kDType>
-EP_DEVICE void combine(const HtCombineArgs& args) {
+// Other teams, where there are none (combine_remote.cuh has those that there are).
+struct NoOthers {
+  static constexpr bool kExist = false;
+
+  EP_DEVICE static NoRails rails() { return {}; }
+  EP_DEVICE static bool is_in_team(const HtGroupState&, uint32_t) { return true; }
+  EP_DEVICE static uint32_t num_guests() { return 0; }
+  template <class... Args>
+  EP_DEVICE static void for_each_flow(const Args&...) {}
+  EP_DEVICE static bool list_sum(const Operation&, const HtDest&, bool, Addend*) { return true; }
+  template <bool kExpertMajor, DType kDType>
+  EP_DEVICE static bool sum_guest(const Operation&, uint32_t, Addend*) {
+    return true;
+  }
+  template <class Put>
+  EP_DEVICE static bool receive_gradients(const Operation&, const HtDest&, Put) {
+    return true;
+  }
+  EP_DEVICE static void await_all(const Operation&) {}
+};
+
+template <bool kExpertMajor, DType kDType, class Others>
+EP_DEVICE void combine_with(const HtCombineArgs& args, const Others& others) {
   EP_DYNAMIC_SHARED(shared);
   EP_SHARED(Addend, addends, [kMoveWarps][kHtMaxTopk]);
   EP_SHARED(FlagQueue, queues, [kMoveWarps]);
   open_queues(queues);
-  const Start start = begin(args.group);
+  const Start start = begin(args.group, others.rails());
   const Operation op{{args.group, start.epoch}};
   const Crews crews(args.move, true);
   Addend* warp_addends = addends[dev::warp_idx()];
   if (start.ready) {
+    const bool has_gradients = crews.receivers.has_me() && args.topk_weights;
     if (crews.pushers.has_me()) {
       FlagQueue& queue = queues[dev::warp_idx()];
       if constexpr (kExpertMajor) {
-        push_sums<kDType>(op, args, warp_addends, queue);
+        push_sums<kDType>(op, args, others, warp_addends, queue);
       } else {
-        push_results(op, args, shared, queue);
+        push_results(op, args, others, shared, queue);
       }
     } else if (crews.raisers.has_me()) {
       raise_flags(op, queues, args.move.push_warps);
-    } else if (crews.receivers.has_me() && args.topk_weights && await_peers(op)) {
+    } else if (has_gradients && await_peers(op)) {
       send_gradients<kExpertMajor>(op, args, crews.receivers);
-      collect_gradients(op, args, crews.receivers);
+      if (!Others::kExist) collect_gradients(op, args, others, crews.receivers);
     }
     dev::sync_warp();
-    if (crews.have_me()) collect_results<kExpertMajor, kDType>(op, args, warp_addends);
+    if (crews.have_me()) collect_results<kExpertMajor, kDType>(op, args, others, warp_addends);
+    // Other teams have gradients only when somebody has collected those of guests.
+    if (Others::kExist && has_gradients) collect_gradients(op, args, others, crews.receivers);
+    if (crews.receivers.has_me() && crews.receivers.worker() == 0) others.await_all(op);
   }
   finish_pushing(op, args.move);
+}
+
+template <bool kExpertMajor, DType kDType>
+EP_DEVICE void combine(const HtCombineArgs& args) {
+  combine_with<kExpertMajor, kDType>(args, NoOthers());
 }
 
 }  // namespace nccl_ep::ht

@@ -19,7 +19,7 @@ struct UpdateScratch {
   HtQuota* quotas;       // [expert]: expert-major, on ranks without room for all
 
   EP_DEVICE UpdateScratch(const HtUpdateArgs& args, unsigned char* shared)
-      : num_counters(args.group.layout.num_counters()),
+      : num_counters(args.group.layout.num_all_counters()),
         num_words(args.tile_tokens / 32),
         next(reinterpret_cast<uint32_t*>(shared)),
         total(next + num_counters),
@@ -69,14 +69,18 @@ EP_DEVICE void write_counter(const CounterOutput& output, uint32_t i, uint64_t v
 
 // Notes which tokens of the tile count where. The block meets before and after.
 EP_DEVICE void fill_bits(const HtUpdateArgs& args, const UpdateScratch& scratch, const Tile& tile) {
+  const HtLayout& layout = args.group.layout;
   const uint32_t num_topk = args.topk.num_topk, num_local = args.group.num_local_experts;
+  const bool has_team_counters = scratch.num_counters > layout.num_counters();
   for_each_thread(scratch.num_counters * scratch.num_words, [&](uint32_t i) { scratch.bits[i] = 0; });
   dev::sync_block();
   for_each_thread((tile.end - tile.begin) * num_topk, [&](uint32_t place) {
     const uint32_t expert = load_expert(args.group, args.topk, uint64_t{tile.begin} * num_topk + place);
     if (expert == kNone) return;
-    scratch.of(expert / num_local).insert(place / num_topk);
-    scratch.of(args.group.num_ranks + expert).insert(place / num_topk);
+    const uint32_t rank = expert / num_local, token = place / num_topk;
+    scratch.of(rank).insert(token);
+    scratch.of(args.group.num_ranks + expert).insert(token);
+    if (has_team_counters) scratch.of(layout.team_counter(rank / layout.team_size)).insert(token);
   });
   dev::sync_block();
 }
@@ -138,20 +142,25 @@ EP_DEVICE bool add_blocks(const Operation& op, const HtUpdateArgs& args, const U
   return true;
 }
 
-// Sends this rank's counts to every rank: a block for each.
+// Some of this rank's counts, as they are sent.
+EP_DEVICE Unit count_unit(const Operation& op, const UpdateScratch& scratch, uint32_t u) {
+  Unit unit{{0, 0, 0}, op.epoch};
+#pragma unroll
+  for (uint32_t j = 0; j < 3; ++j) {
+    if (3 * u + j < op.group.layout.num_counters()) unit.word[j] = scratch.total[3 * u + j];
+  }
+  return unit;
+}
+
+// Sends this rank's counts to every rank of the team: a block for each.
 EP_DEVICE bool send_counts(const Operation& op, const UpdateScratch& scratch) {
   const HtGroupState& group = op.group;
   bool ok = true;
-  for (uint32_t i = dev::block_idx(); i < group.num_ranks; i += dev::num_blocks()) {
-    const uint32_t peer = peer_of(op.group, i);
+  for (uint32_t i = dev::block_idx(); i < group.layout.team_size; i += dev::num_blocks()) {
+    const uint32_t peer = team_peer(group, i);
     for_each_thread(group.layout.count_units(), [&](uint32_t u) {
       if (!ok || !(ok = op.await_peer(peer))) return;
-      Unit unit{{0, 0, 0}, op.epoch};
-#pragma unroll
-      for (uint32_t j = 0; j < 3; ++j) {
-        if (3 * u + j < scratch.num_counters) unit.word[j] = scratch.total[3 * u + j];
-      }
-      dev::st_unit(group.window.at<Unit>(peer, group.layout.counts_at(group.rank, u)), unit);
+      dev::st_unit(group.window.at<Unit>(peer, group.layout.counts_at(group.rank, u)), count_unit(op, scratch, u));
     });
   }
   return ok;
@@ -196,7 +205,7 @@ EP_DEVICE bool add_ranks(const Operation& op, const HtHandle& handle, const Upda
     }
 #pragma unroll
     for (uint32_t j = 0; j < 3; ++j) {
-      if (3 * u + j >= scratch.num_counters) continue;
+      if (3 * u + j >= group.layout.num_counters()) continue;
       if (3 * u + j == group.rank && dev::block_idx() == 0) *handle.source(group.num_ranks) = all[j];
       if (3 * u + j < group.num_ranks) scratch.outgoing[3 * u + j] = {0, before[j], scratch.total[3 * u + j]};
       scratch.next[3 * u + j] += before[j];

@@ -16,16 +16,22 @@
 
 namespace nccl_ep::ht {
 
-// Whether rows that a rank pushes to `rank` go straight into the output there.
+// Whether rows from `source` go straight into the output of a rank.
 EP_DEVICE bool is_direct(const HtDispatchArgs& args, uint32_t source, uint32_t rank) {
   return args.out_window.base != 0 || source == rank;
 }
 
-// Where this rank's rows are pushed to.
-EP_DEVICE Rows destination(const HtDispatchArgs& args, uint32_t rank) {
-  if (rank == args.group.rank) return rows_of(args.out_tokens, args.move.row_bytes);
-  if (args.out_window.base == 0) return window_rows(args.group, rank);
-  return rows_of(args.out_window.at<void>(rank, 0), args.move.row_bytes);
+// Where a flow's rows are pushed to, and whether that is the output.
+struct Destination {
+  Rows rows;
+  bool direct;
+};
+
+EP_DEVICE Destination destination(const HtDispatchArgs& args, uint32_t flow) {
+  if (flow == args.group.rank) return {rows_of(args.out_tokens, args.move.row_bytes), true};
+  const uint32_t peer = rank_of_flow(args.group, flow);
+  if (args.out_window.base == 0) return {window_rows(args.group, peer), false};
+  return {rows_of(args.out_window.at<void>(peer, 0), args.move.row_bytes), true};
 }
 
 // Whether rows that stay on this rank are pushed, too, since no block has nothing else to do.
@@ -37,41 +43,60 @@ EP_DEVICE bool has_flags(const HtDispatchArgs& args) {
   return kExpertMajor || args.out_window.base == 0;
 }
 
-// Pushes some of this rank's rows to a peer. The lanes look them up, one of them moves.
-EP_DEVICE void push_rows_to(const HtDispatchArgs& args, uint32_t peer, const HtOutgoing& outgoing, uint32_t first,
-                            uint32_t end, Mover& mover) {
-  const Rows to = destination(args, peer);
-  const bool direct = is_direct(args, args.group.rank, peer);
-  const uint32_t mine = first + dev::lane_idx();
-  const HtSend send = mine < end ? dev::ld(args.handle.send(uint64_t{outgoing.first} + mine)) : HtSend{};
+// This rank's own rows, as they are pushed.
+struct OwnRows {
+  const HtDispatchArgs& args;
+
+  EP_DEVICE bool await(const HtSend&, uint64_t, uint32_t, uint32_t, bool) const { return true; }
+  EP_DEVICE const unsigned char* at(uint32_t token) const {
+    return args.tokens + uint64_t{token} * args.move.row_bytes;
+  }
+};
+
+// Pushes some rows of a flow, which lie where `from` says when they have come. The lanes look them up, one of them moves.
+template <class From>
+EP_DEVICE bool push_ticket(const HtDispatchArgs& args, const From& from, uint32_t flow, const HtOutgoing& outgoing,
+                           uint32_t first, uint32_t end, Mover& mover) {
+  const Destination to = destination(args, flow);
+  const uint32_t peer = rank_of_flow(args.group, flow), mine = first + dev::lane_idx();
+  const uint64_t index = uint64_t{outgoing.first} + mine;
+  const HtSend send = mine < end ? dev::ld(args.handle.send(index)) : HtSend{};
+  if (!from.await(send, index, peer, outgoing.row + mine, mine < end)) return false;
   for (uint32_t i = 0; first + i < end; ++i) {
     const uint32_t token = dev::shfl(send.token, i), slot = dev::shfl(send.slot, i);
     const uint32_t row = outgoing.row + first + i;
     if (dev::lane_idx() != 0 || slot == HtHandleLayout::kNoSlot) continue;
-    mover.move(args.tokens + uint64_t{token} * args.move.row_bytes, to.at(direct ? slot : row),
-               flag_of(args.group, peer, row));
+    mover.move(from.at(token), to.rows.at(to.direct ? slot : row), flag_of(args.group, peer, row));
   }
+  return true;
+}
+
+// Pushes rows of a flow until others have taken all that are left. The whole warp calls it.
+template <class From>
+EP_DEVICE void push_flow(const Operation& op, const HtDispatchArgs& args, const From& from, uint32_t flow,
+                         Mover& mover) {
+  const HtOutgoing outgoing = *args.handle.outgoing(flow);
+  uint32_t num_mine = 0;
+  bool ok = true;
+  for_each_ticket(args.move, flow, outgoing.num_rows, [&](uint32_t first, uint32_t end) {
+    ok = ok && push_ticket(args, from, flow, outgoing, first, end, mover);
+    num_mine += end - first;
+  });
+  if (dev::lane_idx() != 0 || num_mine == 0) return;
+  mover.drain();
+  if (ok) add_arrived(op, args.move, flow, num_mine, outgoing.num_rows);
 }
 
 EP_DEVICE void push_rows(const Operation& op, const HtDispatchArgs& args, Mover& mover) {
-  const auto num_rows = [&](uint32_t peer) { return args.handle.outgoing(peer)->num_rows; };
-  for_each_peer(op, args.move, pushes_own(args.move), num_rows, [&](uint32_t peer) {
-    const HtOutgoing outgoing = *args.handle.outgoing(peer);
-    uint32_t num_mine = 0;
-    for_each_ticket(args.move, peer, outgoing.num_rows, [&](uint32_t first, uint32_t end) {
-      push_rows_to(args, peer, outgoing, first, end, mover);
-      num_mine += end - first;
-    });
-    if (dev::lane_idx() != 0 || num_mine == 0) return;
-    mover.drain();
-    add_arrived(op, args.move, peer, num_mine, outgoing.num_rows);
-  });
+  const auto num_rows = [&](uint32_t flow) { return args.handle.outgoing(flow)->num_rows; };
+  for_each_own_flow(op, args.move, pushes_own(args.move), num_rows,
+                    [&](uint32_t flow) { push_flow(op, args, OwnRows{args}, flow, mover); });
 }
 
-// Nobody pushes to a peer that gets nothing.
-EP_DEVICE void finish_idle_peers(const Operation& op, const HtDispatchArgs& args) {
-  for (uint32_t peer = dev::lane_idx(); peer < op.group.num_ranks; peer += 32) {
-    if (peer != op.group.rank && args.handle.outgoing(peer)->num_rows == 0) tell_done(op, peer);
+// Nobody pushes where nothing goes.
+EP_DEVICE void finish_idle_flows(const Operation& op, const HtDispatchArgs& args) {
+  for (uint32_t flow = dev::lane_idx(); flow < op.group.num_ranks; flow += 32) {
+    if (flow != op.group.rank && args.handle.outgoing(flow)->num_rows == 0) tell_done(op, flow);
   }
 }
 
@@ -89,14 +114,15 @@ EP_DEVICE float weight_of(const HtDispatchArgs& args, uint32_t token, uint32_t h
   return weight;
 }
 
-// Sends the weights of this rank's tokens to the ranks that their rows go to: a lane for each token.
+// Sends the weights of this rank's tokens to the ranks of the team that their rows go to: a lane for each token.
 EP_DEVICE void send_weights(const Operation& op, const HtDispatchArgs& args, const Crew& crew) {
   for (uint32_t token = crew.thread(); token < args.num_tokens; token += crew.num_threads()) {
     const uint32_t num_dests = *args.handle.num_dests(token);
     for (uint32_t i = 0; i < num_dests; ++i) {
       const HtDest dest = dev::ld(args.handle.dest(token, i));
-      send_floats(op, dest.rank, dest.row, dest.num_hits,
-                  [&](uint32_t j) { return weight_of(args, token, dest.first_hit + j); });
+      if (!op.group.is_in_team(dest.rank)) break;
+      send_floats(op, dest.rank, dest.row, dest.hits.count,
+                  [&](uint32_t j) { return weight_of(args, token, dest.hits.first + j); });
     }
   }
 }
@@ -193,13 +219,21 @@ EP_DEVICE void fill_padding(const HtDispatchArgs& args, const Crew& crew) {
   }
 }
 
-template <bool kExpertMajor>
-EP_DEVICE void dispatch(const HtDispatchArgs& args) {
+// Guests and what leaves the team, where there is but one (dispatch_remote.cuh has those that there are).
+struct NoGuests {
+  EP_DEVICE static NoRails rails() { return {}; }
+  EP_DEVICE static void push_rows(const Operation&, Mover&) {}
+  EP_DEVICE static void send_parcels(const Operation&, const Crew&) {}
+  EP_DEVICE static void await_all(const Operation&) {}
+};
+
+template <bool kExpertMajor, class Guests>
+EP_DEVICE void dispatch_with(const HtDispatchArgs& args, const Guests& guests) {
   EP_DYNAMIC_SHARED(shared);
   EP_SHARED(FlagQueue, queues, [kMoveWarps]);
   open_queues(queues);
   const RowRanges ranges = load_row_ranges(args.group, args.handle);
-  const Start start = begin(args.group);
+  const Start start = begin(args.group, guests.rails());
   const Operation op{{args.group, start.epoch}};
   const Crews crews(args.move, has_flags<kExpertMajor>(args));
   if (start.ready) {
@@ -208,20 +242,28 @@ EP_DEVICE void dispatch(const HtDispatchArgs& args) {
                   shared + dev::warp_idx() * args.move.mover_bytes());
       if (dev::lane_idx() == 0) mover.open();
       push_rows(op, args, mover);
+      guests.push_rows(op, mover);
       if (dev::lane_idx() == 0) mover.close();
     } else if (crews.raisers.has_me()) {
       raise_flags(op, queues, args.move.push_warps);
     } else if (crews.receivers.has_me()) {
       if (kExpertMajor) fill_padding(args, crews.receivers);
       if (args.topk_weights && await_peers(op)) send_weights(op, args, crews.receivers);
+      guests.send_parcels(op, crews.receivers);
       receive_rows<kExpertMajor>(op, args, crews.receivers, ranges);
       if (crews.receivers.worker() == 0) {
-        finish_idle_peers(op, args);
+        finish_idle_flows(op, args);
         await_all_done(op);
+        guests.await_all(op);
       }
     }
   }
   finish_pushing(op, args.move);
+}
+
+template <bool kExpertMajor>
+EP_DEVICE void dispatch(const HtDispatchArgs& args) {
+  dispatch_with<kExpertMajor>(args, NoGuests());
 }
 
 }  // namespace nccl_ep::ht

@@ -10,6 +10,11 @@
 
 namespace nccl_ep::ht {
 
+// The i-th rank of the team from the next one on: links carry more than when all ranks visit the others in the same order.
+EP_DEVICE uint32_t team_peer(const HtGroupState& group, uint32_t i) {
+  return group.first_rank + (group.rank - group.first_rank + 1 + i) % group.layout.team_size;
+}
+
 // One operation as a block sees it.
 struct Operation : OperationOf<HtGroupState> {
   // Bounded waits, as in common/waiting.cuh, for what others send once they have started.
@@ -20,7 +25,7 @@ struct Operation : OperationOf<HtGroupState> {
   EP_DEVICE bool wait_for_unit(const Awaited& awaited, const Unit* address, Unit& unit) const {
     return wait_for(awaited, [&] { return has_arrived(address, unit); });
   }
-  // Waits until a rank has started this operation, too.
+  // Waits until a rank of the team has started this operation, too.
   EP_DEVICE bool await_peer(uint32_t peer) const {
     return wait_for({Wait::peer_start, peer, 0}, [&] {
       return static_cast<int32_t>(dev::ld_acquire<dev::Scope::system>(hello(peer)) - epoch) >= 0;
@@ -35,7 +40,7 @@ struct Operation : OperationOf<HtGroupState> {
   EP_DEVICE Awaited or_who_is_behind(Awaited missing) const {
     int32_t most = 0;
 #pragma unroll 1
-    for (uint32_t peer = 0; peer < group.num_ranks; ++peer) {
+    for (uint32_t peer = group.first_rank; group.is_in_team(peer); ++peer) {
       if (peer == group.rank) continue;
       const int32_t behind = static_cast<int32_t>(epoch - dev::ld_relaxed<dev::Scope::system>(hello(peer)));
       if (behind <= most) continue;
@@ -56,24 +61,34 @@ EP_DEVICE uint32_t scan_warp(uint32_t value) {
   return value;
 }
 
-// Waits until all ranks have started this operation, too. The whole warp calls it.
+// Waits until all ranks of the team have started this operation, too. The whole warp calls it.
 EP_DEVICE bool await_peers(const Operation& op) {
   bool ok = true;
-  for (uint32_t peer = dev::lane_idx(); peer < op.group.num_ranks; peer += 32) ok &= op.await_peer(peer);
+  for (uint32_t i = dev::lane_idx(); i < op.group.layout.team_size; i += 32)
+    ok &= op.await_peer(team_peer(op.group, i));
   return dev::all(ok);
 }
 
+// The rail peers in other teams, where there are none.
+struct NoRails {
+  static constexpr bool kExist = false;
+  EP_DEVICE void announce() const {}
+};
+
 // Finds out what operation this is, and says hello. All threads of all blocks call it, and meet.
-EP_DEVICE Start begin(const HtGroupState& group) {
+template <class Rails>
+EP_DEVICE Start begin(const HtGroupState& group, const Rails& rails) {
   EP_SHARED(Start, start, [1]);
   if (dev::warp_idx() == 0) {
     const uint32_t epoch = dev::ld_relaxed<dev::Scope::gpu>(&group.progress->epoch) + 1;
     const bool failed = has_failed(group);
     if (dev::lane_idx() == 0) start[0] = {epoch, !failed};
     if (dev::block_idx() == 0) {
-      for (uint32_t peer = dev::lane_idx(); peer < group.num_ranks; peer += 32) {
-        dev::st_release<dev::Scope::system>(group.window.at<uint32_t>(peer, group.layout.hello_at(group.rank)), epoch);
+      for (uint32_t i = dev::lane_idx(); i < group.layout.team_size; i += 32) {
+        uint32_t* hello = group.window.at<uint32_t>(group.first_rank + i, group.layout.hello_at(group.rank));
+        dev::st_release<dev::Scope::system>(hello, epoch);
       }
+      rails.announce();
     }
   }
   dev::sync_block();

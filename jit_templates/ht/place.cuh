@@ -6,20 +6,25 @@
 
 namespace nccl_ep::ht {
 
-// Tells a rank what it must know of a row: where it comes from, and its hits.
-EP_DEVICE void send_record(const Operation& op, const HtDest& dest, uint32_t token, uint32_t dest_idx,
-                           const uint32_t* hits) {
-  const HtGroupState& group = op.group;
-  const auto unit = [&](uint32_t i) { return group.window.at<Unit>(dest.rank, group.layout.record_at(dest.row, i)); };
-  dev::st_unit(unit(0), Unit{{group.rank | uint32_t{dest.num_hits} << 16 | dest_idx << 24, token, hits[0]}, op.epoch});
-  for (uint32_t hit = 1; hit < dest.num_hits; hit += 3) {
-    Unit more{{0, 0, 0}, op.epoch};
+// The source rank of a row, its token, and its hits, as units without a tag: calls put(i, unit).
+template <class Put>
+EP_DEVICE void write_record(uint32_t source, uint32_t token, uint32_t dest_idx, uint32_t num_hits, const uint32_t* hits,
+                            Put put) {
+  put(0, Unit{{source | num_hits << 16 | dest_idx << 24, token, hits[0]}, 0});
+  for (uint32_t hit = 1; hit < num_hits; hit += 3) {
+    Unit more{{0, 0, 0}, 0};
 #pragma unroll
     for (uint32_t j = 0; j < 3; ++j) {
-      if (hit + j < dest.num_hits) more.word[j] = hits[hit + j];
+      if (hit + j < num_hits) more.word[j] = hits[hit + j];
     }
-    dev::st_unit(unit(1 + hit / 3), more);
+    put(1 + hit / 3, more);
   }
+}
+
+// Tells a rank of the team a unit of what it must know of a row.
+EP_DEVICE void send_record_unit(const Operation& op, uint32_t rank, uint32_t row, uint32_t i, Unit unit) {
+  unit.epoch = op.epoch;
+  dev::st_unit(op.group.window.at<Unit>(rank, op.group.layout.record_at(row, i)), unit);
 }
 
 // Where a token of the tile lies on each rank.
@@ -44,11 +49,12 @@ struct Placement {
     if (!thins || !is_thinned(args, scratch.wanted[rank])) return mine;
     return scratch.quotas[expert].begin + slots(expert).kept(mine);
   }
-
- private:
+  // Among the tokens that a counter counts.
   EP_DEVICE uint32_t number(uint32_t counter) const {
     return scratch.next[counter] + scratch.of(counter).count_before(in_tile);
   }
+
+ private:
   EP_DEVICE Thinning rows(uint32_t rank) const { return {scratch.total[rank], static_cast<uint32_t>(args.max_slots)}; }
   EP_DEVICE Thinning slots(uint32_t expert) const {
     return {scratch.total[args.group.num_ranks + expert], scratch.quotas[expert].room};
@@ -63,10 +69,11 @@ struct Places {
   uint32_t hits[kHtUpdateThreads];     // [token][hit]: flat the local expert, expert-major the slot
 };
 
-// Gives some tokens of the tile, from `begin` on, their rows. All threads of the block call it, and meet.
-template <bool kExpertMajor>
+// Gives some tokens of the tile, from `begin` on, their rows. All threads of the block call it, and meet. `Departures` is
+// about other teams (update_remote.cuh).
+template <bool kExpertMajor, class Departures>
 EP_DEVICE void place_tokens(const Operation& op, const HtUpdateArgs& args, const UpdateScratch& scratch,
-                            const Tile& tile, uint32_t begin, bool thins) {
+                            const Tile& tile, uint32_t begin, bool thins, const Departures& departures) {
   EP_SHARED(Places, places, [1]);
   const uint32_t num_topk = args.topk.num_topk, num_local = args.group.num_local_experts;
   const uint32_t me = dev::thread_idx(), k = me % num_topk, base = me - k, token = begin + me / num_topk;
@@ -98,35 +105,46 @@ EP_DEVICE void place_tokens(const Operation& op, const HtUpdateArgs& args, const
   if (is_mine) *args.handle.place(token, k) = is_kept ? static_cast<uint8_t>(hit) : HtHandleLayout::kNoHit;
   if (is_first && is_kept)
     places->hits[base + hit] = kExpertMajor ? placement.slot(expert, rank) : expert - first_expert;
+  const auto departure = departures.find(places[0], base, expert, is_first);
   dev::sync_block();
 
-  uint32_t num_dests = 0, dest_idx = 0;  // the token's; before this rank
+  const uint32_t first_rank = departures.team_begin(rank);
+  uint32_t num_dests = 0, dest_idx = 0;  // the token's in this team; before this rank in its team
   for (uint32_t j = 0; is_mine && j < num_topk; ++j) {
-    num_dests += places->experts[base + j] != kNone;
-    dest_idx += places->experts[base + j] < rank;
+    num_dests += args.group.is_in_team(places->experts[base + j]);
+    dest_idx += places->experts[base + j] - first_rank < rank - first_rank;
   }
-  if (is_mine && k == 0) *args.handle.num_dests(token) = static_cast<uint8_t>(num_dests);
+  if (is_mine && k == 0) {
+    *args.handle.num_dests(token) = static_cast<uint8_t>(num_dests + departures.num_teams(base));
+  }
+  departures.note(departure, placement, places[0], base, token, num_dests);
   if (leads && (kExpertMajor || is_dest)) {
-    const HtDest dest{static_cast<uint16_t>(rank), static_cast<uint8_t>(hit), static_cast<uint8_t>(num_hits),
-                      placement.row(rank)};
-    const uint32_t* hits = places->hits + base + hit;
-    if (is_dest) *args.handle.dest(token, dest_idx) = dest;
     const HtOutgoing& outgoing = scratch.outgoing[rank];
-    const uint32_t slot = !is_dest ? HtHandleLayout::kNoSlot : kExpertMajor ? hits[0] : dest.row;
-    *args.handle.send(outgoing.first + (dest.row - outgoing.row)) = {token, slot};
-    send_record(op, dest, token, dest_idx, hits);
+    const uint32_t row = placement.row(rank), send = outgoing.first + (row - outgoing.row);
+    const uint32_t* hits = places->hits + base + hit;
+    if (!args.group.is_in_team(rank)) {
+      departures.write(departure, placement, send, hit, dest_idx, num_hits, hits);
+    } else {
+      const HtDest dest{static_cast<uint16_t>(rank), {static_cast<uint8_t>(hit), static_cast<uint8_t>(num_hits)}, row};
+      if (is_dest) *args.handle.dest(token, dest_idx) = dest;
+      const uint32_t slot = !is_dest ? HtHandleLayout::kNoSlot : kExpertMajor ? hits[0] : row;
+      *args.handle.send(send) = {token, slot};
+      write_record(args.group.rank, token, dest_idx, num_hits, hits,
+                   [&](uint32_t i, const Unit& unit) { send_record_unit(op, rank, row, i, unit); });
+    }
   }
   dev::sync_block();  // the places are about to be replaced
 }
 
-template <bool kExpertMajor>
-EP_DEVICE void place_all(const Operation& op, const HtUpdateArgs& args, const UpdateScratch& scratch, bool thins) {
+template <bool kExpertMajor, class Departures>
+EP_DEVICE void place_all(const Operation& op, const HtUpdateArgs& args, const UpdateScratch& scratch, bool thins,
+                         const Departures& departures) {
   const uint32_t num_tokens = dev::num_threads() / args.topk.num_topk;  // at a time
   for (uint32_t i = 0; i < args.tiles_per_block; ++i) {
     const Tile tile(args, i);
     if (args.tiles_per_block > 1) fill_bits(args, scratch, tile);
     for (uint32_t begin = tile.begin; begin < tile.end; begin += num_tokens) {
-      place_tokens<kExpertMajor>(op, args, scratch, tile, begin, thins);
+      place_tokens<kExpertMajor>(op, args, scratch, tile, begin, thins, departures);
     }
     if (i + 1 == args.tiles_per_block) return;
     for_each_thread(scratch.num_counters,

@@ -7,9 +7,9 @@
 
 namespace nccl_ep::ht {
 
-// What this rank's warps have taken of the rows for a peer.
-EP_DEVICE uint32_t num_taken(const HtMovePlan& plan, uint32_t peer) {
-  return dev::ld_relaxed<dev::Scope::gpu>(&plan.pushed[peer].num_taken);
+// What this rank's warps have taken of the rows of a flow.
+EP_DEVICE uint32_t num_taken(const HtMovePlan& plan, uint32_t flow) {
+  return dev::ld_relaxed<dev::Scope::gpu>(&plan.pushed[flow].num_taken);
 }
 
 // Takes the next `step` numbers: lane 0 gets the first of them.
@@ -18,10 +18,10 @@ EP_DEVICE uint32_t take_ticket(uint32_t* num_taken, uint32_t step) {
   return dev::atomic_add<dev::Order::relaxed, dev::Scope::gpu>(num_taken, step);
 }
 
-// Takes rows for a peer, plan.ticket_rows at a time, and calls push(first, end) for them. The whole warp calls it.
+// Takes rows of a flow, plan.ticket_rows at a time, and calls push(first, end) for them. The whole warp calls it.
 template <class Push>
-EP_DEVICE void for_each_ticket(const HtMovePlan& plan, uint32_t peer, uint32_t num_rows, Push push) {
-  uint32_t* num_taken = &plan.pushed[peer].num_taken;
+EP_DEVICE void for_each_ticket(const HtMovePlan& plan, uint32_t flow, uint32_t num_rows, Push push) {
+  uint32_t* num_taken = &plan.pushed[flow].num_taken;
   for (uint32_t next = take_ticket(num_taken, plan.ticket_rows);;) {
     const uint32_t first = dev::shfl(next, 0);
     if (first >= num_rows) return;
@@ -30,26 +30,41 @@ EP_DEVICE void for_each_ticket(const HtMovePlan& plan, uint32_t peer, uint32_t n
   }
 }
 
-// Calls push_to(peer) for the peers that still have rows to be taken, when they have started, and as if it was one for this
-// rank, if `with_own`. Warps begin with different ones. The whole warp calls it.
-template <class NumRows, class PushTo>
-EP_DEVICE void for_each_peer(const Operation& op, const HtMovePlan& plan, bool with_own, NumRows num_rows,
-                             PushTo push_to) {
-  const uint32_t num_peers = op.group.num_ranks - (with_own ? 0 : 1), num_warps = plan.push_blocks * plan.push_warps;
+// The rank of this team that a flow is about.
+EP_DEVICE uint32_t rank_of_flow(const HtGroupState& group, uint32_t flow) {
+  return group.first_rank + flow % group.layout.team_size;
+}
+
+// Calls push(flow) for those of some flows that still have rows to be taken, when the rank has started. Warps begin with
+// different ones. The whole warp calls it. False: a rank has not started.
+template <class FlowOf, class NumRows, class Push>
+EP_DEVICE bool for_each_flow(const Operation& op, const HtMovePlan& plan, uint32_t num_flows, FlowOf flow_of,
+                             NumRows num_rows, Push push) {
+  const uint32_t num_warps = plan.push_blocks * plan.push_warps;
   const uint32_t warp = dev::block_idx() * plan.push_warps + dev::warp_idx();
-  const uint32_t start = static_cast<uint32_t>(uint64_t{warp} * num_peers / num_warps);
-  for (uint32_t base = 0; base < num_peers; base += 32) {
-    const uint32_t i = base + dev::lane_idx(), mine = peer_of(op.group, (start + i) % num_peers);
+  const uint32_t start = static_cast<uint32_t>(uint64_t{warp} * num_flows / num_warps);
+  for (uint32_t base = 0; base < num_flows; base += 32) {
+    const uint32_t i = base + dev::lane_idx(), mine = flow_of((start + i) % num_flows);
     for (uint32_t unvisited = ~0u;;) {
-      const uint32_t left = dev::ballot(i < num_peers && num_taken(plan, mine) < num_rows(mine)) & unvisited;
+      const uint32_t left = dev::ballot(i < num_flows && num_taken(plan, mine) < num_rows(mine)) & unvisited;
       if (!left) break;
-      const uint32_t lane = dev::find_first(left), peer = dev::shfl(mine, lane);
+      const uint32_t lane = dev::find_first(left), flow = dev::shfl(mine, lane);
       unvisited &= ~(1u << lane);
-      if (!dev::all(op.await_peer(peer))) return;
+      if (!dev::all(op.await_peer(rank_of_flow(op.group, flow)))) return false;
       dev::fence_proxy_async();  // bulk copies will overwrite what others have written there
-      push_to(peer);
+      push(flow);
     }
   }
+  return true;
+}
+
+// The flows between this rank and its team, with that to itself as if it was a peer, if `with_own`.
+template <class NumRows, class Push>
+EP_DEVICE bool for_each_own_flow(const Operation& op, const HtMovePlan& plan, bool with_own, NumRows num_rows,
+                                 Push push) {
+  return for_each_flow(
+      op, plan, op.group.layout.team_size - (with_own ? 0 : 1), [&](uint32_t i) { return team_peer(op.group, i); },
+      num_rows, push);
 }
 
 // Makes the operation count, and nothing taken for the next one. All threads of all blocks call it.
@@ -57,25 +72,26 @@ EP_DEVICE void finish_pushing(const Operation& op, const HtMovePlan& plan) {
   GroupProgress* progress = op.group.progress;
   dev::sync_block();  // other warps of the block may still look for rows
   if (!is_last_block<dev::Order::acq_rel>(progress)) return;
-  for (uint32_t rank = 0; rank < op.group.num_ranks; ++rank) plan.pushed[rank] = {0, 0};
+  for (uint32_t flow = 0; flow < op.group.num_ranks; ++flow) plan.pushed[flow] = {0, 0};
   *plan.num_summed = 0;
   dev::st_relaxed<dev::Scope::gpu>(&progress->epoch, op.epoch);
 }
 
-// Tells a peer that everything for it has arrived.
-EP_DEVICE void tell_done(const Operation& op, uint32_t peer) {
+// Tells the rank of a flow that everything has arrived: from this rank, or from the one that it stands in for.
+EP_DEVICE void tell_done(const Operation& op, uint32_t flow) {
   const HtGroupState& group = op.group;
-  dev::st_release<dev::Scope::system>(group.window.at<uint32_t>(peer, group.layout.done_at(group.rank)), op.epoch);
+  const uint32_t peer = rank_of_flow(group, flow), source = group.rank + (flow - peer);
+  dev::st_release<dev::Scope::system>(group.window.at<uint32_t>(peer, group.layout.done_at(source)), op.epoch);
 }
 
-// Says that so many of the peer's rows have arrived; who completes them tells the peer. One lane calls it.
-EP_DEVICE void add_arrived(const Operation& op, const HtMovePlan& plan, uint32_t peer, uint32_t count,
+// Says that so many of a flow's rows have arrived; who completes them tells its rank. One lane calls it.
+EP_DEVICE void add_arrived(const Operation& op, const HtMovePlan& plan, uint32_t flow, uint32_t count,
                            uint32_t num_rows) {
-  const uint32_t before = dev::atomic_add<dev::Order::acq_rel, dev::Scope::gpu>(&plan.pushed[peer].num_arrived, count);
-  if (before + count == num_rows) tell_done(op, peer);
+  const uint32_t before = dev::atomic_add<dev::Order::acq_rel, dev::Scope::gpu>(&plan.pushed[flow].num_arrived, count);
+  if (before + count == num_rows) tell_done(op, flow);
 }
 
-// Waits until all ranks have pushed all that they have for this one. One warp of the grid calls it.
+// Waits until all rows of all ranks have been pushed to this one. One warp of the grid calls it.
 EP_DEVICE bool await_all_done(const Operation& op) {
   const HtGroupState& group = op.group;
   bool ok = true;

@@ -12,29 +12,58 @@
 
 namespace nccl_ep::ht {
 
-template <bool kExpertMajor>
-EP_DEVICE void update(const HtUpdateArgs& args) {
+// The other LSA teams, where there are none (update_remote.cuh has those that there are).
+struct NoOtherTeams {
+  struct Departure {};
+  struct Departures {
+    EP_DEVICE static uint32_t team_begin(uint32_t) { return 0; }
+    EP_DEVICE static Departure find(const Places&, uint32_t, uint32_t, bool) { return {}; }
+    EP_DEVICE static uint32_t num_teams(uint32_t) { return 0; }
+    template <class... Args>
+    EP_DEVICE static void note(const Args&...) {}
+    template <class... Args>
+    EP_DEVICE static void write(const Args&...) {}
+  };
+
+  EP_DEVICE static NoRails rails() { return {}; }
+  EP_DEVICE static bool exchange_counts(const Operation&, const UpdateScratch&) { return true; }
+  EP_DEVICE static bool begin_lists(const Operation&) { return true; }
+  EP_DEVICE static Departures departures(const UpdateScratch&) { return {}; }
+  EP_DEVICE static void exchange_lists(const Operation&, const UpdateScratch&) {}
+};
+
+template <bool kExpertMajor, class OtherTeams>
+EP_DEVICE void update_with(const HtUpdateArgs& args, const OtherTeams& others) {
   EP_DYNAMIC_SHARED(shared);
   const UpdateScratch scratch(args, shared);
-  const Start start = begin(args.group);
+  const Start start = begin(args.group, others.rails());
   const Operation op{{args.group, start.epoch}};
   if (start.ready) {
     count_block(args, scratch, op.epoch);
     bool ok = add_blocks(op, args, scratch);
-    if (ok) ok = all_in_block(send_counts(op, scratch) && add_ranks(op, args.handle, scratch));
+    if (ok) {
+      const bool sent = send_counts(op, scratch), exchanged = others.exchange_counts(op, scratch);
+      ok = all_in_block(sent && exchanged && add_ranks(op, args.handle, scratch));
+    }
     if (ok) {
       if (!kExpertMajor && args.drops) thin_rows(args, scratch);
       find_outgoing(args, scratch);
       find_zones<kExpertMajor>(args, scratch);
       const bool all_fit = fits(args, scratch, op.epoch);
-      if (all_fit || args.drops) {
-        place_all<kExpertMajor>(op, args, scratch, !all_fit);
+      if ((all_fit || args.drops) && others.begin_lists(op)) {
+        place_all<kExpertMajor>(op, args, scratch, !all_fit, others.departures(scratch));
+        others.exchange_lists(op, scratch);
         receive_records<kExpertMajor>(op, args, scratch);
         tell_host(args);
       }
     }
   }
   finish(op);
+}
+
+template <bool kExpertMajor>
+EP_DEVICE void update(const HtUpdateArgs& args) {
+  update_with<kExpertMajor>(args, NoOtherTeams());
 }
 
 }  // namespace nccl_ep::ht

@@ -38,12 +38,15 @@ EP_DEVICE void thin_rows(const HtUpdateArgs& args, const UpdateScratch& scratch)
   dev::sync_block();
 }
 
-// Where the rows for each rank begin among those that this rank sends. What it is for another block is no different.
+// Where the rows for each rank begin among those that this rank sends to its team. What it is for another block is no
+// different.
 EP_DEVICE void find_outgoing(const HtUpdateArgs& args, const UpdateScratch& scratch) {
-  for_each_thread(args.group.num_ranks, [&](uint32_t rank) {
+  const HtGroupState& group = args.group;
+  for_each_thread(group.num_ranks, [&](uint32_t rank) {
     HtOutgoing& outgoing = scratch.outgoing[rank];
-    for (uint32_t before = 0; before < rank; ++before) outgoing.first += scratch.outgoing[before].num_rows;
-    if (dev::block_idx() == 0) *args.handle.outgoing(rank) = outgoing;
+    const uint32_t first_rank = rank - rank % group.layout.team_size;
+    for (uint32_t before = first_rank; before < rank; ++before) outgoing.first += scratch.outgoing[before].num_rows;
+    if (dev::block_idx() == 0 && group.is_in_team(rank)) *args.handle.outgoing(rank) = outgoing;
   });
 }
 

@@ -3,16 +3,24 @@
 #pragma once
 
 #include "shared/group_state.hpp"
-#include "shared/ht_layout.hpp"
+#include "shared/ht_network.hpp"
 
 namespace nccl_ep {
 
 constexpr uint32_t kHtUpdateThreads = 1024;
 constexpr uint32_t kHtMoveThreads = 512;  // of dispatch and combine
-constexpr uint32_t kHtStages = 4;         // of a warp that pushes rows
+// Calls of the network take registers: narrower blocks have enough of them.
+EP_HOST_DEVICE constexpr uint32_t ht_update_threads(bool uses_network) { return uses_network ? 256 : kHtUpdateThreads; }
+EP_HOST_DEVICE constexpr uint32_t ht_move_threads(bool uses_network) { return uses_network ? 384 : kHtMoveThreads; }
 
+constexpr uint32_t kHtStages = 4;  // of a warp that pushes rows
+
+// The window has the addresses of the own LSA team's ranks, by their numbers in the world.
 struct HtGroupState : GroupState {
   HtLayout layout;
+  uint32_t first_rank;  // of the team
+
+  EP_HOST_DEVICE bool is_in_team(uint32_t rank_of_world) const { return rank_of_world - first_rank < layout.team_size; }
 };
 
 // A handle's memory on the device.
@@ -29,8 +37,15 @@ struct HtHandle {
   EP_HOST_DEVICE HtZone* zone(uint32_t expert) const { return at<HtZone>(layout.zone_at(expert)); }
   EP_HOST_DEVICE uint8_t* num_dests(uint32_t token) const { return at<uint8_t>(layout.num_dests_at(token)); }
   EP_HOST_DEVICE HtDest* dest(uint32_t token, uint32_t i) const { return at<HtDest>(layout.dest_at(token, i)); }
-  EP_HOST_DEVICE HtOutgoing* outgoing(uint32_t rank) const { return at<HtOutgoing>(layout.outgoing_at(rank)); }
+  EP_HOST_DEVICE HtOutgoing* outgoing(uint32_t flow) const { return at<HtOutgoing>(layout.outgoing_at(flow)); }
   EP_HOST_DEVICE HtSend* send(uint64_t i) const { return at<HtSend>(layout.send_at(i)); }
+  EP_HOST_DEVICE HtHits* guest_hits(uint64_t send) const { return at<HtHits>(layout.guest_hits_at(send)); }
+  EP_HOST_DEVICE HtParcelCounts* parcels(uint32_t other_team) const {
+    return at<HtParcelCounts>(layout.parcels_at(other_team));
+  }
+  EP_HOST_DEVICE HtDeparture* departure(uint32_t other_team, uint32_t parcel) const {
+    return at<HtDeparture>(layout.departure_at(other_team, parcel));
+  }
   EP_HOST_DEVICE uint8_t* place(uint32_t token, uint32_t k) const { return at<uint8_t>(layout.place_at(token, k)); }
   EP_HOST_DEVICE HtHome* home(uint64_t row) const { return at<HtHome>(layout.home_at(row)); }
   EP_HOST_DEVICE uint32_t* hit(uint64_t row, uint32_t i) const { return at<uint32_t>(layout.hit_at(row, i)); }
@@ -77,6 +92,7 @@ struct HtUpdateArgs {
   CounterOutput recv_total;
   HtHostTotals* host_totals;  // pinned host memory
   uint32_t update;            // for host_totals
+  HtNetwork network;          // of a group of several LSA teams
 };
 
 // Where a stage goes, in the shared memory of a warp that pushes rows.
@@ -85,7 +101,7 @@ struct HtStageUse {
   uint32_t bytes;
 };
 
-// Of the rows for one peer.
+// Of the rows of one flow.
 struct HtPushed {
   uint32_t num_taken;    // by warps that push
   uint32_t num_arrived;  // counted in dispatch
@@ -100,7 +116,7 @@ struct HtMovePlan {
   uint32_t push_blocks;
   uint32_t push_warps;   // of such a block
   uint32_t ticket_rows;  // that a warp takes at a time
-  HtPushed* pushed;      // [rank], of this operation
+  HtPushed* pushed;      // [flow], of this operation; in combine flows lead to the hosts of tokens
   uint32_t* num_summed;  // combine: sums that warps have begun
 
   // Of shared memory, for a warp that pushes rows: stages, an mbarrier for each, what becomes of them.
@@ -122,6 +138,8 @@ struct HtDispatchArgs {
   float* out_topk_weights;      // flat: [rows, num_topk]; expert-major: [rows]
   int64_t* out_topk_idx;        // flat: [rows, num_topk]
   uint32_t first_expert;        // added to the local experts in out_topk_idx
+  HtNetwork network;            // of a group of several LSA teams
+  HtParcels parcels;
 };
 
 struct HtCombineArgs {
@@ -134,6 +152,9 @@ struct HtCombineArgs {
   const float* topk_weights;    // backward: the gradients of the weights, as dispatch's out_topk_weights; else null
   unsigned char* out_tokens;    // [num_tokens, row]
   float* out_topk_weights;      // backward: [num_tokens, num_topk]
+  HtNetwork network;            // of a group of several LSA teams
+  HtParcels parcels;
+  uint32_t* num_ready;  // [other team][chunk]: parcels that are ready to leave
 };
 
 }  // namespace nccl_ep

@@ -15,7 +15,12 @@
 //   flags    [row or home slot]    one word: the operation whose row has arrived
 //   rows     [row or home slot]    rows on their way to outputs that are no windows, and combine's rows on their way home
 //
-// A home slot belongs to a token and one of the ranks it went to, in the order of the ranks.
+// A home slot belongs to a token and one of the ranks of the team it went to, in the order of the ranks.
+//
+// Where ranks form several LSA teams, all of this is about one of them. A rank looks after the tokens of its rail peers
+// there, the ranks with its place in the other teams, as after its own: these are its "guests". To the ranks of its team it
+// is the one that sends a guest's rows, and it has home slots for guests. "Hosted" tokens are its own, from 0 on, and
+// behind them the guests from each other team, max_tokens of each. ht_network.hpp has what crosses between teams.
 #pragma once
 
 #include "shared/types.hpp"
@@ -29,6 +34,7 @@ struct HtLayout {
   static constexpr uint64_t kAlign = 128;
 
   uint32_t num_ranks;
+  uint32_t team_size;  // ranks of an LSA team
   uint32_t num_experts;
   uint32_t max_tokens;  // of a rank
   uint32_t max_topk;
@@ -36,10 +42,11 @@ struct HtLayout {
   uint64_t row_bytes;
   uint64_t done, counts, records, weights, flags, rows, end;
 
-  EP_HOST_DEVICE static HtLayout make(uint32_t num_ranks, uint32_t num_experts, uint32_t max_tokens, uint32_t max_topk,
-                                      uint32_t max_rows, uint64_t row_bytes) {
+  EP_HOST_DEVICE static HtLayout make(uint32_t num_ranks, uint32_t team_size, uint32_t num_experts, uint32_t max_tokens,
+                                      uint32_t max_topk, uint32_t max_rows, uint64_t row_bytes) {
     HtLayout x{};
     x.num_ranks = num_ranks;
+    x.team_size = team_size;
     x.num_experts = num_experts;
     x.max_tokens = max_tokens;
     x.max_topk = max_topk;
@@ -58,20 +65,31 @@ struct HtLayout {
   EP_HOST_DEVICE uint32_t num_local_experts() const { return num_experts / num_ranks; }
   // Of one row, at most.
   EP_HOST_DEVICE uint32_t max_hits() const { return max_topk < num_local_experts() ? max_topk : num_local_experts(); }
-  // Ranks that one token goes to, at most.
-  EP_HOST_DEVICE uint32_t max_dests() const { return max_topk < num_ranks ? max_topk : num_ranks; }
-  EP_HOST_DEVICE uint64_t home_slot(uint32_t token, uint32_t dest) const {
-    return uint64_t{token} * max_dests() + dest;
+  EP_HOST_DEVICE uint32_t num_teams() const { return num_ranks / team_size; }
+  EP_HOST_DEVICE uint32_t num_other_teams() const { return num_teams() - 1; }
+  EP_HOST_DEVICE uint32_t num_hosted() const { return num_teams() * max_tokens; }
+  // Ranks of one team that a token goes to, at most; and with the other teams that it goes to.
+  EP_HOST_DEVICE uint32_t max_team_dests() const { return max_topk < team_size ? max_topk : team_size; }
+  EP_HOST_DEVICE uint32_t max_dests() const { return max_dests_of(max_topk); }
+  EP_HOST_DEVICE uint32_t max_dests_of(uint32_t num_topk) const {
+    const uint32_t most = team_size + num_other_teams();
+    return num_topk < most ? num_topk : most;
+  }
+  EP_HOST_DEVICE uint64_t home_slot(uint32_t hosted_token, uint32_t dest) const {
+    return uint64_t{hosted_token} * max_team_dests() + dest;
   }
   // Of rows on their way, in either direction.
   EP_HOST_DEVICE uint64_t num_slots() const {
-    const uint64_t home = uint64_t{max_tokens} * max_dests();
+    const uint64_t home = uint64_t{num_hosted()} * max_team_dests();
     return home > max_rows ? home : max_rows;
   }
 
-  // Counters of a source: its tokens for rank r are number r, those for expert e are number num_ranks + e.
+  // Counters of a source: its tokens for rank r are number r, those for expert e are number num_ranks + e. Nobody else
+  // needs to know how many tokens go to each team, if there are several: these counters are behind the others.
   EP_HOST_DEVICE uint32_t num_counters() const { return num_ranks + num_experts; }
-  EP_HOST_DEVICE uint32_t counter_stride() const { return static_cast<uint32_t>(align_up(num_counters(), 4)); }
+  EP_HOST_DEVICE uint32_t num_all_counters() const { return num_counters() + (num_teams() > 1 ? num_teams() : 0); }
+  EP_HOST_DEVICE uint32_t team_counter(uint32_t team) const { return num_counters() + team; }
+  EP_HOST_DEVICE uint32_t counter_stride() const { return static_cast<uint32_t>(align_up(num_all_counters(), 4)); }
   EP_HOST_DEVICE uint32_t count_units() const { return static_cast<uint32_t>(div_up(num_counters(), 3)); }
   EP_HOST_DEVICE uint32_t record_units() const { return 1 + static_cast<uint32_t>(div_up(max_hits() - 1, 3)); }
   EP_HOST_DEVICE uint32_t weight_units() const { return static_cast<uint32_t>(div_up(max_hits(), 3)); }
@@ -92,11 +110,22 @@ struct HtLayout {
   EP_HOST_DEVICE uint64_t size() const { return end; }
 };
 
-// One of the ranks that a token goes to.
+// Some of a token's hits, which are in the order of the experts; of a guest's those in this team.
+struct HtHits {
+  uint8_t first, count;
+};
+
+// One of the ranks that a token goes to, or all of another team: then `rank` is the rail peer there.
 struct alignas(8) HtDest {
   uint16_t rank;
-  uint8_t first_hit, num_hits;  // among the token's hits, which are in the order of the experts
-  uint32_t row;                 // there
+  HtHits hits;
+  uint32_t row;  // there; another team: the parcel
+};
+
+// One of the tokens that go to another team: a parcel, which has the number of its place in their list.
+struct alignas(8) HtDeparture {
+  uint32_t token;
+  HtHits hits;  // in that team
 };
 
 // What goes to a rank: consecutive rows there. Expert-major, rows whose hits are all dropped have numbers, too.
@@ -126,44 +155,59 @@ struct HtTotals {
   uint32_t num_slots;  // rows of the output, padding included; rank-wise rows in the flat layout
 };
 
+// Tokens that go to another team, and guests from there.
+struct HtParcelCounts {
+  uint32_t departing, guests;
+};
+
 // An expert's slots in the expert-major layout.
 struct HtZone {
   uint32_t begin, num_rows, num_slots;  // the slots behind its rows are padding
 };
 
-// A handle's memory.
+// A handle's memory. A flow is what a rank pushes to one of its team: its own rows, or those from a rail peer. The flow from
+// team t to the rank with place i has number t * team_size + i, so own flows have the numbers of ranks.
 //   totals
-//   sources    [rank + 1]          the first row of each rank, and the end
-//   zones      [local expert]
-//   num_dests  [token]             of this rank's tokens
-//   dests      [token][dest]       in the order of the ranks
-//   outgoing   [rank]
-//   sends      [row]               of this rank's tokens, by (rank, token)
-//   places     [token][k]          which of the token's hits the k-th id is; kNoHit: none
-//   homes      [row]
-//   hits       [row][hit]          flat: the local expert; expert-major: the slot
+//   sources     [rank + 1]             the first row of each rank, and the end
+//   zones       [local expert]
+//   num_dests   [hosted token]
+//   dests       [hosted token][dest]   the team's, in the order of the ranks; then other teams, in theirs
+//   outgoing    [flow]
+//   sends       [row]                  own tokens', by (rank, token); behind them those of the guests from each other team
+//   guest_hits  [row]                  of the guests' sends
+//   parcels     [other team]           how many go there, and how many have come from there
+//   departures  [other team][parcel]
+//   places      [token][k]             which of the token's hits the k-th id is; kNoHit: none
+//   homes       [row]
+//   hits        [row][hit]             flat: the local expert; expert-major: the slot
 struct HtHandleLayout {
   static constexpr uint64_t kAlign = 128;
   static constexpr uint8_t kNoHit = 255;
   static constexpr uint32_t kNoSlot = ~0u;
 
   uint32_t max_tokens, num_topk, max_dests, max_hits, max_rows;
-  uint64_t sources, zones, num_dests, dests, outgoing, sends, places, homes, hits, end;
+  uint32_t team_sends;  // of one team's tokens, at most
+  uint64_t sources, zones, num_dests, dests, outgoing, sends, guest_hits, parcels, departures, places, homes, hits, end;
 
   EP_HOST_DEVICE static HtHandleLayout make(const HtLayout& window, uint32_t num_topk) {
     HtHandleLayout x{};
     x.max_tokens = window.max_tokens;
     x.num_topk = num_topk;
-    x.max_dests = num_topk < window.num_ranks ? num_topk : window.num_ranks;
+    x.max_dests = window.max_dests_of(num_topk);
     x.max_hits = num_topk < window.num_local_experts() ? num_topk : window.num_local_experts();
     x.max_rows = window.max_rows;
+    x.team_sends = window.max_tokens * (num_topk < window.team_size ? num_topk : window.team_size);
+    const uint64_t num_hosted = window.num_hosted(), num_other_teams = window.num_other_teams();
     x.sources = align_up(sizeof(HtTotals), kAlign);
     x.zones = align_up(x.sources + sizeof(uint32_t) * (window.num_ranks + 1), kAlign);
     x.num_dests = align_up(x.zones + sizeof(HtZone) * window.num_local_experts(), kAlign);
-    x.dests = align_up(x.num_dests + x.max_tokens, kAlign);
-    x.outgoing = align_up(x.dests + sizeof(HtDest) * x.max_tokens * x.max_dests, kAlign);
+    x.dests = align_up(x.num_dests + num_hosted, kAlign);
+    x.outgoing = align_up(x.dests + sizeof(HtDest) * num_hosted * x.max_dests, kAlign);
     x.sends = align_up(x.outgoing + sizeof(HtOutgoing) * window.num_ranks, kAlign);
-    x.places = align_up(x.sends + sizeof(HtSend) * x.max_tokens * x.max_dests, kAlign);
+    x.guest_hits = align_up(x.sends + sizeof(HtSend) * window.num_teams() * x.team_sends, kAlign);
+    x.parcels = align_up(x.guest_hits + sizeof(HtHits) * num_other_teams * x.team_sends, kAlign);
+    x.departures = align_up(x.parcels + sizeof(HtParcelCounts) * num_other_teams, kAlign);
+    x.places = align_up(x.departures + sizeof(HtDeparture) * num_other_teams * x.max_tokens, kAlign);
     x.homes = align_up(x.places + uint64_t{x.max_tokens} * num_topk, kAlign);
     x.hits = align_up(x.homes + sizeof(HtHome) * x.max_rows, kAlign);
     x.end = align_up(x.hits + sizeof(uint32_t) * x.max_rows * x.max_hits, kAlign);
@@ -172,12 +216,21 @@ struct HtHandleLayout {
 
   EP_HOST_DEVICE uint64_t source_at(uint32_t rank) const { return sources + sizeof(uint32_t) * rank; }
   EP_HOST_DEVICE uint64_t zone_at(uint32_t expert) const { return zones + sizeof(HtZone) * expert; }
-  EP_HOST_DEVICE uint64_t num_dests_at(uint32_t token) const { return num_dests + token; }
-  EP_HOST_DEVICE uint64_t dest_at(uint32_t token, uint32_t dest) const {
-    return dests + sizeof(HtDest) * (uint64_t{token} * max_dests + dest);
+  EP_HOST_DEVICE uint64_t num_dests_at(uint32_t hosted_token) const { return num_dests + hosted_token; }
+  EP_HOST_DEVICE uint64_t dest_at(uint32_t hosted_token, uint32_t dest) const {
+    return dests + sizeof(HtDest) * (uint64_t{hosted_token} * max_dests + dest);
   }
-  EP_HOST_DEVICE uint64_t outgoing_at(uint32_t rank) const { return outgoing + sizeof(HtOutgoing) * rank; }
+  EP_HOST_DEVICE uint64_t outgoing_at(uint32_t flow) const { return outgoing + sizeof(HtOutgoing) * flow; }
   EP_HOST_DEVICE uint64_t send_at(uint64_t i) const { return sends + sizeof(HtSend) * i; }
+  EP_HOST_DEVICE uint64_t guest_hits_at(uint64_t send) const {
+    return guest_hits + sizeof(HtHits) * (send - team_sends);
+  }
+  EP_HOST_DEVICE uint64_t parcels_at(uint32_t other_team) const {
+    return parcels + sizeof(HtParcelCounts) * other_team;
+  }
+  EP_HOST_DEVICE uint64_t departure_at(uint32_t other_team, uint32_t parcel) const {
+    return departures + sizeof(HtDeparture) * (uint64_t{other_team} * max_tokens + parcel);
+  }
   EP_HOST_DEVICE uint64_t place_at(uint32_t token, uint32_t k) const { return places + uint64_t{token} * num_topk + k; }
   EP_HOST_DEVICE uint64_t home_at(uint64_t row) const { return homes + sizeof(HtHome) * row; }
   EP_HOST_DEVICE uint64_t hit_at(uint64_t row, uint32_t hit) const {

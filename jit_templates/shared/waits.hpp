@@ -20,6 +20,7 @@
   X(row_weights, "the weights of a row")               \
   X(rows_done, "the last rows")                        \
   X(remote_counts, "the counts through the network")   \
+  X(remote_records, "the records through the network") \
   X(remote_weights, "the weights through the network") \
   X(remote_rows, "the rows through the network")
 

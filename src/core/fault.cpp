@@ -16,12 +16,13 @@ const char* sentence(Wait wait) {
   }
 }
 
-// What a record's `token` is.
-const char* numbered(Wait wait) {
-  switch (wait) {
-    case Wait::block_counts: return "block";
-    case Wait::row_record: return "row";
-    default: return "token";
+// What a record's `token` is. Tokens of other LSA teams' ranks are known here by their parcels (shared/ht_layout.hpp).
+std::string numbered(const FaultRecord& fault, uint32_t max_tokens) {
+  const std::string number = std::to_string(fault.token);
+  switch (fault.wait) {
+    case Wait::block_counts: return "block " + number;
+    case Wait::row_record: return "row " + number;
+    default: return fault.token < max_tokens ? "token " + number : "parcel " + std::to_string(fault.token % max_tokens);
   }
 }
 
@@ -37,7 +38,7 @@ ncclResult_t result_of(FaultRecord::Code code) {
   return ncclInternalError;
 }
 
-std::string describe(const FaultRecord& fault, uint64_t timeout_ns) {
+std::string describe(const FaultRecord& fault, uint64_t timeout_ns, uint32_t max_tokens) {
   char text[256];
   switch (fault.code) {
     case FaultRecord::kBadExpert:
@@ -51,9 +52,9 @@ std::string describe(const FaultRecord& fault, uint64_t timeout_ns) {
                     fault.peer, static_cast<long long>(fault.expert), fault.token);
       break;
     default:
-      std::snprintf(text, sizeof(text), "rank %u waited %.3g s for %s from rank %u (%s %u, epoch %u)", fault.rank,
-                    static_cast<double>(timeout_ns) * 1e-9, sentence(fault.wait), fault.peer, numbered(fault.wait),
-                    fault.token, fault.epoch);
+      std::snprintf(text, sizeof(text), "rank %u waited %.3g s for %s from rank %u (%s, epoch %u)", fault.rank,
+                    static_cast<double>(timeout_ns) * 1e-9, sentence(fault.wait), fault.peer,
+                    numbered(fault, max_tokens).c_str(), fault.epoch);
   }
   return text;
 }

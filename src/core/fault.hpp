@@ -11,6 +11,7 @@ namespace nccl_ep::core {
 
 // What later calls return. Rows that do not fit are a misuse of the budget that the group was made with.
 ncclResult_t result_of(FaultRecord::Code code);
-std::string describe(const FaultRecord& fault, uint64_t timeout_ns);
+// `max_tokens`: of a rank.
+std::string describe(const FaultRecord& fault, uint64_t timeout_ns, uint32_t max_tokens);
 
 }  // namespace nccl_ep::core

@@ -226,7 +226,8 @@ ncclResult_t Group::async_error() const noexcept {
 
 void Group::throw_if_faulted() const {
   const ncclResult_t code = async_error();
-  if (code != ncclSuccess) throw Error(code, describe(*fault_.as<FaultRecord>(), timeout_ns()));
+  if (code != ncclSuccess)
+    throw Error(code, describe(*fault_.as<FaultRecord>(), timeout_ns(), config_.max_dispatch_tokens_per_rank));
 }
 
 }  // namespace nccl_ep::core

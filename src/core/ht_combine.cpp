@@ -53,6 +53,9 @@ void HtHandle::combine(const CombineRequest& request, cudaStream_t stream) {
     args.topk_weights = static_cast<const float*>(address_of(kWeights, *request.topk_weights, comm, 4));
     args.out_topk_weights = static_cast<float*>(address_of(kOutWeights, *request.out_topk_weights, comm, 4));
   }
+  args.network = group_.network();
+  args.parcels = {static_cast<uint32_t>(row_bytes), is_forward ? 0 : num_topk()};
+  args.num_ready = group_.num_ready();
   launch(group_.kernels().at(jit::Op::combine, layout_, dtype_of(request.tokens->datatype)), plan.launch, args, stream);
 }
 

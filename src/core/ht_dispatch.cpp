@@ -79,6 +79,8 @@ void HtHandle::dispatch(const DispatchRequest& request, cudaStream_t stream) {
   args.out_topk_weights = static_cast<float*>(address(kOutWeights, request.out_topk_weights, 4));
   args.out_topk_idx = static_cast<int64_t*>(address(kOutIdx, request.out_topk_idx, 8));
   args.first_expert = request.global_expert_ids ? comm.rank() * group_.shape().num_local_experts() : 0;
+  args.network = group_.network();
+  args.parcels = {static_cast<uint32_t>(row_bytes), is_forward ? num_topk() : 0};
   launch(group_.kernels().at(jit::Op::dispatch, layout_), plan.launch, args, stream);
 }
 

@@ -9,6 +9,7 @@
 namespace nccl_ep::core {
 namespace {
 
+constexpr uint32_t kNetworkContexts = 4;  // chunks for one rail peer have so many ways to go side by side
 constexpr uint32_t kFlatSms = 16;         // enough to fill the links
 constexpr uint32_t kExpertMajorSms = 32;  // and to copy and sum what a row has for several experts
 
@@ -47,37 +48,48 @@ void HtGroup::check_sizes() const {
 
 uint64_t HtGroup::plan() {
   check_config(config());
-  shape_ = {shape_of_config(), config().max_recv_tokens_per_rank, config().overflow_policy == NCCL_EP_OVERFLOW_DROP};
+  shape_ = {shape_of_config(), comm().lsa_size(), config().max_recv_tokens_per_rank,
+            config().overflow_policy == NCCL_EP_OVERFLOW_DROP};
   check_sizes();
-  if (needs_network()) {
-    refuse(ncclInvalidUsage, "comm",
-           "its " + number(shape_.num_ranks) + " ranks form LSA teams of " + number(comm().lsa_size()) +
-               ", expected one team: High Throughput does not use the network in this version");
-  }
   tuning_ = plan::parse_ht_tuning(environment_variable("NCCL_EP_HT_TUNING"));
-  const uint32_t num_sms = config().max_num_sms;
-  update_limits_ = limits(num_sms ? num_sms : device().limits().num_sms);
-  flat_limits_ = limits(num_sms ? num_sms : kFlatSms);
-  expert_major_limits_ = limits(num_sms ? num_sms : kExpertMajorSms);
+  update_limits_ = limits_of(device().limits().num_sms, ht_update_threads(needs_network()));
+  flat_limits_ = limits_of(kFlatSms, ht_move_threads(needs_network()));
+  expert_major_limits_ = limits_of(kExpertMajorSms, ht_move_threads(needs_network()));
   max_update_blocks_ = plan::max_ht_update_blocks(shape_, update_limits_);
   // A device that is too small says so here.
   plan::plan_ht_update(shape_, shape_.max_tokens, update_limits_, tuning_);
   plan::plan_ht_combine(Layout::flat, shape_.max_row_bytes, flat_limits_, tuning_);
   num_block_counts_ = size_t{max_update_blocks_} * shape_.layout().counter_stride();
-  return shape_.layout().size();
+  return shape_.window_bytes();
+}
+
+// `num_sms` where the configuration leaves it open.
+plan::Limits HtGroup::limits_of(uint32_t num_sms, uint32_t max_threads) const {
+  plan::Limits it = limits(config().max_num_sms ? config().max_num_sms : num_sms);
+  it.max_threads_per_block = std::min(it.max_threads_per_block, max_threads);
+  return it;
 }
 
 void HtGroup::load() {
-  kernels_ = load_kernels(jit::variants_of(jit::Algorithm::high_throughput));
-  const size_t bytes =
-      sizeof(uint32_t) * (num_block_counts_ + max_update_blocks_ + 1) + sizeof(HtPushed) * shape_.num_ranks;
+  kernels_ = load_kernels(jit::variants_of(jit::Algorithm::high_throughput, needs_network()));
+  const HtRemoteLayout remote = shape_.remote_layout();
+  const size_t bytes = sizeof(uint32_t) * (num_block_counts_ + max_update_blocks_ + 1) +
+                       sizeof(HtPushed) * shape_.num_ranks + sizeof(uint32_t) * remote.num_teams * remote.num_chunks();
   work_ = DeviceMemory(allocator(), allocator().allocate(bytes, "group state"));
   device().fill(work_.data(), 0, bytes, device().own_stream());
 }
 
 void HtGroup::connect() {
   Group::connect();  // which waits for the stream
-  state_ = {group_state(), shape_.layout()};
+  state_ = {group_state(), shape_.layout(), comm().rank() - comm().lsa_rank()};
+  state_.window = by_world_rank(state_.window);
+  if (!needs_network()) return;
+  const GinComm& gin = connect_network({kNetworkContexts, HtSignals{shape_.layout().num_teams()}.count(), 0});
+  network_ = {gin, window(), shape_.remote_layout()};
+}
+
+PeerWindow HtGroup::by_world_rank(const PeerWindow& of_team) {
+  return {of_team.base - (comm().rank() - comm().lsa_rank()) * of_team.stride, of_team.stride};
 }
 
 void HtGroup::check_handle(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const {

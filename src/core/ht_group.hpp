@@ -25,20 +25,25 @@ class HtGroup : public Group {
   }
   jit::Kernels& kernels() { return kernels_; }
   const HtGroupState& state() const { return state_; }
+  const HtNetwork& network() const { return network_; }  // of a group of several LSA teams
 
   HostSlots<HtHostTotals>& host_totals() { return host_totals_; }
+  // A window of the LSA team, addressed by the ranks' numbers in the world.
+  PeerWindow by_world_rank(const PeerWindow& of_team);
 
   // Memory that one kernel at a time works in.
   uint32_t* block_counts() const { return work_.as<uint32_t>(); }
   uint32_t* block_flags() const { return block_counts() + num_block_counts_; }
   uint32_t* num_summed() const { return block_flags() + max_update_blocks_; }
   HtPushed* pushed() const { return reinterpret_cast<HtPushed*>(num_summed() + 1); }
+  uint32_t* num_ready() const { return reinterpret_cast<uint32_t*>(pushed() + shape_.num_ranks); }
 
  private:
   uint64_t plan() override;
   void load() override;
   void connect() override;
   void check_sizes() const;
+  plan::Limits limits_of(uint32_t num_sms, uint32_t max_threads) const;
   void check_handle(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const;
 
   plan::HtShape shape_;
@@ -51,6 +56,7 @@ class HtGroup : public Group {
   DeviceMemory work_;
   HostSlots<HtHostTotals> host_totals_;
   HtGroupState state_{};
+  HtNetwork network_{};
 };
 
 }  // namespace nccl_ep::core

@@ -58,7 +58,7 @@ PeerWindow HtHandle::window_of(const char* field, const ncclEpTensor_t& tensor) 
   if (tensor.win_offset % 16 != 0) {
     refuse(ncclInvalidArgument, field, "win_offset is " + number(tensor.win_offset) + ", expected a multiple of 16");
   }
-  return group_.comm().peers(tensor.win_hdl, tensor.win_offset);
+  return group_.by_world_rank(group_.comm().peers(tensor.win_hdl, tensor.win_offset));
 }
 
 }  // namespace nccl_ep::core

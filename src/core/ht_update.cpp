@@ -73,6 +73,7 @@ void HtHandle::update(const ncclEpTensor_t* topk_idx, const ncclEpLayoutInfo_t* 
   args.recv_total = output(kTotal, info.recv_total_counter);
   args.host_totals = host_totals_.data();
   args.update = num_updates_ + 1;
+  args.network = group_.network();
   was_captured_ = was_captured_ || group_.device().is_capturing(stream);
   launch(group_.kernels().at(jit::Op::update, layout_), plan.launch, args, stream);
   num_tokens_ = num_tokens;

@@ -19,10 +19,11 @@ constexpr uint32_t kMinThreads = 32 * (1 + kOtherWarps);
 constexpr uint32_t kTicketBytes = 16 * 1024;  // that a warp pushes before it asks for more
 constexpr uint32_t kPushBlocks = 8;           // fill the links, and more are slower
 constexpr uint32_t kPushWarps = 6;            // of a block, through stages
+constexpr uint32_t kChunkBytes = 128 * 1024;  // of parcels, that cross the network together
 constexpr uint32_t kManyBlocks = 24;          // with fewer, where receiving is much work, all blocks do both
 
 size_t update_bytes(const HtShape& shape, uint32_t tile_tokens) {
-  const size_t num_counters = size_t{shape.num_ranks} + shape.num_experts;
+  const size_t num_counters = shape.layout().num_all_counters();
   return sizeof(uint32_t) * (2 * num_counters + shape.num_ranks + num_counters * tile_tokens / 32) +
          sizeof(HtOutgoing) * shape.num_ranks + (shape.drops ? sizeof(HtQuota) * shape.num_experts : 0);
 }
@@ -112,7 +113,14 @@ uint64_t HtShape::max_rows() const {
 }
 
 HtLayout HtShape::layout() const {
-  return HtLayout::make(num_ranks, num_experts, max_tokens, max_topk, static_cast<uint32_t>(max_rows()), max_row_bytes);
+  return HtLayout::make(num_ranks, team_size, num_experts, max_tokens, max_topk, static_cast<uint32_t>(max_rows()),
+                        max_row_bytes);
+}
+
+HtRemoteLayout HtShape::remote_layout() const {
+  const HtLayout window = layout();
+  const uint64_t chunk_parcels = std::clamp<uint64_t>(kChunkBytes / window.row_bytes, 1, max_tokens);
+  return HtRemoteLayout::make(window, static_cast<uint32_t>(chunk_parcels));
 }
 
 // As many blocks as there are tiles, or each takes several in a row. All of them must be resident at once.

@@ -54,6 +54,7 @@ MemoryPieces pieces_of(const HtHandleLayout& handle) {
   return cut({{"totals, ranks and experts", 0},
               {"destinations of tokens", handle.num_dests},
               {"rows to send", handle.outgoing},
+              {"tokens to and from other teams", handle.guest_hits},
               {"places in the top-k", handle.places},
               {"origins of rows", handle.homes},
               {"experts of rows", handle.hits}},

@@ -174,8 +174,10 @@ def refusals(cluster: Any, config: ep.GroupConfig) -> list[str]:
 
 
 @pytest.mark.sim_only
-def test_several_lsa_teams_need_a_network(make_cluster: Any) -> None:
-    for message in refusals(make_cluster(4, nodes=2, network=False), GOOD):
+@pytest.mark.parametrize("algorithm", list(ep.Algorithm), ids=lambda algorithm: algorithm.name)
+def test_several_lsa_teams_need_a_network(make_cluster: Any, algorithm: ep.Algorithm) -> None:
+    config = replace(GOOD, algorithm=algorithm)
+    for message in refusals(make_cluster(4, nodes=2, network=False), config):
         assert "4 ranks form LSA teams of 2, and there is no network between them" in message
         assert "ncclEpSimConfig_t.network is OFF, expected ON" in message
 
@@ -187,13 +189,6 @@ def test_one_lsa_team_needs_no_network(make_cluster: Any) -> None:
             return group.async_error()
 
     assert make_cluster(2, network=False).run(main) == [0, 0]
-
-
-@pytest.mark.sim_only
-def test_high_throughput_is_inside_one_lsa_team(make_cluster: Any) -> None:
-    config = replace(GOOD, algorithm=ep.Algorithm.HIGH_THROUGHPUT)
-    for message in refusals(make_cluster(2, lsa_team_size=1), config):
-        assert "2 ranks form LSA teams of 1, expected one team" in message
 
 
 def usage(cluster: Any, rank: Any) -> Any:

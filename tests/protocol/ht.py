@@ -32,6 +32,7 @@ class Mode:
         budget: ``max_recv_tokens_per_rank``; 0 for eager mode.
         drop: what exceeds the budget is dropped.
         windows: outputs of dispatch and inputs of combine are in windows.
+        team_size: ranks of an LSA team; 0: all of them.
     """
 
     layout: ep.Layout
@@ -41,6 +42,7 @@ class Mode:
     windows: bool = False
     backward: bool = False
     global_ids: bool = False
+    team_size: int = 0
     counter_dtype: type = np.int32
 
     @property
@@ -240,13 +242,13 @@ def expected(problem: Problem, rank: int, mode: Mode) -> dict[str, Array]:
     weights = [gradients(problem, r, mode) for r in ranks]
     if mode.layout is EM:
         out = oracle.dispatch_expert_major(problem, rank, before, mode.alignment, mode.room)
-        combined = oracle.combine_expert_major(problem, rank, rows, mode.alignment, mode.room)
+        combined = oracle.combine_expert_major(problem, rank, rows, mode.alignment, mode.room, mode.team_size)
         combined_weights = oracle.combine_weights_expert_major(
             problem, rank, weights, mode.alignment, mode.room
         )
     else:
         out = oracle.dispatch_flat(problem, rank, before, mode.room, global_ids=mode.global_ids)
-        combined = oracle.combine_flat(problem, rank, rows, mode.room)
+        combined = oracle.combine_flat(problem, rank, rows, mode.room, mode.team_size)
         combined_weights = oracle.combine_weights_flat(problem, rank, weights, mode.room)
     untouched = np.full_like(combined_weights, POISON)
     wanted = expected_counters(problem, rank, mode)

@@ -19,7 +19,7 @@ const Limits kBudget{16, 1024, kShared};
 const Limits kSimulated{4, 128, kShared};
 
 HtShape shape(uint32_t ranks, uint32_t experts, uint32_t tokens, uint32_t budget = 0) {
-  return {{ranks, experts, tokens, 8, 14336}, budget};
+  return {{ranks, experts, tokens, 8, 14336}, ranks, budget};
 }
 
 // What is printed of a plan, without its shared memory, which follows from the rest and the movers' tables.

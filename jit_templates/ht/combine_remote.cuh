@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+// High-Throughput combine of a group of several LSA teams: combine.cuh inside the team, and one sum for each token and team
+// between teams.
+//
+// Parties: as in combine.cuh. Results go to the rank of the team that hosts the token, whose own token it is or a guest. The
+// warps that add up take the guests first: their sums become parcels, and who adds the last one of a chunk puts it to the
+// rail peer. There the sums of other teams are added to those of the team's ranks, behind them. Memory: parcels of the boxes,
+// besides. Waits: for rail peers and for parcels, besides.
+#pragma once
+
+#include "ht/combine.cuh"
+#include "ht/parcels.cuh"
+
+namespace nccl_ep::ht {
+
+struct OtherSums {
+  static constexpr bool kExist = true;
+
+  const HtCombineArgs& args;
+  Rails it;
+
+  EP_DEVICE const Rails& rails() const { return it; }
+  EP_DEVICE static bool is_in_team(const HtGroupState& group, uint32_t rank) { return group.is_in_team(rank); }
+
+  // The flows for ranks of other teams, to those who host their tokens here. This rank does so last, if `with_own`.
+  template <class NumRows, class Push>
+  EP_DEVICE void for_each_flow(const Operation& op, bool with_own, NumRows num_rows, Push push) const {
+    const uint32_t team_size = args.group.layout.team_size, num_hosts = team_size - (with_own ? 0 : 1);
+    const auto flow_of = [&](uint32_t n) {
+      return it.team(n / num_hosts) * team_size + (team_peer(args.group, n % num_hosts) - args.group.first_rank);
+    };
+    if (num_hosts > 0) ht::for_each_flow(op, args.move, it.size() * num_hosts, flow_of, num_rows, push);
+  }
+
+  // Waits for the sums of other teams that the lanes look at, and lists them.
+  EP_DEVICE bool list_sum(const Operation& op, const HtDest& dest, bool exists, Addend* addend) const {
+    const uint32_t i = exists ? number_of(dest) : 0;
+    const bool ok = !exists || boxes().await(op, i, dest.row);
+    if (exists) *addend = boxes().incoming(i, dest.row);
+    return dev::all(ok);
+  }
+
+  // Numbers of guests go round the teams; the longest list of guests says how many there are.
+  EP_DEVICE uint32_t num_guests() const {
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < it.size(); ++i) {
+      const uint32_t guests = args.handle.parcels(i)->guests;
+      if (guests > most) most = guests;
+    }
+    return most * it.size();
+  }
+
+  // Adds up a guest's results in this team for its home. The whole warp calls it.
+  template <bool kExpertMajor, DType kDType>
+  EP_DEVICE bool sum_guest(const Operation& op, uint32_t number, Addend* addends) const {
+    const uint32_t i = number % it.size(), parcel = number / it.size(), guest = it.first_guest(i) + parcel;
+    if (parcel >= args.handle.parcels(i)->guests) return true;
+    uint32_t num_addends = 0;
+    if (!list_results<kExpertMajor>(op, args, *this, guest, addends, num_addends)) return false;
+    if (!dev::all(it.await_peer(op, i))) return false;
+    unsigned char* sum = boxes().outgoing(i, parcel);
+    add_up<kDType>(addends, num_addends, Span{0, args.move.row_bytes}, sum);
+    if (args.topk_weights && !collect_guest_gradients(op, guest, boxes().weights(sum))) return false;
+    finish_parcel(op, i, boxes().chunk_of(parcel));
+    return true;
+  }
+
+  // The gradients that another team has sent with its sum.
+  template <class Put>
+  EP_DEVICE bool receive_gradients(const Operation& op, const HtDest& dest, Put put) const {
+    const uint32_t i = number_of(dest);
+    if (!boxes().await(op, i, dest.row)) return false;
+    const float* gradients = boxes().weights(boxes().incoming(i, dest.row));
+    for (uint32_t j = 0; j < dest.hits.count; ++j) put(j, dev::ld(gradients + j));
+    return true;
+  }
+
+  EP_DEVICE void await_all(const Operation& op) const {
+    for (uint32_t i = 0; i < it.size(); ++i) {
+      if (!boxes().await_all(op, i, args.handle.parcels(i)->departing)) return;
+    }
+  }
+
+ private:
+  EP_DEVICE ParcelBoxes boxes() const { return {it, args.parcels}; }
+  EP_DEVICE uint32_t number_of(const HtDest& dest) const {
+    return it.number_of(dest.rank / args.group.layout.team_size);
+  }
+
+  // A lane for each rank of the team that has some.
+  EP_DEVICE bool collect_guest_gradients(const Operation& op, uint32_t guest, float* gradients) const {
+    bool ok = true;
+    const uint32_t num_dests = *args.handle.num_dests(guest);
+    for (uint32_t i = dev::lane_idx(); i < num_dests; i += 32) {
+      const HtDest dest = dev::ld(args.handle.dest(guest, i));
+      ok = ok && receive_floats(op, {Wait::row_weights, dest.rank, guest}, op.group.layout.home_slot(guest, i),
+                                dest.hits.count,
+                                [&](uint32_t j, float value) { dev::st(gradients + dest.hits.first + j, value); });
+    }
+    return dev::all(ok);
+  }
+
+  // The warp that completes a chunk puts it.
+  EP_DEVICE void finish_parcel(const Operation& op, uint32_t i, uint32_t chunk) const {
+    dev::sync_warp();  // all of the parcel is written
+    if (dev::lane_idx() != 0) return;
+    const uint32_t num_parcels = args.handle.parcels(i)->guests;
+    uint32_t* num_ready = args.num_ready + i * it.network.layout.num_chunks() + chunk;
+    const uint32_t before = dev::atomic_add<dev::Order::acq_rel, dev::Scope::gpu>(num_ready, 1u);
+    if (before + 1 != boxes().size_of_chunk(chunk, num_parcels)) return;
+    dev::st_relaxed<dev::Scope::gpu>(num_ready, 0u);
+    boxes().put(op, i, chunk, num_parcels);
+  }
+};
+
+template <bool kExpertMajor, DType kDType>
+EP_DEVICE void combine_remote(const HtCombineArgs& args) {
+  combine_with<kExpertMajor, kDType>(args, OtherSums{args, {args.group, args.network}});
+}
+
+}  // namespace nccl_ep::ht

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+// High-Throughput dispatch of a group of several LSA teams: dispatch.cuh inside the team, and parcels between teams.
+//
+// Parties: as in dispatch.cuh. The warps that receive, before they do, pack the tokens that leave the team into parcels, once
+// for each team that they go to, and put these to the rail peers. The warps that push go on with the guests' rows, chunk by chunk as
+// these arrive, and send their weights along. Memory: parcels of the boxes, besides. Waits: for rail peers and for parcels,
+// besides.
+#pragma once
+
+#include "ht/dispatch.cuh"
+#include "ht/parcels.cuh"
+
+namespace nccl_ep::ht {
+
+// Guests' rows, as they are pushed.
+struct GuestRows {
+  const Operation& op;
+  const HtDispatchArgs& args;
+  const ParcelBoxes& boxes;
+
+  EP_DEVICE const unsigned char* at(uint32_t guest) const {
+    const uint32_t i = boxes.rails.team_of_guest(guest);
+    return boxes.incoming(i, guest - boxes.rails.first_guest(i));
+  }
+  // Waits for the rows that the lanes have, and sends their weights to the rank that they go to.
+  EP_DEVICE bool await(const HtSend& send, uint64_t index, uint32_t peer, uint32_t row, bool exists) const {
+    bool ok = true;
+    if (exists && send.slot != HtHandleLayout::kNoSlot) {
+      const uint32_t i = boxes.rails.team_of_guest(send.token);
+      ok = boxes.await(op, i, send.token - boxes.rails.first_guest(i));
+      if (ok && args.topk_weights) {
+        const HtHits hits = *args.handle.guest_hits(index);
+        const float* weights = boxes.weights(at(send.token)) + hits.first;
+        send_floats(op, peer, row, hits.count, [&](uint32_t j) { return dev::ld(weights + j); });
+      }
+    }
+    ok = dev::all(ok);
+    dev::sync_warp();          // one lane pushes what any of them has seen come
+    dev::fence_proxy_async();  // bulk copies will read what the network has written
+    return ok;
+  }
+};
+
+struct Guests {
+  const HtDispatchArgs& args;
+  Rails it;
+
+  EP_DEVICE const Rails& rails() const { return it; }
+
+  EP_DEVICE void push_rows(const Operation& op, Mover& mover) const {
+    const uint32_t team_size = args.group.layout.team_size;
+    const ParcelBoxes boxes{it, args.parcels};
+    const GuestRows rows{op, args, boxes};
+    const auto flow_of = [&](uint32_t n) {
+      return it.team(n / team_size) * team_size + (team_peer(args.group, n) - args.group.first_rank);
+    };
+    const auto num_rows = [&](uint32_t flow) { return args.handle.outgoing(flow)->num_rows; };
+    for_each_flow(op, args.move, it.size() * team_size, flow_of, num_rows,
+                  [&](uint32_t flow) { push_flow(op, args, rows, flow, mover); });
+  }
+
+  // A warp for each chunk; neighbours have different teams. The whole warp calls it.
+  EP_DEVICE void send_parcels(const Operation& op, const Crew& crew) const {
+    const ParcelBoxes boxes{it, args.parcels};
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < it.size(); ++i) {
+      const uint32_t num_parcels = args.handle.parcels(i)->departing;
+      if (num_parcels > most) most = num_parcels;
+    }
+    const uint64_t num_items = it.size() * div_up(most, boxes.chunk_parcels());
+    for (uint64_t n = crew.worker(); n < num_items; n += crew.num_workers()) {
+      const uint32_t i = static_cast<uint32_t>((n + it.own_team()) % it.size());
+      if (!send_chunk(op, boxes, i, static_cast<uint32_t>(n / it.size()))) return;
+    }
+  }
+
+  EP_DEVICE void await_all(const Operation& op) const {
+    const ParcelBoxes boxes{it, args.parcels};
+    for (uint32_t i = 0; i < it.size(); ++i) {
+      if (!boxes.await_all(op, i, args.handle.parcels(i)->guests)) return;
+    }
+  }
+
+ private:
+  EP_DEVICE bool send_chunk(const Operation& op, const ParcelBoxes& boxes, uint32_t i, uint32_t chunk) const {
+    const uint32_t num_parcels = args.handle.parcels(i)->departing, first = chunk * boxes.chunk_parcels();
+    if (first >= num_parcels) return true;
+    if (!dev::all(it.await_peer(op, i))) return false;
+    const uint32_t end = first + boxes.size_of_chunk(chunk, num_parcels);
+    for (uint32_t parcel = first; parcel < end; ++parcel) {
+      pack(dev::ld(args.handle.departure(i, parcel)), boxes, boxes.outgoing(i, parcel));
+    }
+    dev::sync_warp();  // all of the chunk is written
+    if (dev::lane_idx() == 0) boxes.put(op, i, chunk, num_parcels);
+    return true;
+  }
+
+  EP_DEVICE void pack(const HtDeparture& it, const ParcelBoxes& boxes, unsigned char* parcel) const {
+    const uint32_t row_bytes = args.move.row_bytes;
+    copy_row(args.tokens + uint64_t{it.token} * row_bytes, row_bytes, 0, 1, [&](uint32_t) { return parcel; });
+    if (!args.topk_weights) return;
+    for (uint32_t j = dev::lane_idx(); j < it.hits.count; j += 32) {
+      dev::st(boxes.weights(parcel) + j, weight_of(args, it.token, it.hits.first + j));
+    }
+  }
+};
+
+template <bool kExpertMajor>
+EP_DEVICE void dispatch_remote(const HtDispatchArgs& args) {
+  dispatch_with<kExpertMajor>(args, Guests{args, {args.group, args.network}});
+}
+
+}  // namespace nccl_ep::ht

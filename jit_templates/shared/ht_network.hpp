@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+// What High-Throughput groups of several LSA teams have besides: where things lie that cross the network, and the words that
+// say that they have arrived. Host and device use these functions alone.
+//
+// A rank exchanges with its rail peers alone: the ranks with its place in the other teams, which are numbered from 0 on
+// without the own one. For each of them there are two boxes of the same form, behind the rest of the window:
+//
+//   inbox   [other team]  what has come from there
+//   outbox  [other team]  what goes there, from the time it is written until it has arrived
+//
+// and in a box
+//
+//   counts   [unit]    update: the rank's counts
+//   list               update: what the rail peer must know to receive guests: HtListHead, an HtOutgoing for each rank of
+//                      its team, a byte for each parcel (how many ranks it goes to), a record for each row
+//   parcels  [parcel]  a row and then weights, without gaps: dispatch: a token and the weights of its hits in that team;
+//                      combine: the sum of its results there, backward with the gradients of these weights
+//
+// Parcels travel in chunks, in either direction the same ones. Each thing that travels has a word at the receiver. The signal
+// that rides on its put brings the word to the number of the operation.
+#pragma once
+
+#include "shared/gin_comm.hpp"
+#include "shared/ht_layout.hpp"
+
+struct ncclWindow_vidmem;
+
+namespace nccl_ep {
+
+struct alignas(16) HtListHead {
+  uint32_t num_parcels, num_records;
+};
+
+// Where the parts of a list are, which follows from its head.
+struct HtList {
+  uint32_t team_size, record_units, num_parcels, num_records;
+
+  EP_HOST_DEVICE uint64_t outgoing_at(uint32_t i) const { return sizeof(HtListHead) + sizeof(HtOutgoing) * i; }
+  EP_HOST_DEVICE uint64_t num_dests_at(uint32_t parcel) const { return outgoing_at(team_size) + parcel; }
+  EP_HOST_DEVICE uint64_t record_at(uint32_t record, uint32_t unit) const {
+    return align_up(num_dests_at(num_parcels), sizeof(Unit)) + sizeof(Unit) * (uint64_t{record} * record_units + unit);
+  }
+  EP_HOST_DEVICE uint64_t size() const { return record_at(num_records, 0); }
+};
+
+// Parcels as an operation has them.
+struct HtParcels {
+  uint32_t row_bytes;
+  uint32_t num_weights;  // of each
+
+  EP_HOST_DEVICE uint32_t stride() const {
+    return static_cast<uint32_t>(align_up(row_bytes + sizeof(float) * num_weights, 16));
+  }
+};
+
+struct HtRemoteLayout {
+  static constexpr uint64_t kAlign = 128;
+  static constexpr uint32_t kCounts = 0, kList = 1, kFirstChunk = 2;  // words
+
+  uint64_t begin;  // of all this in the window
+  uint32_t num_teams;
+  uint32_t chunk_parcels;
+  uint32_t num_words;                 // for each team
+  uint64_t list, parcels, box_bytes;  // in a box
+
+  // Behind `window`, which is that of the LSA team.
+  EP_HOST_DEVICE static HtRemoteLayout make(const HtLayout& window, uint32_t chunk_parcels) {
+    HtRemoteLayout x{};
+    x.begin = window.size();
+    x.num_teams = window.num_other_teams();
+    x.chunk_parcels = chunk_parcels;
+    x.num_words = kFirstChunk + static_cast<uint32_t>(div_up(window.max_tokens, chunk_parcels));
+    x.list = align_up(sizeof(Unit) * window.count_units(), kAlign);
+    const HtList longest{window.team_size, window.record_units(), window.max_tokens,
+                         window.max_tokens * window.max_team_dests()};
+    x.parcels = align_up(x.list + longest.size(), kAlign);
+    const HtParcels widest{static_cast<uint32_t>(window.row_bytes), window.max_topk};
+    x.box_bytes = align_up(x.parcels + uint64_t{window.max_tokens} * widest.stride(), kAlign);
+    return x;
+  }
+
+  EP_HOST_DEVICE uint32_t num_chunks() const { return num_words - kFirstChunk; }
+  EP_HOST_DEVICE uint64_t inbox_at(uint32_t other_team) const {
+    return boxes() + box_bytes * (2 * uint64_t{other_team});
+  }
+  EP_HOST_DEVICE uint64_t outbox_at(uint32_t other_team) const { return inbox_at(other_team) + box_bytes; }
+  // Of what has come from a team; of what was sent there last.
+  EP_HOST_DEVICE uint64_t word_at(uint32_t other_team, uint32_t word) const {
+    return begin + sizeof(uint64_t) * (uint64_t{other_team} * num_words + word);
+  }
+  EP_HOST_DEVICE uint64_t sent_at(uint32_t other_team, uint32_t word) const {
+    return word_at(num_teams, 0) + sizeof(uint32_t) * (uint64_t{other_team} * num_words + word);
+  }
+  EP_HOST_DEVICE uint64_t size() const { return inbox_at(num_teams); }
+
+ private:
+  EP_HOST_DEVICE uint64_t boxes() const { return align_up(sent_at(num_teams, 0), kAlign); }
+};
+
+// Signals of a rank, by their number: the operations that each team's rail peer has started. They are never reset.
+struct HtSignals {
+  uint32_t num_teams;
+
+  EP_HOST_DEVICE static uint32_t hello(uint32_t team) { return team; }
+  EP_HOST_DEVICE uint32_t count() const { return num_teams; }
+};
+
+// An argument of the kernels that use the network.
+struct HtNetwork {
+  GinComm comm;
+  ncclWindow_vidmem* window;
+  HtRemoteLayout layout;
+};
+
+}  // namespace nccl_ep
