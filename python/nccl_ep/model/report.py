@@ -6,11 +6,12 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from nccl_ep.model.prediction import Case, Prediction
@@ -18,14 +19,13 @@ from nccl_ep.model.times import Machine
 
 _TITLES = {
     "nodes": "nodes",
-    "ranks": "ranks",
     "operation": "operation",
-    "nvlink_bytes": "NVLink MB",
-    "rail_bytes": "rail MB",
-    "rail_messages": "rail messages",
-    "bound_us": "at least µs",
-    "estimate_us": "estimate µs",
-    "limit": "limited by",
+    "nvlink_bytes": "NVLink\nMB",
+    "rail_bytes": "rail\nMB",
+    "rail_messages": "rail\nmessages",
+    "bound_us": "at least\nµs",
+    "estimate_us": "estimate\nµs",
+    "limit": "limited\nby",
 }
 
 _STYLE = """\
@@ -49,9 +49,10 @@ def describe(case: Case, machine: Machine, routing: str) -> str:
 
 def table(rows: Sequence[Prediction], title: str) -> Table:
     """For the screen."""
-    shown = Table(title=title, header_style="bold", pad_edge=False)
+    shown = Table(title=title, header_style="bold", pad_edge=False, box=SIMPLE_HEAD)
     for name, heading in _TITLES.items():
-        shown.add_column(heading, justify="left" if name in ("operation", "limit") else "right")
+        justify: Literal["left", "right"] = "left" if name in ("operation", "limit") else "right"
+        shown.add_column(heading, justify=justify, no_wrap=True)
     for row in rows:
         is_step = row.operation == "step"
         shown.add_row(*_cells(row), style="bold" if is_step else None, end_section=is_step)
@@ -119,7 +120,7 @@ def _page(rows: Sequence[Prediction], title: str) -> str:
 
 
 def _cells(row: Prediction) -> list[str]:
-    return [_cell(field.name, getattr(row, field.name)) for field in fields(row)]
+    return [_cell(name, getattr(row, name)) for name in _TITLES]
 
 
 def _cell(name: str, value: Any) -> str:
