@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model of traffic and time: sums done by hand, its command, and what docs/model.md says of it.
+"""The model of traffic and time: sums done by hand, and its command.
 
 That bytes are those of the kernels is for tests/protocol/test_model_traffic.py to say.
 """
@@ -30,8 +30,6 @@ from nccl_ep.model import (
 from nccl_ep.model import Path as Way
 from nccl_ep.model.__main__ import main
 from nccl_ep.model.times import Terms
-
-from ep_bench.routing import Shape, make_routing
 
 LL, HT = ep.Algorithm.LOW_LATENCY, ep.Algorithm.HIGH_THROUGHPUT
 EM, RM, FLAT = ep.Layout.EXPERT_MAJOR, ep.Layout.RANK_MAJOR, ep.Layout.FLAT
@@ -291,50 +289,3 @@ def test_the_command_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> N
         with pytest.raises(SystemExit):
             main([*COMMAND, *options])
         assert "expected a" in capsys.readouterr().err
-
-
-# ---- What docs/model.md says ----
-
-ROOT = Path(__file__).resolve().parents[2]
-LAYOUTS = {"expert-major": EM, "rank-major": RM, "flat": FLAT}
-MOST_OFF = 6.0
-"""Per cent: no estimate may be further from what was measured."""
-
-
-def measured_rows() -> list[list[str]]:
-    """The cells of the table of measured times."""
-    text = (ROOT / "docs/model.md").read_text()
-    _, _, table = text.partition("<!-- model: measured.")
-    lines = table.partition("<!-- model: end -->")[0].splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return [row for row in cells if row[0] in ("Low Latency", "High Throughput")]
-
-
-def estimates(algorithm: str, layout: str, tokens: int) -> dict[str, float]:
-    """The model's, for the case of the table, on the routing that ep_bench draws."""
-    name, _, without_windows = layout.partition(", ")
-    case = Case(
-        LL if algorithm == "Low Latency" else HT, LAYOUTS[name], tokens, ROW_BYTES, 256, 8,
-        windows=not without_windows,
-    )  # fmt: skip
-    routing = make_routing("uniform", Shape(4, tokens, 8, 256), seed=1)
-    rows = predict(case, Machine(), [mine.topk_idx for mine in routing], gpus_per_node=4)
-    return {row.operation: row.estimate_us for row in rows}
-
-
-def test_the_page_shows_the_errors_as_they_are() -> None:
-    rows = measured_rows()
-    assert len(rows) > 20
-    for algorithm, layout, tokens, operation, measured, predicted, off in rows:
-        what = f"docs/model.md, {layout}, {tokens} tokens, {operation}"
-        found = estimates(algorithm, layout, int(tokens))[operation]
-        assert predicted == f"{found:.1f}", what
-        assert off == f"{100 * (found / float(measured) - 1):+.1f}", what
-        assert abs(float(off)) <= MOST_OFF, what
-
-
-def test_the_page_compares_with_what_the_readme_has() -> None:
-    readme = (ROOT / "README.md").read_text()
-    measured = readme[readme.index("<!-- measured: begin") : readme.index("<!-- measured: end")]
-    for row in measured_rows():
-        assert f"**{row[4]}**" in measured, f"docs/model.md: the README has no {row[4]}: {' '.join(row[:4])}"
