@@ -27,7 +27,7 @@ from nccl_ep.model import (
     time_of,
     traffic_plan,
 )
-from nccl_ep.model import Path as Way
+from nccl_ep.model import TrafficPath as Way
 from nccl_ep.model.__main__ import main
 from nccl_ep.model.times import Terms
 
@@ -102,9 +102,12 @@ def test_messages_and_their_sizes() -> None:
     assert chunks.rail_messages.tolist() == matrix(b02=1).tolist()
 
 
-def test_a_drawn_token_stands_for_several() -> None:
-    tokens = Tokens.of_routes(ROUTES, 8, team_size=2, scale=3)
-    assert sent(piece(Way.LSA), tokens).nvlink_bytes.tolist() == matrix(b01=33).tolist()
+def test_a_sample_says_what_is_expected_of_every_rank() -> None:
+    tokens = Tokens.expected(ROUTES[0], 6, num_ranks=4, num_experts=8, team_size=2)
+    assert tokens.num_ranks == 4
+    for rank in range(4):  # each token of the sample stands for three
+        assert (tokens.at_ranks[rank] == 3 * TOKENS.at_ranks[0]).all()
+        assert (tokens.at_teams[rank] == 3 * TOKENS.at_teams[0]).all()
 
 
 @pytest.mark.parametrize(("layout", "rows"), [(EM, 14848), (RM, 14848)])
@@ -179,7 +182,7 @@ def test_more_nodes_send_more_over_their_rails() -> None:
 
     def step(nodes: int) -> Prediction:
         routes = [random.random((256, 64)).argsort(axis=1)[:, :8] for _ in range(4 * nodes)]
-        *operations, total = predict(case, Machine(), routes, gpus_per_node=4)
+        *operations, total = predict(case, Machine(), Tokens.of_routes(routes, 64, team_size=4))
         assert [row.operation for row in operations] == ["update", "dispatch", "combine"]
         assert total.rail_bytes == sum(row.rail_bytes for row in operations)
         assert total.estimate_us == pytest.approx(sum(row.estimate_us for row in operations))

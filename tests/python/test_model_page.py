@@ -12,7 +12,7 @@ import nccl_ep as ep
 import numpy as np
 import numpy.typing as npt
 import pytest
-from nccl_ep.model import Case, Machine, predict
+from nccl_ep.model import Case, Machine, Tokens, predict
 
 from ep_bench.routing import Shape, make_routing
 
@@ -56,16 +56,12 @@ def uniform(num_ranks: int, tokens: int) -> list[npt.NDArray[Any]]:
 
 
 @cache
-def grouped(nodes: int) -> list[npt.NDArray[Any]]:
-    """Routes of 8 GPUs a node, each token's on at most four nodes."""
+def grouped(nodes: int) -> npt.NDArray[Any]:
+    """Routes of some tokens, each on at most four nodes."""
     random = np.random.default_rng(1)
-    tokens = 4096 // nodes
-    routes = []
-    for _ in range(8 * nodes):
-        chosen = random.random((tokens, nodes)).argsort(axis=1).argsort(axis=1) < 4
-        scores = random.random((tokens, EXPERTS)) + np.repeat(chosen, EXPERTS // nodes, axis=1)
-        routes.append(scores.argsort(axis=1)[:, -TOPK:])
-    return routes
+    chosen = random.random((32768, nodes)).argsort(axis=1).argsort(axis=1) < 4
+    scores = random.random((len(chosen), EXPERTS)) + np.repeat(chosen, EXPERTS // nodes, axis=1)
+    return np.asarray(scores.argsort(axis=1)[:, -TOPK:])
 
 
 def check(row: list[str], estimate: float, most_off: float = 100.0) -> None:
@@ -82,7 +78,7 @@ def measured_estimates(row: list[str]) -> dict[str, float]:
     case = Case(
         ALGORITHMS[row[0]], LAYOUTS[layout], int(row[2]), BF16_ROW, EXPERTS, TOPK, windows=not without_windows
     )
-    predictions = predict(case, H200, uniform(4, case.tokens), gpus_per_node=4)
+    predictions = predict(case, H200, Tokens.of_routes(uniform(4, case.tokens), EXPERTS, team_size=4))
     return {prediction.operation: prediction.estimate_us for prediction in predictions}
 
 
@@ -98,8 +94,11 @@ def published_estimates(algorithm: str, source: str, num_gpus: int, operation: s
         EXPERTS,
         TOPK,
     )
-    routes = uniform(num_gpus, 128) if is_ll else grouped(num_gpus // 8)
-    predictions = predict(case, machine, routes, gpus_per_node=8)
+    if is_ll:
+        where = Tokens.of_routes(uniform(num_gpus, 128), EXPERTS, team_size=8)
+    else:
+        where = Tokens.expected(grouped(num_gpus // 8), tokens, num_gpus, EXPERTS, team_size=8)
+    predictions = predict(case, machine, where)
     return next(one.estimate_us for one in predictions if one.operation == operation)
 
 

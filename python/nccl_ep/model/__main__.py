@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
@@ -19,10 +19,11 @@ from nccl_ep.errors import Error
 from nccl_ep.model.prediction import Case, Prediction, predict
 from nccl_ep.model.report import as_json, describe, table, write_plot
 from nccl_ep.model.times import Machine
+from nccl_ep.model.tokens import Tokens
 from nccl_ep.plan import ALGORITHMS, DTYPES, LAYOUTS
 
 MOST_DRAWN_TOKENS = 65536
-"""Of all ranks together, where a routing is drawn: each then stands for several."""
+"""Of all ranks together. Where there are more, so many say what is to be expected of all."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,17 +32,21 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console()
     try:
         case, machine = _case(options), _machine(options)
+        is_drawn = not options.routing.endswith(".npz")
+        routing = f"{options.routing}, seed {options.seed}" if is_drawn else options.routing
         if options.plot:
             require_matplotlib()
-        rows = [row for nodes in options.nodes for row in _predictions(options, case, machine, nodes)]
-        title = describe(case, machine, options.routing)
+        rows: list[Prediction] = []
+        for nodes in options.nodes:
+            rows += predict(case, machine, _tokens(options, case, nodes * options.gpus_per_node))
+        title = describe(case, machine, options.gpus_per_node, routing)
         if options.plot:
             write_plot(options.plot, rows, title)
     except (Error, UsageError, OverflowError, OSError) as error:
         console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         return 1
     if options.json:
-        print(as_json(rows, case, machine, options.routing))
+        print(as_json(rows, case, machine, routing))
     else:
         console.print(table(rows, title))
     return 0
@@ -68,26 +73,29 @@ def _machine(options: argparse.Namespace) -> Machine:
     return Machine(options.nvlink_gbps, options.rail_gbps, options.rail_latency_us, options.message_us)
 
 
-def _predictions(
-    options: argparse.Namespace, case: Case, machine: Machine, nodes: int
-) -> Sequence[Prediction]:
-    num_ranks = nodes * options.gpus_per_node
-    return predict(case, machine, _routes(options, case, num_ranks), options.gpus_per_node)
-
-
-def _routes(options: argparse.Namespace, case: Case, num_ranks: int) -> list[npt.NDArray[Any]]:
-    """Each rank's expert ids: all of a file's, or as many as are worth drawing."""
+def _tokens(options: argparse.Namespace, case: Case, num_ranks: int) -> Tokens:
+    """Where the tokens of a file or of the drawn routing go; what is to be expected where those are many."""
+    team_size = options.gpus_per_node
     if case.num_experts % num_ranks or case.num_topk > case.num_experts:
         raise UsageError(
             f"--experts {case.num_experts}: expected a multiple of the {num_ranks} ranks, and at least "
             f"--topk {case.num_topk}"
         )
-    tokens = case.tokens
-    if not options.routing.endswith(".npz"):
-        tokens = min(tokens, max(1, MOST_DRAWN_TOKENS // num_ranks))
-    elif (in_file := file_shape(options.routing, case.num_experts).num_ranks) != num_ranks:
-        raise UsageError(f"{options.routing} has routes of {in_file} ranks, expected {num_ranks} (--nodes)")
-    shape = Shape(num_ranks, tokens, case.num_topk, case.num_experts)
+    if options.routing.endswith(".npz"):
+        in_file = file_shape(options.routing, case.num_experts)
+        if in_file.num_ranks != num_ranks:
+            raise UsageError(
+                f"{options.routing} has routes of {in_file.num_ranks} ranks, expected {num_ranks} (--nodes)"
+            )
+        return Tokens.of_routes(_routes(options, in_file), case.num_experts, team_size)
+    drawn = min(case.tokens, max(1, MOST_DRAWN_TOKENS // num_ranks))
+    routes = _routes(options, Shape(num_ranks, drawn, case.num_topk, case.num_experts))
+    if drawn == case.tokens:
+        return Tokens.of_routes(routes, case.num_experts, team_size)
+    return Tokens.expected(np.concatenate(routes), case.tokens, num_ranks, case.num_experts, team_size)
+
+
+def _routes(options: argparse.Namespace, shape: Shape) -> list[npt.NDArray[Any]]:
     return [routing.topk_idx for routing in make_routing(options.routing, shape, options.seed)]
 
 

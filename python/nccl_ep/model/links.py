@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nccl_ep.model.pieces import Operation, Path, TrafficPiece
+from nccl_ep.model.pieces import Operation, TrafficPath, TrafficPiece
 from nccl_ep.model.tokens import Counts, Tokens
 
 
@@ -52,7 +52,7 @@ def _sent(piece: TrafficPiece, tokens: Tokens) -> tuple[Counts, Counts]:
     counts = _tokens_for_peers(piece.path, tokens)
     peers = _peers(piece.path, tokens)
     # What is forwarded is sent once for each team's rank of this place, whatever its tokens are.
-    senders = tokens.num_teams if piece.path is Path.LSA_FORWARDED else 1
+    senders = tokens.num_teams if piece.path is TrafficPath.LSA_FORWARDED else 1
     num_bytes = senders * piece.bytes_per_peer + counts @ np.array(piece.bytes_of_token, np.float64)
     num_bytes = np.ceil(num_bytes / piece.alignment) * piece.alignment
     messages = np.full_like(num_bytes, piece.messages_per_peer)
@@ -62,14 +62,14 @@ def _sent(piece: TrafficPiece, tokens: Tokens) -> tuple[Counts, Counts]:
     return (num_bytes.T, messages.T) if piece.to_home else (num_bytes, messages)
 
 
-def _tokens_for_peers(path: Path, tokens: Tokens) -> Counts:
+def _tokens_for_peers(path: TrafficPath, tokens: Tokens) -> Counts:
     """``[rank, peer, top-k + 1]``: the tokens that the rank sends, by what ``bytes_of_token`` asks for."""
     num_teams, size = tokens.num_teams, tokens.team_size
-    if path in (Path.LSA, Path.NETWORK):
+    if path in (TrafficPath.LSA, TrafficPath.NETWORK):
         return tokens.at_ranks
     counts = np.zeros(tokens.at_ranks.shape)
     by_place = counts.reshape(num_teams, size, num_teams, size, -1)
-    if path is Path.RAIL:
+    if path is TrafficPath.RAIL:
         for place in range(size):
             by_place[:, place, :, place] = tokens.at_teams.reshape(num_teams, size, num_teams, -1)[:, place]
     else:
@@ -79,14 +79,14 @@ def _tokens_for_peers(path: Path, tokens: Tokens) -> Counts:
     return counts
 
 
-def _peers(path: Path, tokens: Tokens) -> Counts:
+def _peers(path: TrafficPath, tokens: Tokens) -> Counts:
     """``[rank, rank]``: 1 where the second is a peer of the first."""
     ranks = np.arange(tokens.num_ranks)
     team, place = np.divmod(ranks, tokens.team_size)
     same_team, same_place = team[:, None] == team[None, :], place[:, None] == place[None, :]
-    if path is Path.NETWORK:
+    if path is TrafficPath.NETWORK:
         peers = ~same_team
-    elif path is Path.RAIL:
+    elif path is TrafficPath.RAIL:
         peers = ~same_team & same_place
     else:
         peers = same_team & ~same_place

@@ -20,7 +20,7 @@ class Operation(IntEnum):
     COMBINE = 2
 
 
-class Path(IntEnum):
+class TrafficPath(IntEnum):
     """How something travels, and who its receivers are: the peers of a rank.
 
     LSA is each other rank of the LSA team; LSA_FORWARDED the same, but a rank sends it for the tokens of its
@@ -36,7 +36,7 @@ class Path(IntEnum):
     @property
     def is_network(self) -> bool:
         """Whether it leaves the LSA team."""
-        return self in (Path.NETWORK, Path.RAIL)
+        return self in (TrafficPath.NETWORK, TrafficPath.RAIL)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class TrafficPiece:
 
     name: str
     operation: Operation
-    path: Path
+    path: TrafficPath
     to_home: bool
     bytes_per_peer: int
     bytes_of_token: tuple[int, ...]
@@ -99,7 +99,7 @@ def traffic_plan(
             TrafficPiece(
                 name=ffi.string(piece.name).decode(),
                 operation=Operation(int(piece.operation)),
-                path=Path(int(piece.path)),
+                path=TrafficPath(int(piece.path)),
                 to_home=bool(piece.to_home),
                 bytes_per_peer=int(piece.bytes_per_peer),
                 bytes_of_token=tuple(ffi.unpack(piece.bytes_of_token, num_topk + 1)),

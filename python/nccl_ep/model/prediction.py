@@ -5,9 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import numpy.typing as npt
 
 from nccl_ep.config import GroupConfig
 from nccl_ep.enums import Algorithm, Layout, ZeroCopyMode
@@ -24,7 +21,7 @@ class Case:
     Attributes:
         algorithm: of the group.
         layout: of the handle.
-        tokens: that each rank dispatches.
+        tokens: that each rank dispatches, at most.
         row_bytes: of a token's row.
         num_experts: of all ranks together.
         num_topk: routes of a token.
@@ -78,28 +75,19 @@ class Prediction:
     limit: str
 
 
-def predict(
-    case: Case,
-    machine: Machine,
-    routes: Sequence[npt.NDArray[Any]],
-    gpus_per_node: int,
-) -> list[Prediction]:
+def predict(case: Case, machine: Machine, tokens: Tokens) -> list[Prediction]:
     """Bytes and times of each operation in turn, then of all together.
 
     Args:
         case: what is exchanged.
         machine: what it is sent over.
-        routes: each rank's expert ids, ``[tokens, top-k]``. Where there are fewer than ``case.tokens``, they
-            stand for as many.
-        gpus_per_node: ranks of an LSA team; their number divides that of the ranks.
+        tokens: where each rank's tokens go; of the case's number of experts.
 
     Raises:
         InvalidArgument: as making the group or the handle would.
         InvalidUsage: the same.
     """
-    longest = max(len(ids) for ids in routes)
-    pieces = traffic_plan(case.group_config(), len(routes), gpus_per_node, case.layout, case.num_topk)
-    tokens = Tokens.of_routes(routes, case.num_experts, gpus_per_node, scale=case.tokens / longest)
+    pieces = traffic_plan(case.group_config(), tokens.num_ranks, tokens.team_size, case.layout, case.num_topk)
     rows = []
     for operation, links in sorted(links_of(pieces, tokens).items()):
         time = time_of(links, TERMS[case.algorithm, case.layout, operation], machine)

@@ -36,10 +36,11 @@ svg { max-width: 100%; height: auto; }
 """
 
 
-def describe(case: Case, machine: Machine, routing: str) -> str:
+def describe(case: Case, machine: Machine, gpus_per_node: int, routing: str) -> str:
     """What was assumed, in one line."""
     return (
-        f"{case.algorithm.name.replace('_', ' ').lower()}, {case.layout.name.replace('_', '-').lower()}, "
+        f"{gpus_per_node} GPUs a node, {case.algorithm.name.replace('_', ' ').lower()}, "
+        f"{case.layout.name.replace('_', '-').lower()}, "
         f"{case.tokens} tokens of {case.row_bytes} bytes, top-{case.num_topk} of {case.num_experts}, "
         f"{routing}; "
         f"NVLink {machine.nvlink_gbps:g} GB/s, rail {machine.rail_gbps:g} GB/s, "
@@ -85,12 +86,13 @@ def draw(rows: Sequence[Prediction], title: str) -> Any:
     figure = Figure(figsize=(10, 4.4), layout="constrained")
     figure.suptitle(title, fontsize="small")
     times, rails = figure.subplots(1, 2)
-    for operation in dict.fromkeys(row.operation for row in rows):
+    for operation, marker in zip(dict.fromkeys(row.operation for row in rows), "osxD", strict=False):
         line = [row for row in rows if row.operation == operation]
         nodes = [row.nodes for row in line]
-        (drawn,) = times.plot(nodes, [row.estimate_us for row in line], "o-", label=operation)
+        style = {"marker": marker, "fillstyle": "none", "label": operation}
+        (drawn,) = times.plot(nodes, [row.estimate_us for row in line], **style)
         times.plot(nodes, [row.bound_us for row in line], ":", color=drawn.get_color())
-        rails.plot(nodes, [row.rail_bytes / 1e6 for row in line], "o-", label=operation)
+        rails.plot(nodes, [row.rail_bytes / 1e6 for row in line], **style)
     times.set_title("time; dotted: the bound of the links")
     times.set_ylabel("µs")
     rails.set_title("bytes of the busiest rail")

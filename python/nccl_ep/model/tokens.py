@@ -40,28 +40,40 @@ class Tokens:
         return self.num_ranks // self.team_size
 
     @classmethod
-    def of_routes(
-        cls, routes: Sequence[Array], num_experts: int, team_size: int, *, scale: float = 1.0
-    ) -> Tokens:
-        """Counts tokens.
+    def of_routes(cls, routes: Sequence[Array], num_experts: int, team_size: int) -> Tokens:
+        """The tokens of a routing.
 
         Args:
             routes: each rank's expert ids, integers ``[tokens, top-k]``; -1 is no route. An expert that a
                 token names twice counts once.
             num_experts: of all ranks together.
             team_size: ranks of an LSA team.
-            scale: how many tokens each of these stands for.
         """
-        num_ranks, num_topk = len(routes), routes[0].shape[1]
-        num_teams = num_ranks // team_size
-        at_ranks = np.empty((num_ranks, num_ranks, num_topk + 1))
-        at_teams = np.empty((num_ranks, num_teams, num_topk + 1))
-        for source, ids in enumerate(routes):
-            experts_at = _experts_at_ranks(ids, num_ranks, num_experts)
-            ranks_of = (experts_at > 0).reshape(-1, num_teams, team_size).sum(axis=2)
-            at_ranks[source] = _histogram(experts_at, num_topk)
-            at_teams[source] = _histogram(ranks_of, num_topk)
-        return cls(team_size, at_ranks * scale, at_teams * scale)
+        counted = [_count(ids, len(routes), num_experts, team_size) for ids in routes]
+        return cls(team_size, *(np.stack(counts) for counts in zip(*counted, strict=True)))
+
+    @classmethod
+    def expected(cls, sample: Array, tokens: int, num_ranks: int, num_experts: int, team_size: int) -> Tokens:
+        """What is to be expected if all ranks' tokens follow the same distribution.
+
+        Args:
+            sample: expert ids of some tokens, integers ``[tokens, top-k]``, as for :meth:`of_routes`.
+            tokens: of each rank.
+            num_ranks: of all teams.
+            num_experts: of all ranks together.
+            team_size: ranks of an LSA team.
+        """
+        counted = _count(sample, num_ranks, num_experts, team_size)
+        each = [np.stack([counts * (tokens / len(sample))] * num_ranks) for counts in counted]
+        return cls(team_size, *each)
+
+
+def _count(ids: Array, num_ranks: int, num_experts: int, team_size: int) -> tuple[Counts, Counts]:
+    """``[rank, top-k + 1]`` and ``[team, top-k + 1]``: tokens by their experts and ranks there."""
+    num_topk = ids.shape[1]
+    experts_at = _experts_at_ranks(ids, num_ranks, num_experts)
+    ranks_of = (experts_at > 0).reshape(-1, num_ranks // team_size, team_size).sum(axis=2)
+    return _histogram(experts_at, num_topk), _histogram(ranks_of, num_topk)
 
 
 def _experts_at_ranks(ids: Array, num_ranks: int, num_experts: int) -> Array:
