@@ -100,7 +100,9 @@ def _routes(options: argparse.Namespace, shape: Shape) -> list[npt.NDArray[Any]]
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m nccl_ep.model", description=model.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m nccl_ep.model", description=str(model.__doc__).splitlines()[0]
+    )
     add = parser.add_argument
     add("--algorithm", choices=sorted(ALGORITHMS), default="ht")
     add("--layout", choices=sorted(LAYOUTS), help="default: fl in high throughput, em in low latency")
