@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Memory plans: a group and a handle are made on paper, so that the numbers are those of real ones.
+// Plans of memory and of traffic: a group and a handle are made on paper, so that the numbers are those of real ones.
 #include <algorithm>
 
 #include "api/decode.hpp"
@@ -7,6 +7,7 @@
 #include "core/ll_handle.hpp"
 #include "nccl_ep_plan.h"
 #include "plan/memory_pieces.hpp"
+#include "plan/traffic.hpp"
 #include "runtime/on_paper.hpp"
 
 using namespace nccl_ep;
@@ -53,11 +54,12 @@ Layouts layouts_of(const core::LlGroup& group, const Plan& plan) {
           plan::pieces_of(shape.handle_layout(static_cast<Layout>(plan.layout), static_cast<uint32_t>(plan.num_topk)))};
 }
 
+runtime::DeviceLimits limits_on_paper(uint32_t num_sms) { return {num_sms, kThreadsPerBlock, kSharedBytes, "paper"}; }
+
 void plan_memory(const Plan& plan, const ncclEpHandleConfig_t& handle_config, uint32_t num_ranks, uint32_t num_sms) {
   runtime::MemoryCount count;
-  const runtime::DeviceLimits limits{num_sms, kThreadsPerBlock, kSharedBytes, "paper"};
   const std::unique_ptr<core::Group> group =
-      core::Group::create(runtime::make_communicator_on_paper(num_ranks, limits, count), plan.config);
+      core::Group::create(runtime::make_communicator_on_paper(num_ranks, limits_on_paper(num_sms), count), plan.config);
   const runtime::MemoryCount of_group = count;
   const std::unique_ptr<core::Handle> handle = group->create_handle(plan.layout, handle_config, plan.num_topk, nullptr);
 
@@ -72,6 +74,39 @@ void plan_memory(const Plan& plan, const ncclEpHandleConfig_t& handle_config, ui
   plan.tell(NCCL_EP_MEMORY_PINNED, 0, "totals received, of many handles", count.host - of_group.host);
 }
 
+// What every plan is asked for, once it is known to make sense by itself.
+ncclEpGroupConfig_t decode_plan(const ncclEpGroupConfig_t* config, uint32_t num_ranks, ncclEpLayout_t layout) {
+  if (num_ranks < 1 || num_ranks > kHtMaxRanks) {
+    refuse(ncclInvalidArgument, "num_ranks",
+           "is " + std::to_string(num_ranks) + ", expected 1 to " + std::to_string(kHtMaxRanks));
+  }
+  ncclEpGroupConfig_t current = decode_required("config", config);
+  decode_enum("config.algorithm", current.algorithm, NCCL_EP_ALGO_HIGH_THROUGHPUT);
+  decode_enum("config.zero_copy", current.zero_copy, NCCL_EP_ZERO_COPY_ON);
+  decode_enum("config.overflow_policy", current.overflow_policy, NCCL_EP_OVERFLOW_DROP);
+  decode_enum("layout", layout, NCCL_EP_LAYOUT_FLAT);
+  current.alloc = {};
+  return current;
+}
+
+// The group is on paper in one team, and so are its checks; the sizes are of teams.
+plan::TrafficPieces traffic_of(const ncclEpGroupConfig_t& config, uint32_t num_ranks, uint32_t team_size,
+                               ncclEpLayout_t layout, int num_topk) {
+  runtime::MemoryCount count;
+  const uint32_t num_sms = std::max(config.max_num_sms, 1u);  // no matter how many
+  const std::unique_ptr<core::Group> group =
+      core::Group::create(runtime::make_communicator_on_paper(num_ranks, limits_on_paper(num_sms), count), config);
+  group->create_handle(layout, decode_optional<ncclEpHandleConfig_t>("handle_config", nullptr), num_topk, nullptr);
+  const plan::HandleShape handle{static_cast<Layout>(layout), static_cast<uint32_t>(num_topk),
+                                 config.zero_copy == NCCL_EP_ZERO_COPY_ON};
+  const auto traffic = [&](auto shape) {
+    shape.team_size = team_size;
+    return plan::traffic_of(shape, handle);
+  };
+  return config.algorithm == NCCL_EP_ALGO_HIGH_THROUGHPUT ? traffic(static_cast<core::HtGroup&>(*group).shape())
+                                                          : traffic(static_cast<core::LlGroup&>(*group).shape());
+}
+
 }  // namespace
 
 extern "C" ncclResult_t ncclEpPlanMemory(const ncclEpGroupConfig_t* config, unsigned int num_ranks,
@@ -80,18 +115,27 @@ extern "C" ncclResult_t ncclEpPlanMemory(const ncclEpGroupConfig_t* config, unsi
                                          ncclEpMemoryVisitor_t visit, void* context) {
   return guarded("ncclEpPlanMemory", nullptr, [&] {
     require("visit", reinterpret_cast<const void*>(visit), "a function");
-    if (num_ranks < 1 || num_ranks > kHtMaxRanks) {
-      refuse(ncclInvalidArgument, "num_ranks",
-             "is " + std::to_string(num_ranks) + ", expected 1 to " + std::to_string(kHtMaxRanks));
-    }
     if (num_sms == 0) refuse(ncclInvalidArgument, "num_sms", "is 0, expected the number of the device's SMs");
-    ncclEpGroupConfig_t current = decode_required("config", config);
-    decode_enum("config.algorithm", current.algorithm, NCCL_EP_ALGO_HIGH_THROUGHPUT);
-    decode_enum("config.zero_copy", current.zero_copy, NCCL_EP_ZERO_COPY_ON);
-    decode_enum("config.overflow_policy", current.overflow_policy, NCCL_EP_OVERFLOW_DROP);
-    decode_enum("layout", layout, NCCL_EP_LAYOUT_FLAT);
-    current.alloc = {};
+    const ncclEpGroupConfig_t current = decode_plan(config, num_ranks, layout);
     plan_memory({current, layout, num_topk, visit, context}, decode_optional("handle_config", handle_config), num_ranks,
                 num_sms);
+  });
+}
+
+extern "C" ncclResult_t ncclEpPlanTraffic(const ncclEpGroupConfig_t* config, unsigned int num_ranks,
+                                          unsigned int team_size, ncclEpLayout_t layout, int num_topk,
+                                          ncclEpTrafficVisitor_t visit, void* context) {
+  return guarded("ncclEpPlanTraffic", nullptr, [&] {
+    require("visit", reinterpret_cast<const void*>(visit), "a function");
+    const ncclEpGroupConfig_t current = decode_plan(config, num_ranks, layout);
+    if (team_size == 0 || num_ranks % team_size != 0) {
+      refuse(
+          ncclInvalidArgument, "team_size",
+          "is " + std::to_string(team_size) + ", expected a divisor of num_ranks (" + std::to_string(num_ranks) + ")");
+    }
+    for (const plan::TrafficPiece& piece : traffic_of(current, num_ranks, team_size, layout, num_topk)) {
+      const ncclEpTrafficPiece_t told = piece.c();
+      visit(&told, context);
+    }
   });
 }

@@ -9,8 +9,6 @@
 namespace nccl_ep::core {
 namespace {
 
-constexpr uint32_t kNetworkContexts = 4;  // rows of one peer have so many ways to go side by side
-
 void check_buffer_size(const ncclEpGroupConfig_t& config, uint64_t bytes) {
   if (config.rdma_buffer_size != NCCL_EP_AUTO && config.rdma_buffer_size < bytes) {
     refuse(ncclInvalidUsage, "config.rdma_buffer_size",
@@ -35,7 +33,7 @@ void LlGroup::connect() {
   Group::connect();
   state_ = {group_state(), shape_.layout()};
   if (!needs_network()) return;
-  const GinComm& gin = connect_network({kNetworkContexts, LlSignals{shape_.num_ranks}.count(), 0});
+  const GinComm& gin = connect_network({plan::kLlNetworkContexts, LlSignals{shape_.num_ranks}.count(), 0});
   network_ = {gin, window(), shape_.remote_layout(), comm().rank() - comm().lsa_rank()};
 }
 

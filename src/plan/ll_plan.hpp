@@ -12,6 +12,8 @@
 
 namespace nccl_ep::plan {
 
+constexpr uint32_t kLlNetworkContexts = 4;  // rows of one peer have so many ways to go side by side
+
 struct LlShape : Shape {
   uint32_t team_size = 0;  // ranks of an LSA team
 

@@ -23,7 +23,7 @@ UPSTREAM = {
 OWN = {
     "ncclEpGetLastError",
     *("ncclEpJitWarmup", "ncclEpJitList", "ncclEpJitNetworkHeaders", "ncclEpJitClear"),
-    "ncclEpPlanMemory",
+    *("ncclEpPlanMemory", "ncclEpPlanTraffic"),
 }
 
 
