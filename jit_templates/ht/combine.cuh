@@ -96,10 +96,11 @@ EP_DEVICE void add_up(const Addend* addends, uint32_t num_addends, const Span& s
 
 // Pushes rows of a flow: the results for the ranks of a team, to the rank of this team that hosts them. Calls
 // push(row, to, flag) for those that this warp pushes: what it is, its home slot, and the flag there. The lanes look them up.
-template <class Push>
-EP_DEVICE void push_flow(const Operation& op, const HtCombineArgs& args, uint32_t flow, Push push) {
+template <class Others, class Push>
+EP_DEVICE void push_flow(const Operation& op, const HtCombineArgs& args, const Others& others, uint32_t flow,
+                         Push push) {
   const HtGroupState& group = op.group;
-  const uint32_t host = rank_of_flow(group, flow), begin = *args.handle.source(flow);
+  const uint32_t host = others.host_of(group, flow), begin = *args.handle.source(flow);
   const Rows homes = window_rows(group, host);
   for_each_ticket(args.move, flow, *args.handle.source(flow + 1) - begin, [&](uint32_t first, uint32_t end) {
     const uint32_t row = first + dev::lane_idx();
@@ -118,7 +119,7 @@ template <class Others, class Push>
 EP_DEVICE void for_each_result(const Operation& op, const HtCombineArgs& args, const Others& others, bool with_own,
                                Push push) {
   const auto num_rows = [&](uint32_t flow) { return *args.handle.source(flow + 1) - *args.handle.source(flow); };
-  const auto push_rows = [&](uint32_t flow) { push_flow(op, args, flow, push); };
+  const auto push_rows = [&](uint32_t flow) { push_flow(op, args, others, flow, push); };
   for_each_own_flow(op, args.move, with_own, num_rows, push_rows);
   others.for_each_flow(op, with_own, num_rows, push_rows);
 }
@@ -150,7 +151,7 @@ EP_DEVICE void push_sums(const Operation& op, const HtCombineArgs& args, const O
   const Rows from = rows_of(args.tokens, args.move.row_bytes);
   FlagSender flags{queue};
   for_each_result(op, args, others, true, [&](const ReceivedRow& it, unsigned char* to, uint32_t* flag) {
-    if (is_in_place(op.group, rank_of_flow(op.group, it.source), it.home.num_hits)) return;
+    if (is_in_place(op.group, others.host_of(op.group, it.source), it.home.num_hits)) return;
     for (uint32_t i = dev::lane_idx(); i < it.home.num_hits; i += 32) addends[i] = from.at(it.hit(args.handle, i));
     if (dev::lane_idx() == 0) flags.add(flag);
     dev::sync_warp();
@@ -276,6 +277,7 @@ struct NoOthers {
 
   EP_DEVICE static NoRails rails() { return {}; }
   EP_DEVICE static bool is_in_team(const HtGroupState&, uint32_t) { return true; }
+  EP_DEVICE static uint32_t host_of(const HtGroupState&, uint32_t source) { return source; }
   EP_DEVICE static uint32_t num_guests() { return 0; }
   template <class... Args>
   EP_DEVICE static void for_each_flow(const Args&...) {}

@@ -30,9 +30,9 @@ struct Mover {
         loaded(reinterpret_cast<dev::Mbarrier*>(stages + kHtStages * plan.piece_bytes)),
         uses(reinterpret_cast<HtStageUse*>(loaded + kHtStages)) {}
 
+  // for_each_flow() has a proxy fence between this and the first bulk copy.
   EP_DEVICE void open() {
     for (uint32_t i = 0; i < kHtStages; ++i) dev::mbar_init(loaded + i, 1);
-    dev::fence_mbar_init();
   }
 
   // Moves a row; `flag` is raised when it has arrived.

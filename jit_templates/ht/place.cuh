@@ -111,7 +111,7 @@ EP_DEVICE void place_tokens(const Operation& op, const HtUpdateArgs& args, const
   const uint32_t first_rank = departures.team_begin(rank);
   uint32_t num_dests = 0, dest_idx = 0;  // the token's in this team; before this rank in its team
   for (uint32_t j = 0; is_mine && j < num_topk; ++j) {
-    num_dests += args.group.is_in_team(places->experts[base + j]);
+    num_dests += departures.is_in_team(places->experts[base + j]);
     dest_idx += places->experts[base + j] - first_rank < rank - first_rank;
   }
   if (is_mine && k == 0) {
@@ -122,7 +122,7 @@ EP_DEVICE void place_tokens(const Operation& op, const HtUpdateArgs& args, const
     const HtOutgoing& outgoing = scratch.outgoing[rank];
     const uint32_t row = placement.row(rank), send = outgoing.first + (row - outgoing.row);
     const uint32_t* hits = places->hits + base + hit;
-    if (!args.group.is_in_team(rank)) {
+    if (!departures.is_in_team(rank)) {
       departures.write(departure, placement, send, hit, dest_idx, num_hits, hits);
     } else {
       const HtDest dest{static_cast<uint16_t>(rank), {static_cast<uint8_t>(hit), static_cast<uint8_t>(num_hits)}, row};

@@ -17,6 +17,7 @@ struct NoOtherTeams {
   struct Departure {};
   struct Departures {
     EP_DEVICE static uint32_t team_begin(uint32_t) { return 0; }
+    EP_DEVICE static bool is_in_team(uint32_t rank) { return rank != kNone; }
     EP_DEVICE static Departure find(const Places&, uint32_t, uint32_t, bool) { return {}; }
     EP_DEVICE static uint32_t num_teams(uint32_t) { return 0; }
     template <class... Args>

@@ -28,6 +28,7 @@ struct DepartureLists {
   uint32_t* teams;  // of the places' tokens, each at one place; in shared memory
 
   EP_DEVICE uint32_t team_begin(uint32_t rank) const { return rank - rank % args.group.layout.team_size; }
+  EP_DEVICE bool is_in_team(uint32_t rank) const { return args.group.is_in_team(rank); }
   EP_DEVICE HtList list(uint32_t team) const {
     const HtLayout& layout = args.group.layout;
     const HtOutgoing& last = scratch.outgoing[(team + 1) * layout.team_size - 1];

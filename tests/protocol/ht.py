@@ -7,6 +7,7 @@ token is.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,7 +33,7 @@ class Mode:
         budget: ``max_recv_tokens_per_rank``; 0 for eager mode.
         drop: what exceeds the budget is dropped.
         windows: outputs of dispatch and inputs of combine are in windows.
-        team_size: ranks of an LSA team; 0: all of them.
+        team_size: ranks of an LSA team; 0: all of them. GPUs may be made to form smaller ones (docs/loopback.md).
     """
 
     layout: ep.Layout
@@ -42,7 +43,7 @@ class Mode:
     windows: bool = False
     backward: bool = False
     global_ids: bool = False
-    team_size: int = 0
+    team_size: int = int(os.environ.get("NCCL_LSA_TEAM_SIZE", "0"))
     counter_dtype: type = np.int32
 
     @property

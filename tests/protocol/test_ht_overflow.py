@@ -217,8 +217,9 @@ def test_combine_takes_as_many_rows_as_are_kept(make_cluster: Any, mode: Mode, s
             mine = Exchange(rank, problem, mode)
             kept = 0 if rank.rank == 0 else 11 // mode.alignment * mode.alignment
             mine.expert_rows, mine.gradients = mine.expert_rows[:kept], mine.gradients[:kept]
-            mine.run(mine.make_handle(group))
-            return mine.results()
+            with mine.make_handle(group) as handle:
+                mine.run(handle)
+                return mine.results()
 
     check(problem, mode, make_cluster(2, seed).run(main))
 

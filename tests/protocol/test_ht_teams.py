@@ -29,6 +29,7 @@ from ll import FP16, FP32
 from oracle import Problem, tokens_for_rank
 from traffic import links_of
 
+pytestmark = pytest.mark.sim_only
 MODES = pytest.mark.parametrize(
     "mode",
     [
@@ -249,7 +250,6 @@ def test_nothing_is_left_behind(make_cluster: Any) -> None:
     check_that_nothing_is_left_behind(make_cluster(4, nodes=2), group_config(problem, mode), make_exchange)
 
 
-@pytest.mark.sim_only
 @pytest.mark.parametrize(
     "mode", [Mode(FLAT), Mode(FLAT, backward=True), Mode(EM), Mode(EM, windows=True)], ids=str
 )
@@ -293,7 +293,6 @@ def parcels(problem: Problem, source: int, peer: int, team_size: int) -> int:
     )
 
 
-@pytest.mark.sim_only
 @FEW_MODES
 @pytest.mark.parametrize("call", ["update", "dispatch", "combine"])
 def test_a_dead_node_is_named(make_cluster: Any, mode: Mode, call: str, seed: int) -> None:
