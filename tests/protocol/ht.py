@@ -33,7 +33,7 @@ class Mode:
         budget: ``max_recv_tokens_per_rank``; 0 for eager mode.
         drop: what exceeds the budget is dropped.
         windows: outputs of dispatch and inputs of combine are in windows.
-        team_size: ranks of an LSA team; 0: all of them. GPUs may be made to form smaller ones (docs/loopback.md).
+        team_size: ranks of an LSA team; 0: all of them. GPUs form smaller ones under the loopback plugin.
     """
 
     layout: ep.Layout
