@@ -383,7 +383,7 @@ EP_DEVICE void combine(const LlCombineArgs& args) {
     if (pushes) push_sums<kLayout, kDType>(op, args, dev::max_warp(tokens_seen), {num_taken}, local);
     if (receives) {
       collect_sums<kDType>(args, TeamRows{op}, {num_taken + 1}, local.addends);
-      if (leads() && dev::block_idx() == dev::num_blocks() - 1) note_free_banks(op, NoRemoteRanks{});
+      note_free_banks(op, NoRemoteRanks{});
     }
   }
   finish(op, args.routing, args.phases);

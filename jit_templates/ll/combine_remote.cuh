@@ -197,7 +197,7 @@ EP_DEVICE void combine_remote(const LlCombineArgs& args) {
     }
     if (receives) {
       collect_sums<kDType>(args, AllRows{op, remote}, {num_taken + 2}, local.addends);
-      if (leads() && dev::block_idx() == dev::num_blocks() - 1) note_free_banks(op, remote);
+      note_free_banks(op, remote);
     }
   }
   finish(op, args.routing, args.phases);

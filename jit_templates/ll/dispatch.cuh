@@ -241,7 +241,7 @@ EP_DEVICE void dispatch(const LlDispatchArgs& args) {
         receive_rows<kLayout>(op, args, table, routes[dev::warp_idx()]);
         report_counts<kLayout>(args, table);
       }
-      if (leads() && dev::block_idx() == dev::num_blocks() - 1) note_free_banks(op, NoRemoteRanks{});
+      note_free_banks(op, NoRemoteRanks{});
     }
   }
   finish(op, args.routing, args.phases);

@@ -244,7 +244,7 @@ EP_DEVICE void dispatch_remote(const LlDispatchArgs& args) {
         receive_remote_rows<kLayout>(op, remote, args, table, {num_taken}, routes[dev::warp_idx()]);
         report_counts<kLayout>(args, table);
       }
-      if (leads() && dev::block_idx() == dev::num_blocks() - 1) note_free_banks(op, remote);
+      note_free_banks(op, remote);
     }
   }
   finish(op, args.routing, args.phases);
