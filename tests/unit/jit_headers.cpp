@@ -108,6 +108,8 @@ TEST_CASE("jit_headers: NCCL's from the folder that the user names") {
   folders.write("include/nccl.h", "#define NCCL_MAJOR 2\n#define NCCL_VERSION_CODE 23203\n");
   CHECK(find_nccl_headers(settings).version == 23203);
   CHECK(find_nccl_headers(settings).path == folders / "include");
+  folders.write("include/nccl.h", "#define NCCL_VERSION_CODE 22907\n");
+  CHECK(message_of([&] { find_nccl_headers(settings); }).find("are of 2.29.7") != std::string::npos);
 }
 
 TEST_CASE("jit_headers: CUDA's of the compiler's major version, with libcu++ beside or below them") {
