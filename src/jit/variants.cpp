@@ -110,8 +110,9 @@ std::vector<Variant> variants_of(Algorithm algorithm, bool uses_network) {
   return variants;
 }
 
-std::vector<Variant> all_variants() {
-  std::vector<Variant> variants = variants_of(Algorithm::low_latency);
+std::vector<Variant> all_variants(bool uses_network) {
+  std::vector<Variant> variants = variants_of(Algorithm::low_latency, uses_network);
+  if (uses_network) return variants;  // High Throughput stays inside one LSA team
   for (const Variant& variant : variants_of(Algorithm::high_throughput)) variants.push_back(variant);
   return variants;
 }

@@ -18,7 +18,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def test_warmup_fills_the_cache_once(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_warmup_fills_the_cache_once(
+    cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     try:
         first = jit.warmup(["sm_90a"])
     except SystemFailure as failure:
@@ -31,8 +33,17 @@ def test_warmup_fills_the_cache_once(cache: Path, capsys: pytest.CaptureFixture[
     assert sorted(kernel.name for kernel in jit.kernels()) == sorted(kernel.name for kernel in first)
     assert {kernel.file for kernel in again} == set(cache.iterdir())
 
+    monkeypatch.setenv("NCCL_EP_NCCL_INCLUDE_DIR", str(cache))  # where there are no headers
     assert main(["warmup", "--arch", "sm_90a"]) == 0
-    assert "18 kernels ready, 0 of them compiled" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "18 kernels ready, 0 of them compiled" in shown
+    assert f"across LSA teams are left out: NCCL_EP_NCCL_INCLUDE_DIR: no nccl_device.h in {cache}" in shown
+    assert main(["warmup", "--arch", "sm_90a", "--across-teams", "no"]) == 0
+    shown = capsys.readouterr().out
+    assert "18 kernels ready, 0 of them compiled" in shown
+    assert "left out" not in shown
+    assert main(["warmup", "--arch", "sm_90a", "--across-teams", "yes"]) == 1
+    assert f"no nccl_device.h in {cache}" in capsys.readouterr().out
     assert main(["clear"]) == 0
     assert "removed 18 kernels" in capsys.readouterr().out
     assert jit.kernels() == []

@@ -15,18 +15,22 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from headers import nccl_includes
 from nccl_ep import paths
 from nccl_ep.errors import SystemFailure
 from resources import ARCHS, Measurement, measure, recorded
 
 
-@pytest.fixture(scope="module")
-def measured() -> Measurement:
+@pytest.fixture(scope="module", params=[False, True], ids=["inside-a-team", "across-teams"])
+def measured(request: pytest.FixtureRequest) -> Measurement:
+    includes = nccl_includes(request.config.getoption("--nccl-include"))
+    if request.param and not includes:
+        pytest.skip("neither NCCL's wheel nor --nccl-include")
     try:
-        return measure()
+        return measure(includes[0] if request.param else None)
     except SystemFailure as failure:
-        if "NVRTC" in failure.message:
-            pytest.skip(f"no NVRTC here: {failure.message}")
+        if request.param or "NVRTC" in failure.message:
+            pytest.skip(f"the compiler or its headers are missing here: {failure.message}")
         raise
 
 
@@ -41,25 +45,23 @@ def test_kernels_cost_what_is_recorded(measured: Measurement, arch: str) -> None
     record = recorded()
     if record.compiler != measured.compiler:
         pytest.skip(f"recorded with NVRTC {record.compiler}, here is {measured.compiler}")
-    assert measured.kernels[arch] == record.kernels[arch]
+    if measured.nccl not in ("", record.nccl):
+        pytest.skip(f"recorded with the headers of NCCL {record.nccl}, here are those of {measured.nccl}")
+    uses_network = measured.nccl != ""
+    expected = {
+        name: kernel
+        for name, kernel in record.kernels[arch].items()
+        if name.endswith("_remote") == uses_network
+    }
+    assert measured.kernels[arch] == expected
 
 
-def limit(name: str) -> int:
-    """A constant of the shared headers that bounds what kernels may use."""
-    shared = paths.template_dir() / "shared"
-    headers = "".join(
-        (shared / name).read_text() for name in ("group_state.hpp", "ll_args.hpp", "ht_args.hpp")
-    )
-    found = re.search(rf"{name} = ([\d *]+);", headers)
-    assert found, name
+def max_static_shared_bytes() -> int:
+    """What the shared headers allow kernels."""
+    header = (paths.template_dir() / "shared/group_state.hpp").read_text()
+    found = re.search(r"kMaxStaticSharedBytes = ([\d *]+);", header)
+    assert found
     return math.prod(int(factor) for factor in found[1].split("*"))
-
-
-def max_threads(name: str) -> int:
-    """The widest block of a kernel."""
-    if name.startswith("ht"):
-        return limit("kHtUpdateThreads" if "update" in name else "kHtMoveThreads")
-    return limit("kLlDispatchThreads" if "dispatch" in name else "kLlCombineThreads")
 
 
 def test_the_largest_blocks_fit_an_sm(measured: Measurement) -> None:
@@ -67,5 +69,5 @@ def test_the_largest_blocks_fit_an_sm(measured: Measurement) -> None:
     for kernels in measured.kernels.values():
         for name, kernel in kernels.items():
             allocated = -(-kernel.registers // 8) * 8  # registers are handed out in eights
-            assert allocated * max_threads(name) <= registers_of_an_sm, name
-            assert kernel.shared_bytes <= limit("kMaxStaticSharedBytes"), name
+            assert allocated * kernel.block_threads <= registers_of_an_sm, name
+            assert kernel.shared_bytes <= max_static_shared_bytes(), name
