@@ -10,8 +10,8 @@
 
 namespace nccl_ep::ll {
 
-// Who pushes to whom in the LSA team. Each block serves one peer (or, if there are fewer blocks, a few in turn). The blocks that send routes
-// push nothing if there are enough others. Computed wherever it is needed: to keep it would cost registers.
+// Who pushes to whom in the LSA team. Each block serves one peer (or, if there are fewer blocks, a few in turn). The blocks
+// that send routes push nothing if there are enough others. Computed wherever it is needed: to keep it would cost registers.
 template <bool kRemote>
 struct PushTeam {
   uint32_t first_peer, num_teams;  // as LsaTeam::peer() counts them
