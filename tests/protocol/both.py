@@ -99,7 +99,8 @@ def check_that_nothing_is_left_behind(
         before = cluster.sim.usage(rank.rank)
         for _ in range(2):
             with ep.Group(rank.comm, config) as group:
-                mine.run(mine.make_handle(group))
+                handle = mine.make_handle(group)
+                mine.run(handle)
                 mine.results()
         rank.barrier()
         return before, cluster.sim.usage(rank.rank)

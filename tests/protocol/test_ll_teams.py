@@ -41,8 +41,9 @@ def run_rounds(
     def main(rank: Any) -> Any:
         with ep.Group(rank.comm, group_config(problems[0])) as group:
             rounds = [Exchange(rank, problem, layout) for problem in problems]
-            for mine in rounds:
-                run(mine, mine.make_handle(group))
+            handles = [mine.make_handle(group) for mine in rounds]
+            for mine, handle in zip(rounds, handles, strict=True):
+                run(mine, handle)
             return [mine.results() for mine in rounds]
 
     results = cluster.run(main)
