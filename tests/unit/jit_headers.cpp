@@ -147,15 +147,16 @@ TEST_CASE("jit_headers: a binary's key depends on them, their versions and the o
   folders.write("a.cuh", "");
   CompileJob job{"k", "source", "sm_90a", folders / "", {}};
   std::set<std::string> hashes{cache_key(job, "nvrtc").hash};
-  job.network = NetworkHeaders{};
+  NetworkHeaders headers;
+  job.network = &headers;
   hashes.insert(cache_key(job, "nvrtc").hash);
-  job.network->in_memory["nccl.h"] = "one";
+  headers.in_memory["nccl.h"] = "one";
   hashes.insert(cache_key(job, "nvrtc").hash);
-  job.network->in_memory["nccl.h"] = "two";
+  headers.in_memory["nccl.h"] = "two";
   hashes.insert(cache_key(job, "nvrtc").hash);
-  job.network->folder_versions = "CUDA_VERSION 13000";
+  headers.folder_versions = "CUDA_VERSION 13000";
   hashes.insert(cache_key(job, "nvrtc").hash);
-  job.network->options.push_back("-DX");
+  headers.options.push_back("-DX");
   hashes.insert(cache_key(job, "nvrtc").hash);
   CHECK(hashes.size() == 6);
 }
