@@ -70,14 +70,14 @@ class Measurement:
     ptxas_ms: dict[str, dict[str, float]]
 
 
-def measure(nccl: Path | None = None) -> Measurement:
+def measure(nccl: Path | None = None, archs: tuple[str, ...] = ARCHS) -> Measurement:
     """Compiles afresh the kernels of groups inside an LSA team, or with NCCL's headers those across teams."""
     resources: dict[str, dict[str, Resources]] = {}
     times: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         environment = {"NCCL_EP_JIT_DUMP": folder} | ({"NCCL_EP_NCCL_INCLUDE_DIR": str(nccl)} if nccl else {})
         with mock.patch.dict(os.environ, environment):
-            compiled = jit.warmup(ARCHS, across_teams=nccl is not None)
+            compiled = jit.warmup(archs, across_teams=nccl is not None)
         for kernel in compiled:
             stem = Path(folder, f"{kernel.name}.{kernel.arch}")
             source, log, ptx = (
