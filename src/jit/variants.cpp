@@ -112,8 +112,7 @@ std::vector<Variant> variants_of(Algorithm algorithm, bool uses_network) {
 
 std::vector<Variant> all_variants(bool uses_network) {
   std::vector<Variant> variants = variants_of(Algorithm::low_latency, uses_network);
-  if (uses_network) return variants;  // High Throughput stays inside one LSA team
-  for (const Variant& variant : variants_of(Algorithm::high_throughput)) variants.push_back(variant);
+  for (const Variant& variant : variants_of(Algorithm::high_throughput, uses_network)) variants.push_back(variant);
   return variants;
 }
 
