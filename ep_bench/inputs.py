@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ep_bench.cases import DTYPES, Case
-from ep_bench.routing import Routing, Shape, make_routing
+from ep_bench.routes import Routes
 from ep_bench.zones import Zones
 
 Array = npt.NDArray[Any]
@@ -26,30 +26,19 @@ _NUM_DIGITS = 3
 _BLOCK_ROWS = 1024
 
 
-class Inputs:
-    """What all ranks send in one case.
+class Inputs(Routes):
+    """What all ranks send in one case, and where.
 
     Attributes:
-        routing: routes of each rank.
         zones: where rows lie once they are dispatched.
     """
 
     def __init__(self, case: Case) -> None:
-        self.case = case
+        super().__init__(case)
         self.dtype = DTYPES[case.dtype]
-        shape = Shape(case.num_ranks, case.tokens, case.top_k, case.experts)
-        self.routing: list[Routing] = make_routing(case.routing, shape, case.seed)
         random = np.random.default_rng([case.seed, case.hidden])
         self._pool = random.standard_normal((_POOL_ROWS, case.hidden), np.float32)
         self.zones = Zones(self)
-
-    def num_tokens(self, rank: int) -> int:
-        """Tokens that a rank dispatches."""
-        return len(self.routing[rank].topk_idx)
-
-    def token_ids(self, rank: int) -> Array:
-        """Numbers of a rank's tokens, unique in the world."""
-        return rank * self.case.tokens + np.arange(self.num_tokens(rank))
 
     def token_rows(self, token_ids: Array) -> Array:
         """``[n, H]``: the rows of these tokens."""
@@ -71,17 +60,6 @@ class Inputs:
         known = sane & (numbers < self.case.num_ranks * self.case.tokens)
         return np.where(known, numbers, -1).astype(np.int64)
 
-    def routes_of(self, token_ids: Array) -> Routing:
-        """The routes of these tokens, ``[n, K]``."""
-        sources, tokens = np.divmod(token_ids, self.case.tokens)
-        shape = (len(token_ids), self.case.top_k)
-        found = Routing(np.full(shape, -1, np.int64), np.zeros(shape, np.float32))
-        for source in np.unique(sources):
-            mine, routing = sources == source, self.routing[source]
-            found.topk_idx[mine] = routing.topk_idx[tokens[mine]]
-            found.topk_weights[mine] = routing.topk_weights[tokens[mine]]
-        return found
-
     def expert_rows(self, rank: int, row: Array) -> Array:
         """``[n, H]``: what combine sends from these rows of a rank."""
         return self._rows(7 + rank * self.zones.num_rows + row)
@@ -90,18 +68,6 @@ class Inputs:
         """``[n, K]``: the gradients of weights that a backward combine sends with these rows of a rank."""
         numbers = (rank * self.zones.num_rows + row)[:, None] * self.case.top_k + np.arange(self.case.top_k)
         return np.asarray(self._gains(numbers) * self._pool.ravel()[numbers % self._pool.size])
-
-    def goes_to(self, source: int, rank: int) -> Array:
-        """bool ``[b]``: which of a source's tokens have an expert on a rank."""
-        return np.asarray(self.is_local(source, rank).any(axis=1))
-
-    def is_local(self, source: int, rank: int) -> Array:
-        """bool ``[b, K]``: which of a source's routes lead to a rank."""
-        return self.leads_to(self.routing[source].topk_idx, rank)
-
-    def leads_to(self, topk_idx: Array, rank: int) -> Array:
-        """Which of these routes lead to a rank."""
-        return np.asarray((topk_idx >= 0) & (topk_idx // self.case.local_experts == rank))
 
     def _rows(self, numbers: Array) -> Array:
         rows = np.empty((len(numbers), self.case.hidden), self.dtype)

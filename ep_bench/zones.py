@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +13,7 @@ import numpy.typing as npt
 from ep_bench.cases import Case
 from ep_bench.dropping import share, thin
 from ep_bench.exits import UsageError
-
-if TYPE_CHECKING:
-    from ep_bench.inputs import Inputs
+from ep_bench.routes import Routes
 
 Array = npt.NDArray[Any]
 
@@ -51,8 +49,8 @@ class Zones:
         num_rows: of each rank's output.
     """
 
-    def __init__(self, inputs: Inputs) -> None:
-        self._inputs, self._case = inputs, inputs.case
+    def __init__(self, routes: Routes) -> None:
+        self._routes, self._case = routes, routes.case
         self._of_rank: dict[int, list[Zone]] = {}
         self.budget = self._budget() if self._case.algorithm == "ht" else 0
         self.num_rows = self.budget + 1 if self.budget else most_rows(self._case)
@@ -97,7 +95,7 @@ class Zones:
 
     def _behind_one_another(self, rank: int) -> list[Zone]:
         if self._case.layout == "fl":
-            ids = self._from_all(lambda source: self._inputs.goes_to(source, rank))
+            ids = self._from_all(lambda source: self._routes.goes_to(source, rank))
             return [Zone(0, thin(ids, self.budget), 0, True)]
         alignment, last = self._case.alignment, self._case.local_experts - 1
         edges = share(self._blocks_of_experts(rank), self.budget // alignment) * alignment
@@ -110,17 +108,17 @@ class Zones:
 
     def _tokens_of(self, rank: int, zone: int) -> Array:
         if self._case.layout == "rm":
-            return self._inputs.token_ids(zone)[self._inputs.goes_to(zone, rank)]
+            return self._routes.token_ids(zone)[self._routes.goes_to(zone, rank)]
         expert = rank * self._case.local_experts + zone
-        return self._from_all(lambda source: (self._inputs.routing[source].topk_idx == expert).any(axis=1))
+        return self._from_all(lambda source: (self._routes.routing[source].topk_idx == expert).any(axis=1))
 
     def _from_all(self, goes: Any) -> Array:
-        ids = [self._inputs.token_ids(source)[goes(source)] for source in range(self._case.num_ranks)]
+        ids = [self._routes.token_ids(source)[goes(source)] for source in range(self._case.num_ranks)]
         return np.concatenate(ids)
 
     def _rows_of_experts(self, rank: int) -> Array:
         """``[L]``: rows for each expert of a rank, without padding."""
-        topk_idx = np.concatenate([routing.topk_idx.ravel() for routing in self._inputs.routing])
+        topk_idx = np.concatenate([routing.topk_idx.ravel() for routing in self._routes.routing])
         counts = np.bincount(topk_idx[topk_idx >= 0], minlength=self._case.experts)
         return counts[rank * self._case.local_experts :][: self._case.local_experts]
 
@@ -130,8 +128,8 @@ class Zones:
 
     def _hits_of_experts(self, rank: int, tokens: Array) -> Array:
         """int32 ``[L]``: how many of these tokens each of a rank's experts has."""
-        topk_idx = self._inputs.routes_of(tokens).topk_idx
-        local = topk_idx[self._inputs.leads_to(topk_idx, rank)] % self._case.local_experts
+        topk_idx = self._routes.routes_of(tokens).topk_idx
+        local = topk_idx[self._routes.leads_to(topk_idx, rank)] % self._case.local_experts
         return np.bincount(local, minlength=self._case.local_experts).astype(np.int32)
 
     def _budget(self) -> int:
@@ -156,7 +154,7 @@ class Zones:
         """The same without padding."""
         if self._case.layout == "em":
             return int(self._rows_of_experts(rank).sum())
-        return sum(int(self._inputs.goes_to(source, rank).sum()) for source in range(self._case.num_ranks))
+        return sum(int(self._routes.goes_to(source, rank).sum()) for source in range(self._case.num_ranks))
 
 
 def fixed_zones(case: Case) -> tuple[int, int]:

@@ -397,7 +397,9 @@ ncclResult_t ncclEpCreateHandle(ncclEpHandle_t* handle, ncclEpGroup_t ep_group, 
 ncclResult_t ncclEpUpdateHandle(ncclEpHandle_t handle, const ncclEpTensor_t* topk_idx,
                                 const ncclEpLayoutInfo_t* layout_info, cudaStream_t stream);
 
-// Destroys a handle; work that uses it must have finished. Not collective, not capturable. NULL is fine.
+// Destroys a handle; work that uses it must have finished, since its memory is given back at once. (Without an
+// allocator of the caller's, CUDA waits for the device, and so for the peers that kernels still wait for.) Not
+// collective, not capturable. NULL is fine.
 ncclResult_t ncclEpHandleDestroy(ncclEpHandle_t handle);
 
 // Sends this rank's b rows to the ranks of their experts and receives theirs.

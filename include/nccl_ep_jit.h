@@ -27,10 +27,12 @@ typedef struct {
 typedef void (*ncclEpJitVisitor_t)(const ncclEpJitKernel_t* kernel, void* context);
 
 // Compiles every kernel that is not in the cache yet, for each architecture of a comma-separated list such as
-// "sm_90a,sm_100a"; NULL: those of the visible GPUs. Needs NVRTC, and GPUs only for NULL. `visit` may be
-// NULL; it is called for every kernel once it is ready. Stops at the first kernel that does not compile
-// (ncclInternalError, the message has the compiler's log) or cannot be kept (ncclSystemError).
-ncclResult_t ncclEpJitWarmup(const char* archs, ncclEpJitVisitor_t visit, void* context);
+// "sm_90a,sm_100a"; NULL: those of the visible GPUs. `across_teams` 0: the kernels of groups inside one LSA team; 1:
+// those of groups across several, which use the network. Needs NVRTC, for 1 also libcu++ and the headers of CUDA and
+// NCCL (ncclSystemError says which is missing), and GPUs only for NULL. `visit` may be NULL; it is called for every
+// kernel once it is ready. Stops at the first kernel that does not compile (ncclInternalError, the message has the
+// compiler's log) or cannot be kept (ncclSystemError).
+ncclResult_t ncclEpJitWarmup(const char* archs, int across_teams, ncclEpJitVisitor_t visit, void* context);
 
 // Visits what is in the cache, by name.
 ncclResult_t ncclEpJitList(ncclEpJitVisitor_t visit, void* context);

@@ -41,6 +41,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "sim_only: what the test needs exists on the simulator only")
+    config.addinivalue_line(
+        "markers", "xdist_group(name): run in one process, since they share what takes long"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -294,26 +294,31 @@ struct TeamRows {
   const Operation<false>& op;
 
   EP_DEVICE const void* at(uint32_t rank, uint32_t token) const { return op.row(op.group.rank, rank, token); }
+  EP_DEVICE static Wait wait_for_rank(uint32_t) { return Wait::combine_row; }
 
-  // Waits for the same chunk of some ranks' rows. They are looked at together, since each look takes as long as the memory.
-  template <uint32_t kRows>
-  EP_DEVICE bool await(uint32_t token, const Chunk& chunk, const Addend* addends, uint32_t count,
-                       LaneRow (&rows)[kRows]) const {
-    Awaited awaited{Wait::combine_row, 0, token};
-    return wait_for<true>(op.group, op.epoch, awaited, [&] {
-      bool arrived = true;
-#pragma unroll
-      for (uint32_t r = 0; r < kRows; ++r) {
-        if (r >= count) continue;
-        const Unit* lines = static_cast<const Unit*>(addends[r].row) + chunk.first_unit;
-        if (rows[r].read_lines(chunk.packs, lines, op.epoch)) continue;
-        arrived = false;
-        awaited.peer = addends[r].k;
-      }
-      return arrived;
-    });
+  // One look at a row's chunk: whether it has arrived. The whole warp calls it.
+  EP_DEVICE bool read(uint32_t, const Chunk& chunk, const Addend& addend, LaneRow& row) const {
+    return row.read_lines(chunk.packs, static_cast<const Unit*>(addend.row) + chunk.first_unit, op.epoch);
   }
 };
+
+// Waits for the same chunk of some ranks' rows. They are looked at together, since each look takes as long as the memory.
+template <class Rows, uint32_t kRows>
+EP_DEVICE bool await_rows(const Rows& all_rows, uint32_t token, const Chunk& chunk, const Addend* addends,
+                          uint32_t count, LaneRow (&rows)[kRows]) {
+  Awaited awaited{Wait::combine_row, 0, token};
+  return wait_for<true>(all_rows.op.group, all_rows.op.epoch, awaited, [&] {
+    bool arrived = true;
+#pragma unroll
+    for (uint32_t r = 0; r < kRows; ++r) {
+      if (r >= count || all_rows.read(token, chunk, addends[r], rows[r])) continue;
+      arrived = false;
+      awaited.what = all_rows.wait_for_rank(addends[r].k);
+      awaited.peer = addends[r].k;
+    }
+    return arrived;
+  });
+}
 
 // Lists the ranks' rows for one of this rank's tokens, in rank order. Returns how many there are.
 template <class Rows>
@@ -349,7 +354,7 @@ EP_DEVICE void collect_sums(const LlCombineArgs& args, const Rows& all_rows, Blo
     ids = TopkIds(args.routing, next / num_chunks);
     LaneRow rows[kRows] = {}, sum;  // registers without a value would be taken from the start of the kernel on
     const auto fetch = [&](uint32_t first, uint32_t count) {
-      return all_rows.await(token, chunk, addends + first, count, rows);
+      return await_rows(all_rows, token, chunk, addends + first, count, rows);
     };
     if (!add_rows<kDType, kRows>(addends, num_addends, rows, fetch, sum)) return;
     sum.lines_to_packs().store(chunk.packs, args.out_tokens + token * args.rows.row_bytes());
@@ -383,7 +388,7 @@ EP_DEVICE void combine(const LlCombineArgs& args) {
     if (pushes) push_sums<kLayout, kDType>(op, args, dev::max_warp(tokens_seen), {num_taken}, local);
     if (receives) {
       collect_sums<kDType>(args, TeamRows{op}, {num_taken + 1}, local.addends);
-      if (leads() && dev::block_idx() == dev::num_blocks() - 1) note_free_banks(op, NoRemoteRanks{});
+      note_free_banks(op, NoRemoteRanks{});
     }
   }
   finish(op, args.routing, args.phases);

@@ -130,25 +130,10 @@ struct AllRows {
     return remote.inbox(op.bank, remote.number_of(rank)) + remote.network.layout.row_at(token);
   }
 
-  // As TeamRows::await().
-  template <uint32_t kRows>
-  EP_DEVICE bool await(uint32_t token, const Chunk& chunk, const Addend* addends, uint32_t count,
-                       LaneRow (&rows)[kRows]) const {
-    Awaited awaited{Wait::combine_row, 0, token};
-    return wait_for<true>(op.group, op.epoch, awaited, [&] {
-      bool arrived = true;
-#pragma unroll
-      for (uint32_t r = 0; r < kRows; ++r) {
-        if (r >= count || read(token, chunk, addends[r], rows[r])) continue;
-        arrived = false;
-        awaited.what = op.team.has(addends[r].k) ? Wait::combine_row : Wait::remote_rows;
-        awaited.peer = addends[r].k;
-      }
-      return arrived;
-    });
+  EP_DEVICE Wait wait_for_rank(uint32_t rank) const {
+    return op.team.has(rank) ? Wait::combine_row : Wait::remote_rows;
   }
 
- private:
   // One look at a row's chunk: whether it has arrived. The whole warp calls it.
   EP_DEVICE bool read(uint32_t token, const Chunk& chunk, const Addend& addend, LaneRow& row) const {
     if (op.team.has(addend.k)) {
@@ -197,7 +182,7 @@ EP_DEVICE void combine_remote(const LlCombineArgs& args) {
     }
     if (receives) {
       collect_sums<kDType>(args, AllRows{op, remote}, {num_taken + 2}, local.addends);
-      if (leads() && dev::block_idx() == dev::num_blocks() - 1) note_free_banks(op, remote);
+      note_free_banks(op, remote);
     }
   }
   finish(op, args.routing, args.phases);

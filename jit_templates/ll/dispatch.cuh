@@ -10,8 +10,8 @@
 
 namespace nccl_ep::ll {
 
-// Who pushes to whom in the LSA team. Each block serves one peer (or, if there are fewer blocks, a few in turn). The blocks that send routes
-// push nothing if there are enough others. Computed wherever it is needed: to keep it would cost registers.
+// Who pushes to whom in the LSA team. Each block serves one peer (or, if there are fewer blocks, a few in turn). The blocks
+// that send routes push nothing if there are enough others. Computed wherever it is needed: to keep it would cost registers.
 template <bool kRemote>
 struct PushTeam {
   uint32_t first_peer, num_teams;  // as LsaTeam::peer() counts them
@@ -241,7 +241,7 @@ EP_DEVICE void dispatch(const LlDispatchArgs& args) {
         receive_rows<kLayout>(op, args, table, routes[dev::warp_idx()]);
         report_counts<kLayout>(args, table);
       }
-      if (leads() && dev::block_idx() == dev::num_blocks() - 1) note_free_banks(op, NoRemoteRanks{});
+      note_free_banks(op, NoRemoteRanks{});
     }
   }
   finish(op, args.routing, args.phases);

@@ -26,23 +26,6 @@ struct DispatchHead {
   }
 };
 
-template <Layout kLayout>
-EP_DEVICE void write_counts(const LlDispatchArgs& args, const RouteScratch& scratch, ExpertPass pass, Unit* counts) {
-  if (pass.begin == 0 && dev::thread_idx() == 0) {
-    dev::st(counts, Unit{{args.routing.num_tokens, scratch.counts->num_rows, 0}, 0});
-  }
-  if constexpr (kLayout == Layout::expert_major) {
-    for (uint32_t i = 3 * dev::thread_idx(); i < pass.size(); i += 3 * followers().num_threads()) {
-      Unit unit{};
-#pragma unroll
-      for (uint32_t j = 0; j < 3; ++j) {
-        if (i + j < pass.size()) unit.word[j] = *scratch.rows_of_expert(i + j);
-      }
-      dev::st(counts + 1 + (pass.begin + i) / 3, unit);
-    }
-  }
-}
-
 // A thread for every token.
 EP_DEVICE void write_records(const LlDispatchArgs& args, const RouteScratch& scratch, const DispatchHead& head) {
   const TokenBits places{scratch.place_hits};
@@ -54,44 +37,25 @@ EP_DEVICE void write_records(const LlDispatchArgs& args, const RouteScratch& scr
   }
 }
 
-// A thread for every place of the top-k table.
-template <Layout kLayout>
-EP_DEVICE void write_routes(const LlDispatchArgs& args, const RouteScratch& scratch, uint32_t peer, ExpertPass pass,
-                            Unit* routes) {
-  const TokenBits places{scratch.place_hits};
-  const uint32_t num_topk = scratch.num_topk, num_places = args.routing.num_tokens * num_topk;
-#pragma unroll 1
-  for (uint32_t place = dev::thread_idx(); place < num_places; place += followers().num_threads()) {
-    const uint32_t token = place / num_topk, k = place - token * num_topk;
-    const uint64_t hits = scratch.hits(token);
-    if (!(hits >> k & 1)) continue;
-    const int64_t id = widen(args.routing, load_id(args.routing, token, k));
-    const uint32_t expert = static_cast<uint32_t>(id - int64_t{peer} * args.group.num_local_experts);
-    if (kLayout == Layout::expert_major && !pass.has(expert)) continue;
-    Route route{expert, k, 0, dev::popc(hits), scratch.tokens.count_before(token)};
-    if constexpr (kLayout == Layout::expert_major) {
-      route.value = scratch.of_expert(expert - pass.begin).count_before(token);
-    } else {
-      route.value = dev::bits_from_float(dev::ld_nc(args.topk_weights + place));
-    }
-    dev::st(routes + places.count_before(place), route.encode(0));
-  }
-}
-
 // What a remote rank must know about this rank's tokens: written pass by pass, put after the last one.
 template <Layout kLayout>
 EP_DEVICE void put_routes(const Operation<true>& op, const RemoteRanks& remote, const LlDispatchArgs& args,
                           const RouteScratch& scratch, const RouteTask<kLayout>& task) {
   const uint32_t peer = task.peer(args), i = remote.number_of(peer), num_rows = scratch.counts->num_rows;
   const DispatchHead head{remote.outbox(op.bank, i), args.network.layout};
-  write_counts<kLayout>(args, scratch, task.pass, head.counts());
+  const TokenBits places{scratch.place_hits};
+  for_each_count_unit<kLayout>(args, scratch, task.pass, 0,
+                               [&](uint32_t number, const Unit& unit) { dev::st(head.counts() + number, unit); });
   if (task.pass.begin == 0) write_records(args, scratch, head);
-  write_routes<kLayout>(args, scratch, peer, task.pass, head.routes(num_rows));
+  for_each_route<kLayout>(
+      args, scratch, peer, task.pass, [](uint32_t) {},
+      [&](const Place& place, const Route& route) {
+        dev::st(head.routes(num_rows) + places.count_before(place.index), route.encode(0));
+      });
   if (!task.is_last_pass(args)) return;
   followers().sync(kRoutesBarrier);  // all of the head has been written
   if (dev::thread_idx() != 0) return;
-  const uint32_t num_routes =
-      TokenBits{scratch.place_hits}.count((args.routing.num_tokens * scratch.num_topk + 31) / 32);
+  const uint32_t num_routes = places.count((args.routing.num_tokens * scratch.num_topk + 31) / 32);
   remote.put_head(op.bank, i, args.network.layout.routes_at(num_rows) + sizeof(Unit) * num_routes);
 }
 
@@ -244,7 +208,7 @@ EP_DEVICE void dispatch_remote(const LlDispatchArgs& args) {
         receive_remote_rows<kLayout>(op, remote, args, table, {num_taken}, routes[dev::warp_idx()]);
         report_counts<kLayout>(args, table);
       }
-      if (leads() && dev::block_idx() == dev::num_blocks() - 1) note_free_banks(op, remote);
+      note_free_banks(op, remote);
     }
   }
   finish(op, args.routing, args.phases);

@@ -134,10 +134,16 @@ struct NoRemoteRanks {
   EP_DEVICE bool have_begun(uint32_t) const { return true; }
 };
 
+// The last warp of a block leads: it finds out, as an operation begins, whether it may go on. An address that every warp
+// of the GPU reads would be slow to read.
+EP_DEVICE bool leads() { return dev::warp_idx() == dev::num_warps() - 1; }
+EP_DEVICE WarpTeam followers() { return {0, dev::num_warps() - 1}; }
+
 // Finds out, while this operation runs, whether the next one must wait: not if every rank has begun this one, and so has
-// said that it has finished the one before. Looks once. One warp calls it.
+// said that it has finished the one before. The leader of the last block looks once.
 template <bool kRemote, class RemoteRanks>
 EP_DEVICE void note_free_banks(const Operation<kRemote>& op, const RemoteRanks& remote) {
+  if (!leads() || dev::block_idx() != dev::num_blocks() - 1) return;
   bool begun = remote.have_begun(op.epoch);
   for (uint32_t i = dev::lane_idx(); i < op.team.size; i += 32) {
     begun &= static_cast<int32_t>(finished_by(op, op.team.first + i) + 1 - op.epoch) >= 0;
@@ -145,11 +151,6 @@ EP_DEVICE void note_free_banks(const Operation<kRemote>& op, const RemoteRanks& 
   begun = dev::all(begun);
   if (begun && dev::lane_idx() == 0) dev::st_relaxed<dev::Scope::gpu>(&op.group.progress->banks_free, op.epoch + 1);
 }
-
-// The last warp of a block leads: it finds out, as an operation begins, whether it may go on. An address that every warp
-// of the GPU reads would be slow to read.
-EP_DEVICE bool leads() { return dev::warp_idx() == dev::num_warps() - 1; }
-EP_DEVICE WarpTeam followers() { return {0, dev::num_warps() - 1}; }
 
 // Finds out what operation this is and, before sending, says hello and waits for the peers. Followers call meanwhile() and
 // meet when the leader knows; the leader does not wait for them. All threads of all blocks call it.

@@ -149,48 +149,58 @@ EP_DEVICE void collect_hits(const LlDispatchArgs& args, const RouteScratch& scra
   collect_tokens(args, scratch, team);
 }
 
-// A thread for every place of the top-k table.
-template <Layout kLayout, bool kRemote>
-EP_DEVICE void send_token_routes(const Operation<kRemote>& op, const LlDispatchArgs& args, const RouteScratch& scratch,
-                                 uint32_t peer, ExpertPass pass) {
-  const uint32_t num_topk = args.routing.num_topk, num_places = args.routing.num_tokens * num_topk;
-#pragma unroll 1
-  for (uint32_t place = dev::thread_idx(); place < num_places; place += followers().num_threads()) {
-    const uint32_t token = place / num_topk, k = place - token * num_topk;
-    const uint64_t hits = scratch.hits(token);
-    Unit* units = op.route(peer, op.group.rank, token, 0);
-    if (hits == 0 && k == 0 && pass.begin == 0) dev::st_unit(units, Route{}.encode(op.epoch));
-    if (!(hits >> k & 1)) continue;
-    const int64_t id = widen(args.routing, load_id(args.routing, token, k));
-    const uint32_t expert = static_cast<uint32_t>(id - int64_t{peer} * args.group.num_local_experts);
-    if (kLayout == Layout::expert_major && !pass.has(expert)) continue;
-    Route route{expert, k, 0, dev::popc(hits), scratch.tokens.count_before(token)};
-    if constexpr (kLayout == Layout::expert_major) {
-      route.value = scratch.of_expert(expert - pass.begin).count_before(token);
-    } else {
-      const float* weights = args.topk_weights + uint64_t{token} * num_topk;
-      route.value = dev::bits_from_float(dev::ld_nc(weights + k));
-    }
-    dev::st_unit(units + dev::popc(hits & ((uint64_t{1} << k) - 1)), route.encode(op.epoch));
-  }
-}
-
-template <Layout kLayout, bool kRemote>
-EP_DEVICE void send_counts(const Operation<kRemote>& op, const LlDispatchArgs& args, const RouteScratch& scratch,
-                           uint32_t peer, ExpertPass pass) {
-  const uint32_t source = op.group.rank;
+// Calls send(number, unit) for the units with counts that the pass has, tagged with `epoch`. All followers call it.
+template <Layout kLayout, class Send>
+EP_DEVICE void for_each_count_unit(const LlDispatchArgs& args, const RouteScratch& scratch, ExpertPass pass,
+                                   uint32_t epoch, Send send) {
   if (pass.begin == 0 && dev::thread_idx() == followers().num_threads() - 1) {
-    dev::st_unit(op.counts(peer, source, 0), Unit{{args.routing.num_tokens, scratch.counts->num_rows, 0}, op.epoch});
+    send(0, Unit{{args.routing.num_tokens, scratch.counts->num_rows, 0}, epoch});
   }
   if constexpr (kLayout == Layout::expert_major) {
     for (uint32_t i = 3 * dev::thread_idx(); i < pass.size(); i += 3 * followers().num_threads()) {
-      Unit unit{{0, 0, 0}, op.epoch};
+      Unit unit{{0, 0, 0}, epoch};
 #pragma unroll
       for (uint32_t j = 0; j < 3; ++j) {
         if (i + j < pass.size()) unit.word[j] = *scratch.rows_of_expert(i + j);
       }
-      dev::st_unit(op.counts(peer, source, 1 + (pass.begin + i) / 3), unit);
+      send(1 + (pass.begin + i) / 3, unit);
     }
+  }
+}
+
+// A place of the top-k table, and which places of its token's row are hits.
+struct Place {
+  uint32_t index, token, k;
+  uint64_t hits;
+
+  EP_DEVICE Place(const RouteScratch& scratch, uint32_t place)
+      : index(place), token(place / scratch.num_topk), k(place - token * scratch.num_topk), hits(scratch.hits(token)) {}
+  EP_DEVICE bool is_hit() const { return hits >> k & 1; }
+  // Of the token's hits, those before this one.
+  EP_DEVICE uint32_t hits_before() const { return dev::popc(hits & ((uint64_t{1} << k) - 1)); }
+};
+
+// Calls send(place, route) for the hits on `peer` whose expert is one of the pass, and send_none(token) for the tokens
+// without hits, in the first pass. All followers call it.
+template <Layout kLayout, class SendNone, class Send>
+EP_DEVICE void for_each_route(const LlDispatchArgs& args, const RouteScratch& scratch, uint32_t peer, ExpertPass pass,
+                              SendNone send_none, Send send) {
+  const uint32_t num_places = args.routing.num_tokens * scratch.num_topk;
+#pragma unroll 1
+  for (uint32_t i = dev::thread_idx(); i < num_places; i += followers().num_threads()) {
+    const Place place(scratch, i);
+    if (place.hits == 0 && place.k == 0 && pass.begin == 0) send_none(place.token);
+    if (!place.is_hit()) continue;
+    const int64_t id = widen(args.routing, load_id(args.routing, place.token, place.k));
+    const uint32_t expert = static_cast<uint32_t>(id - int64_t{peer} * args.group.num_local_experts);
+    if (kLayout == Layout::expert_major && !pass.has(expert)) continue;
+    Route route{expert, place.k, 0, dev::popc(place.hits), scratch.tokens.count_before(place.token)};
+    if constexpr (kLayout == Layout::expert_major) {
+      route.value = scratch.of_expert(expert - pass.begin).count_before(place.token);
+    } else {
+      route.value = dev::bits_from_float(dev::ld_nc(args.topk_weights + i));
+    }
+    send(place, route);
   }
 }
 
@@ -237,10 +247,17 @@ EP_DEVICE void for_each_route_task(const LlDispatchArgs& args, const RouteScratc
 template <Layout kLayout, bool kRemote>
 EP_DEVICE void send_routes(const Operation<kRemote>& op, const LlDispatchArgs& args, const RouteScratch& scratch,
                            const RouteTask<kLayout>& task) {
-  const uint32_t peer = task.peer(args);
+  const uint32_t peer = task.peer(args), source = op.group.rank;
   // First, since every receiving block waits for them.
-  send_counts<kLayout>(op, args, scratch, peer, task.pass);
-  send_token_routes<kLayout>(op, args, scratch, peer, task.pass);
+  for_each_count_unit<kLayout>(args, scratch, task.pass, op.epoch, [&](uint32_t number, const Unit& unit) {
+    dev::st_unit(op.counts(peer, source, number), unit);
+  });
+  for_each_route<kLayout>(
+      args, scratch, peer, task.pass,
+      [&](uint32_t token) { dev::st_unit(op.route(peer, source, token, 0), Route{}.encode(op.epoch)); },
+      [&](const Place& place, const Route& route) {
+        dev::st_unit(op.route(peer, source, place.token, place.hits_before()), route.encode(op.epoch));
+      });
 }
 
 }  // namespace nccl_ep::ll

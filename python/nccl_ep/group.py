@@ -154,7 +154,10 @@ class Group:
         self.check(self.library.c.ncclEpErrorClear(self._open_ptr()))
 
     def close(self) -> None:
-        """Closes the group's handles and then the group. Collective. Closing twice is harmless."""
+        """Closes the group's handles, whose calls must have run, and then the group.
+
+        Collective. Closing twice is harmless.
+        """
         for handle in list(self._handles):
             handle.close()
         if not self.closed:

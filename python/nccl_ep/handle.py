@@ -20,7 +20,8 @@ class Handle:
     """One routing of a group's tokens: which experts each token goes to.
 
     Made by :meth:`Group.create_handle` or :meth:`Handle.init`. A handle keeps its group open, and its group
-    closes it. Handles of one group may be used in turn, in the same order on every rank.
+    closes it. Keep it until its calls have run: one that nothing refers to any more is closed. Handles of one
+    group may be used in turn, in the same order on every rank.
 
     Shapes below: R ranks, L experts of a rank, B ``max_dispatch_tokens_per_rank``, b tokens of this rank (0
     to B), K top-k, H hidden; in high throughput M rows received: ``max_recv_tokens_per_rank`` or more, or
@@ -267,7 +268,11 @@ class Handle:
         self._pending = None
 
     def close(self) -> None:
-        """Frees the handle. Not collective; its calls must have run. Closing twice is harmless."""
+        """Frees the handle. Not collective. Closing twice is harmless.
+
+        Its calls must have run: its memory is given back at once. Without an allocator of yours CUDA waits for
+        the device then, and so for the ranks that kernels still wait for.
+        """
         if not self.closed:
             ptr, self._ptr = self._ptr, NULL
             self._check(self._c.ncclEpHandleDestroy(ptr))

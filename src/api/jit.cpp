@@ -11,9 +11,10 @@
 using namespace nccl_ep;
 using namespace nccl_ep::api;
 
-extern "C" ncclResult_t ncclEpJitWarmup(const char* archs, ncclEpJitVisitor_t visit, void* context) {
+extern "C" ncclResult_t ncclEpJitWarmup(const char* archs, int across_teams, ncclEpJitVisitor_t visit, void* context) {
   return guarded("ncclEpJitWarmup", nullptr, [&] {
-    jit::warm_up(archs ? jit::parse_archs(archs) : runtime::visible_archs(), [&](const jit::WarmKernel& kernel) {
+    const std::vector<std::string> known = archs ? jit::parse_archs(archs) : runtime::visible_archs();
+    jit::warm_up(known, across_teams != 0, [&](const jit::WarmKernel& kernel) {
       const ncclEpJitKernel_t seen{kernel.name.c_str(),
                                    kernel.arch.c_str(),
                                    kernel.file.c_str(),

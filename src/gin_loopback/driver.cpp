@@ -6,6 +6,7 @@
 #include <string>
 
 #include "gin_loopback/log.hpp"
+#include "runtime/cuda/failure.hpp"
 
 namespace nccl_ep::loopback {
 namespace {
@@ -32,7 +33,7 @@ Driver load_driver() {
   NCCL_EP_CUDA_FUNCTIONS(NCCL_EP_CUDA_FUNCTION)
 #undef NCCL_EP_CUDA_FUNCTION
   if (const CUresult result = loaded.cuInit(0); result != CUDA_SUCCESS) {
-    throw Error(ncclUnhandledCudaError, "cuInit failed with " + std::to_string(result));
+    throw Error(ncclUnhandledCudaError, "cuInit: " + runtime::cuda::describe(loaded, result));
   }
   return loaded;
 }
@@ -46,12 +47,7 @@ const Driver& driver() {
 
 void check(CUresult result, const char* what) {
   if (result == CUDA_SUCCESS) return;
-  const char* name = nullptr;
-  const char* text = nullptr;
-  driver().cuGetErrorName(result, &name);
-  driver().cuGetErrorString(result, &text);
-  throw Error(ncclUnhandledCudaError, std::string(what) + ": " + (name ? name : "unknown CUDA error") + " (" +
-                                          std::to_string(result) + "): " + (text ? text : "no description"));
+  throw Error(ncclUnhandledCudaError, std::string(what) + ": " + runtime::cuda::describe(driver(), result));
 }
 
 CUcontext current_context() {

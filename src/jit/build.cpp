@@ -89,9 +89,16 @@ Build find_or_compile(const Cache& cache, const CacheKey& key, const std::functi
   return built;
 }
 
-Build build(const Variant& variant, const std::string& arch, const Settings& settings) {
-  CompileJob job{name(variant), source(variant), arch, settings.template_dir, {}};
-  if (variant.uses_network) job.network = load_network_headers(settings);
+BuildInputs BuildInputs::read(bool uses_network) {
+  BuildInputs inputs{read_settings(), {}};
+  if (uses_network) inputs.network = load_network_headers(inputs.settings);
+  return inputs;
+}
+
+Build build(const Variant& variant, const std::string& arch, const BuildInputs& inputs) {
+  const Settings& settings = inputs.settings;
+  CompileJob job{name(variant), source(variant), arch, settings.template_dir};
+  if (variant.uses_network) job.network = &inputs.network.value();
   if (settings.dump_dir) {
     const Compiled compiled = compile(job);
     dump(*settings.dump_dir, job, compiled);

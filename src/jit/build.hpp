@@ -3,10 +3,12 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 
 #include "jit/cache.hpp"
 #include "jit/compiler.hpp"
+#include "jit/network_headers.hpp"
 #include "jit/settings.hpp"
 #include "jit/variants.hpp"
 
@@ -19,8 +21,17 @@ struct Build {
   std::string store_error;  // why a binary that works could not be kept, if so
 };
 
+// What the builds of several variants have in common.
+struct BuildInputs {
+  Settings settings;
+  std::optional<NetworkHeaders> network;  // needed if a variant uses the network
+
+  // Throws Error(ncclSystemError) that names what is missing, if the network is used.
+  static BuildInputs read(bool uses_network);
+};
+
 // A failed compile leaves nothing behind, so the next call tries again.
-Build build(const Variant& variant, const std::string& arch, const Settings& settings);
+Build build(const Variant& variant, const std::string& arch, const BuildInputs& inputs);
 
 // The same with any cache and compiler; what the unit tests drive.
 Build find_or_compile(const Cache& cache, const CacheKey& key, const std::function<std::string()>& compile_binary);

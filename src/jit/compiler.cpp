@@ -6,6 +6,7 @@
 #include <array>
 #include <vector>
 
+#include "jit/network_headers.hpp"
 #include "runtime/error.hpp"
 #include "runtime/library.hpp"
 

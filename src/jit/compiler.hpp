@@ -3,19 +3,18 @@
 #pragma once
 
 #include <filesystem>
-#include <optional>
 #include <string>
 
-#include "jit/network_headers.hpp"
-
 namespace nccl_ep::jit {
+
+struct NetworkHeaders;
 
 struct CompileJob {
   std::string name;    // of the kernel
   std::string source;  // its few lines; they include templates
   std::string arch;    // "sm_90a"
   std::filesystem::path template_dir;
-  std::optional<NetworkHeaders> network;  // of a kernel that uses the network; others include our headers only
+  const NetworkHeaders* network = nullptr;  // of a kernel that uses the network; others include our headers only
 };
 
 struct Compiled {

@@ -67,18 +67,7 @@ std::vector<fs::path> include_folders(const Settings& settings, const CompilerVe
   return folders;
 }
 
-}  // namespace
-
-int defined_number(const fs::path& header, const std::string& macro) {
-  const std::string begin = "#define " + macro + " ";
-  std::ifstream stream(header);
-  for (std::string line; std::getline(stream, line);) {
-    if (line.starts_with(begin)) return std::atoi(line.c_str() + begin.size());
-  }
-  return 0;
-}
-
-NcclFolder find_nccl_headers(const Settings& settings) {
+NcclFolder look_for_nccl_headers(const Settings& settings) {
   if (settings.nccl_include_dir) {
     const fs::path& folder = *settings.nccl_include_dir;
     if (is_there(folder / "nccl_device.h")) return {folder, defined_number(folder / "nccl.h", "NCCL_VERSION_CODE")};
@@ -98,6 +87,25 @@ NcclFolder find_nccl_headers(const Settings& settings) {
               "kernels that use the network need NCCL's headers (nccl_device.h) of the same version as " +
                   library.path + ": not found in " + list(candidates) +
                   ". The wheels nvidia-nccl-cu13 and -cu12 have both; NCCL_EP_NCCL_INCLUDE_DIR can name their folder");
+}
+
+}  // namespace
+
+int defined_number(const fs::path& header, const std::string& macro) {
+  const std::string begin = "#define " + macro + " ";
+  std::ifstream stream(header);
+  for (std::string line; std::getline(stream, line);) {
+    if (line.starts_with(begin)) return std::atoi(line.c_str() + begin.size());
+  }
+  return 0;
+}
+
+NcclFolder find_nccl_headers(const Settings& settings) {
+  const NcclFolder headers = look_for_nccl_headers(settings);
+  if (headers.version >= runtime::kMinNcclTeams) return headers;
+  throw Error(ncclSystemError, "NCCL's headers in " + headers.path.string() + " are of " +
+                                   runtime::version_text(headers.version) + ", kernels that use the network need " +
+                                   runtime::version_text(runtime::kMinNcclTeams) + " or later");
 }
 
 void require_loaded_nccl(const NcclFolder& headers) {

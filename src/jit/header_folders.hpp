@@ -17,7 +17,8 @@ struct NcclFolder {
   int version;  // 23007 for 2.30.7
 };
 
-// Throws Error(ncclSystemError) when there are no headers, or they are not of the loaded NCCL's version.
+// Throws Error(ncclSystemError) when there are no headers, when they are too old, or when they lie beside another NCCL
+// than the loaded one.
 NcclFolder find_nccl_headers(const Settings& settings);
 
 // Throws Error(ncclSystemError) when the process has loaded another NCCL than the headers are of.

@@ -7,9 +7,6 @@
 
 namespace nccl_ep::jit {
 
-// Throws Error with the compiler's log when a variant does not compile.
-runtime::Kernel* get_kernel(runtime::Device& device, const Variant& variant);
-
 // All of a group's kernels, so that launching one costs no look-up.
 class Kernels {
  public:
@@ -23,7 +20,8 @@ class Kernels {
   runtime::Kernel* kernels_[3][2][3] = {};  // [operation][is expert-major][dtype]
 };
 
-// Variants that are not in the cache yet are compiled side by side.
+// Variants that are not in the cache yet are compiled side by side. Throws Error with the compiler's log when one does not
+// compile.
 Kernels load_kernels(runtime::Device& device, const std::vector<Variant>& variants);
 
 }  // namespace nccl_ep::jit

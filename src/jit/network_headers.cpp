@@ -6,7 +6,6 @@
 
 #include "jit/compiler.hpp"
 #include "jit/files.hpp"
-#include "jit/header_folders.hpp"
 #include "runtime/error.hpp"
 
 namespace nccl_ep::jit {
@@ -56,7 +55,8 @@ Headers read_nccl_headers(const fs::path& include) {
 
 NetworkHeaders load_network_headers(const Settings& settings) {
   NetworkHeaders headers;
-  headers.in_memory = rewrite_for_nvrtc(read_nccl_headers(find_nccl_headers(settings).path));
+  headers.nccl = find_nccl_headers(settings);
+  headers.in_memory = rewrite_for_nvrtc(read_nccl_headers(headers.nccl.path));
   for (const auto& [name, text] : kStandIns) headers.in_memory[name] = text;
   // nccl.h includes stdint.h inside extern "C", where libcu++'s templates are not allowed: they come before it.
   headers.in_memory["nccl.h"].insert(0, "#include <cuda/std/cstdint>\n");

@@ -6,12 +6,14 @@
 #include <string>
 #include <vector>
 
+#include "jit/header_folders.hpp"
 #include "jit/header_rewrite.hpp"
 #include "jit/settings.hpp"
 
 namespace nccl_ep::jit {
 
 struct NetworkHeaders {
+  NcclFolder nccl;    // where NCCL's are
   Headers in_memory;  // NCCL's device headers, rewritten for NVRTC, and stand-ins for the C library's
   std::vector<std::filesystem::path> folders;  // CUDA's headers and libcu++
   std::string folder_versions;                 // of what is in them

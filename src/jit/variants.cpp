@@ -110,9 +110,9 @@ std::vector<Variant> variants_of(Algorithm algorithm, bool uses_network) {
   return variants;
 }
 
-std::vector<Variant> all_variants() {
-  std::vector<Variant> variants = variants_of(Algorithm::low_latency);
-  for (const Variant& variant : variants_of(Algorithm::high_throughput)) variants.push_back(variant);
+std::vector<Variant> all_variants(bool uses_network) {
+  std::vector<Variant> variants = variants_of(Algorithm::low_latency, uses_network);
+  for (const Variant& variant : variants_of(Algorithm::high_throughput, uses_network)) variants.push_back(variant);
   return variants;
 }
 

@@ -30,7 +30,7 @@ std::string source(const Variant& variant);
 uint32_t max_threads(const Variant& variant);
 // All that a group of this algorithm needs, inside one LSA team or across several.
 std::vector<Variant> variants_of(Algorithm algorithm, bool uses_network = false);
-// Of groups inside one LSA team.
-std::vector<Variant> all_variants();
+// The same of all algorithms.
+std::vector<Variant> all_variants(bool uses_network = false);
 
 }  // namespace nccl_ep::jit

@@ -32,16 +32,17 @@ std::vector<std::string> parse_archs(const std::string& list) {
   return archs;
 }
 
-void warm_up(const std::vector<std::string>& archs, const std::function<void(const WarmKernel&)>& done) {
+void warm_up(const std::vector<std::string>& archs, bool uses_network,
+             const std::function<void(const WarmKernel&)>& done) {
   struct Pending {
     std::string name, arch;
     std::future<Build> build;
   };
-  const Settings settings = read_settings();
+  const BuildInputs inputs = BuildInputs::read(uses_network);
   std::vector<Pending> pending;
   for (const std::string& arch : archs) {
-    for (const Variant& variant : all_variants()) {
-      pending.push_back({name(variant), arch, std::async(std::launch::async, build, variant, arch, settings)});
+    for (const Variant& variant : all_variants(uses_network)) {
+      pending.push_back({name(variant), arch, std::async(std::launch::async, build, variant, arch, std::cref(inputs))});
     }
   }
   for (size_t i = 0; i < pending.size(); ++i) {

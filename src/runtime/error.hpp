@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a failure travels inside the library; src/api turns it into a result code and a stored message.
+// How a failure travels inside the library, where src/api turns it into a result code and a stored message, and inside
+// NCCL's plugin.
 #pragma once
 
 #include <stdexcept>

@@ -3,6 +3,9 @@
 
 python tests/kernels/resources.py            prints the table beside the recorded one
 python tests/kernels/resources.py --accept   records it in resources.json
+
+Kernels of groups across LSA teams are compiled with the headers of NCCL's wheel, or of --nccl-include, for
+one architecture, since the others take a minute a kernel. Without headers nothing can be recorded.
 """
 
 from __future__ import annotations
@@ -15,17 +18,22 @@ import struct
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from unittest import mock
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from headers import nccl_includes, nccl_version
 from nccl_ep import jit
 from rich.console import Console
 from rich.table import Table
 
 ARCHS = ("sm_90a", "sm_100a", "sm_120a")
+ARCHS_ACROSS_TEAMS = ("sm_90a",)
 RECORD = Path(__file__).with_name("resources.json")
 
+_BOUNDS = re.compile(r"__launch_bounds__\((\d+),")
 # ptxas's account, in NVRTC's log.
 _REGISTERS = re.compile(r"Used (\d+) registers")
 _SHARED = re.compile(r"(\d+) bytes smem")
@@ -36,8 +44,9 @@ _COMPILER = re.compile(r"Cuda compilation tools, release ([\d.]+)")
 
 @dataclass(frozen=True)
 class Resources:
-    """What one kernel uses."""
+    """What one kernel uses, and the widest block that it is launched with."""
 
+    block_threads: int
     registers: int
     shared_bytes: int
     stack_bytes: int
@@ -47,33 +56,57 @@ class Resources:
 
 @dataclass(frozen=True)
 class Measurement:
-    """All kernels, by architecture and name."""
+    """Kernels, by architecture and name.
+
+    Attributes:
+        compiler: NVRTC's release.
+        nccl: version of the headers for those that use the network; empty where there are none.
+        kernels: what each uses.
+        ptxas_ms: for reading only.
+    """
 
     compiler: str
+    nccl: str
     kernels: dict[str, dict[str, Resources]]
     ptxas_ms: dict[str, dict[str, float]]
 
 
-def measure(archs: tuple[str, ...] = ARCHS) -> Measurement:
-    """Compiles every variant afresh."""
+def measure(nccl: Path | None = None) -> Measurement:
+    """Compiles afresh the kernels of groups inside an LSA team, or with NCCL's headers those across teams."""
     resources: dict[str, dict[str, Resources]] = {}
     times: dict[str, dict[str, float]] = {}
-    with tempfile.TemporaryDirectory() as folder, _environment("NCCL_EP_JIT_DUMP", folder):
-        for kernel in jit.warmup(archs):
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {"NCCL_EP_JIT_DUMP": folder} | ({"NCCL_EP_NCCL_INCLUDE_DIR": str(nccl)} if nccl else {})
+        with mock.patch.dict(os.environ, environment):
+            archs = ARCHS_ACROSS_TEAMS if nccl else ARCHS
+            compiled = jit.warmup(archs, across_teams=nccl is not None)
+        for kernel in compiled:
             stem = Path(folder, f"{kernel.name}.{kernel.arch}")
-            log = stem.with_name(f"{stem.name}.log").read_text()
+            source, log, ptx = (
+                stem.with_name(stem.name + end).read_text() for end in (".cu", ".log", ".ptx")
+            )
             binary = stem.with_name(f"{stem.name}.cubin").read_bytes()
-            ptx = stem.with_name(f"{stem.name}.ptx").read_text()
-            resources.setdefault(kernel.arch, {})[kernel.name] = read_resources(log, binary)
+            resources.setdefault(kernel.arch, {})[kernel.name] = read_resources(source, log, binary)
             times.setdefault(kernel.arch, {})[kernel.name] = float(_find(_MILLISECONDS, log)[1])
-    return Measurement(_find(_COMPILER, ptx)[1], resources, times)
+    return Measurement(_find(_COMPILER, ptx)[1], nccl_version(nccl) if nccl else "", resources, times)
 
 
-def read_resources(log: str, binary: bytes) -> Resources:
-    """Reads one kernel's log and binary."""
+def joined(inside: Measurement, across: Measurement) -> Measurement:
+    """Both in one table."""
+    return Measurement(
+        inside.compiler,
+        across.nccl,
+        {arch: kernels | across.kernels.get(arch, {}) for arch, kernels in inside.kernels.items()},
+        {arch: times | across.ptxas_ms.get(arch, {}) for arch, times in inside.ptxas_ms.items()},
+    )
+
+
+def read_resources(source: str, log: str, binary: bytes) -> Resources:
+    """Reads one kernel's source, log and binary."""
     frame = _find(_FRAME, log)
     shared = _SHARED.search(log)
     return Resources(
+        block_threads=int(_find(_BOUNDS, source)[1]),
         registers=int(_find(_REGISTERS, log)[1]),
         shared_bytes=int(shared[1]) if shared else 0,
         stack_bytes=int(frame[1]),
@@ -100,7 +133,7 @@ def recorded() -> Measurement:
         arch: {name: Resources(**numbers) for name, numbers in table.items()}
         for arch, table in record["kernels"].items()
     }
-    return Measurement(record["compiler"], kernels, record["ptxas_ms"])
+    return Measurement(record["compiler"], record["nccl"], kernels, record["ptxas_ms"])
 
 
 def accept(measured: Measurement) -> None:
@@ -124,19 +157,6 @@ def show(measured: Measurement, before: Measurement | None) -> Table:
     return table
 
 
-@contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
-
-
 def _find(pattern: re.Pattern[str], text: str) -> re.Match[str]:
     found = pattern.search(text)
     if found is None:
@@ -150,8 +170,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--accept", action="store_true", help="record the numbers")
+    parser.add_argument("--nccl-include", type=Path, help="NCCL's headers, instead of the installed wheel's")
     options = parser.parse_args()
+    include = options.nccl_include or next(iter(nccl_includes([])), None)
+    if options.accept and include is None:
+        parser.error("--accept needs NCCL's headers: install its wheel, or name them with --nccl-include")
     measured = measure()
+    if include is not None:
+        measured = joined(measured, measure(include))
     table = show(measured, recorded() if RECORD.exists() else None)
     Console(width=None if sys.stdout.isatty() else 160).print(table)
     if options.accept:

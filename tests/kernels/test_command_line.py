@@ -18,7 +18,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def test_warmup_fills_the_cache_once(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_warmup_fills_the_cache_once(
+    cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     try:
         first = jit.warmup(["sm_90a"])
     except SystemFailure as failure:
@@ -31,8 +33,24 @@ def test_warmup_fills_the_cache_once(cache: Path, capsys: pytest.CaptureFixture[
     assert sorted(kernel.name for kernel in jit.kernels()) == sorted(kernel.name for kernel in first)
     assert {kernel.file for kernel in again} == set(cache.iterdir())
 
+    monkeypatch.setenv("NCCL_EP_NCCL_INCLUDE_DIR", str(cache))  # where there are no headers
     assert main(["warmup", "--arch", "sm_90a"]) == 0
-    assert "18 kernels ready, 0 of them compiled" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "18 kernels ready, 0 of them compiled" in shown
+    assert f"across LSA teams are left out: NCCL_EP_NCCL_INCLUDE_DIR: no nccl_device.h in {cache}" in shown
+    assert main(["warmup", "--arch", "sm_90a", "--across-teams", "no"]) == 0
+    shown = capsys.readouterr().out
+    assert "18 kernels ready, 0 of them compiled" in shown
+    assert "left out" not in shown
+    assert main(["warmup", "--arch", "sm_90a", "--across-teams", "yes"]) == 1
+    assert f"no nccl_device.h in {cache}" in capsys.readouterr().out
+
+    def stop(_: jit.Kernel) -> None:
+        raise KeyError("stop")
+
+    with pytest.raises(KeyError, match="stop"):  # what a visitor raises reaches the caller
+        jit.warmup(["sm_90a"], stop)
+
     assert main(["clear"]) == 0
     assert "removed 18 kernels" in capsys.readouterr().out
     assert jit.kernels() == []
@@ -55,14 +73,3 @@ def test_a_cache_that_others_may_write_to_is_refused(cache: Path) -> None:
     cache.chmod(0o777)
     with pytest.raises(SystemFailure, match="other users may write"):
         jit.kernels()
-
-
-def test_what_a_visitor_raises_reaches_the_caller() -> None:
-    def stop(_: jit.Kernel) -> None:
-        raise KeyError("stop")
-
-    try:
-        with pytest.raises(KeyError, match="stop"):
-            jit.warmup(["sm_90a"], stop)
-    except SystemFailure as failure:
-        pytest.skip(f"no NVRTC here: {failure.message}")

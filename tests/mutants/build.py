@@ -8,31 +8,37 @@ import shutil
 import sys
 from pathlib import Path
 
-from mutant import Mutant
-from nccl_ep import paths
-
 HERE = Path(__file__).parent
 
-sys.path.insert(0, str(HERE.parent / "litmus"))
+sys.path[:0] = [str(HERE.parent / folder) for folder in ("", "protocol", "litmus")]
+
+from ll_scenarios import LAYOUTS, layout_of  # noqa: E402
+from mutant import Mutant  # noqa: E402
+from nccl_ep import paths  # noqa: E402
+from sim_runner import compile_kernels  # noqa: E402
 
 
 def build(folder: Path, algorithm: str, mutant: Mutant | None = None) -> Path:
-    """The library, in a folder of its own: the algorithm's kernels that the mutant changes.
+    """The library, in a folder of its own: the kernels that the mutant changes and its scenarios use.
 
     Without a mutant: all of them as they are, built the same way.
     """
-    from sim_runner import compile_kernels
-
     templates = folder / "jit_templates"
     shutil.copytree(paths.template_dir(), templates)
     kernels = sorted((HERE / "kernels").glob(f"{algorithm}_*.cpp"))
     if mutant is not None:
         source = templates / mutant.file
         source.write_text(mutant.apply(source.read_text()))
-        kernels = [kernel for kernel in kernels if mutant.file in headers_of(kernel, templates)]
+        others = LAYOUTS - {layout_of(scenario) for scenario in mutant.scenarios}
+        kernels = [
+            kernel
+            for kernel in kernels
+            if mutant.file in headers_of(kernel, templates) and not kernel.stem.endswith(tuple(others))
+        ]
     everything = folder / "kernels.cpp"
     everything.write_text("".join(f'#include "{kernel}"\n' for kernel in kernels))
-    return compile_kernels(everything, folder / "kernels.so", [], templates)
+    # They run as fast as with -O2, and compile faster.
+    return compile_kernels(everything, folder / "kernels.so", [], templates, optimization="-O1")
 
 
 def headers_of(source: Path, templates: Path) -> set[str]:

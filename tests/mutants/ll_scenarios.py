@@ -38,8 +38,9 @@ def chained(
     def main(rank: Any) -> Any:
         with make_group(rank, problems[0], max_num_sms=max_num_sms) as group:
             exchanges = [ll.Exchange(rank, problem, layout) for problem in problems]
-            for exchange in exchanges:
-                exchange.run(exchange.make_handle(group))
+            handles = [exchange.make_handle(group) for exchange in exchanges]
+            for exchange, handle in zip(exchanges, handles, strict=True):
+                exchange.run(handle)
             return [exchange.results() for exchange in exchanges]
 
     with simulated(problems[0].num_ranks, seed, **options) as cluster:
@@ -262,3 +263,15 @@ SCENARIOS: dict[str, Callable[[int], None]] = {
     "thrift": thrift,
     "bad-expert": bad_expert,
 }
+
+# What kernels are named after, and the scenarios, here and of the network, that use the second layout.
+LAYOUTS = frozenset({"expert_major", "rank_major"})
+RANK_MAJOR = frozenset(
+    {"rank-major", "rank-major-many", "idle-receiver", "silent-receiver", "silent-source-rank-major"}
+    | {"silent-expert", "impatient", "thrift", "bad-expert"}
+)
+
+
+def layout_of(scenario: str) -> str:
+    """The layout of a Low-Latency scenario."""
+    return "rank_major" if scenario in RANK_MAJOR else "expert_major"

@@ -18,6 +18,11 @@ from ll import BF16, FP16, FP32, Shape
 
 MakeExchange = Callable[[Any], Any]
 
+# One LSA team, and two that the network joins.
+NODES = pytest.mark.parametrize(
+    "nodes", [1, pytest.param(2, marks=pytest.mark.sim_only)], ids=["one-team", "two-teams"]
+)
+
 
 @st.composite
 def shapes(draw: Any, max_tokens: Any, most_topk: int) -> Shape:
@@ -47,8 +52,12 @@ def check_that_the_silent_are_named(
     silent: set[int],
     calls_before: list[str],
     calls: list[str],
+    fall_silent: Callable[[int], None] | None = None,
 ) -> None:
-    """Ranks fall silent after some calls. All others' next ones time out and name one of them."""
+    """Ranks fall silent after some calls. All others' next ones time out and name one of them.
+
+    ``fall_silent(rank)`` is how; by default its GPU alone stops.
+    """
 
     def main(rank: Any) -> str:
         with ep.Group(rank.comm, config) as group:
@@ -59,7 +68,7 @@ def check_that_the_silent_are_named(
             rank.synchronize()
             rank.barrier()
             if rank.rank in silent:
-                cluster.sim.silence(rank.rank)
+                (fall_silent or cluster.sim.silence)(rank.rank)
                 return ""
             for name in calls:
                 getattr(mine, name)(handle)
@@ -90,7 +99,8 @@ def check_that_nothing_is_left_behind(
         before = cluster.sim.usage(rank.rank)
         for _ in range(2):
             with ep.Group(rank.comm, config) as group:
-                mine.run(mine.make_handle(group))
+                handle = mine.make_handle(group)
+                mine.run(handle)
                 mine.results()
         rank.barrier()
         return before, cluster.sim.usage(rank.rank)

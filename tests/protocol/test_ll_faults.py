@@ -20,7 +20,10 @@ SILENT = 1
 
 
 @LAYOUTS
-def test_a_late_rank_changes_nothing(make_cluster: Any, layout: ep.Layout, seed: int) -> None:
+@pytest.mark.parametrize(("nodes", "num_late"), [(1, 1), (2, 2)], ids=["rank", "node"])
+def test_who_is_late_changes_nothing(
+    make_cluster: Any, nodes: int, num_late: int, layout: ep.Layout, seed: int
+) -> None:
     problem = make_problem(Shape(num_ranks=4), seed)
 
     def main(rank: Any) -> Any:
@@ -31,8 +34,10 @@ def test_a_late_rank_changes_nothing(make_cluster: Any, layout: ep.Layout, seed:
                 mine.run(handle)
             return mine.results()
 
-    cluster = make_cluster(4, seed)
-    cluster.sim.delay(seed % 4, 20_000)
+    cluster = make_cluster(4, seed, nodes=nodes)
+    first = seed * num_late % 4
+    for rank in range(first, first + num_late):
+        cluster.sim.delay(rank, 20_000)
     check(problem, layout, cluster.run(main))
 
 
@@ -51,50 +56,18 @@ def test_a_lost_node_is_a_timeout_that_names_one_of_its_ranks(
     make_cluster: Any, layout: ep.Layout, calls_before: list[str], seed: int
 ) -> None:
     problem = make_problem(Shape(num_ranks=6, tokens=(4,) * 6, no_route=0), seed)
-    lost = {2, 3}  # on node 1 of 3
-
-    def main(rank: Any) -> str:
-        with ep.Group(rank.comm, group_config(problem, timeout_ns=1_000_000)) as group:
-            mine = Exchange(rank, problem, layout)
-            handle = mine.make_handle(group)
-            for name in calls_before:
-                getattr(mine, name)(handle)
-            rank.synchronize()
-            rank.barrier()
-            if rank.rank == min(lost):
-                cluster.sim.lose_node(1)
-            rank.barrier()
-            if rank.rank in lost:
-                return ""
-            (mine.combine if calls_before else mine.dispatch)(handle)
-            rank.synchronize()
-            with pytest.raises(ep.RemoteError) as failure:
-                mine.dispatch(handle)
-            return str(failure.value)
-
+    config = group_config(problem, timeout_ns=1_000_000)
+    exchange = partial(Exchange, problem=problem, layout=layout)
     cluster = make_cluster(6, seed, nodes=3)
-    for rank, message in enumerate(cluster.run(main)):
-        if rank not in lost:
-            assert f"rank {rank} waited" in message
-            assert any(f"from rank {peer}" in message for peer in lost)
-
-
-@LAYOUTS
-def test_a_late_node_changes_nothing(make_cluster: Any, layout: ep.Layout, seed: int) -> None:
-    problem = make_problem(Shape(num_ranks=4), seed)
-
-    def main(rank: Any) -> Any:
-        with ep.Group(rank.comm, group_config(problem)) as group:
-            mine = Exchange(rank, problem, layout)
-            handle = mine.make_handle(group)
-            for _ in range(3):
-                mine.run(handle)
-            return mine.results()
-
-    cluster = make_cluster(4, seed, nodes=2)
-    for rank in (2, 3):
-        cluster.sim.delay(rank, 20_000)
-    check(problem, layout, cluster.run(main))
+    check_that_the_silent_are_named(
+        cluster,
+        config,
+        exchange,
+        silent={2, 3},
+        calls_before=calls_before,
+        calls=["combine" if calls_before else "dispatch"],
+        fall_silent=lambda _: cluster.sim.lose_node(1),
+    )
 
 
 def test_an_expert_that_does_not_exist_is_named(make_cluster: Any) -> None:

@@ -10,15 +10,18 @@ from typing import Any
 import nccl_ep as ep
 import numpy as np
 import pytest
-from both import check_that_nothing_is_left_behind
+from both import NODES, check_that_nothing_is_left_behind
 from ll import EM, RM, Exchange, Shape, check, group_config, make_problem
 
 LAYOUTS = pytest.mark.parametrize("layout", [EM, RM], ids=["expert-major", "rank-major"])
 
 
 @LAYOUTS
-def test_the_caller_owns_the_handle_memory(make_cluster: Any, layout: ep.Layout, seed: int) -> None:
-    problem = make_problem(Shape(num_topk=3), seed)
+@NODES
+def test_the_caller_owns_the_handle_memory(
+    make_cluster: Any, nodes: int, layout: ep.Layout, seed: int
+) -> None:
+    problem = make_problem(Shape(num_ranks=2 * nodes, num_topk=3), seed)
 
     def main(rank: Any) -> Any:
         with ep.Group(rank.comm, group_config(problem)) as group:
@@ -31,7 +34,7 @@ def test_the_caller_owns_the_handle_memory(make_cluster: Any, layout: ep.Layout,
                     rank.synchronize()
             return mine.results()
 
-    check(problem, layout, make_cluster(2, seed).run(main))
+    check(problem, layout, make_cluster(2 * nodes, seed, nodes=nodes).run(main))
 
 
 def test_handle_memory_grows_with_topk_only_as_needed(make_cluster: Any) -> None:
@@ -113,16 +116,20 @@ def test_a_failing_allocator_is_an_error_that_leaks_nothing(make_cluster: Any) -
 
 
 @LAYOUTS
+@NODES
 @pytest.mark.sim_only
-def test_nothing_is_left_behind(make_cluster: Any, layout: ep.Layout) -> None:
-    problem = make_problem(Shape(), seed=1)
+def test_nothing_is_left_behind(make_cluster: Any, nodes: int, layout: ep.Layout) -> None:
+    problem = make_problem(Shape(num_ranks=2 * nodes), seed=1)
 
+    cluster = make_cluster(2 * nodes, nodes=nodes)
     exchange = partial(Exchange, problem=problem, layout=layout)
-    check_that_nothing_is_left_behind(make_cluster(2), group_config(problem), exchange)
+    check_that_nothing_is_left_behind(cluster, group_config(problem), exchange)
 
 
-def test_groups_side_by_side(make_cluster: Any, seed: int) -> None:
-    problems = [make_problem(Shape(), seed), make_problem(Shape(num_local_experts=3, hidden=32), seed + 1)]
+@NODES
+def test_groups_side_by_side(make_cluster: Any, nodes: int, seed: int) -> None:
+    shapes = [Shape(num_ranks=2 * nodes), Shape(num_ranks=2 * nodes, num_local_experts=3, hidden=32)]
+    problems = [make_problem(shape, seed + i) for i, shape in enumerate(shapes)]
 
     def main(rank: Any) -> Any:
         with (
@@ -136,7 +143,7 @@ def test_groups_side_by_side(make_cluster: Any, seed: int) -> None:
                     mine.run(handle)
             return [mine.results() for mine in all_mine]
 
-    results = make_cluster(2, seed).run(main)
+    results = make_cluster(2 * nodes, seed, nodes=nodes).run(main)
     for i, problem in enumerate(problems):
         check(problem, EM, [result[i] for result in results])
 

@@ -10,6 +10,7 @@ from typing import Any
 import nccl_ep as ep
 import numpy as np
 import pytest
+from both import NODES
 from ll import EM, RM, Exchange, Shape, check, group_config, make_problem, refill
 
 LAYOUTS = pytest.mark.parametrize("layout", [EM, RM], ids=["expert-major", "rank-major"])
@@ -52,9 +53,10 @@ def test_chained_calls_into_windows(make_cluster: Any, layout: ep.Layout, seed: 
         check(problem, layout, [result[i] for result in results])
 
 
-def test_handles_of_one_group_take_turns(make_cluster: Any, seed: int) -> None:
+@NODES
+def test_handles_of_one_group_take_turns(make_cluster: Any, nodes: int, seed: int) -> None:
     layouts = [EM, RM, EM]
-    problems = [make_problem(Shape(num_topk=k), seed + k) for k in (1, 2, 4)]
+    problems = [make_problem(Shape(num_ranks=2 * nodes, num_topk=k), seed + k) for k in (1, 2, 4)]
 
     def main(rank: Any) -> Any:
         with ep.Group(rank.comm, group_config(problems[0])) as group:
@@ -66,7 +68,7 @@ def test_handles_of_one_group_take_turns(make_cluster: Any, seed: int) -> None:
                 mine.combine(handle)
             return [mine.results() for mine in all_mine]
 
-    results = make_cluster(2, seed).run(main)
+    results = make_cluster(2 * nodes, seed, nodes=nodes).run(main)
     for i, (problem, layout) in enumerate(zip(problems, layouts, strict=True)):
         check(problem, layout, [result[i] for result in results])
 
@@ -156,9 +158,11 @@ def test_the_groups_stream_is_the_default(make_cluster: Any, seed: int) -> None:
 
 
 @LAYOUTS
-def test_a_graph_replays_with_new_routes(make_cluster: Any, layout: ep.Layout, seed: int) -> None:
+@NODES
+def test_a_graph_replays_with_new_routes(make_cluster: Any, nodes: int, layout: ep.Layout, seed: int) -> None:
     """The graph keeps the addresses; tokens, routes and weights change between launches."""
-    problems = [make_problem(Shape(num_ranks=4, tokens=(4, 0, 8, 3)), seed * 10 + i) for i in range(3)]
+    shape = Shape(num_ranks=4, num_topk=3, tokens=(4, 0, 8, 3))
+    problems = [make_problem(shape, seed * 10 + i) for i in range(3)]
 
     def main(rank: Any) -> Any:
         found = []
@@ -174,7 +178,7 @@ def test_a_graph_replays_with_new_routes(make_cluster: Any, layout: ep.Layout, s
                 found.append(mine.results())
         return found
 
-    results = make_cluster(4, seed).run(main)
+    results = make_cluster(4, seed, nodes=nodes).run(main)
     for i, problem in enumerate(problems):
         check(problem, layout, [result[i] for result in results])
 

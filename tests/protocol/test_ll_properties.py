@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from ll import EM, RM, Exchange, Shape, check, group_config, make_problem
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shape=shapes(st.integers(1, 40), most_topk=40),
     layout=st.sampled_from([EM, RM]),
+    team_size=st.sampled_from([1, 2, 5]),
+    contexts=st.integers(1, 5),
     windows=st.booleans(),
     halves=st.booleans(),
     num_sms=st.integers(1, 12),
@@ -27,6 +29,8 @@ def test_any_exchange(
     device: str,
     shape: Shape,
     layout: ep.Layout,
+    team_size: int,
+    contexts: int,
     windows: bool,
     halves: bool,
     num_sms: int,
@@ -36,6 +40,8 @@ def test_any_exchange(
     num_ranks = 2 if device == "cuda" else shape.num_ranks
     if num_ranks != shape.num_ranks:
         return
+    has_teams = device == "sim" and num_ranks % team_size == 0
+    nodes = num_ranks // team_size if has_teams else 1
     problem = make_problem(shape, seed)
 
     def main(rank: Any) -> Any:
@@ -48,5 +54,6 @@ def test_any_exchange(
             handle.complete()
             return mine.results()
 
-    with open_cluster(device, num_ranks, seed, sms=12, threads_per_block=32 * num_warps) as cluster:
+    options = {"sms": 12, "threads_per_block": 32 * num_warps, "network_contexts": contexts}
+    with open_cluster(device, num_ranks, seed, nodes=nodes, **options) as cluster:
         check(problem, layout, cluster.run(main))

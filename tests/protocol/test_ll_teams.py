@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Groups of several LSA teams: what holds inside one team holds across the network."""
+"""Groups of several LSA teams: what holds inside one team holds across the network.
+
+What the other files' tests check for one team and for several is not repeated here.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,6 @@ from typing import Any
 import nccl_ep as ep
 import numpy as np
 import pytest
-from both import check_that_nothing_is_left_behind, shapes
-from clusters import open_cluster
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from ll import (
     BF16,
     EM,
@@ -27,7 +26,6 @@ from ll import (
     exchange,
     group_config,
     make_problem,
-    refill,
 )
 
 pytestmark = pytest.mark.sim_only
@@ -43,8 +41,9 @@ def run_rounds(
     def main(rank: Any) -> Any:
         with ep.Group(rank.comm, group_config(problems[0])) as group:
             rounds = [Exchange(rank, problem, layout) for problem in problems]
-            for mine in rounds:
-                run(mine, mine.make_handle(group))
+            handles = [mine.make_handle(group) for mine in rounds]
+            for mine, handle in zip(rounds, handles, strict=True):
+                run(mine, handle)
             return [mine.results() for mine in rounds]
 
     results = cluster.run(main)
@@ -172,69 +171,6 @@ def test_any_division_of_the_work(
     check(problem, layout, make_cluster(4, seed, nodes=nodes, **options).run(exchange, problem, layout))
 
 
-def test_handles_of_one_group_take_turns(make_cluster: Any, seed: int) -> None:
-    layouts = [EM, RM, EM]
-    problems = [make_problem(Shape(num_ranks=4, num_topk=k), seed + k) for k in (1, 2, 4)]
-
-    def main(rank: Any) -> Any:
-        with ep.Group(rank.comm, group_config(problems[0])) as group:
-            all_mine = [Exchange(rank, p, layout) for p, layout in zip(problems, layouts, strict=True)]
-            handles = [mine.make_handle(group) for mine in all_mine]
-            for mine, handle in zip(all_mine, handles, strict=True):
-                mine.dispatch(handle)
-            for mine, handle in reversed(list(zip(all_mine, handles, strict=True))):
-                mine.combine(handle)
-            return [mine.results() for mine in all_mine]
-
-    results = make_cluster(4, seed, nodes=2).run(main)
-    for i, (problem, layout) in enumerate(zip(problems, layouts, strict=True)):
-        check(problem, layout, [result[i] for result in results])
-
-
-def test_groups_side_by_side(make_cluster: Any, seed: int) -> None:
-    problems = [make_problem(Shape(num_ranks=4), seed), make_problem(Shape(num_ranks=4, hidden=32), seed + 1)]
-
-    def main(rank: Any) -> Any:
-        with (
-            ep.Group(rank.comm, group_config(problems[0])) as one,
-            ep.Group(rank.comm, group_config(problems[1])) as two,
-        ):
-            all_mine = [Exchange(rank, problem, EM) for problem in problems]
-            handles = [mine.make_handle(group) for mine, group in zip(all_mine, (one, two), strict=True)]
-            for _ in range(2):
-                for mine, handle in zip(all_mine, handles, strict=True):
-                    mine.run(handle)
-            return [mine.results() for mine in all_mine]
-
-    results = make_cluster(4, seed, nodes=2).run(main)
-    for i, problem in enumerate(problems):
-        check(problem, EM, [result[i] for result in results])
-
-
-@LAYOUTS
-def test_a_graph_replayed_with_new_inputs(make_cluster: Any, layout: ep.Layout, seed: int) -> None:
-    shape = Shape(num_ranks=4, num_topk=3, tokens=(5, 4, 3, 2))
-    problems = [make_problem(shape, seed * 10 + i) for i in range(3)]
-
-    def main(rank: Any) -> Any:
-        with ep.Group(rank.comm, group_config(problems[0])) as group:
-            mine = Exchange(rank, problems[0], layout)
-            handle = mine.make_handle(group)
-            with rank.capture() as graph:
-                mine.run(handle, graph.stream)
-            found = []
-            for problem in problems:
-                refill(rank, mine, Exchange(rank, problem, layout))
-                graph.launch()
-                graph.stream.synchronize()
-                found.append(mine.results())
-        return found
-
-    results = make_cluster(4, seed, nodes=2).run(main)
-    for i, problem in enumerate(problems):
-        check(problem, layout, [result[i] for result in results])
-
-
 @LAYOUTS
 def test_4x4_ranks(make_cluster: Any, layout: ep.Layout) -> None:
     shape = Shape(num_ranks=16, num_local_experts=1, num_topk=4, hidden=16, max_tokens=2)
@@ -249,63 +185,3 @@ def test_8x8_ranks(make_cluster: Any) -> None:
     )
     cluster = make_cluster(64, nodes=8, sms=1, threads_per_block=64, checker=False)
     check(problem, EM, cluster.run(exchange, problem, EM))
-
-
-@LAYOUTS
-def test_the_caller_owns_the_handle_memory(make_cluster: Any, layout: ep.Layout, seed: int) -> None:
-    problem = make_problem(Shape(num_ranks=4, num_topk=3), seed)
-
-    def main(rank: Any) -> Any:
-        with ep.Group(rank.comm, group_config(problem)) as group:
-            mine = Exchange(rank, problem, layout)
-            num_bytes = group.handle_mem_size(layout, problem.num_topk)
-            memory = rank.array(np.full(num_bytes, 0xA5, np.uint8))
-            with mine.make_handle(group, handle_mem=memory) as handle:
-                mine.run(handle)
-                return mine.results()
-
-    check(problem, layout, make_cluster(4, seed, nodes=2).run(main))
-
-
-@LAYOUTS
-def test_nothing_is_left_behind(make_cluster: Any, layout: ep.Layout) -> None:
-    problem = make_problem(Shape(num_ranks=4), seed=1)
-    make_exchange = partial(Exchange, problem=problem, layout=layout)
-    check_that_nothing_is_left_behind(make_cluster(4, nodes=2), group_config(problem), make_exchange)
-
-
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    shape=shapes(st.integers(1, 40), most_topk=40),
-    layout=st.sampled_from([EM, RM]),
-    team_size=st.integers(1, 3),
-    contexts=st.integers(1, 5),
-    halves=st.booleans(),
-    num_sms=st.integers(1, 12),
-    num_warps=st.integers(2, 4),
-    seed=st.integers(1, 10_000),
-)
-def test_any_exchange(
-    shape: Shape,
-    layout: ep.Layout,
-    team_size: int,
-    contexts: int,
-    halves: bool,
-    num_sms: int,
-    num_warps: int,
-    seed: int,
-) -> None:
-    if shape.num_ranks % team_size != 0:
-        return
-    problem = make_problem(shape, seed)
-
-    def main(rank: Any) -> Any:
-        with ep.Group(rank.comm, group_config(problem, max_num_sms=num_sms)) as group:
-            mine = Exchange(rank, problem, layout)
-            (run_in_halves if halves else Exchange.run)(mine, mine.make_handle(group))
-            return mine.results()
-
-    nodes = shape.num_ranks // team_size
-    options = {"sms": 12, "threads_per_block": 32 * num_warps, "network_contexts": contexts}
-    with open_cluster("sim", shape.num_ranks, seed, nodes=nodes, **options) as cluster:
-        check(problem, layout, cluster.run(main))

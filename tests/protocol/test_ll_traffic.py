@@ -21,8 +21,8 @@ def test_remote_bytes_are_the_rows_and_at_most_5_percent(make_cluster: Any, layo
         num_local_experts=8,
         num_topk=8,
         hidden=7168,
-        max_tokens=128,
-        tokens=(128,) * 8,
+        max_tokens=32,
+        tokens=(32,) * 8,
         no_route=0,
     )
     problem = make_problem(shape, seed=1)

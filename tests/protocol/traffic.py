@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import nccl_ep as ep
@@ -27,10 +28,20 @@ def links_of(cluster: Any, rank: Any, call: Callable[[], None]) -> Any:
     return links
 
 
-def remote_bytes(cluster: Any, rank: Any, call: Callable[[], None]) -> int:
-    """Bytes that all ranks together write to other ranks in a call that each of them makes."""
-    written = links_of(cluster, rank, call)["bytes"]
-    return int(written.sum() - np.trace(written))
+def links_of_calls(
+    cluster: Any, config: ep.GroupConfig, make_exchange: Callable[[Any], Any]
+) -> dict[str, Any]:
+    """What goes over each link in one dispatch and in one combine."""
+
+    def main(rank: Any) -> dict[str, Any]:
+        mine = make_exchange(rank)
+        with ep.Group(rank.comm, config) as group:
+            handle = mine.make_handle(group)
+            calls = {"dispatch": mine.dispatch, "combine": mine.combine}
+            return {name: links_of(cluster, rank, partial(call, handle)) for name, call in calls.items()}
+
+    links: dict[str, Any] = cluster.run(main)[0]
+    return links
 
 
 def check_overhead(
@@ -41,17 +52,9 @@ def check_overhead(
     most_over_ideal: float,
 ) -> None:
     """Dispatch and combine send the problem's rows, and in all at most this many times their bytes."""
-
-    def main(rank: Any) -> list[int]:
-        mine = make_exchange(rank)
-        with ep.Group(rank.comm, config) as group:
-            handle = mine.make_handle(group)
-            calls = (mine.dispatch, mine.combine)
-            return [remote_bytes(cluster, rank, lambda call=call: call(handle)) for call in calls]
-
-    written, ideal = cluster.run(main)[0], bytes_of_rows(problem)
-    for call, found in zip(("dispatch", "combine"), written, strict=True):
-        assert 1 <= found / ideal <= most_over_ideal, f"{call}: {found} bytes for {ideal} of rows"
+    is_remote = ~np.eye(problem.num_ranks, dtype=bool)
+    for call, links in links_of_calls(cluster, config, make_exchange).items():
+        check_bytes(call, links, problem, is_remote, most_over_ideal)
 
 
 def check_rails(
@@ -63,25 +66,25 @@ def check_rails(
     most_over_ideal: float,
 ) -> None:
     """Between teams, dispatch and combine put each row once and little besides. Inside, there are no puts."""
-
-    def main(rank: Any) -> list[Any]:
-        mine = make_exchange(rank)
-        with ep.Group(rank.comm, config) as group:
-            handle = mine.make_handle(group)
-            calls = (mine.dispatch, mine.combine)
-            return [links_of(cluster, rank, lambda call=call: call(handle)) for call in calls]
-
     team = np.arange(problem.num_ranks) // team_size
     is_rail = team[:, None] != team[None, :]
-    num_rows = int(rows_of_links(problem)[is_rail].sum())
-    ideal = num_rows * problem.hidden * problem.dtype.itemsize
-    for call, links in zip(("dispatch", "combine"), cluster.run(main)[0], strict=True):
-        rails, found = links[is_rail], int(links[is_rail]["bytes"].sum())
-        assert 1 <= found / ideal <= most_over_ideal, f"{call}: {found} bytes for {ideal} of rows"
+    num_rows = rows_of_links(problem)[is_rail].sum()
+    for call, links in links_of_calls(cluster, config, make_exchange).items():
+        check_bytes(call, links, problem, is_rail, most_over_ideal)
+        rails = links[is_rail]
         assert num_rows <= rails["gin_puts"].sum() <= num_rows + rails.size, call
         assert not rails["stores"].any()
         assert not links[~is_rail]["gin_puts"].any()
         assert not links[~is_rail]["gin_signals"].any()
+
+
+def check_bytes(
+    call: str, links: Any, problem: Problem, which: npt.NDArray[np.bool_], most_over_ideal: float
+) -> None:
+    """These links carry the rows that must go over them, and at most this many times their bytes."""
+    found = int(links["bytes"][which].sum())
+    ideal = int(rows_of_links(problem)[which].sum()) * problem.hidden * problem.dtype.itemsize
+    assert 1 <= found / ideal <= most_over_ideal, f"{call}: {found} bytes for {ideal} of rows"
 
 
 def rows_of_links(problem: Problem) -> npt.NDArray[np.int64]:
@@ -90,8 +93,3 @@ def rows_of_links(problem: Problem) -> npt.NDArray[np.int64]:
     return np.array(
         [[s != r and len(tokens_for_rank(problem, s, r)) for r in ranks] for s in ranks], np.int64
     )
-
-
-def bytes_of_rows(problem: Problem) -> int:
-    """No dispatch or combine can do with less."""
-    return int(rows_of_links(problem).sum()) * problem.hidden * problem.dtype.itemsize

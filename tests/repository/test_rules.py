@@ -25,7 +25,7 @@ LAYERS = {
     "jit": {"jit", "runtime"},
     "runtime": {"runtime"},
     "sim": {"sim", "runtime"},
-    "gin_loopback": {"gin_loopback"},
+    "gin_loopback": {"gin_loopback", "runtime"},
 }
 DEVICE_LAYERS = {
     "shared": {"shared"},
@@ -34,6 +34,8 @@ DEVICE_LAYERS = {
     "ll": {"ll", "common", "device", "shared"},
     "ht": {"ht", "common", "device", "shared"},
 }
+# What NCCL's plugin, which links nothing of the library, may include of it.
+PLUGIN_SHARES = {"runtime/error.hpp", "runtime/cuda/failure.hpp"}
 # Only these know CUDA and NCCL by name: the library's seam, and NCCL's plugin, no part of the library.
 BEHIND_THE_SEAM = {"runtime", "gin_loopback"}
 
@@ -133,6 +135,16 @@ def test_only_the_runtime_knows_cuda_and_nccl() -> None:
                 for number, header in included_folders(path)
                 if header.startswith("runtime/cuda/")
             ]
+    report(offences)
+
+
+def test_the_plugin_shares_a_few_headers_with_the_library() -> None:
+    offences = [
+        f"{path.relative_to(ROOT)}:{number}: {header}"
+        for path in files(SOURCES / "gin_loopback", ".cpp", ".hpp")
+        for number, header in included_folders(path)
+        if header.startswith("runtime/") and header not in PLUGIN_SHARES
+    ]
     report(offences)
 
 

@@ -108,6 +108,8 @@ TEST_CASE("jit_headers: NCCL's from the folder that the user names") {
   folders.write("include/nccl.h", "#define NCCL_MAJOR 2\n#define NCCL_VERSION_CODE 23203\n");
   CHECK(find_nccl_headers(settings).version == 23203);
   CHECK(find_nccl_headers(settings).path == folders / "include");
+  folders.write("include/nccl.h", "#define NCCL_VERSION_CODE 22907\n");
+  CHECK(message_of([&] { find_nccl_headers(settings); }).find("are of 2.29.7") != std::string::npos);
 }
 
 TEST_CASE("jit_headers: CUDA's of the compiler's major version, with libcu++ beside or below them") {
@@ -145,15 +147,16 @@ TEST_CASE("jit_headers: a binary's key depends on them, their versions and the o
   folders.write("a.cuh", "");
   CompileJob job{"k", "source", "sm_90a", folders / "", {}};
   std::set<std::string> hashes{cache_key(job, "nvrtc").hash};
-  job.network = NetworkHeaders{};
+  NetworkHeaders headers;
+  job.network = &headers;
   hashes.insert(cache_key(job, "nvrtc").hash);
-  job.network->in_memory["nccl.h"] = "one";
+  headers.in_memory["nccl.h"] = "one";
   hashes.insert(cache_key(job, "nvrtc").hash);
-  job.network->in_memory["nccl.h"] = "two";
+  headers.in_memory["nccl.h"] = "two";
   hashes.insert(cache_key(job, "nvrtc").hash);
-  job.network->folder_versions = "CUDA_VERSION 13000";
+  headers.folder_versions = "CUDA_VERSION 13000";
   hashes.insert(cache_key(job, "nvrtc").hash);
-  job.network->options.push_back("-DX");
+  headers.options.push_back("-DX");
   hashes.insert(cache_key(job, "nvrtc").hash);
   CHECK(hashes.size() == 6);
 }

@@ -47,6 +47,17 @@ TEST_CASE("jit_variants: groups of several LSA teams have kernels of their own")
   CHECK(text.find("ll::combine_remote<Layout::rank_major, DType::fp16>(args)") != std::string::npos);
 }
 
+TEST_CASE("jit_variants: all that use the network, and nothing else") {
+  std::set<std::string> names;
+  for (const Variant& variant : all_variants(true)) {
+    CHECK(variant.uses_network);
+    CHECK(names.insert(name(variant)).second);
+  }
+  CHECK(names.count("ll_dispatch_expert_major_remote") == 1);
+  CHECK(names.count("ht_update_flat_remote") == 1);
+  CHECK(names.size() == 18);
+}
+
 TEST_CASE("jit_variants: every variant has a place of its own among a group's kernels") {
   for (const Algorithm algorithm : {Algorithm::low_latency, Algorithm::high_throughput}) {
     Kernels kernels;

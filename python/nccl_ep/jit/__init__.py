@@ -42,23 +42,31 @@ class Kernel:
 
 
 def warmup(
-    archs: Sequence[str] | None = None, visit: Callable[[Kernel], None] = lambda _: None
+    archs: Sequence[str] | None = None,
+    visit: Callable[[Kernel], None] = lambda _: None,
+    *,
+    across_teams: bool = False,
 ) -> list[Kernel]:
     """Compiles every kernel that is not kept yet.
 
     Args:
         archs: architectures to compile for, such as ``["sm_90a"]``; default: those of the visible GPUs.
         visit: called with each kernel once it is ready.
+        across_teams: the kernels of groups across several LSA teams, which use the network, instead of those
+            of groups inside one.
 
     Returns:
         All kernels.
 
     Raises:
         InternalError: a kernel does not compile; the message has the compiler's log.
-        SystemFailure: NVRTC, the kernel sources or the folder cannot be used; the message says which and why.
+        SystemFailure: NVRTC, the kernel sources, the folder or, across teams, the headers of CUDA, libcu++ or
+            NCCL cannot be used; the message says which and why.
     """
     names = _jit().ffi.NULL if archs is None else ",".join(archs).encode()
-    return _visited(lambda visitor, context: _jit().c.ncclEpJitWarmup(names, visitor, context), visit)
+    return _visited(
+        lambda visitor, context: _jit().c.ncclEpJitWarmup(names, across_teams, visitor, context), visit
+    )
 
 
 def kernels() -> list[Kernel]:

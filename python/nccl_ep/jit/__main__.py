@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from nccl_ep import jit
-from nccl_ep.errors import Error
+from nccl_ep.errors import Error, SystemFailure
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,6 +21,12 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     warm = commands.add_parser("warmup", help="compile every kernel that is not kept yet")
     warm.add_argument("--arch", help="sm_90a,sm_100a,...; default: the architectures of the visible GPUs")
+    warm.add_argument(
+        "--across-teams",
+        choices=("auto", "yes", "no"),
+        default="auto",
+        help="kernels of groups across several LSA teams, which need more headers; auto: if these are found",
+    )
     commands.add_parser("list", help="show the kept kernels")
     commands.add_parser("clear", help="remove the kept kernels")
     headers = commands.add_parser(
@@ -32,7 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console()
     try:
         if options.command == "warmup":
-            _warmup(console, options.arch.split(",") if options.arch is not None else None)
+            _warmup(
+                console, options.arch.split(",") if options.arch is not None else None, options.across_teams
+            )
         elif options.command == "list":
             _list(console)
         elif options.command == "headers":
@@ -46,8 +54,28 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _warmup(console: Console, archs: list[str] | None) -> None:
+def _warmup(console: Console, archs: list[str] | None, across_teams: str) -> None:
     start = time.monotonic()
+    ready = _compile(console, archs, across_teams=False)
+    if across_teams != "no":
+        try:
+            ready += _compile(console, archs, across_teams=True)
+        except SystemFailure as failure:
+            if across_teams == "yes":
+                raise
+            console.print(
+                f"kernels of groups across LSA teams are left out: {failure}",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+    compiled = sum(not kernel.was_cached for kernel in ready)
+    console.print(
+        f"{len(ready)} kernels ready, {compiled} of them compiled, in {time.monotonic() - start:.1f} s"
+    )
+
+
+def _compile(console: Console, archs: list[str] | None, across_teams: bool) -> list[jit.Kernel]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("compiling", total=None)
@@ -57,11 +85,7 @@ def _warmup(console: Console, archs: list[str] | None) -> None:
             state = "kept" if kernel.was_cached else "compiled"
             progress.console.print(f"{kernel.name} {kernel.arch}: {state}, {kernel.num_bytes / 1024:.0f} KiB")
 
-        ready = jit.warmup(archs, show)
-    compiled = sum(not kernel.was_cached for kernel in ready)
-    console.print(
-        f"{len(ready)} kernels ready, {compiled} of them compiled, in {time.monotonic() - start:.1f} s"
-    )
+        return jit.warmup(archs, show, across_teams=across_teams)
 
 
 def _list(console: Console) -> None:

@@ -2,8 +2,6 @@
 #include "runtime/cuda/communicator.hpp"
 
 #include <algorithm>
-#include <mutex>
-#include <set>
 #include <string>
 
 #include "runtime/cuda/device.hpp"
@@ -16,8 +14,7 @@ namespace {
 
 constexpr const char* kNoSymmetricMemory =
     "NCCL has no symmetric memory on this communicator. It needs GPUs that can all reach one another over "
-    "NVLink or "
-    "PCIe peer access, and neither NCCL_CUMEM_ENABLE=0 nor NCCL_WIN_ENABLE=0; NCCL_DEBUG=INFO says more";
+    "NVLink or PCIe peer access, and neither NCCL_CUMEM_ENABLE=0 nor NCCL_WIN_ENABLE=0; NCCL_DEBUG=INFO says more";
 
 ncclCommProperties query(ncclComm_t comm) {
   ncclCommProperties properties{};
@@ -101,12 +98,14 @@ class CudaCommunicator final : public Communicator {
     quietly(device_->context(), [&] { nccl().ncclCommWindowDeregister(comm_, window); });
   }
 
-  // Called for the caller's windows in every operation. NCCL takes some microseconds to look an address up, so it is asked
-  // for one; the distance between ranks is the same for all windows, which is checked when one is seen for the first time.
-  // An address is never remembered: a window's handle may be that of another one later.
+  // Called for the caller's windows in every operation: two addresses tell base and stride.
   PeerWindow peers(ncclWindow_t window, size_t offset) override {
-    if (!is_checked(window)) check_stride(window);
-    return {peer_address(window, offset, 0), stride_};
+    const uint64_t first = peer_address(window, offset, 0);
+    if (lsa_size_ == 1) return {first, 0};
+    const uint32_t last = lsa_size_ - 1;
+    const uint64_t distance = peer_address(window, offset, last) - first;
+    if (distance % last != 0) refuse_distances(last);
+    return {first, distance / last};
   }
 
   std::unique_ptr<Network> connect_network(const NetworkNeeds& needs) override {
@@ -151,24 +150,18 @@ class CudaCommunicator final : public Communicator {
     return reinterpret_cast<uint64_t>(address);
   }
 
-  bool is_checked(ncclWindow_t window) const {
-    const std::lock_guard lock(checked_mutex_);
-    return checked_.count(window) != 0;
+  // NCCL maps its team at equal distances. peers() relies on that, so it is looked at when a window is registered.
+  void check_stride(ncclWindow_t window) {
+    const PeerWindow all = peers(window, 0);
+    for (uint32_t r = 0; r < lsa_size_; ++r) {
+      if (peer_address(window, 0, r) != all.base + r * all.stride) refuse_distances(r);
+    }
   }
 
-  // NCCL maps its team at equal distances, the same ones for all windows.
-  void check_stride(ncclWindow_t window) {
-    const uint64_t first = peer_address(window, 0, 0);
-    const uint64_t stride = lsa_size_ > 1 ? peer_address(window, 0, 1) - first : 0;
-    const std::lock_guard lock(checked_mutex_);
-    if (checked_.empty()) stride_ = stride;
-    for (uint32_t r = 0; r < lsa_size_; ++r) {
-      if (peer_address(window, 0, r) == first + r * stride_) continue;
-      throw Error(ncclInternalError, "NCCL " + version_text(nccl().version) +
-                                         " maps the LSA team's memory at unequal distances (rank " + std::to_string(r) +
-                                         "), which this library does not expect");
-    }
-    checked_.insert(window);
+  [[noreturn]] static void refuse_distances(uint32_t lsa_rank) {
+    throw Error(ncclInternalError, "NCCL " + version_text(nccl().version) +
+                                       " maps the LSA team's memory at unequal distances (rank " +
+                                       std::to_string(lsa_rank) + "), which this library does not expect");
   }
 
   ncclComm_t comm_;
@@ -177,9 +170,6 @@ class CudaCommunicator final : public Communicator {
   uint32_t rank_;
   uint32_t num_ranks_;
   uint32_t lsa_size_;
-  mutable std::mutex checked_mutex_;
-  std::set<ncclWindow_t> checked_;  // windows whose distances have been looked at
-  uint64_t stride_ = 0;             // of all windows, once there is one
 };
 
 }  // namespace

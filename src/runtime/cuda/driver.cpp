@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "runtime/cuda/failure.hpp"
 #include "runtime/library.hpp"
 
 namespace nccl_ep::runtime::cuda {
@@ -14,12 +15,8 @@ Driver load_driver() {
 #define NCCL_EP_CUDA_FUNCTION(name, symbol, parameters) library.bind(loaded.name, #symbol);
   NCCL_EP_CUDA_FUNCTIONS(NCCL_EP_CUDA_FUNCTION)
 #undef NCCL_EP_CUDA_FUNCTION
-  const CUresult result = loaded.cuInit(0);
-  if (result != CUDA_SUCCESS) {
-    const char* name = nullptr;
-    loaded.cuGetErrorName(result, &name);
-    throw Error(ncclUnhandledCudaError,
-                std::string("cuInit: ") + (name ? name : "unknown error") + " (" + library.path() + ")");
+  if (const CUresult result = loaded.cuInit(0); result != CUDA_SUCCESS) {
+    throw Error(ncclUnhandledCudaError, "cuInit of " + library.path() + ": " + describe(loaded, result));
   }
   return loaded;
 }
@@ -33,12 +30,7 @@ const Driver& driver() {
 
 void check(CUresult result, const char* what) {
   if (result == CUDA_SUCCESS) return;
-  const char* name = nullptr;
-  const char* text = nullptr;
-  driver().cuGetErrorName(result, &name);
-  driver().cuGetErrorString(result, &text);
-  throw Error(ncclUnhandledCudaError, std::string(what) + ": " + (name ? name : "unknown CUDA error") + " (" +
-                                          std::to_string(result) + "): " + (text ? text : "no description"));
+  throw Error(ncclUnhandledCudaError, std::string(what) + ": " + describe(driver(), result));
 }
 
 ContextScope::ContextScope(CUcontext context) {

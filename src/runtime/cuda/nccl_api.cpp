@@ -6,7 +6,6 @@
 
 #include "runtime/error.hpp"
 #include "runtime/library.hpp"
-#include "runtime/nccl_library.hpp"
 
 namespace nccl_ep::runtime::cuda {
 namespace {
@@ -36,11 +35,6 @@ Nccl load_nccl() {
 const Nccl& nccl() {
   static const Nccl loaded = load_nccl();
   return loaded;
-}
-
-std::string version_text(int version) {
-  return std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." +
-         std::to_string(version % 100);
 }
 
 std::string old_nccl_message(int found, const std::string& path, bool was_loaded, int expected) {
@@ -74,8 +68,17 @@ void finish(ncclResult_t result, const char* what, ncclComm_t comm) {
 
 }  // namespace nccl_ep::runtime::cuda
 
-nccl_ep::runtime::NcclLibrary nccl_ep::runtime::nccl_library() {
+namespace nccl_ep::runtime {
+
+std::string version_text(int version) {
+  return std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." +
+         std::to_string(version % 100);
+}
+
+NcclLibrary nccl_library() {
   const cuda::Nccl& nccl = cuda::nccl();
   std::error_code ignored;
   return {std::filesystem::canonical(nccl.path, ignored).string(), nccl.version};
 }
+
+}  // namespace nccl_ep::runtime

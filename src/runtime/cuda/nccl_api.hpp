@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <string>
 
+#include "runtime/nccl_library.hpp"
 #include "runtime/nccl_types.hpp"
 
 namespace nccl_ep::runtime::cuda {
@@ -108,17 +109,12 @@ struct Nccl {
   std::string path;  // of the library
 };
 
-inline constexpr int nccl_version(int major, int minor, int patch) { return major * 10000 + minor * 100 + patch; }
 inline constexpr int kMinNccl = nccl_version(2, 29, 7);       // host access to peers' addresses
-inline constexpr int kMinNcclTeams = nccl_version(2, 30, 7);  // several LSA teams
 inline constexpr int kDeclaredNccl = nccl_version(2, 31, 2);  // what the structs above are as of
 inline constexpr int kNccl231 = nccl_version(2, 31, 0);       // since when they are so
 
 // Finds NCCL on first use. Throws Error(ncclSystemError) where there is none, or it is older than kMinNccl.
 const Nccl& nccl();
-
-// "2.30.7".
-std::string version_text(int version);
 
 // What to tell a user whose NCCL is too old.
 std::string old_nccl_message(int found, const std::string& path, bool was_loaded, int expected);

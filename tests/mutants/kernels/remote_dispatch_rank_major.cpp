@@ -3,5 +3,4 @@
 
 using namespace nccl_ep;
 
-EP_SIM_KERNEL("ll_dispatch_expert_major_remote", ll::dispatch_remote<Layout::expert_major>, LlDispatchArgs)
 EP_SIM_KERNEL("ll_dispatch_rank_major_remote", ll::dispatch_remote<Layout::rank_major>, LlDispatchArgs)

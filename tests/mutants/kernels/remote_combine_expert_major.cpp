@@ -5,4 +5,3 @@ using namespace nccl_ep;
 
 EP_SIM_KERNEL("ll_combine_expert_major_bf16_remote", (ll::combine_remote<Layout::expert_major, DType::bf16>),
               LlCombineArgs)
-EP_SIM_KERNEL("ll_combine_rank_major_bf16_remote", (ll::combine_remote<Layout::rank_major, DType::bf16>), LlCombineArgs)

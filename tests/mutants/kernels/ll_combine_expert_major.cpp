@@ -4,4 +4,3 @@
 using namespace nccl_ep;
 
 EP_SIM_KERNEL("ll_combine_expert_major_bf16", (ll::combine<Layout::expert_major, DType::bf16>), LlCombineArgs)
-EP_SIM_KERNEL("ll_combine_rank_major_bf16", (ll::combine<Layout::rank_major, DType::bf16>), LlCombineArgs)

@@ -4,4 +4,3 @@
 using namespace nccl_ep;
 
 EP_SIM_KERNEL("ll_dispatch_expert_major", ll::dispatch<Layout::expert_major>, LlDispatchArgs)
-EP_SIM_KERNEL("ll_dispatch_rank_major", ll::dispatch<Layout::rank_major>, LlDispatchArgs)

@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ll/combine.cuh"
+
+using namespace nccl_ep;
+
+EP_SIM_KERNEL("ll_combine_rank_major_bf16", (ll::combine<Layout::rank_major, DType::bf16>), LlCombineArgs)
