@@ -92,12 +92,12 @@ def test_a_peer_that_goes_away_is_noticed(tmp_path):
 
 
 def supervise(monkeypatch, script: str, num_ranks: int = 3) -> int:
-    def start(arguments, rank, num_ranks, socket):
-        return subprocess.Popen([sys.executable, "-c", script, str(rank)])
+    def start(arguments, variables):
+        return subprocess.Popen([sys.executable, "-c", script, variables["RANK"]])
 
     monkeypatch.setattr(supervisor, "_start", start)
     monkeypatch.setattr(supervisor, "_GRACE_S", 0.5)
-    return supervisor.run_ranks([], num_ranks)
+    return supervisor.run_ranks([], num_ranks, {})
 
 
 @pytest.mark.parametrize(
