@@ -37,7 +37,7 @@ def check_nodes(wanted: int | None, num_ranks: int, lsa_team_size: int) -> None:
     found = num_ranks // lsa_team_size
     if wanted not in (None, found):
         raise UsageError(
-            f"--nodes {wanted}: expected {found}, for NCCL's LSA teams have {lsa_team_size} of the {num_ranks} "
-            f"ranks. Ranks that a launcher started are on the nodes where it put them; to make several of one "
-            f"host, start them with python -m nccl_ep.loopback --nodes {wanted} -- COMMAND"
+            f"--nodes {wanted}: expected {found}, for NCCL's LSA teams have {lsa_team_size} of the "
+            f"{num_ranks} ranks. Ranks that a launcher started are on the nodes where it put them; to make "
+            f"several of one host, start them with python -m nccl_ep.loopback --nodes {wanted} -- COMMAND"
         )
