@@ -20,7 +20,7 @@ from ep_bench.devices.nvrtc import CompileError
 from ep_bench.exits import INTERRUPTED, UsageError, exit_for
 from ep_bench.finish import console_for, exit_code, report
 from ep_bench.launch.environment import Place
-from ep_bench.launch.nodes import check_nodes, is_loopback
+from ep_bench.launch.nodes import check_nodes, count_nodes, is_loopback
 from ep_bench.launch.peers import meet
 from ep_bench.launch.watchdog import Watchdog
 from ep_bench.library import Library
@@ -107,9 +107,7 @@ def _setup(
     peers = device.peers
     hosts = peers.all_gather(platform.node())
     names = peers.all_gather(device.gpu.name)
-    nodes = len(set(hosts))
     if is_loopback(os.environ):
-        nodes = peers.num_ranks // lsa_team_size
         notes = [*notes, LOOPBACK_NOTE]
     ceilings, note = _ceilings(device, lsa_team_size, options.sweep.sms)
     versions = {library.name: library.version for library in found}
@@ -118,7 +116,7 @@ def _setup(
         device="cuda",
         ranks=peers.num_ranks,
         lsa_team_size=lsa_team_size,
-        nodes=nodes,
+        nodes=count_nodes(hosts, lsa_team_size, os.environ),
         description=", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names)),
         versions={**versions, "NCCL": nccl.version(), "CUDA driver": driver.driver_version()},
         ceilings=ceilings,

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nccl_ep import loopback
@@ -30,6 +30,11 @@ def variables_for(num_nodes: int | None, num_ranks: int, environment: Mapping[st
         return loopback.environment(num_nodes, num_ranks)
     except (ValueError, FileNotFoundError) as error:
         raise UsageError(f"--nodes {num_nodes}: {error}") from None
+
+
+def count_nodes(hosts: Sequence[str], lsa_team_size: int, environment: Mapping[str, str]) -> int:
+    """The hosts that ranks are on, given by rank; under the loopback plugin, nodes that it makes of one."""
+    return len(hosts) // lsa_team_size if is_loopback(environment) else len(set(hosts))
 
 
 def check_nodes(wanted: int | None, num_ranks: int, lsa_team_size: int) -> None:

@@ -14,7 +14,7 @@ from nccl_ep import loopback, paths
 from ep_bench import cli
 from ep_bench.exits import Exit, UsageError
 from ep_bench.launch import supervisor
-from ep_bench.launch.nodes import check_nodes, is_loopback, variables_for
+from ep_bench.launch.nodes import check_nodes, count_nodes, is_loopback, variables_for
 
 PRINT_ENVIRONMENT = "import json, os, sys; json.dump(dict(os.environ), open(sys.argv[1], 'w'))"
 """What is run in a rank's place."""
@@ -88,6 +88,13 @@ def test_the_plugin_is_known_by_its_name():
     assert is_loopback({"NCCL_RMA_PLUGIN": "/else/where/librma_loopback.so"})
     assert not is_loopback({"NCCL_RMA_PLUGIN": "none"})
     assert variables_for(None, 4, {}) == variables_for(1, 4, {}) == {}
+
+
+def test_nodes_are_hosts_or_made_of_one():
+    one, two = ["a"] * 4, ["a", "a", "b", "b"]
+    assert [count_nodes(hosts, 2, {}) for hosts in (one, two)] == [1, 2]
+    assert count_nodes(two, 4, {}) == 2  # hosts that reach each other's memory
+    assert count_nodes(one, 2, loopback.environment(2, 4)) == 2
 
 
 def test_ranks_check_that_nccl_sees_the_nodes_that_were_asked_for():
