@@ -36,6 +36,9 @@ class Case:
         budget: rows that a rank may receive; 0: as many as the fullest rank needs.
         alignment: of each expert's rows, expert-major.
         overflow: what becomes of rows beyond the budget, ``trap`` or ``drop``.
+
+    Where ranks are:
+        num_teams: LSA teams that they form; consecutive ranks are a team.
     """
 
     algorithm: str
@@ -55,6 +58,12 @@ class Case:
     budget: int = 0
     alignment: int = 1
     overflow: str = "trap"
+    num_teams: int = 1
+
+    @property
+    def team_size(self) -> int:
+        """Ranks of an LSA team."""
+        return self.num_ranks // self.num_teams
 
     @property
     def row_bytes(self) -> int:
@@ -99,7 +108,7 @@ class Sweep:
     budget: int = 0
     overflow: str = "trap"
 
-    def cases(self, num_ranks: int, seed: int) -> list[Case]:
+    def cases(self, num_ranks: int, seed: int, num_teams: int = 1) -> list[Case]:
         """All cases in the order of the lists; UsageError if one is impossible."""
         cases = []
         for layout, hidden, experts, dtype, routing, sms, zero_copy, pass_direction, alignment in product(
@@ -112,7 +121,7 @@ class Sweep:
                 case = Case(
                     self.algorithm, layout, tokens, hidden, top_k, experts, dtype, routing, sms, in_window,
                     num_ranks, seed, pass_direction, self.eager, self.budget,
-                    alignment if layout == "em" else 1, self.overflow,
+                    alignment if layout == "em" else 1, self.overflow, num_teams,
                 )  # fmt: skip
                 _check(case)
                 cases.append(case)

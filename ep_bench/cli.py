@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from ep_bench.devices.driver import num_gpus
 from ep_bench.exits import INTERRUPTED, Exit, UsageError, exit_for
 from ep_bench.launch.environment import Place, find_place
+from ep_bench.launch.nodes import variables_for
 from ep_bench.launch.supervisor import run_ranks
 from ep_bench.options import Options, parse, settle
 
@@ -45,7 +46,7 @@ def _run(given: argparse.Namespace, arguments: Sequence[str]) -> int:
     if options.ranks > num_gpus():
         raise UsageError(f"--ranks {options.ranks}: expected at most the {num_gpus()} GPUs of this host")
     check_before_starting(options)
-    return run_ranks(arguments, options.ranks)
+    return run_ranks(arguments, options.ranks, variables_for(options.nodes, options.ranks, os.environ))
 
 
 def _run_sim(options: Options, place: Place | None, note: str | None) -> int:

@@ -20,6 +20,7 @@ from ep_bench.devices.nvrtc import CompileError
 from ep_bench.exits import INTERRUPTED, UsageError, exit_for
 from ep_bench.finish import console_for, exit_code, report
 from ep_bench.launch.environment import Place
+from ep_bench.launch.nodes import check_nodes, count_nodes, is_loopback
 from ep_bench.launch.peers import meet
 from ep_bench.launch.watchdog import Watchdog
 from ep_bench.library import Library
@@ -29,6 +30,8 @@ from ep_bench.probe import push_ceiling_gbps
 from ep_bench.report.screen import Nobody, Screen
 from ep_bench.rows import CASE_NAMES, Row, Setup
 from ep_bench.runner import Runner, libraries
+
+LOOPBACK_NOTE = "between nodes, the loopback plugin copies inside this host: times tell nothing of a network"
 
 
 def run_rank(options: Options, place: Place) -> int:
@@ -56,12 +59,14 @@ def _run(options: Options, place: Place) -> int:
     screen = Screen(console_for(options), watchdog) if place.rank == 0 else None
     audience = screen or Nobody()
     peers = meet(place)
-    cases = options.sweep.cases(place.num_ranks, options.seed)
     device = CudaDevice(place.local_rank % driver.num_gpus(), peers)  # a launcher may show each rank its own
+    lsa_team_size = device.world.lsa_team_size()
+    check_nodes(options.nodes, place.num_ranks, lsa_team_size)
+    cases = options.sweep.cases(place.num_ranks, options.seed, place.num_ranks // lsa_team_size)
     with ExitStack() as stack:
         found = libraries(options, device, stack)
         modes, notes = _possible_modes(options, peers)
-        setup = _setup(options, device, found, notes)
+        setup = _setup(options, device, lsa_team_size, found, notes)
         meter = CudaMeter(device, peers, options.iters, options.warmup, audience.fed)
         runner = Runner(options, device, peers, meter, setup, audience)
         audience.begin(setup, len(cases) * len(options.ops) * len(modes))
@@ -96,11 +101,14 @@ def _any_reason(reasons: list[str | None]) -> str | None:
     return next((reason for reason in reasons if reason), None)
 
 
-def _setup(options: Options, device: CudaDevice, found: list[Library], notes: list[str]) -> Setup:
+def _setup(
+    options: Options, device: CudaDevice, lsa_team_size: int, found: list[Library], notes: list[str]
+) -> Setup:
     peers = device.peers
     hosts = peers.all_gather(platform.node())
     names = peers.all_gather(device.gpu.name)
-    lsa_team_size = device.world.lsa_team_size()
+    if is_loopback(os.environ):
+        notes = [*notes, LOOPBACK_NOTE]
     ceilings, note = _ceilings(device, lsa_team_size, options.sweep.sms)
     versions = {library.name: library.version for library in found}
     versions["library"] = str(Path(nccl_ep.get_lib_path()))
@@ -108,7 +116,7 @@ def _setup(options: Options, device: CudaDevice, found: list[Library], notes: li
         device="cuda",
         ranks=peers.num_ranks,
         lsa_team_size=lsa_team_size,
-        nodes=len(set(hosts)),
+        nodes=count_nodes(hosts, lsa_team_size, os.environ),
         description=", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names)),
         versions={**versions, "NCCL": nccl.version(), "CUDA driver": driver.driver_version()},
         ceilings=ceilings,

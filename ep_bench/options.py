@@ -26,6 +26,10 @@ On the simulator there is no time: rows say how many bytes really crossed links.
 
 Ranks are started here, one process for each GPU, or found in the environment of mpirun, srun or torchrun.
 
+--nodes N: simulated ranks are on so many hosts. Ranks that are started here on GPUs get the loopback plugin,
+with which the GPUs of one host are several nodes to NCCL; their times tell nothing. Ranks that a launcher
+started are where they are, and it is an error if NCCL has another number of LSA teams.
+
 --compare runs another libnccl_ep.so.0 in turn with this one on the same inputs. For NVIDIA's (PyPI
 nccl-extensions), set NCCL_EP_HOME, NCCL_HOME, CUDA_HOME and NCCL_EP_JIT_CACHE_DIR as it wants. Its limits: in
 low latency hidden a multiple of 512, top-k at most 31, zero copy in rank-major only; in high throughput 8192
@@ -67,12 +71,12 @@ class Options:
     """The command line, with defaults filled in for the device.
 
     Attributes:
-        nodes: hosts that simulated ranks are on. Real ones are where they are.
+        nodes: that ranks are on, each an LSA team. None: on GPUs, where they happen to be.
     """
 
     device: str
     ranks: int
-    nodes: int
+    nodes: int | None
     sweep: Sweep
     ops: tuple[str, ...]
     modes: tuple[str, ...]
@@ -114,11 +118,12 @@ def settle(given: argparse.Namespace, device: str, num_ranks: int | None) -> Opt
     if device == "sim" and given.compare:
         raise UsageError("--compare: the simulator has no time to compare; expected --device cuda")
     ranks = num_ranks or given.ranks or defaults.ranks
-    _check_nodes(given, device, ranks)
+    if given.nodes and ranks % given.nodes:
+        raise UsageError(f"--nodes {given.nodes}: expected a divisor of the {ranks} ranks")
     return Options(
         device=device,
         ranks=ranks,
-        nodes=given.nodes or 1,
+        nodes=given.nodes or (1 if device == "sim" else None),
         sweep=_sweep(given, defaults),
         ops=given.op,
         modes=modes,
@@ -132,19 +137,6 @@ def settle(given: argparse.Namespace, device: str, num_ranks: int | None) -> Opt
         timeout=defaults.timeout if given.timeout is None else given.timeout,
         verbose=given.verbose,
     )
-
-
-def _check_nodes(given: argparse.Namespace, device: str, ranks: int) -> None:
-    if given.nodes is None:
-        return
-    if device != "sim":
-        raise UsageError(f"--nodes {given.nodes}: expected --device sim; GPUs are on the hosts they are on")
-    if ranks % given.nodes != 0:
-        raise UsageError(f"--nodes {given.nodes}: expected a divisor of the {ranks} ranks")
-    if given.nodes > 1 and given.algorithm == "ht":
-        raise UsageError(
-            f"--nodes {given.nodes}: expected --algorithm ll; high throughput stays inside one node"
-        )
 
 
 def _check_algorithm(given: argparse.Namespace) -> None:
@@ -205,7 +197,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", choices=("auto", "cuda", "sim"), default="auto", help="default: GPUs if there are any")
     add("--ranks", type=_number(1), metavar="N", help="default: all GPUs, or 8 simulated ones")
     add("--nodes", type=_number(1), metavar="N",
-        help="hosts that simulated ranks are on, each an LSA team; default 1")  # fmt: skip
+        help="nodes that ranks are on, each an LSA team; see below")  # fmt: skip
     add(
         "--algorithm", choices=tuple(LAYOUTS), default="ll", help="low latency or high throughput; default ll"
     )

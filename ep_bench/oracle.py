@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What combine must give, from what combine's inputs hold: sums in float64, and how far off a sum may be.
 
-The tolerance of a number, with w x its summands: ``(eps(dtype) + (K + R) 2**-24) * sum |w x|``, and a
-subnormal of the type for each rank. That covers a rounding of each rank's part and of the result to the
-type, and any order of float32 sums over K routes and R ranks.
+The tolerance of a number, with w x its summands: ``(n eps(dtype) / 2 + (K + R) 2**-24) * sum |w x|``, and a
+subnormal of the type for each rounded sum. That covers n roundings to the type on a summand's way, and any
+order of float32 sums over K routes and R ranks. What a rank sends is rounded, and the result; in high
+throughput across LSA teams also what a team sends home.
 """
 
 from __future__ import annotations
@@ -55,8 +56,10 @@ def combined(inputs: Inputs, rank: int, zones: list[ZoneTokens]) -> Combined:
         if gradients is not None:
             _add_gradients(gradients, inputs, rank, peer, places)
     info: Any = ml_dtypes.finfo(inputs.dtype)  # type: ignore[no-untyped-call]
-    magnitude *= float(info.eps) + (case.top_k + case.num_ranks) * 2.0**-24
-    magnitude += (case.num_ranks + 1) * float(info.smallest_subnormal)
+    teams = case.num_teams if case.algorithm == "ht" else 1
+    num_roundings = 3 if teams > 1 else 2
+    magnitude *= num_roundings * float(info.eps) / 2 + (case.top_k + case.num_ranks) * 2.0**-24
+    magnitude += (case.num_ranks + teams) * float(info.smallest_subnormal)
     return Combined(total, magnitude, gradients)
 
 

@@ -86,7 +86,10 @@ class Runner:
             reason = library.why_not(case)
             try:
                 if reason is None:
-                    subjects.append(stack.enter_context(Subject(library, case, self._device, self._peers)))
+                    subject = stack.enter_context(Subject(library, case, self._device, self._peers))
+                    reason = subject.why_refused() if library.name != OWN_NAME else None
+                if reason is None:
+                    subjects.append(subject)
             except nccl_ep.Error as error:
                 if library.name == OWN_NAME:
                     if isinstance(error, (nccl_ep.InvalidArgument, nccl_ep.InvalidUsage)):

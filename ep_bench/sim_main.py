@@ -28,10 +28,10 @@ _SMALLEST_MEMORY = 1 << 30
 
 def run_cluster(options: Options, notes: list[str]) -> int:
     """Runs everything and returns the exit code."""
-    cases = options.sweep.cases(options.ranks, options.seed)
+    nodes = options.nodes or 1
+    cases = options.sweep.cases(options.ranks, options.seed, nodes)
     memory = max(_SMALLEST_MEMORY, *(_memory_of(case) for case in cases))
-    gpus_per_node = options.ranks // options.nodes
-    cluster = sim.Cluster(options.nodes, gpus_per_node, seed=options.seed, memory_bytes=memory)
+    cluster = sim.Cluster(nodes, options.ranks // nodes, seed=options.seed, memory_bytes=memory)
     setup = _setup(options, cluster, notes)
     slots: list[Any] = [None] * options.ranks
 

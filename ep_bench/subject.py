@@ -24,7 +24,7 @@ from ep_bench.cases import Case
 from ep_bench.devices.face import Device, Peers
 from ep_bench.inputs import inputs_of
 from ep_bench.library import Library
-from ep_bench.operations import Operation
+from ep_bench.operations import Operation, make
 from ep_bench.oracle import Combined, ZoneTokens, combined
 from ep_bench.verify import WrongData, check_combine, check_counters, check_dispatch
 
@@ -72,6 +72,15 @@ class Subject:
         self.update = self._update()
         self.dispatch = self._call("ncclEpDispatch", *dispatch_arguments(self._case, self.buffers))
         self.combine = self._call("ncclEpCombine", *combine_arguments(self._case, self.buffers))
+
+    def why_refused(self) -> str | None:
+        """Calls dispatch and combine once: what the library says if it refuses either on any rank."""
+        reason = None
+        try:
+            make((self.dispatch, self.combine))
+        except nccl_ep.Error as error:
+            reason = f"rank {self._peers.rank}: {error}"
+        return next(filter(None, self._peers.all_gather(reason)), None)
 
     def make_possible(self, operation: Operation) -> None:
         """Does what an operation builds on: a combine alone needs a dispatch whose rows are known."""

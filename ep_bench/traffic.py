@@ -18,8 +18,17 @@ ROUTE_BYTES = 16
 
 
 def remote_rows(inputs: Inputs) -> float:
-    """Rows that must cross links, each way: one for each token and each remote rank that receives it."""
-    return _mean_over_ranks(inputs, lambda rank: len(_from_others(inputs, rank, inputs.zones.arrivals(rank))))
+    """Rows that must cross links, each way.
+
+    One for each token and each remote rank that receives it. High throughput across LSA teams hosts tokens:
+    one for each token and each other team, to the rank there that hosts it, and one for each token and each
+    rank of a team that receives it but does not host it.
+    """
+    if inputs.case.algorithm == "ll":
+        return _mean_over_ranks(inputs, lambda rank: len(_from_others(inputs, rank)))
+    passed_on = _mean_over_ranks(inputs, lambda rank: len(_from_hosts(inputs, rank)))
+    guests = sum(len(_guests(inputs, team)) for team in range(inputs.case.num_teams))
+    return passed_on + guests / inputs.case.num_ranks
 
 
 def remote_routes(inputs: Inputs) -> float:
@@ -39,13 +48,32 @@ def computed_remote_bytes(inputs: Inputs) -> float:
 
 def _routes_to(inputs: Inputs, rank: int) -> int:
     if inputs.case.layout == "em":
-        return sum(len(_from_others(inputs, rank, zone.tokens)) for zone in inputs.zones.of_rank(rank))
-    tokens = _from_others(inputs, rank, inputs.zones.arrivals(rank))
-    return int(inputs.leads_to(inputs.routes_of(tokens).topk_idx, rank).sum())
+        return sum(int((_sources(inputs, zone.tokens) != rank).sum()) for zone in inputs.zones.of_rank(rank))
+    routes = inputs.routes_of(_from_others(inputs, rank))
+    return int(inputs.leads_to(routes.topk_idx, rank).sum())
 
 
-def _from_others(inputs: Inputs, rank: int, token_ids: Array) -> Array:
-    return np.asarray(token_ids[token_ids // inputs.case.tokens != rank])
+def _from_others(inputs: Inputs, rank: int) -> Array:
+    """Tokens that a rank receives from other ranks."""
+    tokens = inputs.zones.arrivals(rank)
+    return np.asarray(tokens[_sources(inputs, tokens) != rank])
+
+
+def _from_hosts(inputs: Inputs, rank: int) -> Array:
+    """Tokens that a rank receives and another rank of its LSA team hosts: the one with the source's place."""
+    tokens, size = inputs.zones.arrivals(rank), inputs.case.team_size
+    return np.asarray(tokens[_sources(inputs, tokens) % size != rank % size])
+
+
+def _guests(inputs: Inputs, team: int) -> Array:
+    """Tokens of other LSA teams that ranks of a team receive, each once."""
+    size = inputs.case.team_size
+    tokens = np.unique(np.concatenate([inputs.zones.arrivals(team * size + place) for place in range(size)]))
+    return np.asarray(tokens[_sources(inputs, tokens) // size != team])
+
+
+def _sources(inputs: Inputs, tokens: Array) -> Array:
+    return np.asarray(tokens // inputs.case.tokens)
 
 
 def _mean_over_ranks(inputs: Inputs, count: Callable[[int], int]) -> float:

@@ -29,12 +29,13 @@ typedef struct {
 // Called in the thread of the call that it was given to. The piece is valid until it returns.
 typedef void (*ncclEpMemoryVisitor_t)(const ncclEpMemoryPiece_t* piece, void* context);
 
-// Visits what each rank takes for a group of `num_ranks` ranks on GPUs of `num_sms` SMs, and for a handle. Arguments are
-// those of ncclEpCreateGroup and ncclEpInitHandle, and refused for the same reasons. Of the handle's pieces, those of
-// device memory add up to what ncclEpHandleMemSize says. An allocator in `config` is not called.
-ncclResult_t ncclEpPlanMemory(const ncclEpGroupConfig_t* config, unsigned int num_ranks, unsigned int num_sms,
-                              ncclEpLayout_t layout, const ncclEpHandleConfig_t* handle_config, int num_topk,
-                              ncclEpMemoryVisitor_t visit, void* context);
+// Visits what each rank takes for a group of `num_ranks` ranks, in LSA teams of `team_size`, a divisor of it, on GPUs of
+// `num_sms` SMs, and for a handle. Arguments are otherwise those of ncclEpCreateGroup and ncclEpInitHandle, and refused for
+// the same reasons. Of the handle's pieces, those of device memory add up to what ncclEpHandleMemSize says. What NCCL takes
+// for itself, for windows and connections, is not among them. An allocator in `config` is not called.
+ncclResult_t ncclEpPlanMemory(const ncclEpGroupConfig_t* config, unsigned int num_ranks, unsigned int team_size,
+                              unsigned int num_sms, ncclEpLayout_t layout, const ncclEpHandleConfig_t* handle_config,
+                              int num_topk, ncclEpMemoryVisitor_t visit, void* context);
 
 typedef enum {
   NCCL_EP_OPERATION_UPDATE = 0,  // of High Throughput

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,14 +18,18 @@ _GRACE_S = 5.0
 _POLL_S = 0.05
 
 
-def run_ranks(arguments: Sequence[str], num_ranks: int) -> int:
+def run_ranks(arguments: Sequence[str], num_ranks: int, variables: Mapping[str, str]) -> int:
     """Runs ``ep_bench`` with these arguments on every rank; returns the exit code of all of them together.
+
+    Ranks have this process's environment, in which ``variables`` replace those of the same names.
 
     The first rank that fails decides. The others get a few seconds to say what they know, then they are
     ended.
     """
     with TemporaryDirectory(prefix="ep_bench_") as folder:
-        ranks = [_start(arguments, rank, num_ranks, Path(folder, "meeting")) for rank in range(num_ranks)]
+        meeting = Path(folder, "meeting")
+        environments = [{**variables, **environment_of(r, num_ranks, meeting)} for r in range(num_ranks)]
+        ranks = [_start(arguments, environment) for environment in environments]
         try:
             return _wait(ranks)
         finally:
@@ -34,9 +38,8 @@ def run_ranks(arguments: Sequence[str], num_ranks: int) -> int:
                 rank.wait()
 
 
-def _start(arguments: Sequence[str], rank: int, num_ranks: int, socket: Path) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, **environment_of(rank, num_ranks, socket)}
-    return subprocess.Popen([sys.executable, "-m", "ep_bench", *arguments], env=environment)
+def _start(arguments: Sequence[str], variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", "ep_bench", *arguments], env={**os.environ, **variables})
 
 
 def _wait(ranks: list[subprocess.Popen[bytes]]) -> int:

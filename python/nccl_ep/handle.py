@@ -270,8 +270,8 @@ class Handle:
     def close(self) -> None:
         """Frees the handle. Not collective. Closing twice is harmless.
 
-        Its calls must have run: its memory is given back at once. Without an allocator of yours CUDA waits for
-        the device then, and so for the ranks that kernels still wait for.
+        Its calls must have run: its memory is given back at once. Without an allocator of yours CUDA waits
+        for the device then, and so for the ranks that kernels still wait for.
         """
         if not self.closed:
             ptr, self._ptr = self._ptr, NULL

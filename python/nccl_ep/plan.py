@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a group and its handles will take of memory, before there are any. No GPU is needed.
 
-``python -m nccl_ep.plan --tokens 4096 --ranks 8 --experts 256 --topk 8 --hidden 7168`` shows it as a table.
+``python -m nccl_ep.plan --tokens 4096 --ranks 8 --experts 256 --topk 8 --hidden 7168`` shows it as a table;
+with ``--nodes 2`` the ranks form two LSA teams.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ def memory_plan(
     layout: Layout | int,
     num_topk: int,
     *,
+    team_size: int | None = None,
     handle_config: HandleConfig | None = None,
     num_sms: int = NUM_SMS,
 ) -> list[MemoryPiece]:
@@ -69,6 +71,7 @@ def memory_plan(
         num_ranks: how many ranks the group will have.
         layout: the handle's.
         num_topk: the handle's top-k.
+        team_size: ranks of an LSA team; default: all of them.
         handle_config: the handle's options.
         num_sms: SMs of the GPU.
 
@@ -92,9 +95,10 @@ def memory_plan(
 
     c_config = ffi.cast("ncclEpGroupConfig_t*", config.c)
     c_handle = ffi.cast("ncclEpHandleConfig_t*", handle_config.c) if handle_config else ffi.NULL
+    team_size = num_ranks if team_size is None else team_size
     plan.check(
         plan.c.ncclEpPlanMemory(
-            c_config, num_ranks, num_sms, int(layout), c_handle, num_topk, visit, ffi.NULL
+            c_config, num_ranks, team_size, num_sms, int(layout), c_handle, num_topk, visit, ffi.NULL
         )
     )
     return pieces
@@ -110,15 +114,23 @@ DTYPES = {"bf16": DataType.BFLOAT16, "fp16": DataType.FLOAT16, "fp32": DataType.
 
 def main(arguments: list[str] | None = None) -> int:
     """Prints the table; returns the exit code: 0 done, 1 refused."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    options.ranks = options.ranks or options.nodes * options.gpus_per_node
+    if options.ranks % options.nodes:
+        parser.error(f"--nodes {options.nodes}: expected a divisor of the {options.ranks} ranks")
     console = Console()
     try:
         pieces = _planned(options)
     except (Error, OverflowError) as error:
         console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         return 1
-    console.print(_table(pieces))
+    console.print(_table(pieces, f"memory of each rank, of {options.ranks} on {_nodes(options.nodes)}"))
     return 0
+
+
+def _nodes(count: int) -> str:
+    return "1 node" if count == 1 else f"{count} nodes"
 
 
 def _planned(options: argparse.Namespace) -> list[MemoryPiece]:
@@ -135,13 +147,13 @@ def _planned(options: argparse.Namespace) -> list[MemoryPiece]:
     layout = options.layout or ("fl" if options.algorithm == "ht" else "em")
     handle_config = HandleConfig(options.alignment)
     return memory_plan(
-        config, options.ranks, LAYOUTS[layout], options.topk, handle_config=handle_config,
-        num_sms=options.device_sms,
+        config, options.ranks, LAYOUTS[layout], options.topk, team_size=options.ranks // options.nodes,
+        handle_config=handle_config, num_sms=options.device_sms,
     )  # fmt: skip
 
 
-def _table(pieces: Iterable[MemoryPiece]) -> Table:
-    table = Table("of", "memory", "what", title="memory of each rank", header_style="bold", pad_edge=False)
+def _table(pieces: Iterable[MemoryPiece], title: str) -> Table:
+    table = Table("of", "memory", "what", title=title, header_style="bold", pad_edge=False)
     table.add_column("bytes", justify="right")
     table.add_column("MiB", justify="right")
     for of_handle in (False, True):
@@ -165,7 +177,10 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--algorithm", choices=sorted(ALGORITHMS), default="ht")
     add("--layout", choices=sorted(LAYOUTS), help="default: fl in high throughput, em in low latency")
-    add("--ranks", type=_number, required=True, metavar="N")
+    add("--nodes", type=_number, default=1, metavar="N", help="LSA teams; default 1")
+    ranks = parser.add_mutually_exclusive_group()
+    ranks.add_argument("--ranks", type=_number, metavar="N", help="of all nodes together")
+    ranks.add_argument("--gpus-per-node", type=_number, default=8, metavar="N", help="instead; default 8")
     add("--tokens", type=_number, required=True, metavar="N", help="that a rank dispatches at most")
     add("--hidden", type=_number, required=True, metavar="N", help="elements of a row")
     add("--experts", type=_number, required=True, metavar="N", help="of all ranks together")

@@ -39,46 +39,48 @@ struct Plan {
   }
 };
 
-struct Layouts {
-  plan::MemoryPieces window, handle;
-};
-
-Layouts layouts_of(const core::HtGroup& group, const Plan& plan) {
-  const HtLayout window = group.shape().layout();
-  return {plan::pieces_of(window), plan::pieces_of(HtHandleLayout::make(window, static_cast<uint32_t>(plan.num_topk)))};
+std::unique_ptr<core::Group> group_on_paper(const ncclEpGroupConfig_t& config, const runtime::RanksOnPaper& ranks,
+                                            uint32_t num_sms, runtime::MemoryCount& count) {
+  const runtime::DeviceLimits limits{num_sms, kThreadsPerBlock, kSharedBytes, "paper"};
+  return core::Group::create(runtime::make_communicator_on_paper(ranks, limits, count), config);
 }
 
-Layouts layouts_of(const core::LlGroup& group, const Plan& plan) {
-  const plan::LlShape& shape = group.shape();
-  return {plan::pieces_of(shape.layout()),
-          plan::pieces_of(shape.handle_layout(static_cast<Layout>(plan.layout), static_cast<uint32_t>(plan.num_topk)))};
+// Calls use(shape) with the shape of a group of either algorithm.
+template <class Use>
+auto with_shape(const core::Group& group, ncclEpAlgorithm_t algorithm, const Use& use) {
+  return algorithm == NCCL_EP_ALGO_HIGH_THROUGHPUT ? use(static_cast<const core::HtGroup&>(group).shape())
+                                                   : use(static_cast<const core::LlGroup&>(group).shape());
 }
 
-runtime::DeviceLimits limits_on_paper(uint32_t num_sms) { return {num_sms, kThreadsPerBlock, kSharedBytes, "paper"}; }
-
-void plan_memory(const Plan& plan, const ncclEpHandleConfig_t& handle_config, uint32_t num_ranks, uint32_t num_sms) {
+void plan_memory(const Plan& plan, const ncclEpHandleConfig_t& handle_config, const runtime::RanksOnPaper& ranks,
+                 uint32_t num_sms) {
   runtime::MemoryCount count;
-  const std::unique_ptr<core::Group> group =
-      core::Group::create(runtime::make_communicator_on_paper(num_ranks, limits_on_paper(num_sms), count), plan.config);
+  const std::unique_ptr<core::Group> group = group_on_paper(plan.config, ranks, num_sms, count);
   const runtime::MemoryCount of_group = count;
   const std::unique_ptr<core::Handle> handle = group->create_handle(plan.layout, handle_config, plan.num_topk, nullptr);
 
-  const bool is_ht = plan.config.algorithm == NCCL_EP_ALGO_HIGH_THROUGHPUT;
-  const Layouts layouts = is_ht ? layouts_of(static_cast<core::HtGroup&>(*group), plan)
-                                : layouts_of(static_cast<core::LlGroup&>(*group), plan);
-  plan.tell(NCCL_EP_MEMORY_WINDOW, 0, layouts.window, of_group.window);
-  plan.tell(NCCL_EP_MEMORY_DEVICE, 0, "progress of the kernels", sizeof(GroupProgress));
-  plan.tell(NCCL_EP_MEMORY_DEVICE, 0, "counts of blocks", of_group.device - sizeof(GroupProgress));
-  plan.tell(NCCL_EP_MEMORY_PINNED, 0, "fault", of_group.host);
-  plan.tell(NCCL_EP_MEMORY_DEVICE, 1, layouts.handle, count.device - of_group.device);
-  plan.tell(NCCL_EP_MEMORY_PINNED, 0, "totals received, of many handles", count.host - of_group.host);
+  with_shape(*group, plan.config.algorithm, [&](const auto& shape) {
+    plan.tell(NCCL_EP_MEMORY_WINDOW, 0, plan::window_pieces(shape), of_group.window);
+    plan.tell(NCCL_EP_MEMORY_DEVICE, 0, "progress of the kernels", sizeof(GroupProgress));
+    plan.tell(NCCL_EP_MEMORY_DEVICE, 0, "counts of blocks", of_group.device - sizeof(GroupProgress));
+    plan.tell(NCCL_EP_MEMORY_PINNED, 0, "fault", of_group.host);
+    const plan::MemoryPieces pieces =
+        plan::handle_pieces(shape, static_cast<Layout>(plan.layout), static_cast<uint32_t>(plan.num_topk));
+    plan.tell(NCCL_EP_MEMORY_DEVICE, 1, pieces, count.device - of_group.device);
+    plan.tell(NCCL_EP_MEMORY_PINNED, 0, "totals received, of many handles", count.host - of_group.host);
+  });
 }
 
 // What every plan is asked for, once it is known to make sense by itself.
-ncclEpGroupConfig_t decode_plan(const ncclEpGroupConfig_t* config, uint32_t num_ranks, ncclEpLayout_t layout) {
-  if (num_ranks < 1 || num_ranks > kHtMaxRanks) {
-    refuse(ncclInvalidArgument, "num_ranks",
-           "is " + std::to_string(num_ranks) + ", expected 1 to " + std::to_string(kHtMaxRanks));
+ncclEpGroupConfig_t decode_plan(const ncclEpGroupConfig_t* config, const runtime::RanksOnPaper& ranks,
+                                ncclEpLayout_t layout) {
+  const std::string num_ranks = std::to_string(ranks.num_ranks);
+  if (ranks.num_ranks < 1 || ranks.num_ranks > kHtMaxRanks) {
+    refuse(ncclInvalidArgument, "num_ranks", "is " + num_ranks + ", expected 1 to " + std::to_string(kHtMaxRanks));
+  }
+  if (ranks.team_size == 0 || ranks.num_ranks % ranks.team_size != 0) {
+    refuse(ncclInvalidArgument, "team_size",
+           "is " + std::to_string(ranks.team_size) + ", expected a divisor of num_ranks (" + num_ranks + ")");
   }
   ncclEpGroupConfig_t current = decode_required("config", config);
   decode_enum("config.algorithm", current.algorithm, NCCL_EP_ALGO_HIGH_THROUGHPUT);
@@ -89,35 +91,29 @@ ncclEpGroupConfig_t decode_plan(const ncclEpGroupConfig_t* config, uint32_t num_
   return current;
 }
 
-// The group is on paper in one team, and so are its checks; the sizes are of teams.
-plan::TrafficPieces traffic_of(const ncclEpGroupConfig_t& config, uint32_t num_ranks, uint32_t team_size,
+plan::TrafficPieces traffic_of(const ncclEpGroupConfig_t& config, const runtime::RanksOnPaper& ranks,
                                ncclEpLayout_t layout, int num_topk) {
   runtime::MemoryCount count;
   const uint32_t num_sms = std::max(config.max_num_sms, 1u);  // no matter how many
-  const std::unique_ptr<core::Group> group =
-      core::Group::create(runtime::make_communicator_on_paper(num_ranks, limits_on_paper(num_sms), count), config);
+  const std::unique_ptr<core::Group> group = group_on_paper(config, ranks, num_sms, count);
   group->create_handle(layout, decode_optional<ncclEpHandleConfig_t>("handle_config", nullptr), num_topk, nullptr);
   const plan::HandleShape handle{static_cast<Layout>(layout), static_cast<uint32_t>(num_topk),
                                  config.zero_copy == NCCL_EP_ZERO_COPY_ON};
-  const auto traffic = [&](auto shape) {
-    shape.team_size = team_size;
-    return plan::traffic_of(shape, handle);
-  };
-  return config.algorithm == NCCL_EP_ALGO_HIGH_THROUGHPUT ? traffic(static_cast<core::HtGroup&>(*group).shape())
-                                                          : traffic(static_cast<core::LlGroup&>(*group).shape());
+  return with_shape(*group, config.algorithm, [&](const auto& shape) { return plan::traffic_of(shape, handle); });
 }
 
 }  // namespace
 
 extern "C" ncclResult_t ncclEpPlanMemory(const ncclEpGroupConfig_t* config, unsigned int num_ranks,
-                                         unsigned int num_sms, ncclEpLayout_t layout,
+                                         unsigned int team_size, unsigned int num_sms, ncclEpLayout_t layout,
                                          const ncclEpHandleConfig_t* handle_config, int num_topk,
                                          ncclEpMemoryVisitor_t visit, void* context) {
   return guarded("ncclEpPlanMemory", nullptr, [&] {
     require("visit", reinterpret_cast<const void*>(visit), "a function");
     if (num_sms == 0) refuse(ncclInvalidArgument, "num_sms", "is 0, expected the number of the device's SMs");
-    const ncclEpGroupConfig_t current = decode_plan(config, num_ranks, layout);
-    plan_memory({current, layout, num_topk, visit, context}, decode_optional("handle_config", handle_config), num_ranks,
+    const runtime::RanksOnPaper ranks{num_ranks, team_size};
+    const ncclEpGroupConfig_t current = decode_plan(config, ranks, layout);
+    plan_memory({current, layout, num_topk, visit, context}, decode_optional("handle_config", handle_config), ranks,
                 num_sms);
   });
 }
@@ -127,13 +123,9 @@ extern "C" ncclResult_t ncclEpPlanTraffic(const ncclEpGroupConfig_t* config, uns
                                           ncclEpTrafficVisitor_t visit, void* context) {
   return guarded("ncclEpPlanTraffic", nullptr, [&] {
     require("visit", reinterpret_cast<const void*>(visit), "a function");
-    const ncclEpGroupConfig_t current = decode_plan(config, num_ranks, layout);
-    if (team_size == 0 || num_ranks % team_size != 0) {
-      refuse(
-          ncclInvalidArgument, "team_size",
-          "is " + std::to_string(team_size) + ", expected a divisor of num_ranks (" + std::to_string(num_ranks) + ")");
-    }
-    for (const plan::TrafficPiece& piece : traffic_of(current, num_ranks, team_size, layout, num_topk)) {
+    const runtime::RanksOnPaper ranks{num_ranks, team_size};
+    const ncclEpGroupConfig_t current = decode_plan(config, ranks, layout);
+    for (const plan::TrafficPiece& piece : traffic_of(current, ranks, layout, num_topk)) {
       const ncclEpTrafficPiece_t told = piece.c();
       visit(&told, context);
     }

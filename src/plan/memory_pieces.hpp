@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "shared/ht_layout.hpp"
-#include "shared/ll_layout.hpp"
+#include "plan/ht_plan.hpp"
+#include "plan/ll_plan.hpp"
 
 namespace nccl_ep::plan {
 
@@ -16,11 +16,11 @@ struct MemoryPiece {
 };
 using MemoryPieces = std::vector<MemoryPiece>;
 
-// Each adds up to the layout's size.
-MemoryPieces pieces_of(const LlLayout& window);
-MemoryPieces pieces_of(const LlHandleLayout& handle);
-MemoryPieces pieces_of(const HtLayout& window);
-MemoryPieces pieces_of(const HtHandleLayout& handle);
+// Each adds up to the size of the window or the handle. Other LSA teams are called nodes, as users know them.
+MemoryPieces window_pieces(const LlShape& shape);
+MemoryPieces window_pieces(const HtShape& shape);
+MemoryPieces handle_pieces(const LlShape& shape, Layout layout, uint32_t num_topk);
+MemoryPieces handle_pieces(const HtShape& shape, Layout layout, uint32_t num_topk);
 
 uint64_t total_bytes(const MemoryPieces& pieces);
 

@@ -57,16 +57,25 @@ class DeviceOnPaper : public Device {
   Addresses addresses_;
 };
 
+// NCCL's own memory, which nobody here can count.
+class NetworkOnPaper : public Network {
+ public:
+  const GinComm& comm() const override { return comm_; }
+
+ private:
+  GinComm comm_{};
+};
+
 class CommunicatorOnPaper : public Communicator {
  public:
-  CommunicatorOnPaper(uint32_t num_ranks, const DeviceLimits& limits, MemoryCount& count)
-      : num_ranks_(num_ranks), count_(count), device_(limits, count) {}
+  CommunicatorOnPaper(const RanksOnPaper& ranks, const DeviceLimits& limits, MemoryCount& count)
+      : ranks_(ranks), count_(count), device_(limits, count) {}
 
   Device& device() override { return device_; }
   uint32_t rank() const override { return 0; }
-  uint32_t num_ranks() const override { return num_ranks_; }
+  uint32_t num_ranks() const override { return ranks_.num_ranks; }
   uint32_t lsa_rank() const override { return 0; }
-  uint32_t lsa_size() const override { return num_ranks_; }
+  uint32_t lsa_size() const override { return ranks_.team_size; }
   void* allocate_symmetric(size_t bytes) override {
     count_.window += bytes;
     return addresses_.take(bytes);
@@ -75,17 +84,15 @@ class CommunicatorOnPaper : public Communicator {
   ncclWindow_t register_window(void* memory, size_t) override { return static_cast<ncclWindow_t>(memory); }
   void deregister_window(ncclWindow_t) noexcept override {}
   PeerWindow peers(ncclWindow_t, size_t) override { return {}; }
-  std::unique_ptr<Network> connect_network(const NetworkNeeds&) override {
-    throw Error(ncclInternalError, "the ranks on paper form one LSA team");
-  }
+  std::unique_ptr<Network> connect_network(const NetworkNeeds&) override { return std::make_unique<NetworkOnPaper>(); }
   void all_gather(const void* in, void* out, size_t bytes) override {
-    for (uint32_t rank = 0; rank < num_ranks_; ++rank) {
+    for (uint32_t rank = 0; rank < ranks_.num_ranks; ++rank) {
       std::memcpy(static_cast<unsigned char*>(out) + rank * bytes, in, bytes);
     }
   }
 
  private:
-  uint32_t num_ranks_;
+  RanksOnPaper ranks_;
   MemoryCount& count_;
   DeviceOnPaper device_;
   Addresses addresses_;
@@ -93,9 +100,9 @@ class CommunicatorOnPaper : public Communicator {
 
 }  // namespace
 
-std::unique_ptr<Communicator> make_communicator_on_paper(uint32_t num_ranks, const DeviceLimits& limits,
+std::unique_ptr<Communicator> make_communicator_on_paper(const RanksOnPaper& ranks, const DeviceLimits& limits,
                                                          MemoryCount& count) {
-  return std::make_unique<CommunicatorOnPaper>(num_ranks, limits, count);
+  return std::make_unique<CommunicatorOnPaper>(ranks, limits, count);
 }
 
 }  // namespace nccl_ep::runtime

@@ -15,8 +15,14 @@ struct MemoryCount {
   size_t host = 0;
 };
 
-// Rank 0 of `num_ranks` ranks that agree about everything. Counts into `count`, which must outlive it.
-std::unique_ptr<Communicator> make_communicator_on_paper(uint32_t num_ranks, const DeviceLimits& limits,
+// Ranks and their LSA teams.
+struct RanksOnPaper {
+  uint32_t num_ranks = 0;
+  uint32_t team_size = 0;  // a divisor of num_ranks
+};
+
+// Rank 0 of ranks that agree about everything. Counts into `count`, which must outlive it.
+std::unique_ptr<Communicator> make_communicator_on_paper(const RanksOnPaper& ranks, const DeviceLimits& limits,
                                                          MemoryCount& count);
 
 }  // namespace nccl_ep::runtime

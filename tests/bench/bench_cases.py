@@ -119,14 +119,24 @@ class World:
         weights_table[place] = np.where(here, weights, 0)[order]
 
     def combine(self) -> None:
-        """As the library does: each rank's part is rounded to the type, then parts are added."""
+        """As the library does: each rank's part is rounded to the type, then parts are added; in high
+        throughput, those of each other LSA team are first added there, and rounded."""
         for home, buffers in enumerate(self.buffers):
             total = np.zeros(buffers.combined.shape, np.float32)
             if buffers.combined_weights is not None:
                 buffers.combined_weights[:] = 0
-            for rank in range(self.case.num_ranks):
-                total += self._part(home, rank).astype(np.float32)
+            size = self.case.team_size if self.case.algorithm == "ht" else self.case.num_ranks
+            home_team = home // size
+            total += self._team_part(home, home_team * size, size)
+            for team in range(self.case.num_ranks // size):
+                if team != home_team:
+                    total += self._team_part(home, team * size, size).astype(self.inputs.dtype)
             buffers.combined[:] = total.astype(self.inputs.dtype)
+
+    def _team_part(self, home: int, first: int, size: int) -> Array:
+        """The sum of what these ranks send home."""
+        parts = [self._part(home, rank).astype(np.float32) for rank in range(first, first + size)]
+        return np.asarray(sum(parts))
 
     def _part(self, home: int, rank: int) -> Array:
         """What a rank sends home. Rows of a token come in the order of its experts."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import threading
@@ -82,6 +83,42 @@ def test_peers_gather_values_in_the_order_of_ranks(tmp_path):
     assert all([value["rank"] for value in values] == [0, 1, 2, 3] for values in results)
 
 
+def test_peers_of_several_hosts_meet_by_tcp():
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    results = in_threads(4, ("localhost", port), lambda peers: peers.all_gather(f"unique id {peers.rank}")[0])
+    assert results == ["unique id 0"] * 4
+
+
+# What each launcher tells the last of 8 ranks on the second of two hosts, by the commands of the docs.
+LAST_OF_TWO_HOSTS = {
+    "torchrun": {
+        "RANK": "15", "WORLD_SIZE": "16", "LOCAL_RANK": "7", "MASTER_ADDR": "head", "MASTER_PORT": "29500"
+    },
+    "srun": {
+        "SLURM_PROCID": "15", "SLURM_STEP_NUM_TASKS": "16", "SLURM_LOCALID": "7",
+        "SLURM_STEP_NODELIST": "head,next", "SLURM_JOB_ID": "29901",
+    },
+    "mpirun": {
+        "OMPI_COMM_WORLD_RANK": "15", "OMPI_COMM_WORLD_SIZE": "16", "OMPI_COMM_WORLD_LOCAL_RANK": "7",
+        "MASTER_ADDR": "head",
+    },
+}  # fmt: skip
+MEETINGS = {"torchrun": 29501, "srun": 29600 + 9901 + 1, "mpirun": 29601}
+
+
+@pytest.mark.parametrize("launcher", LAST_OF_TWO_HOSTS)
+def test_launchers_on_two_hosts_are_understood_as_documented(launcher):
+    environment = LAST_OF_TWO_HOSTS[launcher]
+    assert find_place(environment) == Place(15, 16, 7, ("head", MEETINGS[launcher]))
+    assert find_place({**environment, MEETING: "there:1234"}) == Place(15, 16, 7, ("there", 1234))
+    text = (Path(__file__).parents[2] / "docs" / "ep_bench.md").read_text(encoding="utf-8")
+    row = next(line for line in text.splitlines() if line.startswith(f"| {launcher} "))
+    for name in environment:
+        assert name in row or name.replace("OMPI_COMM_WORLD_", "_") in row
+
+
 def test_a_peer_that_goes_away_is_noticed(tmp_path):
     def act(peers):
         return None if peers.rank == 2 else peers.all_gather(1)
@@ -92,12 +129,12 @@ def test_a_peer_that_goes_away_is_noticed(tmp_path):
 
 
 def supervise(monkeypatch, script: str, num_ranks: int = 3) -> int:
-    def start(arguments, rank, num_ranks, socket):
-        return subprocess.Popen([sys.executable, "-c", script, str(rank)])
+    def start(arguments, variables):
+        return subprocess.Popen([sys.executable, "-c", script, variables["RANK"]])
 
     monkeypatch.setattr(supervisor, "_start", start)
     monkeypatch.setattr(supervisor, "_GRACE_S", 0.5)
-    return supervisor.run_ranks([], num_ranks)
+    return supervisor.run_ranks([], num_ranks, {})
 
 
 @pytest.mark.parametrize(

@@ -215,3 +215,28 @@ def test_a_library_that_cannot_do_a_case_is_left_out(monkeypatch):
     monkeypatch.setattr(module, "Subject", Picky)
     rows = measure("--mode", "host", "--op", "pair", "--layout", "em", others=("picky",))
     assert [row.library for row in rows] == ["nccl_ep"]
+
+
+@pytest.mark.parametrize("call", ["dispatch", "combine"])
+def test_a_library_that_refuses_a_call_is_left_out_on_all_ranks(monkeypatch, call):
+    from ep_bench import runner as module
+
+    complaints: list[str] = []
+
+    class Late(module.Subject):
+        def _set_up(self) -> None:
+            super()._set_up()
+            if self.library.name == "late" and self._peers.rank == 1:
+                setattr(self, call, self._refuse)
+
+        def _refuse(self) -> None:
+            raise nccl_ep.InvalidUsage(5, "there is no network")
+
+    monkeypatch.setattr(module, "Subject", Late)
+    monkeypatch.setattr(Nobody, "complain", lambda _, text: complaints.append(text))
+    options = ("--layout", "fl", "--algorithm", "ht", "--mode", "host", "--op", "step")
+    rows = measure(*options, others=("late", "other"))
+    assert [row.library for row in rows] == ["nccl_ep", "other"]
+    assert all(row.verified for row in rows)
+    assert len(complaints) == 2
+    assert all("late cannot: rank 1: there is no network" in text for text in complaints)

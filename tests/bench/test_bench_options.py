@@ -156,18 +156,12 @@ def test_what_the_simulator_cannot_do_is_refused(tmp_path):
         options("--compare", str(library), device="sim")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "device", "message"),
-    [
-        ((), "cuda", "--nodes 3: expected --device sim"),
-        (("--ranks", "8"), "sim", "--nodes 3: expected a divisor of the 8 ranks"),
-        ((*HT, "--ranks", "6"), "sim", "--nodes 3: expected --algorithm ll"),
-    ],
-)
-def test_nodes_are_simulated_and_divide_the_ranks(arguments, device, message):
-    with pytest.raises(UsageError, match=message):
-        options("--nodes", "3", *arguments, device=device, num_ranks=None)
-    assert options("--nodes", "2", "--ranks", "6", device="sim", num_ranks=None).nodes == 2
+@pytest.mark.parametrize("device", ["cuda", "sim"])
+def test_nodes_divide_the_ranks(device):
+    with pytest.raises(UsageError, match="--nodes 3: expected a divisor of the 8 ranks"):
+        options("--nodes", "3", "--ranks", "8", device=device, num_ranks=None)
+    assert options(*HT, "--nodes", "3", "--ranks", "6", device=device, num_ranks=None).nodes == 3
+    assert options("--ranks", "6", device=device, num_ranks=None).nodes == {"cuda": None, "sim": 1}[device]
 
 
 def test_ranks_of_the_environment_are_not_for_the_command_line():

@@ -104,12 +104,33 @@ def test_what_is_left_when_rows_are_dropped_is_verified(capsys, options):
     assert all(less < all_of_it for less, all_of_it in zip(*ideal, strict=True))
 
 
-def test_several_nodes_are_verified(capsys):
-    rows = rows_of(capsys, "--ranks", "4", "--nodes", "2", "--experts", "16", "--op", "pair,step")
-    assert {row["mode"] for row in rows} == {"graph", "host"}
+ACROSS_NODES = ("--ranks", "4", "--nodes", "2", "--experts", "16")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--algorithm", "ht"),
+        ("--algorithm", "ht", "--pass", "bwd", "--alignment", "4", "--zero-copy", "on"),
+        ("--algorithm", "ht", "--eager", "--dtype", "fp16"),
+        ("--algorithm", "ht", "--budget", "6", "--overflow", "drop", "--routing", "zipf:1.5"),
+    ],
+    ids=["ll", "ht", "backward", "eager", "drop"],
+)
+def test_several_nodes_are_verified(capsys, options):
+    rows = rows_of(capsys, *ACROSS_NODES, *options, "--op", "pair,step")
+    assert {row["mode"] for row in rows} == ({"host"} if "--eager" in options else {"graph", "host"})
     assert all(row["verified"] for row in rows)
     assert all((row["nodes"], row["lsa_team_size"]) == (2, 2) for row in rows)
     assert all(row["remote_bytes"] > row["ideal_remote_bytes"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 4])
+def test_high_throughput_moves_little_but_what_must_cross(capsys, nodes):
+    shape = ("--ranks", "4", "--nodes", str(nodes), "--tokens", "40", "--hidden", "1600", "--layout", "fl")
+    rows = rows_of(capsys, *shape, "--algorithm", "ht", "--op", "dispatch,combine", "--mode", "host")
+    assert all(1 <= row["remote_bytes"] / row["ideal_remote_bytes"] < 1.02 for row in rows), rows
 
 
 def test_companions_are_not_counted(capsys):

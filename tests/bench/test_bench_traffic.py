@@ -13,9 +13,8 @@ from ep_bench.traffic import ROUTE_BYTES, computed_remote_bytes, ideal_remote_by
 
 def inputs_from(tmp_path, tables, **changes):
     np.savez(tmp_path / "routes.npz", **{f"topk_idx_{rank}": table for rank, table in enumerate(tables)})
-    return Inputs(
-        case(routing=str(tmp_path / "routes.npz"), num_ranks=2, experts=4, top_k=2, tokens=2, **changes)
-    )
+    usual = {"num_ranks": 2, "experts": 4, "top_k": 2, "tokens": 2}
+    return Inputs(case(routing=str(tmp_path / "routes.npz"), **{**usual, **changes}))
 
 
 def test_ideal_is_one_row_for_each_token_and_remote_rank(tmp_path):
@@ -25,6 +24,40 @@ def test_ideal_is_one_row_for_each_token_and_remote_rank(tmp_path):
     # Rank 0 sends its second token once, though both experts are there; rank 1 its first. 64 bytes a row.
     assert ideal_remote_bytes(inputs) == 64
     assert computed_remote_bytes(inputs) == 64 + 1.5 * ROUTE_BYTES
+
+
+# Experts are their ranks' numbers. Team 0 is ranks 0 and 1, team 1 ranks 2 and 3; rank 0 hosts rank 2's
+# tokens in team 0, and so on.
+TEAM_TABLES = [
+    np.array([[2, 3], [0, 1]]),  # to host 2, and from there to 3; to 1
+    np.array([[2, -1], [3, -1]]),  # to host 3, and from there to 2; to host 3, who wants it
+    np.array([[0, 1], [-1, -1]]),  # to host 0, and from there to 1
+    np.array([[3, -1], [0, 2]]),  # nowhere; to host 1, and from there to 0; to 2
+]
+BETWEEN_TEAMS, INSIDE_TEAMS = 5, 6
+
+
+def test_high_throughput_crosses_once_for_each_team_and_is_passed_on_there(tmp_path):
+    shape = {"num_ranks": 4, "hidden": 32}
+    across = inputs_from(tmp_path, TEAM_TABLES, algorithm="ht", layout="fl", num_teams=2, **shape)
+    assert ideal_remote_bytes(across) == (BETWEEN_TEAMS + INSIDE_TEAMS) * 64 / 4
+    num_remote_routes = 9
+    assert computed_remote_bytes(across) == ideal_remote_bytes(across) + num_remote_routes * ROUTE_BYTES / 4
+    for algorithm, layout, teams in (("ht", "fl", 1), ("ll", "em", 1), ("ll", "em", 2)):
+        kind = {"algorithm": algorithm, "layout": layout, "num_teams": teams}
+        direct = inputs_from(tmp_path, TEAM_TABLES, **kind, **shape)
+        assert ideal_remote_bytes(direct) == num_remote_routes * 64 / 4
+    alone = inputs_from(tmp_path, TEAM_TABLES, algorithm="ht", layout="fl", num_teams=4, **shape)
+    assert ideal_remote_bytes(alone) == num_remote_routes * 64 / 4  # a rail for each rank, nothing inside
+
+
+def test_a_row_that_is_dropped_need_not_cross(tmp_path):
+    tables = [np.array([[1, -1], [1, -1]]), np.array([[1, -1], [1, -1]]), *TEAM_TABLES[2:]]
+    few = {"algorithm": "ht", "layout": "fl", "num_teams": 2, "num_ranks": 4, "budget": 2, "overflow": "drop"}
+    everything = inputs_from(tmp_path, tables, **{**few, "budget": 8})
+    thinned = inputs_from(tmp_path, tables, **few)
+    assert thinned.zones.num_dropped == 3  # rank 1 wants 5 rows
+    assert ideal_remote_bytes(thinned) < ideal_remote_bytes(everything)
 
 
 def test_uniform_top_8_of_256_reaches_the_expected_number_of_remote_ranks():

@@ -21,6 +21,8 @@ DROPS = [
     {**kind, "budget": 9, "overflow": "drop"} for kind in HT
 ]  # no room for all of 5 tokens or more a rank
 
+TEAMS = [{**kind, "num_teams": teams} for kind in HT for teams in (2, 4)]
+
 
 def check_all(world: World, *, ordered: bool = True) -> None:
     ranks = list(enumerate(world.buffers))
@@ -44,11 +46,24 @@ def named(kind: dict) -> str:
     return "-".join(map(str, kind.values()))
 
 
-@pytest.mark.parametrize("kind", [*LL, *HT, *DROPS], ids=named)
+@pytest.mark.parametrize("kind", [*LL, *HT, *DROPS, *TEAMS], ids=named)
 @pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
 @pytest.mark.parametrize("routing", ["uniform", "hot:1", "zipf:2"])
 def test_right_results_are_accepted(kind, dtype, routing):
     check_all(done(**kind, dtype=dtype, routing=routing, top_k=1 if routing == "hot:1" else 3))
+
+
+def test_only_high_throughput_across_teams_may_round_three_times():
+    def allowed(**changes) -> np.ndarray:
+        of = World(case(**changes))
+        zones = [[zone.tokens.tolist() for zone in of.inputs.zones.of_rank(rank)] for rank in range(4)]
+        return combined(of.inputs, 1, zones).allowed
+
+    for kind in (HT_FLAT, HT_EM):
+        in_one, in_two = allowed(**kind), allowed(**kind, num_teams=2)
+        np.testing.assert_allclose(in_two, 1.5 * in_one, rtol=1e-3)  # eps is much more than K + R times 2^-24
+    for kind in LL:
+        np.testing.assert_array_equal(allowed(**kind, num_teams=2), allowed(**kind))
 
 
 def test_ranks_without_tokens_and_tokens_without_routes_are_accepted(tmp_path):

@@ -33,9 +33,9 @@ COMMAND = ["--tokens", "4096", "--ranks", "8", "--experts", "256", "--topk", "8"
 
 
 @pytest.mark.sim_only
-@pytest.mark.parametrize("num_ranks", [1, 4])
+@pytest.mark.parametrize(("nodes", "num_ranks"), [(1, 1), (1, 4), (2, 4), (3, 6), (4, 4)])
 @pytest.mark.parametrize("name", CASES)
-def test_a_plan_is_what_is_allocated(make_cluster: Any, name: str, num_ranks: int) -> None:
+def test_a_plan_is_what_is_allocated(make_cluster: Any, name: str, nodes: int, num_ranks: int) -> None:
     config, layout, alignment = CASES[name]
     handle_config = ep.HandleConfig(alignment)
 
@@ -53,8 +53,18 @@ def test_a_plan_is_what_is_allocated(make_cluster: Any, name: str, num_ranks: in
             rank.barrier()
         return sizes, num_bytes
 
-    cluster = make_cluster(num_ranks)
-    pieces = memory_plan(config, num_ranks, layout, 2, handle_config=handle_config, num_sms=NUM_SMS)
+    cluster = make_cluster(num_ranks, nodes=nodes)
+    pieces = memory_plan(
+        config,
+        num_ranks,
+        layout,
+        2,
+        team_size=num_ranks // nodes,
+        handle_config=handle_config,
+        num_sms=NUM_SMS,
+    )
+    for_others = [piece for piece in pieces if piece.name.startswith("other nodes")]
+    assert {piece.of_handle for piece in for_others} == ({False, True} if nodes > 1 else set())
 
     def planned(*kinds: MemoryKind, of_handle: bool) -> int:
         return sum(p.num_bytes for p in pieces if p.kind in kinds and p.of_handle == of_handle)
@@ -75,6 +85,24 @@ def test_memory_follows_what_can_be_received() -> None:
     assert [rows(budget) for budget in (8, 16, 32, 64, 0)] == [256 * n for n in (8, 16, 32, 32, 32)]
 
 
+def test_memory_for_other_nodes_follows_their_number() -> None:
+    def of_nodes(config: ep.GroupConfig, layout: ep.Layout, nodes: int) -> dict[str, int]:
+        config = replace(config, num_experts=48, num_topk=2)
+        pieces = memory_plan(config, 4 * nodes, layout, 2, team_size=4)
+        return {piece.name: piece.num_bytes for piece in pieces}
+
+    row, tokens = 256, 40  # 208 bytes, and what aligns a row
+    for nodes in (1, 2, 4):
+        ll, ht = of_nodes(LL, EM, nodes), of_nodes(HT, FLAT, nodes)
+        # Low Latency, two banks: a box for each rank outside, and rows inside the team as ever.
+        assert ll.get("other nodes: rows", 0) == 2 * 2 * 4 * (nodes - 1) * tokens * row
+        assert ll["rows on their way"] == of_nodes(LL, EM, 1)["rows on their way"]
+        # High Throughput: a parcel for each token and node, a row and 2 weights; home slots for all hosted.
+        parcels = ht.get("other nodes: tokens and sums", 0)
+        assert parcels == -(-tokens * (row + 16) // 128) * 128 * 2 * (nodes - 1)
+        assert ht["rows on their way"] == 4 * nodes * tokens * row
+
+
 def test_a_group_that_drops_has_room_for_the_rows_it_numbers() -> None:
     """Expert-major, rows keep the numbers that they would have with room for all."""
 
@@ -92,6 +120,8 @@ def test_a_group_that_drops_has_room_for_the_rows_it_numbers() -> None:
     [
         (HT, {"num_ranks": 5}, "num_experts: is 12, expected a positive multiple"),
         (HT, {"num_ranks": 0}, "num_ranks: is 0, expected 1 to 1024"),
+        (HT, {"team_size": 3}, r"team_size: is 3, expected a divisor of num_ranks \(4\)"),
+        (LL, {"team_size": 0}, r"team_size: is 0, expected a divisor of num_ranks \(4\)"),
         (HT, {"num_sms": 0}, "num_sms: is 0"),
         (HT, {"num_sms": 2}, "max_num_sms: is 3, expected at most 2"),
         (HT, {"layout": RM}, "layout: is 2, expected"),
@@ -146,10 +176,34 @@ def test_the_command_plans_groups_that_drop(capsys: pytest.CaptureFixture[str]) 
     assert "without max_recv_tokens_per_rank" in " ".join(capsys.readouterr().out.split())
 
 
+def test_the_command_plans_groups_on_several_nodes(capsys: pytest.CaptureFixture[str]) -> None:
+    def planned(*options: str) -> str:
+        assert main([*COMMAND[:2], *COMMAND[4:], *options]) == 0
+        return capsys.readouterr().out
+
+    for algorithm in ("ht", "ll"):
+        usual = ("--algorithm", algorithm)
+        two = planned(*usual, "--ranks", "16", "--nodes", "2")
+        assert "of 16 on 2 nodes" in two
+        assert "other nodes: " in two
+        assert (
+            two == planned(*usual, "--nodes", "2") == planned(*usual, "--nodes", "2", "--gpus-per-node", "8")
+        )
+        one = planned(*usual, "--ranks", "16")
+        assert "of 16 on 1 node" in one
+        assert "other nodes" not in one
+
+
 def test_the_command_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*COMMAND, "--budget", "7"]) == 1
     assert "max_recv_tokens_per_rank: is 7" in " ".join(capsys.readouterr().out.split())
     assert main([*COMMAND, "--alignment", "3"]) == 1
+    with pytest.raises(SystemExit):
+        main([*COMMAND, "--nodes", "3"])
+    assert "--nodes 3: expected a divisor of the 8 ranks" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*COMMAND, "--nodes", "2", "--gpus-per-node", "4"])
+    assert "not allowed with" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([*COMMAND, "--sms", "-1"])
     assert "'-1': expected a positive number" in capsys.readouterr().err
