@@ -35,6 +35,7 @@ struct HtLayout {
 
   uint32_t num_ranks;
   uint32_t team_size;  // ranks of an LSA team
+  uint32_t num_teams;
   uint32_t num_experts;
   uint32_t max_tokens;  // of a rank
   uint32_t max_topk;
@@ -47,6 +48,7 @@ struct HtLayout {
     HtLayout x{};
     x.num_ranks = num_ranks;
     x.team_size = team_size;
+    x.num_teams = num_ranks / team_size;
     x.num_experts = num_experts;
     x.max_tokens = max_tokens;
     x.max_topk = max_topk;
@@ -65,9 +67,8 @@ struct HtLayout {
   EP_HOST_DEVICE uint32_t num_local_experts() const { return num_experts / num_ranks; }
   // Of one row, at most.
   EP_HOST_DEVICE uint32_t max_hits() const { return max_topk < num_local_experts() ? max_topk : num_local_experts(); }
-  EP_HOST_DEVICE uint32_t num_teams() const { return num_ranks / team_size; }
-  EP_HOST_DEVICE uint32_t num_other_teams() const { return num_teams() - 1; }
-  EP_HOST_DEVICE uint32_t num_hosted() const { return num_teams() * max_tokens; }
+  EP_HOST_DEVICE uint32_t num_other_teams() const { return num_teams - 1; }
+  EP_HOST_DEVICE uint32_t num_hosted() const { return num_teams * max_tokens; }
   // Ranks of one team that a token goes to, at most; and with the other teams that it goes to.
   EP_HOST_DEVICE uint32_t max_team_dests() const { return max_topk < team_size ? max_topk : team_size; }
   EP_HOST_DEVICE uint32_t max_dests() const { return max_dests_of(max_topk); }
@@ -87,7 +88,7 @@ struct HtLayout {
   // Counters of a source: its tokens for rank r are number r, those for expert e are number num_ranks + e. Nobody else
   // needs to know how many tokens go to each team, if there are several: these counters are behind the others.
   EP_HOST_DEVICE uint32_t num_counters() const { return num_ranks + num_experts; }
-  EP_HOST_DEVICE uint32_t num_all_counters() const { return num_counters() + (num_teams() > 1 ? num_teams() : 0); }
+  EP_HOST_DEVICE uint32_t num_all_counters() const { return num_counters() + (num_teams > 1 ? num_teams : 0); }
   EP_HOST_DEVICE uint32_t team_counter(uint32_t team) const { return num_counters() + team; }
   EP_HOST_DEVICE uint32_t counter_stride() const { return static_cast<uint32_t>(align_up(num_all_counters(), 4)); }
   EP_HOST_DEVICE uint32_t count_units() const { return static_cast<uint32_t>(div_up(num_counters(), 3)); }
@@ -204,7 +205,7 @@ struct HtHandleLayout {
     x.dests = align_up(x.num_dests + num_hosted, kAlign);
     x.outgoing = align_up(x.dests + sizeof(HtDest) * num_hosted * x.max_dests, kAlign);
     x.sends = align_up(x.outgoing + sizeof(HtOutgoing) * window.num_ranks, kAlign);
-    x.guest_hits = align_up(x.sends + sizeof(HtSend) * window.num_teams() * x.team_sends, kAlign);
+    x.guest_hits = align_up(x.sends + sizeof(HtSend) * window.num_teams * x.team_sends, kAlign);
     x.parcels = align_up(x.guest_hits + sizeof(HtHits) * num_other_teams * x.team_sends, kAlign);
     x.departures = align_up(x.parcels + sizeof(HtParcelCounts) * num_other_teams, kAlign);
     x.places = align_up(x.departures + sizeof(HtDeparture) * num_other_teams * x.max_tokens, kAlign);
