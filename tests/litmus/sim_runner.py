@@ -25,20 +25,14 @@ OUTCOMES = {
 }
 
 
-def compile_kernels(
-    source: Path,
-    target: Path,
-    includes: list[Path],
-    templates: Path | None = None,
-    optimization: str = "-O2",
-) -> Path:
+def compile_kernels(source: Path, target: Path, includes: list[Path], templates: Path | None = None) -> Path:
     """A shared library of kernels for the simulator, compiled as cmake/Simulator.cmake compiles its own.
 
     The sanitizer only instruments: its run-time library is not linked, since the simulator has the functions.
     """
     compiler = os.environ.get("CXX", "g++")
     folders = [*includes, templates or paths.template_dir(), paths.include_dir()]
-    flags = ["-std=c++20", optimization, "-g1", "-fPIC", "-fvisibility=hidden"]
+    flags = ["-std=c++20", "-O2", "-g1", "-fPIC", "-fvisibility=hidden"]
     flags += ["-ffp-contract=off", "-fno-strict-aliasing"]
     instrument = ["-fsanitize=thread", "--param", "tsan-instrument-func-entry-exit=0", "-Wno-tsan"]
     object_file = target.with_suffix(".o")

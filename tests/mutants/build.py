@@ -37,8 +37,7 @@ def build(folder: Path, algorithm: str, mutant: Mutant | None = None) -> Path:
         ]
     everything = folder / "kernels.cpp"
     everything.write_text("".join(f'#include "{kernel}"\n' for kernel in kernels))
-    # They run as fast as with -O2, and compile faster.
-    return compile_kernels(everything, folder / "kernels.so", [], templates, optimization="-O1")
+    return compile_kernels(everything, folder / "kernels.so", [], templates)
 
 
 def headers_of(source: Path, templates: Path) -> set[str]:
