@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from clusters import open_cluster
 from headers import nccl_includes, nccl_version
 
-DEFAULT_SEEDS = 2
+DEFAULT_SEEDS = 1
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
