@@ -17,28 +17,12 @@ SILENT = ("silent-rail-peer",)
 
 SIGNALS = [
     Mutant(
-        "rail peers are not greeted",
-        "ht/operation.cuh",
-        "      rails.announce();\n",
-        "",
-        "They wait for ever, or till their time is up.",
-        FLAT,
-    ),
-    Mutant(
         "a rail peer is taken to have started one operation too early",
         "ht/rails.cuh",
         "return has_reached(gin(kContext).read_signal(hello), op.epoch);",
         "return has_reached(gin(kContext).read_signal(hello), op.epoch - 1);",
         "Outboxes are overwritten while the network reads them.",
         FLAT,
-    ),
-    Mutant(
-        "all rail peers have one signal",
-        "shared/ht_network.hpp",
-        "hello(uint32_t team) { return team; }",
-        "hello(uint32_t) { return 0; }",
-        "One that is ahead is taken for another one.",
-        RAILS,
     ),
     Mutant(
         "a signal does not ride on its put",
@@ -160,14 +144,6 @@ LISTS = [
         FLAT,
     ),
     Mutant(
-        "lists are put before it is known who is the last",
-        "ht/update_remote.cuh",
-        "    dev::sync_block();\n    if (!is_last[0]) return;\n",
-        "    if (!is_last[0]) return;\n",
-        "Threads of a block part.",
-        FLAT,
-    ),
-    Mutant(
         "lists are read that have not come",
         "ht/update_remote.cuh",
         "      if (!it.await(op, Wait::remote_records, i, HtRemoteLayout::kList)) return;\n",
@@ -190,22 +166,6 @@ LISTS = [
         "unit.epoch = 0;",
         "Ranks get the weights of others.",
         FLAT,
-    ),
-    Mutant(
-        "a guest's row comes back to the token of the same number",
-        "ht/update_remote.cuh",
-        "    unit.word[1] = guest;\n",
-        "",
-        "Results come to the home slots of others.",
-        FLAT,
-    ),
-    Mutant(
-        "guests' rows that are dropped have a place",
-        "ht/update_remote.cuh",
-        "num_hits == 0 ? HtHandleLayout::kNoSlot : ",
-        "",
-        "They overwrite others.",
-        DROPS,
     ),
 ]
 

@@ -3,5 +3,4 @@
 
 using namespace nccl_ep;
 
-EP_SIM_KERNEL("ht_combine_expert_major_bf16_remote", (ht::combine_remote<true, DType::bf16>), HtCombineArgs)
 EP_SIM_KERNEL("ht_combine_flat_bf16_remote", (ht::combine_remote<false, DType::bf16>), HtCombineArgs)

@@ -3,5 +3,4 @@
 
 using namespace nccl_ep;
 
-EP_SIM_KERNEL("ht_dispatch_expert_major_remote", ht::dispatch_remote<true>, HtDispatchArgs)
 EP_SIM_KERNEL("ht_dispatch_flat_remote", ht::dispatch_remote<false>, HtDispatchArgs)

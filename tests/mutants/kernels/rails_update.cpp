@@ -3,5 +3,4 @@
 
 using namespace nccl_ep;
 
-EP_SIM_KERNEL("ht_update_expert_major_remote", ht::update_remote<true>, HtUpdateArgs)
 EP_SIM_KERNEL("ht_update_flat_remote", ht::update_remote<false>, HtUpdateArgs)
