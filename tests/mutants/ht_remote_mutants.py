@@ -50,14 +50,6 @@ SIGNALS = [
         SILENT,
     ),
     Mutant(
-        "what was sent is not remembered",
-        "ht/rails.cuh",
-        "    dev::st(sent, op.epoch);\n",
-        "",
-        "The next operation's parcels look as if they had arrived.",
-        FLAT,
-    ),
-    Mutant(
         "a rank mistakes its number among the teams of a peer",
         "ht/rails.cuh",
         "own_team() < team ? own_team() : own_team() - 1; }\n  EP_DEVICE uint32_t peer_in",
@@ -73,25 +65,9 @@ SIGNALS = [
         "Rows are taken that are still under way.",
         CHUNKS,
     ),
-    Mutant(
-        "the last parcel of a chunk stays behind",
-        "ht/parcels.cuh",
-        "uint64_t{size_of_chunk(chunk, num_parcels)} * parcels.stride()",
-        "uint64_t{size_of_chunk(chunk, num_parcels) - 1} * parcels.stride()",
-        "Rows of an operation before are taken for new ones.",
-        CHUNKS,
-    ),
 ]
 
 COUNTS = [
-    Mutant(
-        "counts are put before all are written",
-        "ht/update_remote.cuh",
-        "      dev::sync_block();  // all of them are written\n",
-        "",
-        "The network may read what was there before.",
-        FLAT,
-    ),
     Mutant(
         "counts are passed on that have not come",
         "ht/update_remote.cuh",
@@ -136,35 +112,11 @@ LISTS = [
         TILES,
     ),
     Mutant(
-        "blocks stay counted",
-        "ht/update_remote.cuh",
-        "      if (is_last[0]) dev::st_relaxed<dev::Scope::gpu>(blocks_written, 0u);\n",
-        "",
-        "Nobody puts the lists of the next update.",
-        FLAT,
-    ),
-    Mutant(
         "lists are read that have not come",
         "ht/update_remote.cuh",
         "      if (!it.await(op, Wait::remote_records, i, HtRemoteLayout::kList)) return;\n",
         "",
         "Lists of the update before are taken for new ones.",
-        FLAT,
-    ),
-    Mutant(
-        "teams are counted before all of the token's are known",
-        "ht/place.cuh",
-        "expert, is_first);\n  dev::sync_block();\n",
-        "expert, is_first);\n",
-        "Tokens miss teams.",
-        FLAT,
-    ),
-    Mutant(
-        "a guest's hits are counted among those on its rank",
-        "ht/update_remote.cuh",
-        "unit.epoch = first_hit - it.first_hit;",
-        "unit.epoch = 0;",
-        "Ranks get the weights of others.",
         FLAT,
     ),
 ]
@@ -276,18 +228,6 @@ COMBINE = [
         "",
         "The network may read what was there before.",
         FLAT,
-    ),
-    Mutant(
-        "gradients are collected behind their parcel's back",
-        "ht/combine_remote.cuh",
-        "collect_guest_gradients(op, guest, boxes().weights(sum))) return false;\n"
-        "    finish_parcel(op, i, boxes().chunk_of(parcel));\n",
-        "[&] {\n"
-        "    finish_parcel(op, i, boxes().chunk_of(parcel));\n"
-        "    return collect_guest_gradients(op, guest, boxes().weights(sum)); }()) return false;\n"
-        "    if (!args.topk_weights) finish_parcel(op, i, boxes().chunk_of(parcel));\n",
-        "They are missing.",
-        BACKWARD,
     ),
     Mutant(
         "sums of other teams are added that have not come",
