@@ -13,7 +13,7 @@ TILES = ("tiles",)
 IDLE = ("idle",)
 DROPS = ("drops",)
 UPDATES = ("updates",)
-SILENT = ("silent-rail-peer",)
+SILENT = ("silent-team",)
 
 SIGNALS = [
     Mutant(
@@ -42,10 +42,10 @@ SIGNALS = [
         FLAT,
     ),
     Mutant(
-        "a rank that misses something names itself",
+        "a rank whose rail peer does not start names itself",
         "ht/rails.cuh",
-        "op.wait_for<kWholeWarp>({what, peer(i), 0},",
-        "op.wait_for<kWholeWarp>({what, group.rank, 0},",
+        "return op.wait_for({Wait::peer_start, peer(i), 0},",
+        "return op.wait_for({Wait::peer_start, group.rank, 0},",
         "The rank that is to blame is not named.",
         SILENT,
     ),

@@ -55,24 +55,20 @@ def updates(seed: int) -> None:
         ht.check_counters(problem, mode, [result[i] for result in results])
 
 
-def silent_rail_peer(seed: int) -> None:
-    """A rank is silent before dispatch.
-
-    All others say so, also the one that gets its rows by way of its rail peer.
-    """
-    silent = 3
-    problem = make_problem(replace(FEW, no_route=0), seed)
-    mode = with_budget(Mode(FLAT, windows=True, backward=True, team_size=2), [problem])
+def silent_team(seed: int) -> None:
+    """A team is silent before an update. The ranks of the other one name their rail peers."""
+    problem = make_problem(FEW, seed)
+    mode = with_budget(Mode(FLAT), [problem])
 
     def main(rank: Any) -> None:
         with make_group(rank, problem, mode) as group:
             exchange = Exchange(rank, problem, mode)
             handle = exchange.make_handle(group)
             wait_for_all(rank)
-            if rank.rank == silent:
-                cluster.sim.silence(silent)
+            if rank.rank >= 2:
+                cluster.sim.silence(rank.rank)
             else:
-                check_gives_up(rank, silent, partial(exchange.dispatch, handle))
+                check_gives_up(rank, rank.rank + 2, partial(exchange.update, handle))
 
     with simulated(problem.num_ranks, seed, nodes=2) as cluster:
         cluster.run(main)
@@ -87,5 +83,5 @@ SCENARIOS: dict[str, Callable[[int], None]] = {
     "idle": between(2, Mode(FLAT, windows=True), IDLE),
     "drops": between(2, Mode(FLAT, drop=True), DROPS, config=ONE_PARCEL),
     "updates": tuned("tile_tokens=32", updates),
-    "silent-rail-peer": silent_rail_peer,
+    "silent-team": silent_team,
 }
