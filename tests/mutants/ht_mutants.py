@@ -52,8 +52,8 @@ BEGIN = [
     Mutant(
         "that a rank has started is told without releasing",
         "ht/operation.cuh",
-        "dev::st_release<dev::Scope::system>(group.window",
-        "dev::st_relaxed<dev::Scope::system>(group.window",
+        "dev::st_release<dev::Scope::system>(hello, epoch);",
+        "dev::st_relaxed<dev::Scope::system>(hello, epoch);",
         "Nothing orders what the rank has read before what is written now.",
         FLAT,
     ),
@@ -197,8 +197,8 @@ UPDATE = [
     Mutant(
         "tokens are counted before all are noted",
         "ht/counts.cuh",
-        "insert(place / num_topk);\n  });\n  dev::sync_block();\n",
-        "insert(place / num_topk);\n  });\n",
+        ".insert(token);\n  });\n  dev::sync_block();\n",
+        ".insert(token);\n  });\n",
         "Tokens are missing.",
         FLAT,
     ),
@@ -213,8 +213,8 @@ UPDATE = [
     Mutant(
         "counts are sent as ordinary stores",
         "ht/counts.cuh",
-        "dev::st_unit(group.window.at<Unit>(peer, group.layout.counts_at(group.rank, u)), unit);",
-        "dev::st(group.window.at<Unit>(peer, group.layout.counts_at(group.rank, u)), unit);",
+        "dev::st_unit(group.window.at<Unit>(peer, group.layout.counts_at(group.rank, u))",
+        "dev::st(group.window.at<Unit>(peer, group.layout.counts_at(group.rank, u))",
         "The tag may be seen before the words that it vouches for.",
         FLAT,
     ),
@@ -237,8 +237,8 @@ UPDATE = [
     Mutant(
         "zones are found before all ranks' counts are added up",
         "ht/update.cuh",
-        "ok = all_in_block(send_counts(op, scratch) && add_ranks(op, args.handle, scratch));",
-        "ok = send_counts(op, scratch) && add_ranks(op, args.handle, scratch);",
+        "ok = all_in_block(sent && exchanged && add_ranks(op, args.handle, scratch));",
+        "ok = sent && exchanged && add_ranks(op, args.handle, scratch);",
         "Rows get places that belong to others.",
         FLAT,
     ),
@@ -293,8 +293,8 @@ UPDATE = [
     Mutant(
         "records are sent as ordinary stores",
         "ht/place.cuh",
-        "dev::st_unit(unit(0), Unit{",
-        "dev::st(unit(0), Unit{",
+        "dev::st_unit(op.group.window.at<Unit>(rank, op.group.layout.record_at",
+        "dev::st(op.group.window.at<Unit>(rank, op.group.layout.record_at",
         "The tag may be seen before the words that it vouches for.",
         FLAT,
     ),
@@ -326,8 +326,8 @@ UPDATE = [
     Mutant(
         "destinations are counted before all are noted",
         "ht/place.cuh",
-        "expert - first_expert;\n  dev::sync_block();\n",
-        "expert - first_expert;\n",
+        "places[0], base, expert, is_first);\n  dev::sync_block();\n",
+        "places[0], base, expert, is_first);\n",
         "Rows miss hits, tokens miss ranks.",
         FLAT,
     ),
@@ -376,7 +376,7 @@ PUSHING = [
     Mutant(
         "rows are pushed to a peer that has not started",
         "ht/tickets.cuh",
-        "      if (!dev::all(op.await_peer(peer))) return;\n",
+        "      if (!dev::all(op.await_peer(rank_of_flow(op.group, flow)))) return false;\n",
         "",
         "It still reads what is overwritten.",
         AHEAD,
@@ -408,8 +408,8 @@ PUSHING = [
     Mutant(
         "warps say what has arrived without an order",
         "ht/tickets.cuh",
-        "dev::atomic_add<dev::Order::acq_rel, dev::Scope::gpu>(&plan.pushed[peer].num_arrived",
-        "dev::atomic_add<dev::Order::relaxed, dev::Scope::gpu>(&plan.pushed[peer].num_arrived",
+        "dev::atomic_add<dev::Order::acq_rel, dev::Scope::gpu>(&plan.pushed[flow].num_arrived",
+        "dev::atomic_add<dev::Order::relaxed, dev::Scope::gpu>(&plan.pushed[flow].num_arrived",
         "Rows of other warps may be read before they have come.",
         TICKETS,
     ),
@@ -545,8 +545,8 @@ DISPATCH = [
     Mutant(
         "a peer is told that all has arrived before it has",
         "ht/dispatch.cuh",
-        "    mover.drain();\n    add_arrived(op, args.move, peer, num_mine, outgoing.num_rows);\n",
-        "    add_arrived(op, args.move, peer, num_mine, outgoing.num_rows);\n    mover.drain();\n",
+        "  mover.drain();\n  if (ok) add_arrived(op, args.move, flow, num_mine, outgoing.num_rows);\n",
+        "  if (ok) add_arrived(op, args.move, flow, num_mine, outgoing.num_rows);\n  mover.drain();\n",
         "Its kernel ends before all rows have come.",
         WINDOWS,
     ),
@@ -562,9 +562,9 @@ DISPATCH = [
         "a block's queues are opened after it has met",
         "ht/dispatch.cuh",
         "  open_queues(queues);\n  const RowRanges ranges = load_row_ranges(args.group, args.handle);\n"
-        "  const Start start = begin(args.group);\n",
+        "  const Start start = begin(args.group, guests.rails());\n",
         "  const RowRanges ranges = load_row_ranges(args.group, args.handle);\n"
-        "  const Start start = begin(args.group);\n  open_queues(queues);\n",
+        "  const Start start = begin(args.group, guests.rails());\n  open_queues(queues);\n",
         "Flags of other warps are lost.",
         FLAT,
     ),

@@ -24,6 +24,7 @@ from nccl_ep.sim import Schedule
 NUM_PROBLEMS = 2
 NUM_STEPS = 2  # of each, into the same outputs
 NUM_CALLS = 12  # of a scenario in which a rank is ahead
+ONE_SM = {"max_num_sms": 1}
 STEP_LIMIT = 200_000_000  # most are jumps: bulk copies take their time
 FEW = Shape(num_ranks=3, num_local_experts=3, num_topk=4, hidden=32, max_tokens=6, tokens=(6, 3, 5))
 REPEATS = replace(FEW, num_topk=6, repeats=True)
@@ -38,16 +39,18 @@ MANY_RANKS = Shape(num_ranks=8, tokens=(4,) * 8, no_route=0)
 PIECES = Shape(num_ranks=3, num_topk=3, hidden=160, max_tokens=12, tokens=(12, 9, 10))
 
 
-def chained(seed: int, mode: Mode, shape: Shape, max_num_sms: int = 0, **options: Any) -> None:
+def chained(
+    seed: int, mode: Mode, shape: Shape, config: dict[str, int] | None = None, **options: Any
+) -> None:
     """Several steps in a row; raises if a rank received something else than it must.
 
-    ``options`` are the simulated cluster's.
+    ``config`` changes the group's and ``options`` are the simulated cluster's.
     """
     problems = make_problems(seed, shape)
     mode = with_budget(mode, problems)
 
     def main(rank: Any) -> Any:
-        with make_group(rank, problems[0], mode, max_num_sms=max_num_sms) as group:
+        with make_group(rank, problems[0], mode, **(config or {})) as group:
             found = []
             for exchange in [Exchange(rank, problem, mode) for problem in problems]:
                 handle = exchange.make_handle(group)
@@ -234,12 +237,12 @@ SCENARIOS: dict[str, Callable[[int], None]] = {
     "backward": partial(chained, mode=Mode(FLAT, backward=True), shape=FEW),
     "repeats": partial(chained, mode=Mode(EM), shape=REPEATS),
     "many-hits": partial(chained, mode=Mode(EM, backward=True), shape=MANY_HITS),
-    "uneven": partial(chained, mode=Mode(FLAT), shape=UNEVEN, max_num_sms=1),
-    "one-source": partial(chained, mode=Mode(FLAT), shape=ONE_SOURCE, max_num_sms=1),
-    "tiles": tuned("tile_tokens=64", partial(chained, mode=Mode(EM), shape=TILES, max_num_sms=2)),
-    "pieces": tuned("piece_bytes=32", partial(chained, mode=Mode(FLAT), shape=PIECES, max_num_sms=1)),
+    "uneven": partial(chained, mode=Mode(FLAT), shape=UNEVEN, config=ONE_SM),
+    "one-source": partial(chained, mode=Mode(FLAT), shape=ONE_SOURCE, config=ONE_SM),
+    "tiles": tuned("tile_tokens=64", partial(chained, mode=Mode(EM), shape=TILES, config={"max_num_sms": 2})),
+    "pieces": tuned("piece_bytes=32", partial(chained, mode=Mode(FLAT), shape=PIECES, config=ONE_SM)),
     "tickets": partial(chained, mode=Mode(FLAT, windows=True), shape=TICKETS, schedule=Schedule.UNIFORM),
-    "queue": partial(chained, mode=Mode(EM), shape=QUEUE, max_num_sms=1),
+    "queue": partial(chained, mode=Mode(EM), shape=QUEUE, config=ONE_SM),
     "idle-blocks": partial(
         chained, mode=Mode(FLAT), shape=replace(FEW, tokens=(1, 0, 2)), sms=16, schedule=Schedule.WARPS
     ),

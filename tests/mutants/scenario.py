@@ -14,6 +14,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent / folder) for folder in ("", "protocol", "litmus")]
 
+import ht_remote_scenarios  # noqa: E402
 import ht_scenarios  # noqa: E402
 import ll_scenarios  # noqa: E402
 import remote_scenarios  # noqa: E402
@@ -23,6 +24,7 @@ SCENARIOS = {
     "ll": ll_scenarios.SCENARIOS,
     "remote": remote_scenarios.SCENARIOS,
     "ht": ht_scenarios.SCENARIOS,
+    "rails": ht_remote_scenarios.SCENARIOS,
 }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ht_mutants
+import ht_remote_mutants
 import ll_mutants
 import pytest
 import remote_mutants
@@ -21,7 +22,12 @@ from scenario import SCENARIOS
 pytestmark = pytest.mark.sim_only
 
 SCENARIO = Path(__file__).with_name("scenario.py")
-MUTANTS = {"ll": ll_mutants.MUTANTS, "remote": remote_mutants.MUTANTS, "ht": ht_mutants.MUTANTS}
+MUTANTS = {
+    "ll": ll_mutants.MUTANTS,
+    "remote": remote_mutants.MUTANTS,
+    "ht": ht_mutants.MUTANTS,
+    "rails": ht_remote_mutants.MUTANTS,
+}
 SEEDS = range(1, 6)
 SECONDS = 60
 
