@@ -28,6 +28,7 @@ std::chrono::seconds patience{30};
 
 std::mutex log_mutex;
 std::string log_text;
+thread_local std::string own_log_text;
 
 void log(LogLevel level, unsigned long, const char*, int, const char* format, ...) {
   char text[1000];
@@ -35,8 +36,10 @@ void log(LogLevel level, unsigned long, const char*, int, const char* format, ..
   va_start(arguments, format);
   std::vsnprintf(text, sizeof text, format, arguments);
   va_end(arguments);
+  if (level != LogLevel::kWarn) return;
+  own_log_text = text;
   const std::lock_guard lock(log_mutex);
-  if (level == LogLevel::kWarn) log_text = text;
+  log_text = text;
 }
 
 }  // namespace
@@ -57,6 +60,8 @@ std::string last_warning() {
   const std::lock_guard lock(log_mutex);
   return log_text;
 }
+
+std::string own_warning() { return own_log_text; }
 
 Board* Board::make(int count) {
   void* shared = mmap(nullptr, count * sizeof(Board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);

@@ -57,8 +57,9 @@ struct Plugin {
   const RmaPluginV14* rma;
 };
 
-// The last warning in the plugin's log of this process.
+// The last warning in the plugin's log of this process, and the last one that a call of this thread caused.
 std::string last_warning();
+std::string own_warning();
 
 // One rank's connection to the others.
 class Link {

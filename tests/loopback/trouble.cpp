@@ -163,7 +163,7 @@ void run_misuse(const Plugin& plugin, Board& board, const Settings& settings, in
     void* request = nullptr;
     const auto refused = [](ncclResult_t result, const std::string& reason) {
       expect(result == ncclInvalidArgument, reason + ": result " + std::to_string(result));
-      expect(last_warning().find(reason) != std::string::npos, "expected '" + reason + "': " + last_warning());
+      expect(own_warning().find(reason) != std::string::npos, "expected '" + reason + "': " + own_warning());
     };
     const auto put = [&](void* src, uint64_t bytes, uint64_t dst_offset, void* dst, uint32_t rank) {
       return rma.put(proxy.context(), 0, 0, src, bytes, dst_offset, dst, rank, &request);
