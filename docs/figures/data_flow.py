@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws where rows go in each layout, for docs/concepts.md: `python docs/figures/data_flow.py` writes the pictures
-beside itself. Needs matplotlib. What is drawn is computed from one routing, and tests compare it with the library.
+"""Draws where rows go in each layout, for docs/concepts.md.
+
+``python docs/figures/data_flow.py`` writes the pictures beside itself; it needs matplotlib. What is drawn is
+computed from one routing, and a test compares it with what the library does.
 """
 
 from __future__ import annotations
@@ -76,7 +78,8 @@ PICTURES = {
 
 # ---- Drawing ----
 
-COLOURS = dict(zip(all_tokens(), ["#9ecae1", "#6baed6", "#3182bd", "#fdd0a2", "#fdae6b", "#e6550d"], strict=True))
+BLUES, ORANGES = ["#9ecae1", "#6baed6", "#3182bd"], ["#fdd0a2", "#fdae6b", "#e6550d"]
+COLOURS = dict(zip(all_tokens(), BLUES + ORANGES, strict=True))
 HEIGHT, WIDTH, GAP = 1.0, 2.4, 0.9
 ARROW = {"arrowstyle": "-|>", "mutation_scale": 9, "shrinkA": 0, "shrinkB": 0}
 
@@ -86,8 +89,9 @@ def box(axes: Any, x: float, y: float, text: str, colour: str = "white", width: 
 
     style = "--" if text == UNUSED else "-"
     hatch = "///" if text == PADDING else None
-    axes.add_patch(Rectangle((x, y), width, HEIGHT, facecolor=colour, edgecolor="#555", ls=style, hatch=hatch))
-    axes.text(x + width / 2, y + HEIGHT / 2, text, ha="center", va="center", fontsize=8)
+    look = {"facecolor": colour, "edgecolor": "#555", "ls": style, "hatch": hatch}
+    axes.add_patch(Rectangle((x, y), width, HEIGHT, **look, zorder=3))  # in front of arrows
+    axes.text(x + width / 2, y + HEIGHT / 2, text, ha="center", va="center", fontsize=8, zorder=4)
 
 
 def arrow(axes: Any, start: tuple[float, float], end: tuple[float, float], **style: Any) -> None:
@@ -103,12 +107,15 @@ def draw_tokens(axes: Any, rank: int, top: float) -> dict[str, tuple[float, floa
     for i, token in enumerate(TOKENS[rank]):
         y = top - HEIGHT * (i + 1)
         box(axes, 0, y, token, COLOURS[token])
-        axes.text(-0.3, y + HEIGHT / 2, f"to {EXPERTS[token][0]}, {EXPERTS[token][1]}", ha="right", va="center", fontsize=7)
+        experts = ", ".join(map(str, EXPERTS[token]))
+        axes.text(-0.3, y + HEIGHT / 2, f"to {experts}", ha="right", va="center", fontsize=7)
         starts[token] = (WIDTH, y + HEIGHT / 2)
     return starts
 
 
-def draw_zones(axes: Any, rank: int, zones: list[Zone], x: float, top: float) -> Iterator[tuple[str, float, float]]:
+def draw_zones(
+    axes: Any, rank: int, zones: list[Zone], x: float, top: float
+) -> Iterator[tuple[str, float, float]]:
     """A rank's output, its zones side by side; yields each token's rows, the first one first."""
     axes.text(x, top + 1.1, f"rank {rank}: output of dispatch", fontsize=8, weight="bold")
     for zone in zones:
@@ -173,7 +180,7 @@ def draw_teams() -> Any:
                 arrow(axes, (x0 + WIDTH / 2, y0), (x1 + WIDTH / 2, y1 + HEIGHT), **style)
             else:
                 arrow(axes, (x0 + WIDTH, y0 + HEIGHT / 2), (x1, y1 + HEIGHT / 2), **style)
-        axes.text(4.2, -1.1, "blue: NVLink, orange: network (a rail from rank 0 to 2)", ha="center", fontsize=7)
+        axes.text(4.2, -1.1, "blue: NVLink, orange: network (rank 0 to 2: a rail)", ha="center", fontsize=7)
         axes.set_title(title, fontsize=9)
         axes.set_xlim(-0.5, 9)
         axes.set_ylim(-1.6, 5.2)
@@ -184,7 +191,8 @@ def draw_teams() -> Any:
 def main() -> None:
     import matplotlib
 
-    matplotlib.rcParams["svg.hashsalt"] = "nccl_ep"  # the same picture each time
+    # Text stays text, and the picture is the same each time.
+    matplotlib.rcParams.update({"svg.hashsalt": "nccl_ep", "svg.fonttype": "none"})
     figures = {name: draw_layout(layout, title) for name, (layout, title) in PICTURES.items()}
     for name, figure in {**figures, "teams": draw_teams()}.items():
         figure.savefig(Path(__file__).with_name(f"flow-{name}.svg"), metadata={"Date": None})

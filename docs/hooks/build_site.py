@@ -25,8 +25,8 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
         text = links.moved((root(config) / path).read_text(), path)
         files.append(File.generated(config, links.on_site(path), content=text))
     for path, text in links.sources(root(config), pages).items():
-        source = File.generated(config, links.on_site(path), content=text, inclusion=InclusionLevel.NOT_IN_NAV)
-        files.append(source)
+        place, outside = links.on_site(path), InclusionLevel.NOT_IN_NAV
+        files.append(File.generated(config, place, content=text, inclusion=outside))
     return files
 
 

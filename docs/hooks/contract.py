@@ -55,7 +55,8 @@ def described(declaration: header.Declaration, known: set[str]) -> str:
             for m in declaration.members
             if not _BOOKKEEPING.fullmatch(m.name)
         ]
-        parts.append(table(("field", "type", "initially", "at byte", ""), rows) if rows else "It has no fields.")
+        head = ("field", "type", "initially", "at byte", "")
+        parts.append(table(head, rows) if rows else "It has no fields.")
     if declaration.kind == "enum":
         values = [(f"`{m.name}`", m.initial, in_line(m.text, known)) for m in declaration.members]
         parts.append(table(("name", "value", ""), values))

@@ -67,7 +67,7 @@ def sections(text: str, enumerations: str = "") -> list[Section]:
         enumerations: another header's text, whose enumerations its structs use.
     """
     zeros = {found[3]: members(found, text, {}) for found in _TYPE.finditer(enumerations + text)}
-    zero_values = {name: values[0].name for name, values in zeros.items() if values and values[0].initial == "0"}
+    zero_values = {name: found[0].name for name, found in zeros.items() if found and found[0].initial == "0"}
     found = [Section("")]
     for block in re.split(r"\n{2,}", text):
         heading = _HEADING.match(block)

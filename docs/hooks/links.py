@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where files of the repository are found on the site.
 
-Pages link to each other and to sources by paths, so that links work wherever the repository is shown. The site has
-the pages of docs/ at its root, README and CHANGELOG beside them, and each source that a page links to as a page.
+Pages link to each other and to sources by paths, so that links work wherever the repository is shown. The
+site has the pages of docs/ at its root, README and CHANGELOG beside them, and a page for each source that a
+page links to.
 """
 
 from __future__ import annotations
@@ -79,8 +80,8 @@ def children(root: Path, path: str) -> list[str]:
     """Sources in a folder, and its folders."""
     if (root / path).is_file():
         return []
-    inside = sorted(child for child in (root / path).iterdir() if child.is_dir() or child.suffix in _LANGUAGES)
-    return [f"{path}/{child.name}" for child in inside]
+    inside = (child for child in (root / path).iterdir() if child.is_dir() or child.suffix in _LANGUAGES)
+    return sorted(f"{path}/{child.name}" for child in inside)
 
 
 def source_page(root: Path, path: str) -> str:
@@ -88,6 +89,6 @@ def source_page(root: Path, path: str) -> str:
     front = f"---\ntitle: {path}\nsearch:\n  exclude: true\n---\n\n# {path}\n\n"
     if (root / path).is_dir():
         base = posixpath.dirname(path) or "."
-        return front + "\n".join(f"* [{p}]({posixpath.relpath(p, base)}.md)" for p in children(root, path)) + "\n"
+        return front + "".join(f"* [{p}]({posixpath.relpath(p, base)}.md)\n" for p in children(root, path))
     language = _LANGUAGES.get(Path(path).suffix, "text")
     return f"{front}````{language}\n{(root / path).read_text()}````\n"
