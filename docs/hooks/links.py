@@ -2,7 +2,7 @@
 """Where files of the repository are found on the site.
 
 Pages link to each other and to sources by paths, so that links work wherever the repository is shown. The
-site has the pages of docs/ at its root, README and CHANGELOG beside them, and a page for each source that a
+site has the pages of docs/ at its root, some others beside them, and a page for each source that a
 page links to.
 """
 
@@ -13,7 +13,11 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-BESIDE_DOCS = {"README.md": "overview.md", "CHANGELOG.md": "changelog.md"}
+BESIDE_DOCS = {
+    "README.md": "overview.md",
+    "CHANGELOG.md": "changelog.md",
+    "examples/drop_in/README.md": "drop_in.md",
+}
 _LANGUAGES = {".h": "c", ".c": "c", ".hpp": "cpp", ".cpp": "cpp", ".cuh": "cpp", ".py": "python"}
 
 _FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)

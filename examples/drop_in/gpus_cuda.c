@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The GPUs of this host, a process for each rank.
+#define _GNU_SOURCE
 #include <cuda_runtime_api.h>
 #include <signal.h>
 #include <stdatomic.h>
