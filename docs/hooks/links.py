@@ -75,9 +75,8 @@ def is_page(path: str) -> bool:
 
 
 def linked(root: Path, page: str) -> Iterator[str]:
-    links = list[str]()
-    in_prose((root / page).read_text(), lambda link: links.append(link) or link)
-    return (path for link in links if (path := target(page, link)) is not None)
+    prose = "".join(_FENCE.split((root / page).read_text())[::2])
+    return (path for link in _LINK.findall(prose) if (path := target(page, link)) is not None)
 
 
 def children(root: Path, path: str) -> list[str]:
