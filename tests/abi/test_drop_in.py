@@ -59,7 +59,7 @@ def compiled(source: str, flags: list[str], folder: Path) -> Path:
 def linked(objects: list[Path], libraries: list[str], folder: Path) -> Path:
     """A program of these objects that wants ``libnccl_ep.so.0``."""
     program = folder / "moe_layer"
-    ours = [f"-L{paths.library_dir()}", "-lnccl_ep", f"-Wl,-rpath,{paths.library_dir()}"]
+    ours = [f"-L{paths.library_dir()}", "-l:libnccl_ep.so.0", f"-Wl,-rpath,{paths.library_dir()}"]
     command = [COMPILERS["c11"], *map(str, objects), "-o", str(program), *ours, *libraries, "-lpthread"]
     subprocess.run(command, check=True)
     return program
