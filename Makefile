@@ -40,10 +40,10 @@ bench: install ## A=main: the working tree and another revision in turn, with th
 	cmake -S build-bench-$(A)/source -B build-bench-$(A) && cmake --build build-bench-$(A) --parallel --target nccl_ep
 	ep_bench --compare build-bench-$(A)/lib/libnccl_ep.so.0
 
-docs: install ## the documentation as a site in build-site, and whether its links, examples and tables are right
-	pip install -q '.[docs]'
+docs: ## the documentation as a site in build-site, and whether its links, examples and tables are right
+	pip install -q '.[test,docs]' -Ccmake.define.NCCL_EP_BUILD_TESTS=ON
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
-	pytest -q tests/repository tests/protocol/test_data_flow.py tests/python/test_quickstart.py tests/python/test_doctests.py tests/abi/test_c_example.py
+	pytest -q tests/repository tests/protocol/test_data_flow.py tests/python/test_quickstart.py tests/python/test_doctests.py tests/abi/test_c_example.py tests/abi/test_drop_in.py
 
 docs-serve: ## the site while you write, at http://localhost:8000; needs `make docs` before
 	NO_MKDOCS_2_WARNING=1 mkdocs serve
