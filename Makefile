@@ -6,7 +6,7 @@ CASE ?= $(K)
 N ?= 200
 
 .DEFAULT_GOAL := check
-.PHONY: check install test seed fuzz mutants kernels kernels-accept gpu bench docs ci help
+.PHONY: check install test seed fuzz mutants kernels kernels-accept gpu bench docs docs-serve ci help
 
 check: install ## build what changed, run unit tests and a smoke set of seeds
 	build-wheel/bin/nccl_ep_unit_tests && pytest -q tests/repository tests/protocol --seeds 1 -k 'not traffic and not 32_ranks'
@@ -40,8 +40,13 @@ bench: install ## A=main: the working tree and another revision in turn, with th
 	cmake -S build-bench-$(A)/source -B build-bench-$(A) && cmake --build build-bench-$(A) --parallel --target nccl_ep
 	ep_bench --compare build-bench-$(A)/lib/libnccl_ep.so.0
 
-docs: install ## links, examples and tables of the documentation
-	pytest -q tests/repository/test_documents.py tests/python/test_quickstart.py tests/python/test_doctests.py tests/abi/test_c_example.py
+docs: ## the documentation as a site in build-site, and whether its links, examples and tables are right
+	pip install -q '.[test,docs]' -Ccmake.define.NCCL_EP_BUILD_TESTS=ON
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+	pytest -q tests/repository tests/protocol/test_data_flow.py tests/python/test_quickstart.py tests/python/test_doctests.py tests/abi/test_c_example.py tests/abi/test_drop_in.py
+
+docs-serve: ## the site while you write, at http://localhost:8000; needs `make docs` before
+	NO_MKDOCS_2_WARNING=1 mkdocs serve
 
 ci: ## what CI does, in a clone of the last commit
 	rm -rf build-ci-clone && git clone -q . build-ci-clone && build-ci-clone/.ci/run

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the examples need besides nccl_ep.h: simulated GPUs, a thread for each, and tensors in their memory.
 #pragma once
+#ifndef NCCL_EP_OWN_TYPES
 #define NCCL_EP_OWN_TYPES  // no CUDA or NCCL headers needed
+#endif
 #include <nccl_ep.h>
 #include <nccl_ep_sim.h>
 #include <pthread.h>
@@ -52,8 +54,8 @@ static void run_sim_ranks(int num_ranks, void (*body)(ncclEpSimCluster_t cluster
 
 // A tensor of 4-byte elements in the rank's device memory. It lives as long as the rank's thread, its memory as long as
 // the cluster.
-static ncclEpTensor_t* make_sim_tensor(ncclEpSimCluster_t cluster, int rank, ncclDataType_t datatype, unsigned ndim,
-                                       const size_t* sizes) {
+static inline ncclEpTensor_t* make_sim_tensor(ncclEpSimCluster_t cluster, int rank, ncclDataType_t datatype,
+                                              unsigned ndim, const size_t* sizes) {
   if (num_sim_tensors == 16) fail("more than 16 tensors");
   ncclEpTensor_t* tensor;
   size_t bytes = 4;
