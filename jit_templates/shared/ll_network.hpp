@@ -68,8 +68,9 @@ struct LlRemoteLayout {
   }
 };
 
-// Signals of a rank, by their number. They count operations and are never reset. Each operation of every rank sends each
-// kind once to every remote rank: the hello and the head in context 0, the rows in every context.
+// Signals of a rank, by their number. They count operations and are never reset. Each operation of every rank sends the head
+// once to every remote rank, in context 0, and the rows in every context. The hello counts what is finished, in context 0: an
+// operation that begins says how many more are, none of them or a few.
 struct LlSignals {
   uint32_t num_ranks;  // of the world
 

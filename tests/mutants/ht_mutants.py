@@ -392,8 +392,8 @@ PUSHING = [
     Mutant(
         "blocks end without an order",
         "ht/tickets.cuh",
-        "is_last_block<dev::Order::acq_rel>(progress)",
-        "is_last_block(progress)",
+        "is_last_block<dev::Order::acq_rel>(progress->blocks_done)",
+        "is_last_block(progress->blocks_done)",
         "What warps of other blocks look at is reset.",
         FLAT,
     ),

@@ -63,8 +63,8 @@ OPERATION = [
     Mutant(
         "blocks are counted without an atomic",
         "common/operation.cuh",
-        "dev::atomic_add<kOrder, dev::Scope::gpu>(&progress->blocks_done, 1u)",
-        "progress->blocks_done++",
+        "dev::atomic_add<kOrder, dev::Scope::gpu>(blocks_done, 1u)",
+        "(*blocks_done)++",
         "Two blocks see the same count, and none is the last.",
         FEW,
     ),
