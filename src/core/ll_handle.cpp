@@ -44,9 +44,10 @@ void LlHandle::update(const ncclEpTensor_t* topk_idx, const ncclEpLayoutInfo_t& 
   check_absent(kOffsets, info.expert_offsets, why);
   check_absent(kTotal, info.recv_total_counter, why);
   check_topk_idx(topk_idx, routing_.num_topk, group_.shape().max_tokens);
+  const TokenCount tokens{static_cast<uint32_t>(topk_idx->sizes[0]), num_tokens_at(info, group_.comm())};
   routing_.topk_idx = address_of("topk_idx", *topk_idx, group_.comm(), element_bytes(topk_idx->datatype));
   routing_.idx_is_64bit = topk_idx->datatype == ncclInt64;
-  routing_.tokens = {static_cast<uint32_t>(topk_idx->sizes[0]), num_tokens_at(info, group_.comm())};
+  routing_.tokens = tokens;
   note_routing();
   has_dispatched_ = false;
 }
