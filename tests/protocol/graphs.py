@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of graphs share: steps whose number of tokens stands in device memory, and operations of two handles
-that are in flight together.
+"""What the tests of graphs share: steps whose number of tokens stands in device memory, and operations of two
+handles that are in flight together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any
 
 import nccl_ep as ep
@@ -16,7 +17,7 @@ from oracle import Array, Problem
 
 
 def padded(problem: Problem, seed: int) -> Problem:
-    """The problem in tensors that have room for the most tokens: behind those that there are, rows that nobody may use.
+    """The problem in tensors with room for the most tokens. Behind its own are rows that nobody may use.
 
     They would go to experts, and turn every sum into NaN.
     """
@@ -24,7 +25,8 @@ def padded(problem: Problem, seed: int) -> Problem:
 
     def fill(rows: list[Array], more: Callable[[tuple[int, ...]], Array]) -> list[Array]:
         return [
-            np.concatenate([own, more((problem.max_tokens - len(own), own.shape[1])).astype(own.dtype)]) for own in rows
+            np.concatenate([own, more((problem.max_tokens - len(own), own.shape[1])).astype(own.dtype)])
+            for own in rows
         ]
 
     return replace(
@@ -38,8 +40,8 @@ def padded(problem: Problem, seed: int) -> Problem:
 class CountedStep:
     """Update, dispatch, the caller's work and combine with one rank's buffers, for any number of tokens.
 
-    The caller's work is copies: tokens, routes, weights and their number come from elsewhere before the update, and what
-    the experts have made comes between dispatch and combine.
+    The caller's work is copies: tokens, routes, weights and their number come from elsewhere before the
+    update, and what the experts have made comes between dispatch and combine.
 
     Attributes:
         mine: the buffers, an ``Exchange`` of :mod:`ll` or of :mod:`ht`, with room for the most tokens.
@@ -51,10 +53,11 @@ class CountedStep:
     def __init__(self, rank: Any, problem: Problem, make: Callable[[Problem], Any], seed: int) -> None:
         self.rank, self._make, self._seed = rank, make, seed
         self.mine = make(padded(problem, seed))
-        # What only depends on who the tokens go to has the form that the problem gives it, whatever the number is.
-        self.mine.expert_rows, self.mine.expert_window = make(problem).expert_rows, None
+        self.mine.expert_rows = make(problem).expert_rows  # of the tokens that there are
         self.mine.count = rank.array(np.array([-1], np.int32))
-        self._staged = {name: rank.array(rank.read(self._buffer(name))) for name in (*self.BEFORE, *self.BETWEEN)}
+        self._staged = {
+            name: rank.array(rank.read(self._buffer(name))) for name in (*self.BEFORE, *self.BETWEEN)
+        }
         self._outputs = [name for name in vars(self.mine) if name.startswith(("received", "combined"))]
         self._fresh = {name: rank.read(self._buffer(name)) for name in self._outputs}
 
@@ -106,7 +109,7 @@ class CountedStep:
 
 
 def check_counted(expected: list[dict[str, Array]], results: list[dict[str, Array]]) -> None:
-    """Compares what every rank has with what it must have. What comes home has room for more tokens: poison stays there."""
+    """Compares what every rank has with what it must have. Where home has room for more, poison stays."""
     for rank, (wanted, found) in enumerate(zip(expected, results, strict=True)):
         for name, values in wanted.items():
             room = len(found[name]) - len(values)
@@ -125,20 +128,34 @@ class Lane:
     stream: Any
 
 
-def run_in_flight(lanes: Sequence[Lane], rounds: int) -> None:
-    """Dispatches and combines of two lanes in turn. Each begins while the other's last one is still to be received.
+class Receipt(Enum):
+    """When an operation is received at the earliest, of those that `run_in_flight` makes."""
 
-    Operations begin one after the other, for which an event is handed on. The first lane's stream ends behind all.
+    ANY_TIME = 0
+    AS_THE_NEXT_BEGINS = 1
+    BEHIND_THE_NEXT = 2
+
+
+def run_in_flight(
+    lanes: Sequence[Lane], operations: Sequence[str], receipt: Receipt = Receipt.ANY_TIME
+) -> None:
+    """Operations of two lanes in turn. Each begins while the other's last one is still to be received.
+
+    Operations begin one after the other, for which events are handed on. The first lane's stream ends behind
+    all.
     """
-    begun = None
-    for _ in range(rounds):
-        for operation in ("dispatch", "combine"):
-            for lane in lanes:
-                lane.handle.complete(stream=lane.stream)
-                if begun is not None:
-                    lane.stream.wait(begun)
-                getattr(lane.exchange, operation)(lane.handle, lane.stream, send_only=True)
-                begun = lane.stream.record()
+    about_to_begin = begun = None
+    for operation in operations:
+        for lane in lanes:
+            first = {Receipt.AS_THE_NEXT_BEGINS: about_to_begin, Receipt.BEHIND_THE_NEXT: begun}.get(receipt)
+            if first is not None:
+                lane.stream.wait(first)
+            lane.handle.complete(stream=lane.stream)
+            if begun is not None:
+                lane.stream.wait(begun)
+            about_to_begin = lane.stream.record()
+            getattr(lane.exchange, operation)(lane.handle, lane.stream, send_only=True)
+            begun = lane.stream.record()
     for lane in lanes:
         lane.handle.complete(stream=lane.stream)
     for lane in lanes[1:]:

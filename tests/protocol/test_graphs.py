@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Graphs: whole steps with the caller's work between and another number of tokens at each replay, pieces of a step, and
-what runs at the same time on several streams.
+"""Graphs: whole steps with the caller's work between and another number of tokens at each replay, pieces of a
+step, and what runs at the same time on several streams.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ll import Shape, make_problem
 from oracle import Array, Problem
 
 MAX_TOKENS = 6
+STEP = ("dispatch", "combine")
 COUNTS = ((2, 5, 0, 6), (6, 6, 6, 6), (0, 1, 3, 0), (0, 0, 0, 0))  # of the ranks, at each replay
 IN_HALVES = pytest.mark.parametrize("captured", [False, True], ids=["called", "captured"])
 
@@ -108,7 +109,9 @@ def test_a_graph_replays_with_other_numbers_of_tokens(make_cluster: Any, name: s
     [*(low_latency(layout) for layout in (ll.EM, ll.RM)), high_throughput(ht.FLAT, team_size=2)],
     ids=["ll-em", "ll-rm", "ht-flat"],
 )
-def test_a_graph_replays_with_other_numbers_of_tokens_across_teams(make_cluster: Any, kind: Kind, seed: int) -> None:
+def test_a_graph_replays_with_other_numbers_of_tokens_across_teams(
+    make_cluster: Any, kind: Kind, seed: int
+) -> None:
     check_replays(make_cluster(4, seed, nodes=2), kind, COUNTS[:3], seed)
 
 
@@ -191,12 +194,16 @@ def test_two_micro_batches_in_flight(make_cluster: Any, nodes: int, captured: bo
             if captured:
                 with rank.capture() as graph:
                     streams = graph.stream, rank.stream()
-                    run_in_flight([Lane(*lane) for lane in zip(exchanges, handles, streams, strict=True)], 1)
+                    run_in_flight(
+                        [Lane(*lane) for lane in zip(exchanges, handles, streams, strict=True)], STEP
+                    )
                 for _ in range(3):
                     graph.launch()
             else:
                 streams = rank.stream(), rank.stream()
-                run_in_flight([Lane(*lane) for lane in zip(exchanges, handles, streams, strict=True)], 3)
+                run_in_flight(
+                    [Lane(*lane) for lane in zip(exchanges, handles, streams, strict=True)], 3 * STEP
+                )
             rank.synchronize()
             return [mine.results() for mine in exchanges]
 
@@ -206,8 +213,10 @@ def test_two_micro_batches_in_flight(make_cluster: Any, nodes: int, captured: bo
 
 
 @IN_HALVES
-def test_the_next_layers_dispatch_beside_this_ones_combine(make_cluster: Any, captured: bool, seed: int) -> None:
-    """A handle for each layer. Dispatch, in one piece, begins while the combine before is still to be received."""
+def test_the_next_layers_dispatch_beside_this_ones_combine(
+    make_cluster: Any, captured: bool, seed: int
+) -> None:
+    """A handle for each layer. Dispatch, whole, begins while the combine before is still to be received."""
     problems = [make_problem(Shape(num_ranks=2, num_topk=3, max_tokens=4), seed * 10 + i) for i in range(3)]
 
     def layers(exchanges: list[Any], handles: list[ep.Handle], streams: list[Any]) -> None:
