@@ -42,9 +42,9 @@ struct RemoteRanks {
   // As the functions of the same names for the team. One warp calls them.
   EP_DEVICE void announce(uint32_t finished) const {
     uint32_t* told = &group.progress->told_remote;
-    const uint32_t news = finished - dev::ld_relaxed<dev::Scope::gpu>(told);
+    const uint32_t news = finished + 1 - dev::ld_relaxed<dev::Scope::gpu>(told);
     dev::sync_warp();  // all lanes have read it
-    if (dev::lane_idx() == 0) dev::st_relaxed<dev::Scope::gpu>(told, finished);
+    if (dev::lane_idx() == 0) dev::st_relaxed<dev::Scope::gpu>(told, finished + 1);
     for (uint32_t i = dev::lane_idx(); news > 0 && i < size(); i += 32) {
       gin(kContext).signal(rank(i), dev::weak(dev::signal(signals().hello(group.rank)), news));
     }
@@ -105,7 +105,7 @@ struct RemoteRanks {
 
  private:
   EP_DEVICE bool has_finished(uint32_t peer, uint32_t epoch) const {
-    return has_reached(count(kContext, signals().hello(peer)), epoch);
+    return has_reached(count(kContext, signals().hello(peer)), epoch + 1);
   }
   EP_DEVICE uint32_t team_size() const { return group.layout.num_ranks; }
   EP_DEVICE LlSignals signals() const { return {group.num_ranks}; }
