@@ -26,7 +26,8 @@
 //     and may have no data.
 //  4. Streams. Calls that take a stream enqueue work on it and return; results are there when the stream has
 //     passed. Calls on one group are ordered by the caller: one after the other in the same order on all
-//     ranks, on one stream or on streams ordered by events.
+//     ranks, on one stream or on streams ordered by events. One exception: what ncclEpComplete receives may overlap
+//     the group's next operation.
 //  5. Collective calls must be made by every rank of the group. All ranks pass the same configuration.
 //  6. Capturable calls may be recorded into a CUDA graph and replayed; memory keeps its address, contents may
 //     change.
