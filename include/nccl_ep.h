@@ -26,7 +26,8 @@
 //     and may have no data.
 //  4. Streams. Calls that take a stream enqueue work on it and return; results are there when the stream has
 //     passed. Calls on one group are ordered by the caller: one after the other in the same order on all
-//     ranks, on one stream or on streams ordered by events.
+//     ranks, on one stream or on streams ordered by events. One exception: what ncclEpComplete receives may overlap
+//     the group's next operation.
 //  5. Collective calls must be made by every rank of the group. All ranks pass the same configuration.
 //  6. Capturable calls may be recorded into a CUDA graph and replayed; memory keeps its address, contents may
 //     change.
@@ -210,7 +211,8 @@ typedef struct {
 #define NCCL_EP_HANDLE_CONFIG_CURRENT_VERSION 1
 #define NCCL_EP_HANDLE_CONFIG_INIT NCCL_EP_STRUCT_INIT(ncclEpHandleConfig_t, NCCL_EP_MAGIC)
 
-// Device tensors that say what was received. Which are wanted, and where, stands with each function.
+// Device tensors that say what was received, but for num_tokens, which says what is sent. Which are wanted, and where,
+// stands with each function.
 typedef struct {
   unsigned int size;
   unsigned int magic;
@@ -220,6 +222,7 @@ typedef struct {
   ncclEpTensor_t* recv_total_counter;  // rows in all
   ncclEpExpertIdKind_t recv_topk_idx_kind;
   unsigned char padding_v2[4];
+  ncclEpTensor_t* num_tokens;  // in: how many rows of topk_idx there are; NULL: all
 } ncclEpLayoutInfo_t;
 
 #define NCCL_EP_LAYOUT_INFO_SIZE sizeof(ncclEpLayoutInfo_t)
@@ -227,7 +230,9 @@ typedef struct {
 #define NCCL_EP_LAYOUT_INFO_V1_SIZE 40
 #define NCCL_EP_LAYOUT_INFO_V2_LAST_FIELD padding_v2
 #define NCCL_EP_LAYOUT_INFO_V2_SIZE 48
-#define NCCL_EP_LAYOUT_INFO_CURRENT_VERSION 2
+#define NCCL_EP_LAYOUT_INFO_V3_LAST_FIELD num_tokens
+#define NCCL_EP_LAYOUT_INFO_V3_SIZE 56
+#define NCCL_EP_LAYOUT_INFO_CURRENT_VERSION 3
 #define NCCL_EP_LAYOUT_INFO_INIT NCCL_EP_STRUCT_INIT(ncclEpLayoutInfo_t, NCCL_EP_MAGIC)
 
 // ---- Dispatch and combine ---------------------------------------------------------------------------------
@@ -384,16 +389,20 @@ ncclResult_t ncclEpCreateHandle(ncclEpHandle_t* handle, ncclEpGroup_t ep_group, 
 
 // Gives the handle a new routing: `topk_idx` [b, K] int32 or int64, expert ids in [0, E), -1 for no expert.
 //   LL  keeps a reference to the data: it must stay valid until the combine of this routing has finished, and
-//       dispatch and combine read it on their streams. layout_info must be NULL. Not collective, enqueues
-//       nothing.
+//       dispatch and combine read it on their streams. layout_info may be NULL and has no field but num_tokens.
+//       Not collective, enqueues nothing.
 //   HT  reads it on `stream` and keeps a copy. Collective. Fills what layout_info asks for: expert_counters
 //       [L] int32; expert_offsets [L] (EM); recv_total_counter [1] int32 or int64. EM: all of one type,
 //       counting padded rows. What is dropped counts in recv_total_counter alone.
+// layout_info.num_tokens [1] int32, in device memory: how many tokens there are, 0 to b, the first rows of every
+// tensor that has b rows. b is then the most that there may be, and the rows behind the tokens have no effect and are
+// not written. It is read, and must stay valid and unchanged, as the data of topk_idx (LL: by dispatch and combine; HT: by
+// this call). So a graph that is captured once for b tokens can be replayed for any number of them.
 // Capturable. Allocates nothing.
 // Errors: ncclInvalidArgument: NULL or malformed arguments, a shape or type that is not listed, b > B,
-// another K than the handle's. ncclInvalidUsage: a send_only operation of the group awaits ncclEpComplete.
-// HT, from the next call on: ncclInvalidUsage: a rank would receive more than max_recv_tokens_per_rank rows,
-// unless overflow_policy is DROP.
+// another K than the handle's. ncclInvalidUsage: LL: a send_only operation of this handle awaits ncclEpComplete.
+// From the next call on: ncclInvalidArgument: *num_tokens is not in [0, b]. HT: ncclInvalidUsage: a rank would
+// receive more than max_recv_tokens_per_rank rows, unless overflow_policy is DROP.
 ncclResult_t ncclEpUpdateHandle(ncclEpHandle_t handle, const ncclEpTensor_t* topk_idx,
                                 const ncclEpLayoutInfo_t* layout_info, cudaStream_t stream);
 
@@ -433,8 +442,8 @@ ncclResult_t ncclEpHandleDestroy(ncclEpHandle_t handle);
 // max_recv_tokens_per_rank 0.
 // Errors: ncclInvalidArgument: NULL or malformed arguments; tensors missing, forbidden or of another shape or
 // type than above; rows longer than max_token_bytes; zero_copy ON without a window. ncclInvalidUsage: BWD
-// with LL, no routing yet, a send_only operation of the group awaiting ncclEpComplete, HT with
-// max_recv_tokens_per_rank 0 while the stream captures.
+// with LL, no routing yet, a send_only operation of this handle, or the last but one of the group's, awaiting
+// ncclEpComplete, HT with max_recv_tokens_per_rank 0 while the stream captures.
 ncclResult_t ncclEpDispatch(ncclEpHandle_t handle, const ncclEpDispatchInputs_t* inputs,
                             const ncclEpDispatchOutputs_t* outputs, const ncclEpLayoutInfo_t* layout_info,
                             const ncclEpDispatchConfig_t* config, cudaStream_t stream);
@@ -467,8 +476,10 @@ ncclResult_t ncclEpCombine(ncclEpHandle_t handle, const ncclEpCombineInputs_t* i
 
 // Receives what a send_only dispatch or combine of this handle has left pending; does nothing if there is
 // none. The tensors given to that call must still be valid. `stream` may be another one if it is ordered
-// after that call's. Collective when something is pending. Stream-ordered. Allocates nothing. Capturable in
-// the graph that has the sending call. Errors: ncclInvalidArgument: NULL handle, malformed config.
+// after that call's. The next operation of the group, of another handle, may have been called before and run
+// at the same time; the one after it may not: it runs behind this call. Collective when something is pending.
+// Stream-ordered. Allocates nothing. Capturable: it receives what the last send_only call of the handle to
+// run has sent. Errors: ncclInvalidArgument: NULL handle, malformed config.
 ncclResult_t ncclEpComplete(ncclEpHandle_t handle, const ncclEpCompleteConfig_t* config, cudaStream_t stream);
 
 // Writes to *size_out how many bytes of device memory a handle of this layout and K needs. Not collective;
@@ -560,17 +571,20 @@ NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpHandleConfig_t, NCCL_EP_HANDLE_C
                                           NCCL_EP_HANDLE_CONFIG_V1_SIZE);
 NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpHandleConfig_t, dispatch_output_per_expert_alignment, 8);
 
-NCCL_EP_STATIC_ASSERT_STRUCT_ABI(ncclEpLayoutInfo_t, NCCL_EP_LAYOUT_INFO_V2_SIZE);
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI(ncclEpLayoutInfo_t, NCCL_EP_LAYOUT_INFO_V3_SIZE);
 NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpLayoutInfo_t, NCCL_EP_LAYOUT_INFO_V1_LAST_FIELD,
                                           NCCL_EP_LAYOUT_INFO_V1_SIZE);
 NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpLayoutInfo_t, NCCL_EP_LAYOUT_INFO_V2_LAST_FIELD,
                                           NCCL_EP_LAYOUT_INFO_V2_SIZE);
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpLayoutInfo_t, NCCL_EP_LAYOUT_INFO_V3_LAST_FIELD,
+                                          NCCL_EP_LAYOUT_INFO_V3_SIZE);
 NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpLayoutInfo_t, expert_counters, 8);
 NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpLayoutInfo_t, src_rank_counters, 16);
 NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpLayoutInfo_t, expert_offsets, 24);
 NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpLayoutInfo_t, recv_total_counter, 32);
 NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpLayoutInfo_t, recv_topk_idx_kind, 40);
 NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpLayoutInfo_t, padding_v2, 44);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpLayoutInfo_t, num_tokens, 48);
 
 NCCL_EP_STATIC_ASSERT_STRUCT_ABI(ncclEpDispatchInputs_t, NCCL_EP_DISPATCH_INPUTS_V1_SIZE);
 NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpDispatchInputs_t, NCCL_EP_DISPATCH_INPUTS_V1_LAST_FIELD,

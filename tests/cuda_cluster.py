@@ -25,6 +25,7 @@ Array = npt.NDArray[Any]
 Pointer = ctypes.c_void_p
 
 CAPTURE_THREAD_LOCAL = 1
+EVENT_WITHOUT_TIMING = 2
 WINDOW_SYMMETRIC = 1
 
 
@@ -214,7 +215,7 @@ class CudaRank:
         stream = Pointer()
         _call(cuda(), "cuStreamCreate", ctypes.byref(stream), 1)
         self._undo.append(lambda: _call(cuda(), "cuStreamDestroy_v2", stream))
-        return CudaStream(stream)
+        return CudaStream(stream, self._undo)
 
     @contextmanager
     def capture(self) -> Iterator[CudaGraph]:
@@ -244,12 +245,27 @@ class CudaRank:
 class CudaStream:
     """A stream that does not wait for the default stream."""
 
-    def __init__(self, ptr: Pointer) -> None:
+    def __init__(self, ptr: Pointer, undo: list[Callable[[], None]]) -> None:
         self.ptr_ = ptr
         self.ptr = ptr.value or 0
+        self._undo = undo
 
     def synchronize(self) -> None:
         _call(cuda(), "cuStreamSynchronize", self.ptr_)
+
+    def record(self) -> Pointer:
+        event = Pointer()
+        _call(cuda(), "cuEventCreate", ctypes.byref(event), EVENT_WITHOUT_TIMING)
+        self._undo.append(lambda: _call(cuda(), "cuEventDestroy_v2", event))
+        _call(cuda(), "cuEventRecord", event, self.ptr_)
+        return event
+
+    def wait(self, event: Pointer) -> None:
+        _call(cuda(), "cuStreamWaitEvent", self.ptr_, event, 0)
+
+    def copy(self, target: DeviceArray, source: DeviceArray) -> None:
+        size = ctypes.c_size_t(source.nbytes)
+        _call(cuda(), "cuMemcpyAsync", Pointer(target.ptr), Pointer(source.ptr), size, self.ptr_)
 
 
 class CudaGraph:
@@ -259,5 +275,5 @@ class CudaGraph:
         self.stream = stream
         self.exec = Pointer()
 
-    def launch(self) -> None:
-        _call(cuda(), "cuGraphLaunch", self.exec, self.stream.ptr_)
+    def launch(self, stream: CudaStream | None = None) -> None:
+        _call(cuda(), "cuGraphLaunch", self.exec, (stream or self.stream).ptr_)

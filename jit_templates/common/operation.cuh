@@ -35,11 +35,11 @@ struct Start {
 // counter may be relaxed, and a block need not wait for its other warps: they know the epoch since begin(). Unless the last
 // block changes what others have used.
 template <dev::Order kOrder = dev::Order::relaxed>
-EP_DEVICE bool is_last_block(GroupProgress* progress) {
+EP_DEVICE bool is_last_block(uint32_t* blocks_done) {
   if (dev::thread_idx() != 0) return false;
-  const uint32_t before = dev::atomic_add<kOrder, dev::Scope::gpu>(&progress->blocks_done, 1u);
+  const uint32_t before = dev::atomic_add<kOrder, dev::Scope::gpu>(blocks_done, 1u);
   if (before + 1 != dev::num_blocks()) return false;
-  dev::st_relaxed<dev::Scope::gpu>(&progress->blocks_done, 0u);
+  dev::st_relaxed<dev::Scope::gpu>(blocks_done, 0u);
   return true;
 }
 

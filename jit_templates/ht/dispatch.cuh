@@ -116,7 +116,8 @@ EP_DEVICE float weight_of(const HtDispatchArgs& args, uint32_t token, uint32_t h
 
 // Sends the weights of this rank's tokens to the ranks of the team that their rows go to: a lane for each token.
 EP_DEVICE void send_weights(const Operation& op, const HtDispatchArgs& args, const Crew& crew) {
-  for (uint32_t token = crew.thread(); token < args.num_tokens; token += crew.num_threads()) {
+  const uint32_t num_tokens = args.handle.totals()->num_tokens;
+  for (uint32_t token = crew.thread(); token < num_tokens; token += crew.num_threads()) {
     const uint32_t num_dests = *args.handle.num_dests(token);
     for (uint32_t i = 0; i < num_dests; ++i) {
       const HtDest dest = dev::ld(args.handle.dest(token, i));

@@ -39,7 +39,7 @@ struct TopkWeights {
   float weight[TopkIds::kPerLane] = {};
 
   EP_DEVICE TopkWeights(const LlCombineArgs& args, uint32_t token) : ids(args.routing, token) {
-    if (token >= args.routing.num_tokens) return;
+    if (token >= args.routing.tokens.most) return;
     const float* weights = args.topk_weights + uint64_t{token} * args.routing.num_topk;
 #pragma unroll
     for (uint32_t i = 0; i < TopkIds::kPerLane; ++i) {
@@ -75,7 +75,7 @@ template <bool kRemote>
 EP_DEVICE void send_weights(const Operation<kRemote>& op, const LlCombineArgs& args, TopkWeights weights) {
   const uint32_t num_topk = args.routing.num_topk, num_units = (num_topk + 2) / 3;
 #pragma unroll 1
-  for (uint32_t token = dev::block_idx(); token < args.routing.num_tokens;) {
+  for (uint32_t token = dev::block_idx(); token < num_tokens(args.routing.tokens);) {
     const TopkRanks ranks(op.group, args.routing, weights.ids);
     const Unit unit = make_weight_unit(weights, num_topk, op.epoch);
     for (uint32_t peer = op.team.first; peer < op.team.first + op.team.size; ++peer) {
@@ -342,7 +342,7 @@ EP_DEVICE uint32_t list_rank_rows(const LlGroupState& group, const Rows& all_row
 template <DType kDType, class Rows>
 EP_DEVICE void collect_sums(const LlCombineArgs& args, const Rows& all_rows, BlockQueue queue, Addend* addends) {
   constexpr uint32_t kRows = 4;
-  const uint32_t num_chunks = args.rows.num_chunks, num_items = args.routing.num_tokens * num_chunks;
+  const uint32_t num_chunks = args.rows.num_chunks, num_items = num_tokens(args.routing.tokens) * num_chunks;
   uint32_t next = queue.next();
   TopkIds ids(args.routing, next / num_chunks);
   while (next < num_items) {
@@ -375,7 +375,7 @@ EP_DEVICE void combine(const LlCombineArgs& args) {
   // What the first steps need is got while the peers are awaited.
   const LsaTeam team = team_of<false>(args);
   const uint32_t tokens_seen = most_tokens_seen(args, team);
-  const TopkWeights weights(args, sends_weights ? dev::block_idx() : args.routing.num_tokens);
+  const TopkWeights weights(args, sends_weights ? dev::block_idx() : args.routing.tokens.most);
   LocalSum local;
   local.addends = addends[dev::warp_idx()];
   const Start start = begin(args, NoRemoteRanks{}, [&] {

@@ -38,9 +38,9 @@ EP_DEVICE void put_weights(const Operation<true>& op, const RemoteRanks& remote,
     float* head = reinterpret_cast<float*>(remote.outbox(op.bank, i));
     uint32_t num_rows = 0;
 #pragma unroll 1
-    for (uint32_t first = 0; first < routing.num_tokens; first += 32) {
+    for (uint32_t first = 0; first < num_tokens(routing.tokens); first += 32) {
       const uint32_t token = first + lane;
-      const bool goes = token < routing.num_tokens && has_expert(routing, token, first_expert, num_experts);
+      const bool goes = token < num_tokens(routing.tokens) && has_expert(routing, token, first_expert, num_experts);
       const uint32_t bits = dev::ballot(goes), row = num_rows + dev::popc(bits & ((1u << lane) - 1));
       if (goes) write_weights(args, token, first_expert, head + uint64_t{row} * routing.num_topk);
       num_rows += dev::popc(bits);
@@ -162,7 +162,7 @@ EP_DEVICE void combine_remote(const LlCombineArgs& args) {
   // What the first steps need is got while the peers are awaited.
   const LsaTeam team = team_of<true>(args);
   const uint32_t tokens_seen = most_tokens_seen(args, team);
-  const TopkWeights weights(args, sends_weights ? dev::block_idx() : args.routing.num_tokens);
+  const TopkWeights weights(args, sends_weights ? dev::block_idx() : args.routing.tokens.most);
   LocalSum local;
   local.addends = addends[dev::warp_idx()];
   const Start start = begin(args, remote, [&] {

@@ -39,7 +39,9 @@ struct PushItem {
 
   EP_DEVICE PushItem(const LlDispatchArgs& args, uint32_t index)
       : token(index / args.rows.num_chunks), chunk(index % args.rows.num_chunks) {}
-  EP_DEVICE static uint32_t count(const LlDispatchArgs& args) { return args.routing.num_tokens * args.rows.num_chunks; }
+  EP_DEVICE static uint32_t count(const LlDispatchArgs& args) {
+    return num_tokens(args.routing.tokens) * args.rows.num_chunks;
+  }
 };
 
 // Which of the next 32 items of this warp, from `first` on, go to the i-th peer: a lane looks at each.

@@ -30,7 +30,8 @@ struct DispatchHead {
 EP_DEVICE void write_records(const LlDispatchArgs& args, const RouteScratch& scratch, const DispatchHead& head) {
   const TokenBits places{scratch.place_hits};
 #pragma unroll 1
-  for (uint32_t token = dev::thread_idx(); token < args.routing.num_tokens; token += followers().num_threads()) {
+  for (uint32_t token = dev::thread_idx(); token < num_tokens(args.routing.tokens);
+       token += followers().num_threads()) {
     if (scratch.hits(token) == 0) continue;
     dev::st(head.record(scratch.tokens.count_before(token)),
             LlRowRecord{token, places.count_before(token * scratch.num_topk)});
@@ -55,7 +56,7 @@ EP_DEVICE void put_routes(const Operation<true>& op, const RemoteRanks& remote, 
   if (!task.is_last_pass(args)) return;
   followers().sync(kRoutesBarrier);  // all of the head has been written
   if (dev::thread_idx() != 0) return;
-  const uint32_t num_routes = places.count((args.routing.num_tokens * scratch.num_topk + 31) / 32);
+  const uint32_t num_routes = places.count((num_tokens(args.routing.tokens) * scratch.num_topk + 31) / 32);
   remote.put_head(op.bank, i, args.network.layout.routes_at(num_rows) + sizeof(Unit) * num_routes);
 }
 
@@ -84,7 +85,7 @@ EP_DEVICE void put_rows(const Operation<true>& op, const RemoteRanks& remote, co
   const uint32_t num_warps = warps.num_warps * dev::num_blocks();
   const uint32_t first = (dev::warp_idx() - warps.first_warp) * dev::num_blocks() + dev::block_idx();
   const uint64_t row_bytes = args.rows.row_bytes();
-  for (uint32_t token = first; token < args.routing.num_tokens; token += num_warps) {
+  for (uint32_t token = first; token < num_tokens(args.routing.tokens); token += num_warps) {
     const TopkRanks ranks(op.group, args.routing, TopkIds(args.routing, token));
     if (!leaves(op.team, ranks)) continue;
     unsigned char* staged = remote.outbox(op.bank, 0) + args.network.layout.row_at(token);

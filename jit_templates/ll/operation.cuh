@@ -3,11 +3,12 @@
 //
 // No fence is needed anywhere. What crosses between ranks are units and lines, which carry their epoch and publish nothing
 // else. A hello permits writes and publishes nothing that is read; the reads that it speaks of ended with an earlier
-// kernel. Within a rank, operations follow each other in stream order, so GroupProgress needs no more than
-// is_last_block()'s counter.
+// kernel. Within a rank, operations begin one after the other in stream order, and one may be received while the next
+// begins, which uses the other bank. So GroupProgress needs no more than is_last_block()'s counters.
 #pragma once
 
 #include "common/operation.cuh"
+#include "common/token_count.cuh"
 #include "shared/ll_args.hpp"
 
 namespace nccl_ep::ll {
@@ -98,12 +99,12 @@ EP_DEVICE uint32_t operation_epoch(const LlGroupState& group, const LlRouting& r
   return sends ? dev::ld_relaxed<dev::Scope::gpu>(&group.progress->epoch) + 1 : *routing.pending_epoch();
 }
 
-// Tells every rank of the team that this one has finished the operation before. One warp calls it.
+// Tells every rank of the team up to which operation this one has finished. One warp calls it.
 template <bool kRemote>
-EP_DEVICE void announce(const Operation<kRemote>& op) {
+EP_DEVICE void announce(const Operation<kRemote>& op, uint32_t finished) {
   for (uint32_t i = dev::lane_idx(); i < op.team.size; i += 32) {
     uint32_t* hello = op.hello(op.team.first + i, op.group.rank);
-    dev::st_relaxed<dev::Scope::system>(hello, op.epoch - 1);
+    dev::st_relaxed<dev::Scope::system>(hello, finished);
   }
 }
 
@@ -131,7 +132,7 @@ struct NoRemoteRanks {
   static constexpr bool kExist = false;
   EP_DEVICE void announce(uint32_t) const {}
   EP_DEVICE bool await_peers(uint32_t) const { return true; }
-  EP_DEVICE bool have_begun(uint32_t) const { return true; }
+  EP_DEVICE bool have_finished(uint32_t) const { return true; }
 };
 
 // The last warp of a block leads: it finds out, as an operation begins, whether it may go on. An address that every warp
@@ -139,17 +140,18 @@ struct NoRemoteRanks {
 EP_DEVICE bool leads() { return dev::warp_idx() == dev::num_warps() - 1; }
 EP_DEVICE WarpTeam followers() { return {0, dev::num_warps() - 1}; }
 
-// Finds out, while this operation runs, whether the next one must wait: not if every rank has begun this one, and so has
-// said that it has finished the one before. The leader of the last block looks once.
+// Finds out, while this operation runs, whether the next one must wait: not if every rank has said that it has finished the
+// one before, as it does when it begins this one, or the next if the one before was still to be received. The leader of the
+// last block looks once.
 template <bool kRemote, class RemoteRanks>
 EP_DEVICE void note_free_banks(const Operation<kRemote>& op, const RemoteRanks& remote) {
   if (!leads() || dev::block_idx() != dev::num_blocks() - 1) return;
-  bool begun = remote.have_begun(op.epoch);
+  bool finished = remote.have_finished(op.epoch - 1);
   for (uint32_t i = dev::lane_idx(); i < op.team.size; i += 32) {
-    begun &= static_cast<int32_t>(finished_by(op, op.team.first + i) + 1 - op.epoch) >= 0;
+    finished &= static_cast<int32_t>(finished_by(op, op.team.first + i) + 1 - op.epoch) >= 0;
   }
-  begun = dev::all(begun);
-  if (begun && dev::lane_idx() == 0) dev::st_relaxed<dev::Scope::gpu>(&op.group.progress->banks_free, op.epoch + 1);
+  finished = dev::all(finished);
+  if (finished && dev::lane_idx() == 0) dev::st_relaxed<dev::Scope::gpu>(&op.group.progress->banks_free, op.epoch + 1);
 }
 
 // Finds out what operation this is and, before sending, says hello and waits for the peers. Followers call meanwhile() and
@@ -167,8 +169,10 @@ EP_DEVICE Start begin(const Args& args, const RemoteRanks& remote, Meanwhile mea
   const bool failed = has_failed(args.group);
   const Operation<RemoteRanks::kExist> op(args, operation_epoch(args.group, args.routing, sends));
   if (sends && dev::block_idx() == dev::num_blocks() - 1) {
-    remote.announce(op.epoch);
-    announce(op);
+    const uint32_t finished = op.epoch - 1 - args.num_pending;
+    remote.announce(finished);
+    announce(op, finished);
+    if (dev::lane_idx() == 0) check_count(args.group, args.routing.tokens);
   }
   const bool may_write =
       !sends || dev::all(banks_free == op.epoch) || (await_peers(op) && remote.await_peers(op.epoch));
@@ -182,7 +186,7 @@ EP_DEVICE Start begin(const Args& args, const RemoteRanks& remote, Meanwhile mea
 template <bool kRemote>
 EP_DEVICE void finish(const Operation<kRemote>& op, const LlRouting& routing, uint32_t phases) {
   GroupProgress* progress = op.group.progress;
-  if (!is_last_block(progress)) return;
+  if (!is_last_block(&progress->blocks_done[op.bank])) return;
   if (phases & kLlSend) dev::st_relaxed<dev::Scope::gpu>(&progress->epoch, op.epoch);
   if (!(phases & kLlReceive)) *routing.pending_epoch() = op.epoch;
 }

@@ -14,11 +14,12 @@ enum class DType : uint32_t { bf16, fp16, fp32 };
 
 // Advanced by the kernels themselves, so that a captured graph replays with fresh epochs.
 struct GroupProgress {
-  uint32_t epoch;         // of the last operation started on this rank, from 1 on; the ones before it are finished
-  uint32_t blocks_done;   // of the running kernel
-  uint32_t failed;        // a wait of this rank timed out: the others give up at once
-  uint32_t banks_free;    // Low Latency: the operation that is known to find its bank free on every rank
-  uint32_t senders_done;  // of the running kernel: warps that have put their last row into the network
+  uint32_t epoch;           // of the last operation started on this rank, from 1 on
+  uint32_t blocks_done[2];  // of the running kernel; Low Latency: of the one that uses a bank
+  uint32_t failed;          // a wait of this rank timed out: the others give up at once
+  uint32_t banks_free;      // Low Latency: the operation that is known to find its bank free on every rank
+  uint32_t senders_done;    // of the running kernel: warps that have put their last row into the network
+  uint32_t told_remote;     // Low Latency: other LSA teams know that all operations before this one are finished here
 };
 
 struct GroupState {

@@ -4,6 +4,7 @@
 
 #include "shared/group_state.hpp"
 #include "shared/ht_network.hpp"
+#include "shared/token_count.hpp"
 
 namespace nccl_ep {
 
@@ -53,9 +54,9 @@ struct HtHandle {
 
 // A top-k table as the caller has it.
 struct TopkTable {
-  const void* ids;  // [num_tokens, num_topk], int32 or int64
+  const void* ids;  // [tokens.most, num_topk], int32 or int64
   uint32_t is_64bit;
-  uint32_t num_tokens;
+  TokenCount tokens;
   uint32_t num_topk;
 };
 
@@ -129,10 +130,9 @@ struct HtDispatchArgs {
   HtGroupState group;
   HtHandle handle;
   HtMovePlan move;
-  uint32_t num_tokens;
   uint32_t num_topk;
-  const unsigned char* tokens;  // [num_tokens, row]
-  const float* topk_weights;    // [num_tokens, num_topk]; null in the backward pass
+  const unsigned char* tokens;  // [tokens, row]
+  const float* topk_weights;    // [tokens, num_topk]; null in the backward pass
   PeerWindow out_window;        // all ranks' outputs; base 0: the output is no window
   unsigned char* out_tokens;    // [rows, row]
   float* out_topk_weights;      // flat: [rows, num_topk]; expert-major: [rows]
@@ -146,12 +146,11 @@ struct HtCombineArgs {
   HtGroupState group;
   HtHandle handle;
   HtMovePlan move;
-  uint32_t num_tokens;
   uint32_t num_topk;
   const unsigned char* tokens;  // [rows, row]: as dispatch's output
   const float* topk_weights;    // backward: the gradients of the weights, as dispatch's out_topk_weights; else null
-  unsigned char* out_tokens;    // [num_tokens, row]
-  float* out_topk_weights;      // backward: [num_tokens, num_topk]
+  unsigned char* out_tokens;    // [tokens, row]
+  float* out_topk_weights;      // backward: [tokens, num_topk]
   HtNetwork network;            // of a group of several LSA teams
   HtParcels parcels;
   uint32_t* num_ready;  // [other team][chunk]: parcels that are ready to leave

@@ -152,8 +152,9 @@ struct alignas(8) HtHome {
 
 // What an update leaves for dispatch and combine.
 struct HtTotals {
-  uint32_t num_rows;   // that this rank receives, expert-major dropped ones included
-  uint32_t num_slots;  // rows of the output, padding included; rank-wise rows in the flat layout
+  uint32_t num_tokens;  // of this rank
+  uint32_t num_rows;    // that this rank receives, expert-major dropped ones included
+  uint32_t num_slots;   // rows of the output, padding included; rank-wise rows in the flat layout
 };
 
 // Tokens that go to another team, and guests from there.

@@ -5,6 +5,7 @@
 #include "shared/group_state.hpp"
 #include "shared/ll_layout.hpp"
 #include "shared/ll_network.hpp"
+#include "shared/token_count.hpp"
 
 namespace nccl_ep {
 
@@ -29,9 +30,9 @@ struct LlGroupState : GroupState {
 
 // This rank's routing, and what the handle remembers of the dispatch.
 struct LlRouting {
-  const void* topk_idx;  // [num_tokens, num_topk], int32 or int64
+  const void* topk_idx;  // [tokens.most, num_topk], int32 or int64
+  TokenCount tokens;
   uint32_t idx_is_64bit;
-  uint32_t num_tokens;
   uint32_t num_topk;
   LlHandleLayout handle_layout;
   unsigned char* handle_memory;
@@ -71,6 +72,7 @@ struct LlDispatchArgs {
   LlRouting routing;
   LlRowPlan rows;
   uint32_t phases;
+  uint32_t num_pending;       // operations that may still be received as this one begins: 0, or 1, the one before
   uint32_t push_warps;        // of a block; the others receive from the start
   uint32_t experts_per_pass;  // expert-major: how many experts' token bitmaps fit in shared memory at a time
   uint32_t global_expert_ids;
@@ -89,6 +91,7 @@ struct LlCombineArgs {
   LlRouting routing;
   LlRowPlan rows;
   uint32_t phases;
+  uint32_t num_pending;         // operations that may still be received as this one begins: 0, or 1, the one before
   uint32_t push_warps;          // of a block; the others, at least one, collect from the start
   const unsigned char* tokens;  // as dispatch's out_tokens
   const float* topk_weights;    // expert-major: [num_tokens, num_topk]

@@ -108,6 +108,12 @@ void check_topk_idx(const ncclEpTensor_t* topk_idx, uint32_t num_topk, uint32_t 
   }
 }
 
+const int32_t* num_tokens_at(const ncclEpLayoutInfo_t& info, runtime::Communicator& comm) {
+  if (!info.num_tokens) return nullptr;
+  check_tensor(kNumTokens, info.num_tokens, {ncclInt32}, {{1, "one number"}});
+  return static_cast<const int32_t*>(address_of(kNumTokens, *info.num_tokens, comm, sizeof(int32_t)));
+}
+
 void check_plain(const DispatchRequest& request) {
   if (request.recipe != NCCL_EP_DISP_QUANT_NONE) {
     refuse(ncclInvalidUsage, "config.quant_recipe",

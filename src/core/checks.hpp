@@ -30,6 +30,8 @@ void check_absent(const char* field, const ncclEpTensor_t* tensor, const char* w
 
 // What a routing table must be.
 void check_topk_idx(const ncclEpTensor_t* topk_idx, uint32_t num_topk, uint32_t max_tokens);
+// Where on the device an update's layout_info says how many tokens there are; nullptr: as many as topk_idx has rows.
+const int32_t* num_tokens_at(const ncclEpLayoutInfo_t& info, runtime::Communicator& comm);
 // No recipe is available yet, and none has scales.
 void check_plain(const DispatchRequest& request);
 void check_plain(const CombineRequest& request);

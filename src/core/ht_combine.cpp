@@ -45,7 +45,6 @@ void HtHandle::combine(const CombineRequest& request, cudaStream_t stream) {
   args.move = plan.move;
   args.move.pushed = group_.pushed();
   args.move.num_summed = group_.num_summed();
-  args.num_tokens = num_tokens_;
   args.num_topk = num_topk();
   args.tokens = static_cast<const unsigned char*>(address_of(kTokens, *request.tokens, comm, 16));
   args.out_tokens = static_cast<unsigned char*>(address_of(kOutTokens, *request.out_tokens, comm, 16));

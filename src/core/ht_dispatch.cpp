@@ -70,7 +70,6 @@ void HtHandle::dispatch(const DispatchRequest& request, cudaStream_t stream) {
   args.move = plan.move;
   args.move.pushed = group_.pushed();
   args.move.num_summed = group_.num_summed();
-  args.num_tokens = num_tokens_;
   args.num_topk = num_topk();
   args.tokens = static_cast<const unsigned char*>(address(kTokens, request.tokens, 16));
   args.topk_weights = static_cast<const float*>(address(kWeights, request.topk_weights, 4));

@@ -14,7 +14,7 @@ class HtHandle : public Handle {
            const ncclEpTensor_t* handle_mem);
 
   // ht_update.cpp, ht_dispatch.cpp, ht_combine.cpp
-  void update(const ncclEpTensor_t* topk_idx, const ncclEpLayoutInfo_t* layout_info, cudaStream_t stream) override;
+  void update(const ncclEpTensor_t* topk_idx, const ncclEpLayoutInfo_t& info, cudaStream_t stream) override;
   void dispatch(const DispatchRequest& request, cudaStream_t stream) override;
   void combine(const CombineRequest& request, cudaStream_t stream) override;
   // No operation has halves.

@@ -18,17 +18,17 @@ LlOperation<LlCombineArgs> LlHandle::prepare(const CombineRequest& request) {
                   {size_t{shape.num_ranks} * shape.max_tokens, "ranks x max_dispatch_tokens_per_rank"},
                   {hidden, "hidden"}});
     check_tensor(kOutWeights, request.out_topk_weights, {ncclFloat32},
-                 {{routing_.num_tokens, "tokens of topk_idx"}, {routing_.num_topk, "num_topk of the handle"}});
+                 {{routing_.tokens.most, "tokens of topk_idx"}, {routing_.num_topk, "num_topk of the handle"}});
   } else {
     check_tensor(kTokens, request.tokens, dtypes,
                  {{shape.num_ranks, "ranks"}, {shape.max_tokens, "max_dispatch_tokens_per_rank"}, {hidden, "hidden"}});
   }
   check_tensor(kOutTokens, request.out_tokens, {request.tokens->datatype},
-               {{routing_.num_tokens, "tokens of topk_idx"}, {hidden, "hidden of inputs.tokens"}});
+               {{routing_.tokens.most, "tokens of topk_idx"}, {hidden, "hidden of inputs.tokens"}});
   const uint64_t row_bytes = row_bytes_of(kTokens, *request.tokens, group_.config().max_token_bytes);
 
   const plan::LlPlan plan =
-      plan::plan_ll_combine(shape, layout_, row_bytes, routing_.num_tokens, group_.launch_limits(), group_.tuning());
+      plan::plan_ll_combine(shape, layout_, row_bytes, routing_.tokens.most, group_.launch_limits(), group_.tuning());
   const DType dtype = dtype_of(request.tokens->datatype);
   LlOperation<LlCombineArgs> operation{group_.kernels().at(jit::Op::combine, layout_, dtype), plan.launch, {}};
   runtime::Communicator& comm = group_.comm();

@@ -69,15 +69,15 @@ LlOperation<LlDispatchArgs> LlHandle::prepare(const DispatchRequest& request) {
   check_common(request);
   const size_t hidden = request.tokens && request.tokens->ndim > 1 ? request.tokens->sizes[1] : 0;
   check_tensor(kTokens, request.tokens, {ncclBfloat16, ncclFloat16, ncclFloat32},
-               {{routing_.num_tokens, "tokens of topk_idx"}, {hidden, "hidden"}});
+               {{routing_.tokens.most, "tokens of topk_idx"}, {hidden, "hidden"}});
   const uint64_t row_bytes = row_bytes_of(kTokens, *request.tokens, group_.config().max_token_bytes);
-  const Sizes sizes{routing_.num_tokens, hidden,           routing_.num_topk,
-                    shape.num_ranks,     shape.max_tokens, shape.num_local_experts()};
+  const Sizes sizes{routing_.tokens.most, hidden,           routing_.num_topk,
+                    shape.num_ranks,      shape.max_tokens, shape.num_local_experts()};
   layout == Layout::expert_major ? check_expert_major(request, sizes) : check_rank_major(request, sizes);
   check_zero_copy(group_.config().zero_copy, layout, *request.out_tokens);
 
   const plan::LlPlan plan =
-      plan::plan_ll_dispatch(shape, layout, row_bytes, routing_.num_tokens, group_.launch_limits(), group_.tuning());
+      plan::plan_ll_dispatch(shape, layout, row_bytes, routing_.tokens.most, group_.launch_limits(), group_.tuning());
   LlOperation<LlDispatchArgs> operation{group_.kernels().at(jit::Op::dispatch, layout), plan.launch, {}};
   runtime::Communicator& comm = group_.comm();
   LlDispatchArgs& args = operation.args;

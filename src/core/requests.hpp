@@ -19,6 +19,7 @@ constexpr const char* kExpertCounters = "layout_info.expert_counters";
 constexpr const char* kSourceCounters = "layout_info.src_rank_counters";
 constexpr const char* kOffsets = "layout_info.expert_offsets";
 constexpr const char* kTotal = "layout_info.recv_total_counter";
+constexpr const char* kNumTokens = "layout_info.num_tokens";
 
 struct DispatchRequest {
   const ncclEpTensor_t* tokens = nullptr;

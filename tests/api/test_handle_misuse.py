@@ -279,25 +279,64 @@ def test_a_rank_major_combine(make_cluster: Any, act: Act, error: type[ep.Error]
 # ---- Order of calls ----
 
 
-@pytest.mark.parametrize("name", ["dispatch", "combine", "update", "another handle"])
-def test_nothing_else_while_a_send_is_pending(make_cluster: Any, name: str) -> None:
+def dispatch_in_halves(d: Desk, handle: ep.Handle) -> None:
+    handle.dispatch(d.inputs(), d.outputs(), layout_info=d.info(), config=ep.DispatchConfig(send_only=True))
+
+
+@pytest.mark.parametrize("name", ["dispatch", "combine", "update"])
+def test_a_handle_does_nothing_else_while_its_send_is_pending(make_cluster: Any, name: str) -> None:
     def act(d: Desk) -> None:
-        handle, other = d.handle(), d.handle()
-        handle.dispatch(
-            d.inputs(), d.outputs(), layout_info=d.info(), config=ep.DispatchConfig(send_only=True)
-        )
+        handle = d.handle()
+        dispatch_in_halves(d, handle)
         try:
             if name == "combine":
                 handle.combine(d.combine_inputs(), d.combine_outputs())
             elif name == "update":
                 handle.update(d.topk_idx)
             else:
-                user = handle if name == "dispatch" else other
-                user.dispatch(d.inputs(), d.outputs(), layout_info=d.info())
+                handle.dispatch(d.inputs(), d.outputs(), layout_info=d.info())
         finally:
             handle.complete()
 
-    expect(refused(make_cluster, EM, act), IU, r"send_only.*pending.*expected ncclEpComplete")
+    expect(refused(make_cluster, EM, act), IU, r"this handle.*send_only.*pending.*expected ncclEpComplete")
+
+
+@pytest.mark.parametrize("completed", [False, True], ids=["both-pending", "the-last-one-completed"])
+def test_an_operation_waits_for_the_last_but_one(make_cluster: Any, completed: bool) -> None:
+    def act(d: Desk) -> None:
+        first, second, third = d.handle(), d.handle(), d.handle()
+        dispatch_in_halves(d, first)
+        dispatch_in_halves(d, second)
+        third.update(d.topk_idx)
+        if completed:
+            second.complete()
+        try:
+            third.dispatch(d.inputs(), d.outputs(), layout_info=d.info())
+        finally:
+            first.complete()
+            third.dispatch(d.inputs(), d.outputs(), layout_info=d.info())
+            second.complete()
+
+    expect(
+        refused(make_cluster, EM, act),
+        IU,
+        r"another handle.*send_only.*pending, the last but one, expected ncclEpComplete",
+    )
+
+
+def test_a_handle_that_goes_takes_what_is_pending_along(make_cluster: Any) -> None:
+    def main(rank: Any) -> None:
+        with ep.Group(rank.comm, ep.GroupConfig(**Desk.CONFIG)) as group:
+            desk = Desk(rank, group, EM)
+            handle = desk.handle()
+            dispatch_in_halves(desk, handle)
+            rank.synchronize()
+            handle.close()
+            for _ in range(3):
+                misuse.works(desk)
+            rank.synchronize()
+
+    make_cluster(1).run(main)
 
 
 def test_masks_are_not_available_yet(make_cluster: Any) -> None:

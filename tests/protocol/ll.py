@@ -82,7 +82,13 @@ def group_config(problem: Problem, **changes: Any) -> ep.GroupConfig:
 
 
 class Exchange:
-    """One rank's buffers for one problem, poisoned, and the calls that use them."""
+    """One rank's buffers for one problem, poisoned, and the calls that use them.
+
+    Attributes:
+        count: where the number of tokens is, for ``update``; None: all.
+    """
+
+    count: Any = None
 
     def __init__(self, rank: Any, problem: Problem, layout: ep.Layout, *, windows: bool = False) -> None:
         self.rank, self.problem, self.layout = rank, problem, layout
@@ -108,8 +114,12 @@ class Exchange:
     def make_handle(self, group: ep.Group, **options: Any) -> ep.Handle:
         """A handle with this problem's routing."""
         handle = group.init_handle(self.layout, self.problem.num_topk, **options)
-        handle.update(self.topk_idx)
+        self.update(handle)
         return handle
+
+    def update(self, handle: ep.Handle, stream: Any = None) -> None:
+        info = None if self.count is None else ep.LayoutInfo(num_tokens=self.count)
+        handle.update(self.topk_idx, layout_info=info, stream=stream)
 
     def dispatch(
         self, handle: ep.Handle, stream: Any = None, *, send_only: bool = False, global_ids: bool = False
