@@ -48,4 +48,10 @@ EP_DEVICE uint32_t quantize(uint32_t low, uint32_t high, float inverse) {
   return first | second << 16;
 }
 
+// Two packs of them as a pack.
+EP_DEVICE Pack quantize(const Pack& low, const Pack& high, float inverse) {
+  return {{quantize(low.word[0], low.word[1], inverse), quantize(low.word[2], low.word[3], inverse),
+           quantize(high.word[0], high.word[1], inverse), quantize(high.word[2], high.word[3], inverse)}};
+}
+
 }  // namespace nccl_ep

@@ -51,7 +51,7 @@ struct LlRouting {
   }
 };
 
-// A row's size, and the pieces that warps take it in.
+// The size of a row as it travels, with its scales if it has any, and the pieces that warps take it in.
 struct LlRowPlan {
   static constexpr uint32_t kStripsPerChunk = 3;
 
@@ -64,6 +64,16 @@ struct LlRowPlan {
     return {static_cast<uint32_t>(packs), static_cast<uint32_t>(div_up(packs, kPacksPerStrip * kStripsPerChunk)), 1};
   }
   EP_HOST_DEVICE uint64_t row_bytes() const { return uint64_t{packs_per_row} * 16; }
+};
+
+// What comes with each row in the recipes that have scales (payload.cuh).
+struct LlScales {
+  const unsigned char* from;  // [num_tokens, bytes_per_row], or null where dispatch quantizes
+  unsigned char* to;          // as out_tokens
+  uint32_t bytes_per_row;
+  uint32_t row_packs;  // of a row as it arrives, without its scales
+  uint32_t quantizes;  // the tokens are bf16, and arrive as E4M3
+  uint32_t rounded;    // to powers of two
 };
 
 struct LlDispatchArgs {
@@ -81,7 +91,8 @@ struct LlDispatchArgs {
   int32_t* out_topk_idx;        // rank-major: [ranks, max tokens, num_topk]
   int32_t* expert_counters;     // expert-major: [local experts]
   int32_t* src_rank_counters;   // rank-major: [ranks], or null
-  LlNetwork network;            // of a group of several LSA teams
+  LlScales scales;
+  LlNetwork network;  // of a group of several LSA teams
 };
 
 struct LlCombineArgs {

@@ -13,12 +13,12 @@ struct Sizes {
 
 void check_recipe(const DispatchRequest& request) {
   if (request.recipe == NCCL_EP_DISP_QUANT_DS_FP8E3M4) {
-    refuse(ncclInvalidArgument, "config.quant_recipe",
+    refuse(ncclInvalidArgument, kRecipe,
            "is NCCL_EP_DISP_QUANT_DS_FP8E3M4 (2), which High Throughput does not have; expected "
            "NCCL_EP_DISP_QUANT_NONE (0)");
   }
   if (request.recipe != NCCL_EP_DISP_QUANT_NONE) {
-    refuse(ncclInvalidUsage, "config.quant_recipe",
+    refuse(ncclInvalidUsage, kRecipe,
            "is " + std::to_string(static_cast<int>(request.recipe)) +
                ", expected NCCL_EP_DISP_QUANT_NONE (0): recipes are not available in this version");
   }
@@ -53,7 +53,7 @@ void HtHandle::dispatch(const DispatchRequest& request, cudaStream_t stream) {
   check_recipe(request);
   const SentRows rows = check_sent_rows(request, num_tokens_, group_.config().max_token_bytes);
   const Sizes sizes{num_tokens_, num_topk(), output_rows(stream)};
-  check_tensor(kOutTokens, request.out_tokens, {rows.dtype}, {sizes.rows, {rows.hidden, "hidden of inputs.tokens"}});
+  check_tensor(kOutTokens, request.out_tokens, {rows.dtype}, {sizes.rows, rows.hidden_extent()});
   check_received_scales(request, rows, {sizes.rows, rows.scales_extent()});
   const bool is_forward = request.pass_direction == NCCL_EP_FWD_PASS;
   is_forward ? check_weights(request, is_expert_major(), sizes) : check_no_weights(request);

@@ -6,8 +6,6 @@
 namespace nccl_ep::core {
 namespace {
 
-constexpr const char* kRecipe = "config.quant_recipe";
-
 void check_config(const DispatchRequest& request) {
   if (!request.round_scales || request.recipe == NCCL_EP_DISP_QUANT_DS_FP8E3M4) return;
   refuse(ncclInvalidArgument, "config.round_scales",

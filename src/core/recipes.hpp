@@ -17,7 +17,10 @@ struct SentRows {
 
   uint64_t row_bytes() const { return hidden * element_bytes(dtype); }
   uint64_t scale_bytes() const { return num_scales * element_bytes(scale_dtype); }
-  // The last extent of outputs.scales.
+  // Both, filled up to whole packs.
+  uint64_t sent_bytes() const { return row_bytes() + align_up(scale_bytes(), 16); }
+  // The last extents of outputs.tokens and of outputs.scales.
+  Extent hidden_extent() const { return {hidden, "hidden of inputs.tokens"}; }
   Extent scales_extent() const;
 };
 

@@ -10,6 +10,7 @@
 namespace nccl_ep::core {
 
 // The fields in a message's words.
+constexpr const char* kRecipe = "config.quant_recipe";
 constexpr const char* kTokens = "inputs.tokens";
 constexpr const char* kWeights = "inputs.topk_weights";
 constexpr const char* kScales = "inputs.scales";

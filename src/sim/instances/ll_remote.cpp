@@ -7,7 +7,10 @@
 using namespace nccl_ep;
 
 EP_SIM_KERNEL("ll_dispatch_expert_major_remote", ll::dispatch_remote<Layout::expert_major>, LlDispatchArgs)
+EP_SIM_KERNEL("ll_dispatch_expert_major_scaled_remote", (ll::dispatch_remote<Layout::expert_major, true>),
+              LlDispatchArgs)
 EP_SIM_KERNEL("ll_dispatch_rank_major_remote", ll::dispatch_remote<Layout::rank_major>, LlDispatchArgs)
+EP_SIM_KERNEL("ll_dispatch_rank_major_scaled_remote", (ll::dispatch_remote<Layout::rank_major, true>), LlDispatchArgs)
 EP_SIM_KERNEL("ll_combine_expert_major_bf16_remote", (ll::combine_remote<Layout::expert_major, DType::bf16>),
               LlCombineArgs)
 EP_SIM_KERNEL("ll_combine_expert_major_fp16_remote", (ll::combine_remote<Layout::expert_major, DType::fp16>),
