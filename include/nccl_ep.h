@@ -241,6 +241,7 @@ typedef enum {
 typedef enum {
   NCCL_EP_COMB_QUANT_NONE = 0,   // bf16, fp16 or fp32 rows travel as they are
   NCCL_EP_COMB_QUANT_NVFP4 = 1,  // bf16 rows travel as NVFP4
+  NCCL_EP_COMB_QUANT_FP8 = 2,    // bf16 rows travel as fp8 E4M3 with an fp32 scale for each 128 elements
 } ncclEpCombQuant_t;
 
 typedef struct {
@@ -460,14 +461,17 @@ ncclResult_t ncclEpDispatch(ncclEpHandle_t handle, const ncclEpDispatchInputs_t*
 //
 // Rows stand where dispatch put them; M may be as low as what recv_total_counter says, outside of graphs,
 // and need not exceed max_recv_tokens_per_rank.
-// Recipe NONE: bf16, fp16 or fp32, the same on both sides; no scales.
+// Recipe NONE: bf16, fp16 or fp32, the same on both sides; no scales. FP8 (LL; not in NCCL EP 0.2): bf16 on both
+// sides, H a multiple of 128; no scales here, since they are made on the way, as in dispatch with DS_FP8E3M4, of
+// what each rank sends. NVFP4 is not available.
 //   LL EM   out[t] = sum over k of weights[t, k] * the row of token t at its k-th expert
 //   others  out[t] = sum over ranks (EM: slots) of token t's rows, which the caller has weighted and, if
 //           there is one row a token, added over its rank's experts
 //   HT BWD  also brings home the gradients of the weights, to each place its expert's, zero without one
 // A token without experts, or of which nothing was kept, gets a row of zeros. The routing is that of the dispatch.
 //
-// Collective. Stream-ordered, as ncclEpDispatch. Allocates nothing. Capturable. Errors: as ncclEpDispatch.
+// Collective. Stream-ordered, as ncclEpDispatch. Allocates nothing. Capturable. Errors: as ncclEpDispatch;
+// ncclInvalidUsage: a recipe with HT, NVFP4.
 ncclResult_t ncclEpCombine(ncclEpHandle_t handle, const ncclEpCombineInputs_t* inputs,
                            const ncclEpCombineOutputs_t* outputs, const ncclEpCombineConfig_t* config,
                            cudaStream_t stream);

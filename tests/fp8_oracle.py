@@ -49,6 +49,18 @@ def assert_quantized(
     _assert_none(~np.where(finite[..., None], close, np.isnan(found)), found, exact, f"{what} rows")
 
 
+def assert_sums(sums: list[list[Array]], found: Array, what: str = "") -> None:
+    """Fails unless each row of ``found`` ``[b, H]`` bf16 sums up a token's rows, each quantized before."""
+    for token, rows in enumerate(sums):
+        exact, bound = np.zeros(found.shape[1]), np.zeros(found.shape[1])
+        for row in rows:
+            exact += row.astype(np.float64)
+            bound += np.maximum(np.abs(row) / 16, np.repeat(scales_of(row), GROUP) / 1024)
+        bound = (bound + (np.abs(exact) + bound) / 256) * (1 + 1e-5)
+        wrong = np.abs(found[token].astype(np.float64) - exact) > bound
+        _assert_none(wrong, found[token], exact, f"{what}[{token}]")
+
+
 def grouped(rows: Array) -> Array:
     """``[..., H]`` as ``[..., H / 128, 128]``."""
     return rows.reshape(*rows.shape[:-1], -1, GROUP)

@@ -536,5 +536,11 @@ EP_DEVICE uint16_t e4m3x2_from_floats(float low, float high) {
   asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(bits) : "f"(high), "f"(low));
   return bits;
 }
+EP_DEVICE void floats_from_e4m3x2(uint16_t bits, float& low, float& high) {
+  uint32_t halves;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(bits));
+  low = float_from_fp16(static_cast<uint16_t>(halves));
+  high = float_from_fp16(static_cast<uint16_t>(halves >> 16));
+}
 
 }  // namespace nccl_ep::dev

@@ -88,8 +88,19 @@ inline uint32_t e4m3_from_float(float value) {
   return sign | round_shift(mantissa, 141 - exponent);
 }
 
+inline float float_from_e4m3(uint32_t byte) {
+  const uint32_t exponent = byte >> 3 & 15, mantissa = byte & 7, sign = byte << 24 & 0x80000000;
+  if ((byte & 0x7f) == 0x7f) return float_from_bits(0x7fffffff);
+  if (exponent == 0) return float_from_bits(bits_from_float(static_cast<float>(mantissa) * 0x1p-9f) | sign);
+  return float_from_bits(sign | (exponent + 120) << 23 | mantissa << 20);
+}
+
 }  // namespace detail
 
+inline void floats_from_e4m3x2(uint16_t bits, float& low, float& high) {
+  low = detail::float_from_e4m3(bits);
+  high = detail::float_from_e4m3(bits >> 8);
+}
 inline uint16_t e4m3x2_from_floats(float low, float high) {
   return static_cast<uint16_t>(detail::e4m3_from_float(low) | detail::e4m3_from_float(high) << 8);
 }

@@ -5,6 +5,7 @@
 #include "shared/group_state.hpp"
 #include "shared/ll_layout.hpp"
 #include "shared/ll_network.hpp"
+#include "shared/quantization.hpp"
 
 namespace nccl_ep {
 
@@ -51,6 +52,14 @@ struct LlRouting {
   }
 };
 
+// A chunk of combine's rows that travel quantized (quantized_sums.cuh).
+struct LlSumChunk {
+  static constexpr uint32_t kGroups = 11;
+  static constexpr uint32_t kScalePacks = 3;
+  static constexpr uint32_t kPacksPerGroup = kScaleGroup / 16;
+  static constexpr uint32_t kNumberPacks = kGroups * kPacksPerGroup;
+};
+
 // The size of a row as it travels, with its scales if it has any, and the pieces that warps take it in.
 struct LlRowPlan {
   static constexpr uint32_t kStripsPerChunk = 3;
@@ -62,6 +71,14 @@ struct LlRowPlan {
   EP_HOST_DEVICE static LlRowPlan make(uint64_t row_bytes) {
     const uint64_t packs = row_bytes / 16;
     return {static_cast<uint32_t>(packs), static_cast<uint32_t>(div_up(packs, kPacksPerStrip * kStripsPerChunk)), 1};
+  }
+  // Of rows of combine that travel quantized: all chunks but the last are full.
+  EP_HOST_DEVICE static LlRowPlan make_quantized(uint32_t num_groups) {
+    const uint32_t full_chunks = (num_groups - 1) / LlSumChunk::kGroups;
+    const uint32_t last_groups = num_groups - full_chunks * LlSumChunk::kGroups;
+    const uint32_t packs = full_chunks * kPacksPerStrip * kStripsPerChunk + LlSumChunk::kScalePacks +
+                           last_groups * LlSumChunk::kPacksPerGroup;
+    return {packs, full_chunks + 1, 1};
   }
   EP_HOST_DEVICE uint64_t row_bytes() const { return uint64_t{packs_per_row} * 16; }
 };
@@ -104,6 +121,7 @@ struct LlCombineArgs {
   const unsigned char* tokens;  // as dispatch's out_tokens
   const float* topk_weights;    // expert-major: [num_tokens, num_topk]
   unsigned char* out_tokens;    // [num_tokens, row]
+  uint32_t num_groups;          // of a row that travels quantized
   LlNetwork network;            // of a group of several LSA teams
 };
 

@@ -74,12 +74,16 @@ bool is_empty(const ncclEpTensor_t& tensor) {
   return std::any_of(tensor.sizes, tensor.sizes + tensor.ndim, [](size_t extent) { return extent == 0; });
 }
 
+void check_dtype(const char* field, const ncclEpTensor_t& tensor, std::initializer_list<ncclDataType_t> dtypes) {
+  if (std::find(dtypes.begin(), dtypes.end(), tensor.datatype) == dtypes.end()) {
+    refuse_dtype(field, tensor.datatype, dtypes);
+  }
+}
+
 void check_tensor(const char* field, const ncclEpTensor_t* tensor, std::initializer_list<ncclDataType_t> dtypes,
                   std::initializer_list<Extent> extents) {
   if (!tensor) refuse(ncclInvalidArgument, field, "is NULL, expected a tensor");
-  if (std::find(dtypes.begin(), dtypes.end(), tensor->datatype) == dtypes.end()) {
-    refuse_dtype(field, tensor->datatype, dtypes);
-  }
+  check_dtype(field, *tensor, dtypes);
   if (tensor->ndim != extents.size()) {
     refuse(ncclInvalidArgument, field,
            "has " + std::to_string(tensor->ndim) + " dimensions, expected " + std::to_string(extents.size()));
@@ -113,7 +117,7 @@ void check_plain(const CombineRequest& request) {
   if (request.recipe != NCCL_EP_COMB_QUANT_NONE) {
     refuse(ncclInvalidUsage, "config.quant_recipe",
            "is " + std::to_string(static_cast<int>(request.recipe)) +
-               ", expected NCCL_EP_COMB_QUANT_NONE (0): recipes are not available in this version");
+               ", expected NCCL_EP_COMB_QUANT_NONE (0): this recipe is not available here");
   }
   check_absent("inputs.scales", request.scales, "NCCL_EP_COMB_QUANT_NONE has no scales");
 }

@@ -26,11 +26,12 @@ inline std::string number(uint64_t value) { return std::to_string(value); }
 // `tensor` must be given, of one of `dtypes`, and of exactly these extents.
 void check_tensor(const char* field, const ncclEpTensor_t* tensor, std::initializer_list<ncclDataType_t> dtypes,
                   std::initializer_list<Extent> extents);
+void check_dtype(const char* field, const ncclEpTensor_t& tensor, std::initializer_list<ncclDataType_t> dtypes);
 void check_absent(const char* field, const ncclEpTensor_t* tensor, const char* why);
 
 // What a routing table must be.
 void check_topk_idx(const ncclEpTensor_t* topk_idx, uint32_t num_topk, uint32_t max_tokens);
-// Combine has no recipes yet, and so no scales.
+// A combine without a recipe, and so without scales.
 void check_plain(const CombineRequest& request);
 void check_power_of_two(const char* field, size_t value);
 // What NCCL_EP_ZERO_COPY_ON promises.

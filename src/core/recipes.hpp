@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Recipes of dispatch: which tokens and scales a call may have, and what its rows are on their way.
+// Recipes: which tokens and scales a call may have, and what its rows are on their way.
 #pragma once
 
 #include "core/checks.hpp"
@@ -29,6 +29,10 @@ struct SentRows {
 SentRows check_sent_rows(const DispatchRequest& request, size_t num_tokens, uint64_t max_token_bytes);
 // Checks outputs.scales, of exactly these extents; absent without scales.
 void check_received_scales(const DispatchRequest& request, const SentRows& rows, std::initializer_list<Extent> extents);
+
+// Low-Latency combine: checks what a recipe says of config, inputs.tokens, of this many elements, and inputs.scales.
+// Whether rows travel quantized.
+bool check_combine_recipe(const CombineRequest& request, size_t hidden);
 
 // Scales are read and written element by element, so that their rows need not be multiples of anything.
 void* address_of_scales(const char* field, const ncclEpTensor_t* scales, runtime::Communicator& comm);

@@ -58,7 +58,7 @@ size_t args_bytes(const Variant& variant) {
   return 0;
 }
 
-// Low-Latency kernels take their layout, and dispatch whether rows have scales; High-Throughput ones take whether the layout
+// Low-Latency kernels take their layout, and whether rows have scales; High-Throughput ones take whether the layout
 // is expert-major.
 std::string template_parameters(const Variant& variant) {
   const std::string layout = variant.algorithm == Algorithm::low_latency ? "Layout::" + layout_name(variant.layout)
@@ -109,6 +109,7 @@ std::vector<Variant> variants_of(Algorithm algorithm, bool uses_network) {
     for (const DType dtype : {DType::bf16, DType::fp16, DType::fp32}) {
       variants.push_back({algorithm, Op::combine, layout, dtype, uses_network});
     }
+    if (is_ll) variants.push_back({algorithm, Op::combine, layout, DType::bf16, uses_network, true});
   }
   return variants;
 }

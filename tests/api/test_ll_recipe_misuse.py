@@ -187,6 +187,39 @@ def test_rows_that_dispatch_quantizes(make_cluster: Any, act: Act, error: type[e
     expect(refused(make_cluster, EM, act, max_token_bytes=MAX_TOKEN_BYTES), error, says)
 
 
+def combined(inputs: Change = lambda d: {}, hidden: int = HIDDEN) -> Act:
+    """A combine of bf16 rows that travel as FP8, with these changes."""
+
+    def act(d: Desk) -> None:
+        outputs = d.combine_outputs(tokens=d.array((b, hidden), BF16))
+        d.handle_to_combine().combine(
+            d.combine_inputs(**({"tokens": d.array((E, B, hidden), BF16)} | inputs(d))),
+            outputs,
+            config=ep.CombineConfig(quantization_recipe=ep.CombineQuantizationRecipe.FP8),
+        )
+
+    return act
+
+
+@table(
+    (
+        "scales",
+        combined(lambda d: {"scales": d.array((E, B, 1), np.float32)}),
+        IA,
+        r"inputs\.scales.*expected NULL.*makes the scales",
+    ),
+    (
+        "type",
+        combined(lambda d: {"tokens": d.array((E, B, HIDDEN), np.float16)}),
+        IA,
+        r"inputs\.tokens.*float16.*expected bfloat16",
+    ),
+    ("hidden", combined(hidden=H), IA, r"inputs\.tokens.*hidden is 32, expected a positive multiple of 128"),
+)
+def test_rows_that_combine_quantizes(make_cluster: Any, act: Act, error: type[ep.Error], says: str) -> None:
+    expect(refused(make_cluster, EM, act, max_token_bytes=2 * HIDDEN), error, says)
+
+
 @pytest.mark.parametrize(
     ("act", "layout", "says"),
     [(forward(), EM, r"outputs\.tokens.*expert-major"), (quantized(), RM, r"quant_recipe.*no zero copy")],

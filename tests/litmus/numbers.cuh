@@ -91,6 +91,11 @@ LITMUS(e4m3_from_all_floats_of_interest) {
     const uint32_t got = dev::e4m3x2_from_floats(dev::float_from_bits(low), dev::float_from_bits(high));
     EXPECT((got & 0xffu) == (is_nan(low) ? 0x7fu : reference_e4m3(low)));
     EXPECT(got >> 8 == (is_nan(high) ? 0x7fu : reference_e4m3(high)));
+    float back[2];
+    dev::floats_from_e4m3x2(static_cast<uint16_t>(got), back[0], back[1]);
+    EXPECT(dev::e4m3x2_from_floats(back[0], back[1]) == got);
+    EXPECT((low & 0xfffffu) != 0 || is_nan(low) || got % 256 == 0x7eu || got % 128 < 8 ||
+           dev::bits_from_float(back[0]) == low);
   }
 }
 

@@ -7,6 +7,7 @@ from mutant import Mutant
 
 FORWARDED = ("forwarded",)
 QUANTIZED = ("quantized",)
+COMBINED = ("combined",)
 
 MUTANTS = [
     Mutant(
@@ -40,5 +41,13 @@ MUTANTS = [
         "kLargestE4m3 = 480",
         "The largest element of each group is cut off.",
         QUANTIZED,
+    ),
+    Mutant(
+        "combine takes the scale of the group beside",
+        "ll/quantized_sums.cuh",
+        "if (lane % 4 == i) scale = word;",
+        "if ((lane + 1) % 4 == i) scale = word;",
+        "Numbers and scales do not belong together.",
+        COMBINED,
     ),
 ]

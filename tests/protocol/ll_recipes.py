@@ -15,7 +15,17 @@ import ml_dtypes
 import nccl_ep as ep
 import numpy as np
 import oracle
-from ll import EM, Array, Exchange, Shape, assert_same_bits, expected, group_config, make_problem
+from ll import (
+    EM,
+    Array,
+    Exchange,
+    Shape,
+    assert_same_bits,
+    expected,
+    expert_rows,
+    group_config,
+    make_problem,
+)
 from nccl_ep.dtypes import DataType
 from oracle import Problem
 
@@ -172,6 +182,27 @@ def exchange_by_recipe(
             handle.complete()
             mine.combine(handle)
             return mine.results()
+
+
+def combine_quantized(
+    rank: Any, problem: Problem, layout: ep.Layout, *, halves: bool = False
+) -> dict[str, Array]:
+    """One plain dispatch and a combine whose rows travel as FP8, in a group of their own."""
+    with ep.Group(rank.comm, group_config(problem)) as group:
+        mine = Exchange(rank, problem, layout)
+        with mine.make_handle(group) as handle:
+            mine.dispatch(handle)
+            mine.combine(handle, send_only=halves, recipe=ep.CombineQuantizationRecipe.FP8)
+            handle.complete()
+            return mine.results()
+
+
+def check_combined(problem: Problem, layout: ep.Layout, results: list[dict[str, Array]]) -> None:
+    """Compares what every rank has combined with the sums of quantized rows."""
+    rows = [expert_rows(problem, rank, layout) for rank in range(problem.num_ranks)]
+    sums_of = oracle.sums_expert_major if layout is EM else oracle.rows_rank_major
+    for rank, found in enumerate(results):
+        fp8_oracle.assert_sums(sums_of(problem, rank, rows), found["combined"], f"rank {rank}: combined")
 
 
 def check_recipe(sent: Sent, layout: ep.Layout, results: list[dict[str, Array]]) -> None:

@@ -5,6 +5,7 @@ stated error.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,8 +13,17 @@ import nccl_ep as ep
 import numpy as np
 import pytest
 from both import NODES
-from ll import EM, RM, Shape, assert_same_bits
-from ll_recipes import Forwarded, Quantized, Recipe, check_recipe, exchange_by_recipe, make_sent
+from ll import EM, RM, Shape, assert_same_bits, make_problem
+from ll_recipes import (
+    Forwarded,
+    Quantized,
+    Recipe,
+    check_combined,
+    check_recipe,
+    combine_quantized,
+    exchange_by_recipe,
+    make_sent,
+)
 from nccl_ep.dtypes import DataType
 
 LAYOUTS = pytest.mark.parametrize("layout", [EM, RM], ids=["expert-major", "rank-major"])
@@ -93,3 +103,26 @@ def test_teams_do_not_show_in_quantized_rows(make_cluster: Any, layout: ep.Layou
     for one, other in zip(of_one, of_two, strict=True):
         for name in one:
             assert_same_bits(other[name], one[name], name)
+
+
+# A chunk has eleven groups.
+@LAYOUTS
+@NODES
+@pytest.mark.parametrize("hidden", [128, 1408, 1664, 7168])
+def test_combine_with_quantized_rows(
+    make_cluster: Any, hidden: int, layout: ep.Layout, nodes: int, seed: int
+) -> None:
+    problem = make_problem(replace(SHAPE, hidden=hidden, max_tokens=4), seed)
+    main = partial(combine_quantized, problem=problem, layout=layout, halves=hidden == 1664)
+    check_combined(problem, layout, make_cluster(2, seed, nodes=nodes).run(main))
+
+
+@pytest.mark.sim_only
+@LAYOUTS
+def test_teams_do_not_show_in_sums_of_quantized_rows(make_cluster: Any, layout: ep.Layout, seed: int) -> None:
+    problem = make_problem(Shape(num_ranks=4, num_topk=6, num_local_experts=5, hidden=384), seed)
+    main = partial(combine_quantized, problem=problem, layout=layout)
+    of_one, of_two = (make_cluster(4, seed, nodes=nodes).run(main) for nodes in (1, 2))
+    check_combined(problem, layout, of_one)
+    for one, other in zip(of_one, of_two, strict=True):
+        assert_same_bits(other["combined"], one["combined"], "combined")

@@ -30,10 +30,11 @@ TEST_CASE("jit_variants: names and sources are unique and agree") {
   CHECK(names.count("ll_dispatch_expert_major") == 1);
   CHECK(names.count("ll_dispatch_expert_major_scaled") == 1);
   CHECK(names.count("ll_combine_rank_major_fp16") == 1);
+  CHECK(names.count("ll_combine_rank_major_bf16_scaled") == 1);
   CHECK(names.count("ht_update_flat") == 1);
   CHECK(names.count("ht_dispatch_expert_major") == 1);
   CHECK(names.count("ht_combine_flat_bf16") == 1);
-  CHECK(names.size() == 20);
+  CHECK(names.size() == 22);
 }
 
 TEST_CASE("jit_variants: groups of several LSA teams have kernels of their own") {
@@ -56,7 +57,7 @@ TEST_CASE("jit_variants: all that use the network, and nothing else") {
   }
   CHECK(names.count("ll_dispatch_expert_major_remote") == 1);
   CHECK(names.count("ht_update_flat_remote") == 1);
-  CHECK(names.size() == 20);
+  CHECK(names.size() == 22);
 }
 
 TEST_CASE("jit_variants: every variant has a place of its own among a group's kernels") {

@@ -65,6 +65,21 @@ TEST_CASE("sim_numbers: what E4M3 does not reach") {
 
 TEST_CASE("sim_numbers: the order of two E4M3 numbers") { CHECK(dev::e4m3x2_from_floats(1.0f, 2.0f) == 0x4038); }
 
+TEST_CASE("sim_numbers: floats from E4M3 numbers") {
+  for (uint32_t byte = 0; byte < 256; ++byte) {
+    float low, high;
+    dev::floats_from_e4m3x2(static_cast<uint16_t>(byte | (byte ^ 0x80) << 8), low, high);
+    CAPTURE(byte);
+    if ((byte & 0x7f) == 0x7f) {
+      CHECK((low != low && high != high));
+    } else {
+      CHECK(low == value_of_e4m3(byte));
+      CHECK(high == -low);
+      CHECK(std::signbit(low) == (byte >= 0x80));
+    }
+  }
+}
+
 TEST_CASE("sim_numbers: scales") {
   const auto scale_of = [](float magnitude, bool rounded) {
     return GroupScale::of(dev::bits_from_float(magnitude), rounded);

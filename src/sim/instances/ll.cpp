@@ -16,3 +16,6 @@ EP_SIM_KERNEL("ll_combine_expert_major_fp32", (ll::combine<Layout::expert_major,
 EP_SIM_KERNEL("ll_combine_rank_major_bf16", (ll::combine<Layout::rank_major, DType::bf16>), LlCombineArgs)
 EP_SIM_KERNEL("ll_combine_rank_major_fp16", (ll::combine<Layout::rank_major, DType::fp16>), LlCombineArgs)
 EP_SIM_KERNEL("ll_combine_rank_major_fp32", (ll::combine<Layout::rank_major, DType::fp32>), LlCombineArgs)
+EP_SIM_KERNEL("ll_combine_expert_major_bf16_scaled", (ll::combine<Layout::expert_major, DType::bf16, true>),
+              LlCombineArgs)
+EP_SIM_KERNEL("ll_combine_rank_major_bf16_scaled", (ll::combine<Layout::rank_major, DType::bf16, true>), LlCombineArgs)

@@ -20,3 +20,7 @@ EP_SIM_KERNEL("ll_combine_expert_major_fp32_remote", (ll::combine_remote<Layout:
 EP_SIM_KERNEL("ll_combine_rank_major_bf16_remote", (ll::combine_remote<Layout::rank_major, DType::bf16>), LlCombineArgs)
 EP_SIM_KERNEL("ll_combine_rank_major_fp16_remote", (ll::combine_remote<Layout::rank_major, DType::fp16>), LlCombineArgs)
 EP_SIM_KERNEL("ll_combine_rank_major_fp32_remote", (ll::combine_remote<Layout::rank_major, DType::fp32>), LlCombineArgs)
+EP_SIM_KERNEL("ll_combine_expert_major_bf16_scaled_remote",
+              (ll::combine_remote<Layout::expert_major, DType::bf16, true>), LlCombineArgs)
+EP_SIM_KERNEL("ll_combine_rank_major_bf16_scaled_remote", (ll::combine_remote<Layout::rank_major, DType::bf16, true>),
+              LlCombineArgs)
