@@ -246,6 +246,7 @@ typedef enum {
 typedef enum {
   NCCL_EP_COMB_QUANT_NONE = 0,   // bf16, fp16 or fp32 rows travel as they are
   NCCL_EP_COMB_QUANT_NVFP4 = 1,  // bf16 rows travel as NVFP4
+  NCCL_EP_COMB_QUANT_FP8 = 2,    // bf16 rows travel as fp8 E4M3 with an fp32 scale for each 128 elements
 } ncclEpCombQuant_t;
 
 typedef struct {
@@ -421,18 +422,26 @@ ncclResult_t ncclEpHandleDestroy(ncclEpHandle_t handle);
 //   HT EM   [b,H]   [b,K] fp32    per recipe  [M,H]        [M] fp32      -                per recipe, 2D
 //   (HT BWD: no weights and no topk_idx, on either side.)
 //
-// A dash: must be NULL. Recipe NONE: tokens are bf16, fp16 or fp32, the same on both sides; no scales. H is
-// any number whose row is a multiple of 16 bytes. Rows arrive ordered by (source rank, token), on every run
-// alike:
+// A dash: must be NULL. H is any number whose row is a multiple of 16 bytes. Recipes:
+//   NONE          tokens are bf16, fp16 or fp32, the same on both sides; no scales.
+//   FWD           (LL) the caller has quantized. Tokens are fp32, fp16, bf16, fp8 E4M3, fp8 E5M2 or float4x2 (H
+//                 counts bytes), the same on both sides. inputs.scales [b,n], any n, of fp32, fp16, bf16, fp8 or
+//                 uint8, aligned as one of them; outputs.scales the same, with n as their last extent. They are
+//                 moved as they are.
+//   DS_FP8E3M4    (LL) inputs.tokens are bf16, H a multiple of 128; inputs.scales is NULL. outputs.tokens are fp8
+//                 E4M3, outputs.scales fp32, their last extent H / 128: element = number x scale of its 128
+//                 elements. A scale is their largest magnitude, 1e-4 at least, / 448; with round_scales the next
+//                 power of two. It is infinite, and so all products NaN, if one of them is not finite.
+// Rows arrive ordered by (source rank, token), on every run alike:
 //   LL EM   rows 0 to counter[e] - 1 of expert e's zone. layout_info.expert_counters [L] int32 is required.
 //   LL RM   rows 0 to counter[r] - 1 of rank r's zone, one for each token routed here; src_rank_counters [R]
 //           int32 is optional. topk_idx has the token's ids, -1 for experts of other ranks and in all unused
 //           rows.
 //   HT FLAT one row for each token routed here; topk_idx as in LL RM.
 //   HT EM   the zones that ncclEpUpdateHandle counted, padding zeroed.
-// Rows beyond the counters are left untouched. layout_info.recv_topk_idx_kind numbers topk_idx.
-// LL works alike for outputs in windows and elsewhere. One of HT FLAT in a window is written directly by the
-// senders; all ranks use the same offset.
+// Scales arrive at the same places as their rows. Rows beyond the counters are left untouched.
+// layout_info.recv_topk_idx_kind numbers topk_idx. LL works alike for outputs in windows and elsewhere. One of HT
+// FLAT in a window is written directly by the senders; all ranks use the same offset.
 //
 // M is max_recv_tokens_per_rank or more. If that is 0, M is at least what recv_total_counter says; the call
 // then waits for the update to have run, if it has not.
@@ -441,9 +450,11 @@ ncclResult_t ncclEpHandleDestroy(ncclEpHandle_t handle);
 // HT ignores: the stream of ncclEpComplete). Allocates nothing. Capturable, but for HT with
 // max_recv_tokens_per_rank 0.
 // Errors: ncclInvalidArgument: NULL or malformed arguments; tensors missing, forbidden or of another shape or
-// type than above; rows longer than max_token_bytes; zero_copy ON without a window. ncclInvalidUsage: BWD
-// with LL, no routing yet, a send_only operation of this handle, or the last but one of the group's, awaiting
-// ncclEpComplete, HT with max_recv_tokens_per_rank 0 while the stream captures.
+// type than above; rows, with their scales as they arrive, longer than max_token_bytes; zero_copy ON without a
+// window (FWD: of tokens or scales), or with LL EM or DS_FP8E3M4; round_scales with another recipe than
+// DS_FP8E3M4. ncclInvalidUsage: a recipe with HT, BWD with LL, no routing yet, a send_only operation of this
+// handle, or the last but one of the group's, awaiting ncclEpComplete, HT with max_recv_tokens_per_rank 0 while
+// the stream captures.
 ncclResult_t ncclEpDispatch(ncclEpHandle_t handle, const ncclEpDispatchInputs_t* inputs,
                             const ncclEpDispatchOutputs_t* outputs, const ncclEpLayoutInfo_t* layout_info,
                             const ncclEpDispatchConfig_t* config, cudaStream_t stream);
@@ -460,14 +471,17 @@ ncclResult_t ncclEpDispatch(ncclEpHandle_t handle, const ncclEpDispatchInputs_t*
 //
 // Rows stand where dispatch put them; M may be as low as what recv_total_counter says, outside of graphs,
 // and need not exceed max_recv_tokens_per_rank.
-// Recipe NONE: bf16, fp16 or fp32, the same on both sides; no scales.
+// Recipe NONE: bf16, fp16 or fp32, the same on both sides; no scales. FP8 (LL; not in NCCL EP 0.2): bf16 on both
+// sides, H a multiple of 128; no scales here, since they are made on the way, as in dispatch with DS_FP8E3M4, of
+// what each rank sends. NVFP4 is not available.
 //   LL EM   out[t] = sum over k of weights[t, k] * the row of token t at its k-th expert
 //   others  out[t] = sum over ranks (EM: slots) of token t's rows, which the caller has weighted and, if
 //           there is one row a token, added over its rank's experts
 //   HT BWD  also brings home the gradients of the weights, to each place its expert's, zero without one
 // A token without experts, or of which nothing was kept, gets a row of zeros. The routing is that of the dispatch.
 //
-// Collective. Stream-ordered, as ncclEpDispatch. Allocates nothing. Capturable. Errors: as ncclEpDispatch.
+// Collective. Stream-ordered, as ncclEpDispatch. Allocates nothing. Capturable. Errors: as ncclEpDispatch;
+// ncclInvalidUsage: a recipe with HT, NVFP4.
 ncclResult_t ncclEpCombine(ncclEpHandle_t handle, const ncclEpCombineInputs_t* inputs,
                            const ncclEpCombineOutputs_t* outputs, const ncclEpCombineConfig_t* config,
                            cudaStream_t stream);

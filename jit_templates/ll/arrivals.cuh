@@ -2,8 +2,8 @@
 // The receiving side of routes.cuh: which rows come from whom, and where each goes.
 #pragma once
 
+#include "ll/payload.cuh"
 #include "ll/routes.cuh"
-#include "ll/rows.cuh"
 
 namespace nccl_ep::ll {
 
@@ -108,14 +108,14 @@ struct Arrived {
 // Waits for a token's routes and, if it has any hits, for one chunk of its row; leaves them in `routes` and `row`. Both
 // are looked at together, since each look takes as long as the memory. Own rows are where the caller has them. The whole
 // warp calls it: each lane watches a hit; further hits are read afterwards.
-template <bool kRemote>
+template <bool kScaled, bool kRemote>
 EP_DEVICE Arrived await_arrival(const Operation<kRemote>& op, const LlDispatchArgs& args, const Arrival& arrival,
                                 const Chunk& chunk, Route* routes, LaneRow& row) {
   const uint32_t rank = op.group.rank, lane = dev::lane_idx(), source = arrival.source, token = arrival.token;
   const bool own = source == rank;
   const Unit* address = op.route(rank, source, token, lane < args.routing.num_topk ? lane : 0);
   const Unit* lines = op.row(rank, source, token) + chunk.first_unit;
-  if (own) row.load(chunk.packs, args.tokens + token * args.rows.row_bytes());
+  if (own) load_payload<kScaled>(args, chunk, token, row);
   Unit unit;
   Arrived arrived{};
   Awaited awaited{Wait::token_routes, source, token};

@@ -90,9 +90,9 @@ EP_DEVICE uint32_t most_remote_rows(const RemoteRanks& remote, const RemoteHandl
 }
 
 // Sends remote ranks' rows home. `num_warps` of the grid call it.
-template <Layout kLayout, DType kDType>
+template <Layout kLayout, DType kDType, bool kScaled>
 EP_DEVICE void put_sums(const Operation<true>& op, const RemoteRanks& remote, const LlCombineArgs& args,
-                        BlockQueue queue, LocalSum& local, uint32_t num_warps) {
+                        BlockQueue queue, LocalSum<kScaled>& local, uint32_t num_warps) {
   const RemoteHandle handle(args.routing, remote);
   const uint32_t num_items = remote.size() * most_remote_rows(remote, handle);
   for (uint32_t index = queue.next(); index < num_items; index = queue.next()) {
@@ -103,14 +103,14 @@ EP_DEVICE void put_sums(const Operation<true>& op, const RemoteRanks& remote, co
     item.token = *handle.token(i, row);
     item.first_chunk = 0;
     item.end_chunk = args.rows.num_chunks;
-    local.start<kLayout>(args, item, Remembered(args, item));
+    local.template start<kLayout>(args, item, Remembered(args, item));
     const RemoteHome home{op, remote, i, row, args.routing.num_topk};
     unsigned char* staged = remote.outbox(op.bank, i) + args.network.layout.row_at(item.token);
 #pragma unroll 1
     for (uint32_t c = 0; c < item.end_chunk; ++c) {
       const Chunk chunk(args.rows, c);
       LaneRow sum;
-      if (!local.add_up<kLayout, kDType>(home, chunk, c > 0, sum)) return;
+      if (!local.template add_up<kLayout, kDType>(home, chunk, c > 0, sum)) return;
       if (c + 1 < item.end_chunk) local.load_first(args, c + 1);
       sum.store(chunk.packs, staged);
     }
@@ -146,7 +146,7 @@ struct AllRows {
   }
 };
 
-template <Layout kLayout, DType kDType>
+template <Layout kLayout, DType kDType, bool kScaled = false>
 EP_DEVICE void combine_remote(const LlCombineArgs& args) {
   EP_SHARED(Addend, addends, [kCombineWarps][kMaxHits]);
   EP_SHARED(uint32_t, num_taken, [3]);
@@ -163,11 +163,11 @@ EP_DEVICE void combine_remote(const LlCombineArgs& args) {
   const LsaTeam team = team_of<true>(args);
   const uint32_t tokens_seen = most_tokens_seen(args, team);
   const TopkWeights weights(args, sends_weights ? dev::block_idx() : args.routing.tokens.most);
-  LocalSum local;
+  LocalSum<kScaled> local;
   local.addends = addends[dev::warp_idx()];
   const Start start = begin(args, remote, [&] {
     const ResultItem item(args, team, worker_idx());
-    if (pushes) local.start<kLayout>(args, item, Remembered(args, item));
+    if (pushes) local.template start<kLayout>(args, item, Remembered(args, item));
   });
   const Operation<true> op(args, start.epoch);
   if (start.ready) {
@@ -181,7 +181,7 @@ EP_DEVICE void combine_remote(const LlCombineArgs& args) {
       put_sums<kLayout, kDType>(op, remote, args, {num_taken + 1}, local, args.push_warps * dev::num_blocks());
     }
     if (receives) {
-      collect_sums<kDType>(args, AllRows{op, remote}, {num_taken + 2}, local.addends);
+      collect_sums<kDType, kScaled>(args, AllRows{op, remote}, {num_taken + 2}, local.addends);
       note_free_banks(op, remote);
     }
   }

@@ -58,7 +58,7 @@ EP_DEVICE uint32_t find_items(const LlDispatchArgs& args, const PushTeam<kRemote
 }
 
 // What a warp pushes first, found out before it is known whether the peer's bank is free.
-template <bool kRemote>
+template <bool kRemote, bool kScaled>
 struct FirstPush {
   uint32_t items;  // of the first 32
   LaneRow row;     // of the first item, whether or not it goes to the peer
@@ -68,14 +68,14 @@ struct FirstPush {
     const PushTeam<kRemote> team(args);
     if (team.worker >= PushItem::count(args)) return;
     const PushItem item(args, team.worker);
-    row.load(Chunk(args.rows, item.chunk).packs, args.tokens + item.token * args.rows.row_bytes());
+    load_payload<kScaled>(args, Chunk(args.rows, item.chunk), item.token, row);
     items = find_items(args, team, team.worker, team.first_peer);
   }
 };
 
 // Pushes the row chunks that fall to this warp, in the order of the tokens.
-template <bool kRemote>
-EP_DEVICE void push_rows(const Operation<kRemote>& op, const LlDispatchArgs& args, FirstPush<kRemote>& push) {
+template <bool kRemote, bool kScaled>
+EP_DEVICE void push_rows(const Operation<kRemote>& op, const LlDispatchArgs& args, FirstPush<kRemote, kScaled>& push) {
   const PushTeam<kRemote> team(args);
   bool is_first = true;
   for (uint32_t i = team.first_peer; i < op.team.size - 1; i += team.num_teams) {
@@ -84,7 +84,7 @@ EP_DEVICE void push_rows(const Operation<kRemote>& op, const LlDispatchArgs& arg
         const uint32_t index = first + dev::find_first(items) * team.num_workers;
         const PushItem item(args, index);
         const Chunk chunk(args.rows, item.chunk);
-        if (!is_first || index != first) push.row.load(chunk.packs, args.tokens + item.token * args.rows.row_bytes());
+        if (!is_first || index != first) load_payload<kScaled>(args, chunk, item.token, push.row);
         Unit* lines = op.row(op.team.peer(op.group.rank, i), op.group.rank, item.token) + chunk.first_unit;
         push.row.write_lines(chunk.packs, lines, op.epoch);
       }
@@ -104,6 +104,7 @@ EP_DEVICE void remember(const LlRouting& routing, uint64_t slot, const Arrived& 
 
 // Expert-major: a chunk to its row in each expert's zone. The sender has numbered the rows within an expert; those of
 // lower-ranked sources come before.
+template <bool kScaled>
 EP_DEVICE void deliver_to_experts(const LlDispatchArgs& args, const ArrivalTable& table, const Arrival& arrival,
                                   const Arrived& arrived, const Chunk& chunk, Route* routes, const LaneRow& row) {
   const LlLayout& layout = args.group.layout;
@@ -116,8 +117,7 @@ EP_DEVICE void deliver_to_experts(const LlDispatchArgs& args, const ArrivalTable
   }
   const uint64_t zone = uint64_t{args.group.num_ranks} * layout.max_tokens;
   for (uint32_t hit = 0; hit < arrived.num_hits; ++hit) {
-    const uint64_t to = routes[hit].expert * zone + routes[hit].value;
-    row.store(chunk.packs, args.out_tokens + to * args.rows.row_bytes());
+    store_payload<kScaled>(args, chunk, row, routes[hit].expert * zone + routes[hit].value);
   }
 }
 
@@ -143,6 +143,7 @@ EP_DEVICE void write_topk_row(const LlDispatchArgs& args, uint64_t slot, const R
 }
 
 // Rank-major: a chunk to the next row of its source.
+template <bool kScaled>
 EP_DEVICE void deliver_by_rank(const LlDispatchArgs& args, const Arrival& arrival, const Arrived& arrived,
                                const Chunk& chunk, const Route* routes, const LaneRow& row) {
   const LlLayout& layout = args.group.layout;
@@ -150,21 +151,21 @@ EP_DEVICE void deliver_by_rank(const LlDispatchArgs& args, const Arrival& arriva
   if (arrived.num_hits == 0) return;
   const uint64_t slot = layout.slot(arrival.source, arrived.row);
   if (arrival.chunk == 0) write_topk_row(args, slot, routes, arrived.num_hits);
-  row.store(chunk.packs, args.out_tokens + slot * args.rows.row_bytes());
+  store_payload<kScaled>(args, chunk, row, slot);
 }
 
-template <Layout kLayout>
+template <Layout kLayout, bool kScaled>
 EP_DEVICE void deliver(const LlDispatchArgs& args, const ArrivalTable& table, const Arrival& arrival,
                        const Arrived& arrived, const Chunk& chunk, Route* routes, const LaneRow& row) {
   if constexpr (kLayout == Layout::expert_major) {
-    deliver_to_experts(args, table, arrival, arrived, chunk, routes, row);
+    deliver_to_experts<kScaled>(args, table, arrival, arrived, chunk, routes, row);
   } else {
-    deliver_by_rank(args, arrival, arrived, chunk, routes, row);
+    deliver_by_rank<kScaled>(args, arrival, arrived, chunk, routes, row);
   }
 }
 
 // Rows from the LSA team. Tokens come in order, each rank's in turn. `warp_routes` is shared memory.
-template <Layout kLayout, bool kRemote>
+template <Layout kLayout, bool kScaled, bool kRemote>
 EP_DEVICE void receive_rows(const Operation<kRemote>& op, const LlDispatchArgs& args, const ArrivalTable& table,
                             Route* warp_routes) {
   const uint32_t num_ranks = op.team.size, num_chunks = args.rows.num_chunks;
@@ -175,9 +176,9 @@ EP_DEVICE void receive_rows(const Operation<kRemote>& op, const LlDispatchArgs& 
     if (arrival.token >= table.num_tokens(arrival.source)) continue;
     const Chunk chunk(args.rows, arrival.chunk);
     LaneRow row;
-    const Arrived arrived = await_arrival(op, args, arrival, chunk, warp_routes, row);
+    const Arrived arrived = await_arrival<kScaled>(op, args, arrival, chunk, warp_routes, row);
     if (!arrived.ok) return;
-    deliver<kLayout>(args, table, arrival, arrived, chunk, warp_routes, row);
+    deliver<kLayout, kScaled>(args, table, arrival, arrived, chunk, warp_routes, row);
     dev::sync_warp();  // the routes are about to be reused
   }
 }
@@ -208,7 +209,7 @@ EP_DEVICE void report_counts(const LlDispatchArgs& args, const ArrivalTable& tab
   }
 }
 
-template <Layout kLayout>
+template <Layout kLayout, bool kScaled = false>
 EP_DEVICE void dispatch(const LlDispatchArgs& args) {
   EP_DYNAMIC_SHARED(shared);
   EP_SHARED(Route, routes, [kLlDispatchThreads / 32][kMaxHits]);
@@ -219,9 +220,9 @@ EP_DEVICE void dispatch(const LlDispatchArgs& args) {
   const bool pushes = dev::warp_idx() < args.push_warps;
 
   if (leads() && dev::lane_idx() == 0) table.clear();
-  FirstPush<false> push;
+  FirstPush<false, kScaled> push;
   const Start start = begin(args, NoRemoteRanks{}, [&] {
-    if (sends && pushes) push = FirstPush<false>(args);
+    if (sends && pushes) push = FirstPush<false, kScaled>(args);
     const RouteTask<kLayout> task(args);
     if (sends && task.exists(args)) task.collect(args, scratch);
   });
@@ -240,7 +241,7 @@ EP_DEVICE void dispatch(const LlDispatchArgs& args) {
         dev::bar_arrive(kTableBarrier, dev::num_threads());
       }
       if (table.has_all()) {
-        receive_rows<kLayout>(op, args, table, routes[dev::warp_idx()]);
+        receive_rows<kLayout, kScaled>(op, args, table, routes[dev::warp_idx()]);
         report_counts<kLayout>(args, table);
       }
       note_free_banks(op, NoRemoteRanks{});

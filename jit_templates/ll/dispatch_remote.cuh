@@ -80,6 +80,7 @@ EP_DEVICE void put_row(const Operation<true>& op, const RemoteRanks& remote, con
 }
 
 // Puts the rows that leave the team. `warps` of every block call it, and share the tokens.
+template <bool kScaled>
 EP_DEVICE void put_rows(const Operation<true>& op, const RemoteRanks& remote, const LlDispatchArgs& args,
                         const WarpTeam& warps) {
   const uint32_t num_warps = warps.num_warps * dev::num_blocks();
@@ -93,7 +94,7 @@ EP_DEVICE void put_rows(const Operation<true>& op, const RemoteRanks& remote, co
     for (uint32_t c = 0; c < args.rows.num_chunks; ++c) {
       const Chunk chunk(args.rows, c);
       LaneRow row;
-      row.load(chunk.packs, args.tokens + token * row_bytes);
+      load_payload<kScaled>(args, chunk, token, row);
       row.store(chunk.packs, staged);
     }
     dev::sync_warp();  // all of the row has been written
@@ -129,7 +130,7 @@ EP_DEVICE Arrived read_routes(const DispatchHead& head, const LlRowRecord& recor
 }
 
 // Rows from remote ranks: each rank's in turn, in the order of their tokens. `warp_routes` is shared memory.
-template <Layout kLayout>
+template <Layout kLayout, bool kScaled>
 EP_DEVICE void receive_remote_rows(const Operation<true>& op, const RemoteRanks& remote, const LlDispatchArgs& args,
                                    const ArrivalTable& table, BlockQueue queue, Route* warp_routes) {
   const RemoteHandle handle(args.routing, remote);
@@ -151,7 +152,7 @@ EP_DEVICE void receive_remote_rows(const Operation<true>& op, const RemoteRanks&
     LaneRow row;
     row.load_arrived(chunk.packs, box + args.network.layout.row_at(record.token));
     if (arrival.chunk == 0 && dev::lane_idx() == 0) *handle.token(i, number) = record.token;
-    deliver<kLayout>(args, table, arrival, arrived, chunk, warp_routes, row);
+    deliver<kLayout, kScaled>(args, table, arrival, arrived, chunk, warp_routes, row);
     dev::sync_warp();  // the routes are about to be reused
   }
   if (dev::block_idx() != dev::num_blocks() - 1) return;
@@ -160,7 +161,7 @@ EP_DEVICE void receive_remote_rows(const Operation<true>& op, const RemoteRanks&
   }
 }
 
-template <Layout kLayout>
+template <Layout kLayout, bool kScaled = false>
 EP_DEVICE void dispatch_remote(const LlDispatchArgs& args) {
   EP_DYNAMIC_SHARED(shared);
   EP_SHARED(Route, routes, [kLlDispatchThreads / 32][kMaxHits]);
@@ -176,9 +177,9 @@ EP_DEVICE void dispatch_remote(const LlDispatchArgs& args) {
     table.clear();
     num_taken[0] = 0;
   }
-  FirstPush<true> push;
+  FirstPush<true, kScaled> push;
   const Start start = begin(args, remote, [&] {
-    if (sends && pushes) push = FirstPush<true>(args);
+    if (sends && pushes) push = FirstPush<true, kScaled>(args);
     const RouteTask<kLayout> task(args);
     if (sends && task.exists(args)) task.collect(args, scratch);
   });
@@ -194,7 +195,7 @@ EP_DEVICE void dispatch_remote(const LlDispatchArgs& args) {
       });
     }
     if (sends && pushes) push_rows(op, args, push);
-    if (sends && !pushes) put_rows(op, remote, args, receivers);
+    if (sends && !pushes) put_rows<kScaled>(op, remote, args, receivers);
     if (receives) {
       if (pushes) {
         dev::bar_sync(kTableBarrier, dev::num_threads());
@@ -205,8 +206,8 @@ EP_DEVICE void dispatch_remote(const LlDispatchArgs& args) {
         dev::bar_arrive(kTableBarrier, dev::num_threads());
       }
       if (table.has_all()) {
-        receive_rows<kLayout>(op, args, table, routes[dev::warp_idx()]);
-        receive_remote_rows<kLayout>(op, remote, args, table, {num_taken}, routes[dev::warp_idx()]);
+        receive_rows<kLayout, kScaled>(op, args, table, routes[dev::warp_idx()]);
+        receive_remote_rows<kLayout, kScaled>(op, remote, args, table, {num_taken}, routes[dev::warp_idx()]);
         report_counts<kLayout>(args, table);
       }
       note_free_banks(op, remote);

@@ -108,7 +108,7 @@ class DispatchConfig(CStruct):
 
     Attributes:
         send_only: send now, receive when :meth:`Handle.complete` is called (low latency).
-        round_scales: round computed scales to powers of two.
+        round_scales: round computed scales up to powers of two (DS_FP8E3M4).
         pass_direction: forward or backward (high throughput).
         quantization_recipe: what happens to the numbers on the way.
     """

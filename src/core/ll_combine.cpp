@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // Low-Latency combine on the host: check, plan, fill the arguments.
-#include "core/checks.hpp"
 #include "core/ll_handle.hpp"
+#include "core/recipes.hpp"
 
 namespace nccl_ep::core {
 
 LlOperation<LlCombineArgs> LlHandle::prepare(const CombineRequest& request) {
   const plan::LlShape& shape = group_.shape();
   if (request.pass_direction != NCCL_EP_FWD_PASS) refuse_backward_pass();
-  check_plain(request);
   const std::initializer_list<ncclDataType_t> dtypes = {ncclBfloat16, ncclFloat16, ncclFloat32};
   const size_t hidden = request.tokens && request.tokens->ndim > 2 ? request.tokens->sizes[2] : 0;
+  const bool quantizes = check_combine_recipe(request, hidden);
   const bool expert_major = layout_ == Layout::expert_major;
   if (expert_major) {
     check_tensor(kTokens, request.tokens, dtypes,
@@ -27,10 +27,13 @@ LlOperation<LlCombineArgs> LlHandle::prepare(const CombineRequest& request) {
                {{routing_.tokens.most, "tokens of topk_idx"}, {hidden, "hidden of inputs.tokens"}});
   const uint64_t row_bytes = row_bytes_of(kTokens, *request.tokens, group_.config().max_token_bytes);
 
+  const uint32_t num_groups = quantizes ? static_cast<uint32_t>(hidden / kScaleGroup) : 0;
+  const LlRowPlan rows = quantizes ? LlRowPlan::make_quantized(num_groups) : LlRowPlan::make(row_bytes);
   const plan::LlPlan plan =
-      plan::plan_ll_combine(shape, layout_, row_bytes, routing_.tokens.most, group_.launch_limits(), group_.tuning());
+      plan::plan_ll_combine(shape, layout_, rows, routing_.tokens.most, group_.launch_limits(), group_.tuning());
   const DType dtype = dtype_of(request.tokens->datatype);
-  LlOperation<LlCombineArgs> operation{group_.kernels().at(jit::Op::combine, layout_, dtype), plan.launch, {}};
+  LlOperation<LlCombineArgs> operation{
+      group_.kernels().at(jit::Op::combine, layout_, dtype, quantizes), plan.launch, {}};
   runtime::Communicator& comm = group_.comm();
   LlCombineArgs& args = operation.args;
   args.group = group_.state();
@@ -38,6 +41,7 @@ LlOperation<LlCombineArgs> LlHandle::prepare(const CombineRequest& request) {
   args.routing = routing_;
   args.rows = plan.rows;
   args.push_warps = plan.push_warps;
+  args.num_groups = num_groups;
   args.tokens = static_cast<const unsigned char*>(address_of(kTokens, *request.tokens, comm, 16));
   args.out_tokens = static_cast<unsigned char*>(address_of(kOutTokens, *request.out_tokens, comm, 16));
   if (expert_major) {

@@ -91,10 +91,10 @@ LlPlan plan_ll_dispatch(const LlShape& shape, Layout layout, uint64_t row_bytes,
   return plan;
 }
 
-LlPlan plan_ll_combine(const LlShape& shape, Layout layout, uint64_t row_bytes, uint32_t num_tokens,
+LlPlan plan_ll_combine(const LlShape& shape, Layout layout, const LlRowPlan& rows, uint32_t num_tokens,
                        const Limits& limits, const LlTuning& tuning) {
   LlPlan plan;
-  plan.rows = LlRowPlan::make(row_bytes);
+  plan.rows = rows;
   plan.launch = launch_shape(shape, plan.rows, limits, tuning, ll_combine_threads(shape.num_remote_ranks() > 0));
   const uint32_t num_warps = plan.launch.num_threads / 32;
   plan.push_warps = num_warps - (layout == Layout::rank_major ? std::max(1u, num_warps / kCollectShare) : 1);

@@ -159,6 +159,7 @@ def rows_only_out(d: Desk, **changes: Any) -> ep.DispatchOutputs:
 COMMON_DISPATCH = (
     *misuse.DISPATCH,
     *misuse.DISPATCH_WEIGHTS,
+    ("recipe", dispatch(quantization_recipe=1), IU, r"quant_recipe.*1.*not available"),
     ("low-latency recipe", dispatch(quantization_recipe=2), IA, r"quant_recipe.*High Throughput.*expected"),
     (
         "output hidden",

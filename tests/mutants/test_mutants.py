@@ -13,6 +13,7 @@ from typing import Any
 import ht_mutants
 import ht_remote_mutants
 import ll_mutants
+import ll_recipe_mutants
 import pytest
 import remote_mutants
 from build import build
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.sim_only
 SCENARIO = Path(__file__).with_name("scenario.py")
 MUTANTS = {
     "ll": ll_mutants.MUTANTS,
+    "scaled": ll_recipe_mutants.MUTANTS,
     "remote": remote_mutants.MUTANTS,
     "ht": ht_mutants.MUTANTS,
     "rails": ht_remote_mutants.MUTANTS,

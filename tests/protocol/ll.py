@@ -136,12 +136,19 @@ class Exchange:
             info = ep.LayoutInfo(src_rank_counters=self.counters, recv_topk_idx_kind=kind)
         handle.dispatch(inputs, outputs, layout_info=info, config=config, stream=stream)
 
-    def combine(self, handle: ep.Handle, stream: Any = None, *, send_only: bool = False) -> None:
+    def combine(
+        self,
+        handle: ep.Handle,
+        stream: Any = None,
+        *,
+        send_only: bool = False,
+        recipe: ep.CombineQuantizationRecipe = ep.CombineQuantizationRecipe.NONE,
+    ) -> None:
         weights = self.topk_weights if self.layout is EM else None
         handle.combine(
             ep.CombineInputs(self.expert_rows),
             ep.CombineOutputs(self.combined, weights),
-            config=ep.CombineConfig(send_only=send_only),
+            config=ep.CombineConfig(send_only=send_only, quantization_recipe=recipe),
             stream=stream,
         )
 

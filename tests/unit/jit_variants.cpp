@@ -28,11 +28,13 @@ TEST_CASE("jit_variants: names and sources are unique and agree") {
     CHECK(source(variant).find(name(variant) + "(") != std::string::npos);
   }
   CHECK(names.count("ll_dispatch_expert_major") == 1);
+  CHECK(names.count("ll_dispatch_expert_major_scaled") == 1);
   CHECK(names.count("ll_combine_rank_major_fp16") == 1);
+  CHECK(names.count("ll_combine_rank_major_bf16_scaled") == 1);
   CHECK(names.count("ht_update_flat") == 1);
   CHECK(names.count("ht_dispatch_expert_major") == 1);
   CHECK(names.count("ht_combine_flat_bf16") == 1);
-  CHECK(names.size() == 18);
+  CHECK(names.size() == 22);
 }
 
 TEST_CASE("jit_variants: groups of several LSA teams have kernels of their own") {
@@ -55,7 +57,7 @@ TEST_CASE("jit_variants: all that use the network, and nothing else") {
   }
   CHECK(names.count("ll_dispatch_expert_major_remote") == 1);
   CHECK(names.count("ht_update_flat_remote") == 1);
-  CHECK(names.size() == 18);
+  CHECK(names.size() == 22);
 }
 
 TEST_CASE("jit_variants: every variant has a place of its own among a group's kernels") {
@@ -73,6 +75,9 @@ TEST_CASE("jit_variants: source as NVRTC sees it") {
   CHECK(text.find("sizeof(LlCombineArgs) == " + std::to_string(sizeof(LlCombineArgs))) != std::string::npos);
   CHECK(text.find("__launch_bounds__(" + std::to_string(kLlCombineThreads) + ", 1)") != std::string::npos);
   CHECK(text.find("ll::combine<Layout::rank_major, DType::fp16>(args)") != std::string::npos);
+  const Variant scaled{Algorithm::low_latency, Op::dispatch, Layout::rank_major, DType::bf16, true, true};
+  CHECK(name(scaled) == "ll_dispatch_rank_major_scaled_remote");
+  CHECK(source(scaled).find("ll::dispatch_remote<Layout::rank_major, true>(args)") != std::string::npos);
 }
 
 TEST_CASE("jit_variants: High-Throughput source as NVRTC sees it") {
