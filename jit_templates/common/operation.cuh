@@ -2,14 +2,15 @@
 // What an operation of either algorithm is to a block.
 #pragma once
 
-#include "common/waiting.cuh"
+#include "common/patience.cuh"
 
 namespace nccl_ep {
 
 // The i-th rank from the next one on: links carry more than when all ranks visit the others in the same order.
 EP_DEVICE uint32_t peer_of(const GroupState& group, uint32_t i) { return (group.rank + 1 + i) % group.num_ranks; }
 
-template <class Group>
+// kMasks: it goes on without ranks that do not answer.
+template <class Group, bool kMasks = false>
 struct OperationOf {
   const Group& group;
   uint32_t epoch;
@@ -20,8 +21,15 @@ struct OperationOf {
     return unit.epoch == epoch;
   }
   EP_DEVICE bool wait_for_unit(const Awaited& awaited, const Unit* address, Unit& unit) const {
-    return wait_for(group, epoch, awaited, [&] { return has_arrived(address, unit); });
+    return wait_for(awaited, [&] { return has_arrived(address, unit); });
   }
+  template <bool kWholeWarp = false, class Ready>
+  EP_DEVICE bool wait_for(const Awaited& awaited, Ready ready) const {
+    if constexpr (kMasks) return wait_patiently<kWholeWarp>(group, epoch, awaited, ready);
+    return nccl_ep::wait_for<kWholeWarp>(group, epoch, awaited, ready);
+  }
+  // After a wait in vain: whether a rank is missing that the operation can do without.
+  EP_DEVICE bool goes_on() const { return kMasks && !has_failed(group); }
 };
 
 // How a launch starts.

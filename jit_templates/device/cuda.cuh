@@ -498,6 +498,7 @@ EP_DEVICE void fence_proxy_async() {
 
 // ---- time and numbers
 
+constexpr uint32_t kPollsBeforeClock = 64;
 EP_DEVICE uint64_t clock_ns() {
   uint64_t now;
   asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now)::"memory");

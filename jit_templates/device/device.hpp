@@ -61,6 +61,7 @@
 // Shared memory EP_SHARED(T, name, [N])  static array;  EP_DYNAMIC_SHARED(name)  unsigned char*, 1024-byte aligned.
 //
 // Time          clock_ns(): nanoseconds of a clock that all blocks of a device share. pause(): be polite in a spin.
+//               kPollsBeforeClock: so many polls of a spin are better spent without a look at the clock.
 //
 // Numbers       fma(a, b, c) add(a, b) mul(a, b) reciprocal(a): single IEEE operations, never contracted or
 //               reassociated.

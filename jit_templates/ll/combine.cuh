@@ -71,15 +71,15 @@ EP_DEVICE Unit make_weight_unit(const TopkWeights& given, uint32_t num_topk, uin
 
 // Expert-major: sends the weights of this rank's tokens to the ranks of the team that they went to. The leaders call it;
 // `weights` are of the first token.
-template <bool kRemote>
-EP_DEVICE void send_weights(const Operation<kRemote>& op, const LlCombineArgs& args, TopkWeights weights) {
+template <Peers kPeers>
+EP_DEVICE void send_weights(const Operation<kPeers>& op, const LlCombineArgs& args, TopkWeights weights) {
   const uint32_t num_topk = args.routing.num_topk, num_units = (num_topk + 2) / 3;
 #pragma unroll 1
   for (uint32_t token = dev::block_idx(); token < num_tokens(args.routing.tokens);) {
     const TopkRanks ranks(op.group, args.routing, weights.ids);
     const Unit unit = make_weight_unit(weights, num_topk, op.epoch);
     for (uint32_t peer = op.team.first; peer < op.team.first + op.team.size; ++peer) {
-      const bool goes = ranks.bits_from(peer) & 1;
+      const bool goes = (ranks.bits_from(peer) & 1) && is_active(op, peer);
       if (goes && dev::lane_idx() < num_units) {
         dev::st_unit(op.route(peer, op.group.rank, token, dev::lane_idx()), unit);
       }
@@ -222,8 +222,8 @@ EP_DEVICE uint32_t list_local_rows(const LlCombineArgs& args, const ResultItem& 
   return kLayout == Layout::rank_major && num_hits > 0 ? 1 : num_hits;
 }
 
-template <bool kRemote>
-EP_DEVICE bool await_weights(const Operation<kRemote>& op, const ResultItem& item, uint32_t num_hits, Addend* addends) {
+template <Peers kPeers>
+EP_DEVICE bool await_weights(const Operation<kPeers>& op, const ResultItem& item, uint32_t num_hits, Addend* addends) {
   bool ok = true;
   for (uint32_t hit = dev::lane_idx(); hit < num_hits; hit += 32) {
     const uint32_t k = addends[hit].k;
@@ -308,9 +308,9 @@ EP_DEVICE uint32_t most_tokens_seen(const LlCombineArgs& args, const LsaTeam& te
 }
 
 // Sends home what falls to this warp, in the team. The first item has been started.
-template <Layout kLayout, DType kDType, bool kScaled, bool kRemote>
-EP_DEVICE void push_sums(const Operation<kRemote>& op, const LlCombineArgs& args, uint32_t most_tokens,
-                         BlockQueue queue, LocalSum<kScaled>& local) {
+template <Layout kLayout, DType kDType, bool kScaled, Peers kPeers>
+EP_DEVICE void push_sums(const Operation<kPeers>& op, const LlCombineArgs& args, uint32_t most_tokens, BlockQueue queue,
+                         LocalSum<kScaled>& local) {
   const uint32_t num_items = op.team.size * most_tokens * ResultItem::num_pieces(args.rows);
   for (uint32_t index = worker_idx(); index < num_items;) {
     index = queue.next();
@@ -319,9 +319,13 @@ EP_DEVICE void push_sums(const Operation<kRemote>& op, const LlCombineArgs& args
     const ResultItem item = local.item;
 #pragma unroll 1
     for (uint32_t c = item.first_chunk; local.num_rows > 0 && c < item.end_chunk; ++c) {
+      if (!is_active(op, item.home)) break;
       const Chunk chunk(args.rows, c);
       LaneRow sum;
-      if (!local.template add_up<kLayout, kDType>(op, chunk, c > item.first_chunk, sum)) return;
+      if (!local.template add_up<kLayout, kDType>(op, chunk, c > item.first_chunk, sum)) {
+        if (!dev::all(op.goes_on())) return;
+        break;  // its home is masked
+      }
       if (c + 1 < item.end_chunk) local.load_first(args, c + 1);
       sum.write_lines(chunk.packs, op.row(item.home, op.group.rank, item.token) + chunk.first_unit, op.epoch);
     }
@@ -330,8 +334,9 @@ EP_DEVICE void push_sums(const Operation<kRemote>& op, const LlCombineArgs& args
 }
 
 // Rows that the ranks send home, when all of them are in the LSA team.
+template <Peers kPeers>
 struct TeamRows {
-  const Operation<false>& op;
+  const Operation<kPeers>& op;
 
   EP_DEVICE const void* at(uint32_t rank, uint32_t token) const { return op.row(op.group.rank, rank, token); }
   EP_DEVICE static Wait wait_for_rank(uint32_t) { return Wait::combine_row; }
@@ -342,22 +347,42 @@ struct TeamRows {
   }
 };
 
+// Nothing is added for these rows.
+template <uint32_t kRows>
+EP_DEVICE void clear_rows(uint32_t which, LaneRow (&rows)[kRows]) {
+#pragma unroll
+  for (uint32_t r = 0; r < kRows; ++r) {
+    if (which >> r & 1) rows[r] = {};
+  }
+}
+
 // Waits for the same chunk of some ranks' rows. They are looked at together, since each look takes as long as the memory.
+// Those of a rank that turns out to be lost are zero.
 template <class Rows, uint32_t kRows>
 EP_DEVICE bool await_rows(const Rows& all_rows, uint32_t token, const Chunk& chunk, const Addend* addends,
                           uint32_t count, LaneRow (&rows)[kRows]) {
   Awaited awaited{Wait::combine_row, 0, token};
-  return wait_for<true>(all_rows.op.group, all_rows.op.epoch, awaited, [&] {
+  uint32_t lost = 0;  // rows of ranks that were masked meanwhile
+  const auto have_arrived = [&] {
     bool arrived = true;
 #pragma unroll
     for (uint32_t r = 0; r < kRows; ++r) {
-      if (r >= count || all_rows.read(token, chunk, addends[r], rows[r])) continue;
+      if (r >= count || (lost >> r & 1) || all_rows.read(token, chunk, addends[r], rows[r])) continue;
       arrived = false;
       awaited.what = all_rows.wait_for_rank(addends[r].k);
       awaited.peer = addends[r].k;
     }
     return arrived;
-  });
+  };
+  while (!all_rows.op.template wait_for<true>(awaited, have_arrived)) {
+    if (!dev::all(all_rows.op.goes_on())) return false;
+#pragma unroll
+    for (uint32_t r = 0; r < kRows; ++r) {
+      if (r < count && addends[r].k == awaited.peer) lost |= 1u << r;
+    }
+  }
+  if (lost != 0) clear_rows(lost, rows);
+  return true;
 }
 
 // Lists the ranks' rows for one of this rank's tokens, in rank order. Returns how many there are.
@@ -367,7 +392,7 @@ EP_DEVICE uint32_t list_rank_rows(const LlGroupState& group, const Rows& all_row
   uint32_t num_addends = 0;
   dev::sync_warp();  // the addends are about to be replaced
   for (uint32_t base = 0; base < group.num_ranks; base += 32) {
-    const uint32_t bits = ranks.bits_from(base), lane = dev::lane_idx();
+    const uint32_t bits = ranks.bits_from(base) & active_bits(all_rows.op, base), lane = dev::lane_idx();
     if (bits >> lane & 1) {
       addends[num_addends + dev::popc(bits & ((1u << lane) - 1))] = {all_rows.at(base + lane, token), 1.0f,
                                                                      base + lane};
@@ -408,7 +433,7 @@ EP_DEVICE void collect_sums(const LlCombineArgs& args, const Rows& all_rows, Blo
   }
 }
 
-template <Layout kLayout, DType kDType, bool kScaled = false>
+template <Layout kLayout, DType kDType, bool kScaled = false, Peers kPeers = Peers::team>
 EP_DEVICE void combine(const LlCombineArgs& args) {
   EP_SHARED(Addend, addends, [kCombineWarps][kMaxHits]);
   EP_SHARED(uint32_t, num_taken, [2]);
@@ -420,22 +445,22 @@ EP_DEVICE void combine(const LlCombineArgs& args) {
     num_taken[1] = 0;
   }
   // What the first steps need is got while the peers are awaited.
-  const LsaTeam team = team_of<false>(args);
+  const LsaTeam team = team_of<kPeers>(args);
   const uint32_t tokens_seen = most_tokens_seen(args, team);
   const TopkWeights weights(args, sends_weights ? dev::block_idx() : args.routing.tokens.most);
   LocalSum<kScaled> local;
   local.addends = addends[dev::warp_idx()];
-  const Start start = begin(args, NoRemoteRanks{}, [&] {
+  const Start start = begin(args, NoRemoteRanks<kPeers>{}, [&] {
     const ResultItem item(args, team, worker_idx());
     if (pushes) local.template start<kLayout>(args, item, Remembered(args, item));
   });
-  const Operation<false> op(args, start.epoch);
+  const Operation<kPeers> op(args, start.epoch);
   if (start.ready) {
     if (sends_weights) send_weights(op, args, weights);
     if (pushes) push_sums<kLayout, kDType>(op, args, dev::max_warp(tokens_seen), {num_taken}, local);
     if (receives) {
-      collect_sums<kDType, kScaled>(args, TeamRows{op}, {num_taken + 1}, local.addends);
-      note_free_banks(op, NoRemoteRanks{});
+      collect_sums<kDType, kScaled>(args, TeamRows<kPeers>{op}, {num_taken + 1}, local.addends);
+      note_free_banks(op, NoRemoteRanks<kPeers>{});
     }
   }
   finish(op, args.routing, args.phases);

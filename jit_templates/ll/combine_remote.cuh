@@ -30,7 +30,7 @@ EP_DEVICE void write_weights(const LlCombineArgs& args, uint32_t token, int64_t 
 }
 
 // Puts to every remote rank the weights of the tokens that went there, row by row. A warp of each block calls it.
-EP_DEVICE void put_weights(const Operation<true>& op, const RemoteRanks& remote, const LlCombineArgs& args) {
+EP_DEVICE void put_weights(const Operation<Peers::teams>& op, const RemoteRanks& remote, const LlCombineArgs& args) {
   const LlRouting& routing = args.routing;
   const uint32_t num_experts = args.group.num_local_experts, lane = dev::lane_idx();
   for (uint32_t i = dev::block_idx(); i < remote.size(); i += dev::num_blocks()) {
@@ -51,14 +51,14 @@ EP_DEVICE void put_weights(const Operation<true>& op, const RemoteRanks& remote,
 }
 
 // Rank-major, where the weights stay at home: a signal all the same, since each operation has one.
-EP_DEVICE void put_no_weights(const Operation<true>& op, const RemoteRanks& remote) {
+EP_DEVICE void put_no_weights(const Operation<Peers::teams>& op, const RemoteRanks& remote) {
   if (dev::block_idx() != 0) return;
   for (uint32_t i = dev::lane_idx(); i < remote.size(); i += 32) remote.put_head(op.bank, i, 0);
 }
 
 // Who has put the weights of a row.
 struct RemoteHome {
-  const Operation<true>& op;
+  const Operation<Peers::teams>& op;
   const RemoteRanks& remote;
   uint32_t number;  // of the rank
   uint32_t row;
@@ -66,9 +66,9 @@ struct RemoteHome {
 };
 
 EP_DEVICE bool await_weights(const RemoteHome& home, const ResultItem& item, uint32_t num_hits, Addend* addends) {
-  const Operation<true>& op = home.op;
-  if (!wait_for<true>(op.group, op.epoch, {Wait::remote_weights, item.home, item.token},
-                      [&] { return dev::all(home.remote.has_head(op.epoch, item.home)); })) {
+  const Operation<Peers::teams>& op = home.op;
+  if (!op.wait_for<true>({Wait::remote_weights, item.home, item.token},
+                         [&] { return dev::all(home.remote.has_head(op.epoch, item.home)); })) {
     return false;
   }
   const float* weights =
@@ -91,7 +91,7 @@ EP_DEVICE uint32_t most_remote_rows(const RemoteRanks& remote, const RemoteHandl
 
 // Sends remote ranks' rows home. `num_warps` of the grid call it.
 template <Layout kLayout, DType kDType, bool kScaled>
-EP_DEVICE void put_sums(const Operation<true>& op, const RemoteRanks& remote, const LlCombineArgs& args,
+EP_DEVICE void put_sums(const Operation<Peers::teams>& op, const RemoteRanks& remote, const LlCombineArgs& args,
                         BlockQueue queue, LocalSum<kScaled>& local, uint32_t num_warps) {
   const RemoteHandle handle(args.routing, remote);
   const uint32_t num_items = remote.size() * most_remote_rows(remote, handle);
@@ -122,7 +122,7 @@ EP_DEVICE void put_sums(const Operation<true>& op, const RemoteRanks& remote, co
 
 // Rows that the ranks send home, from inside the team as lines, from outside as plain bytes.
 struct AllRows {
-  const Operation<true>& op;
+  const Operation<Peers::teams>& op;
   const RemoteRanks& remote;
 
   EP_DEVICE const void* at(uint32_t rank, uint32_t token) const {
@@ -160,7 +160,7 @@ EP_DEVICE void combine_remote(const LlCombineArgs& args) {
     num_taken[1] = num_taken[2] = 0;
   }
   // What the first steps need is got while the peers are awaited.
-  const LsaTeam team = team_of<true>(args);
+  const LsaTeam team = team_of<Peers::teams>(args);
   const uint32_t tokens_seen = most_tokens_seen(args, team);
   const TopkWeights weights(args, sends_weights ? dev::block_idx() : args.routing.tokens.most);
   LocalSum<kScaled> local;
@@ -169,7 +169,7 @@ EP_DEVICE void combine_remote(const LlCombineArgs& args) {
     const ResultItem item(args, team, worker_idx());
     if (pushes) local.template start<kLayout>(args, item, Remembered(args, item));
   });
-  const Operation<true> op(args, start.epoch);
+  const Operation<Peers::teams> op(args, start.epoch);
   if (start.ready) {
     if (sends_weights) {
       put_weights(op, remote, args);  // they take longer

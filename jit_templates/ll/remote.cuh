@@ -19,7 +19,7 @@
 namespace nccl_ep::ll {
 
 struct RemoteRanks {
-  static constexpr bool kExist = true;
+  static constexpr Peers kPeers = Peers::teams;
   static constexpr uint32_t kContext = 0;  // of hellos and heads
 
   const LlGroupState& group;

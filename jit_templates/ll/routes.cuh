@@ -244,10 +244,11 @@ EP_DEVICE void for_each_route_task(const LlDispatchArgs& args, const RouteScratc
 }
 
 // What a peer of the team must know about this rank's tokens.
-template <Layout kLayout, bool kRemote>
-EP_DEVICE void send_routes(const Operation<kRemote>& op, const LlDispatchArgs& args, const RouteScratch& scratch,
+template <Layout kLayout, Peers kPeers>
+EP_DEVICE void send_routes(const Operation<kPeers>& op, const LlDispatchArgs& args, const RouteScratch& scratch,
                            const RouteTask<kLayout>& task) {
   const uint32_t peer = task.peer(args), source = op.group.rank;
+  if (!is_active(op, peer)) return;
   // First, since every receiving block waits for them.
   for_each_count_unit<kLayout>(args, scratch, task.pass, op.epoch, [&](uint32_t number, const Unit& unit) {
     dev::st_unit(op.counts(peer, source, number), unit);

@@ -19,6 +19,8 @@
   X(row_record, "the record of a row")                 \
   X(row_weights, "the weights of a row")               \
   X(rows_done, "the last rows")                        \
+  X(mask_meeting, "its call of ncclEpMaskClean")       \
+  X(mask_agreement, "its word at ncclEpMaskClean")     \
   X(remote_counts, "the counts through the network")   \
   X(remote_records, "the records through the network") \
   X(remote_weights, "the weights through the network") \
@@ -46,6 +48,12 @@ struct FaultRecord {
   uint32_t epoch;
   // kBadExpert: the id found in topk_idx; kOverflow: how many rows the peer would receive; kBadCount: the count found.
   int64_t expert;
+};
+
+// What the kernels of a group tell the host.
+struct FaultRecords {
+  FaultRecord failure;  // after which the group is of no more use
+  FaultRecord loss;     // of a rank, without which the group goes on
 };
 
 }  // namespace nccl_ep

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/fault.hpp"
 
+#include <atomic>
 #include <cstdio>
 
 namespace nccl_ep::core {
@@ -28,8 +29,9 @@ std::string numbered(const FaultRecord& fault, uint32_t max_tokens) {
 
 }  // namespace
 
-ncclResult_t result_of(FaultRecord::Code code) {
-  switch (code) {
+ncclResult_t result_of(const FaultRecord& fault) {
+  const uint32_t code = std::atomic_ref(const_cast<uint32_t&>(fault.code)).load(std::memory_order_acquire);
+  switch (static_cast<FaultRecord::Code>(code)) {
     case FaultRecord::kNone: return ncclSuccess;
     case FaultRecord::kTimeout: return ncclRemoteError;
     case FaultRecord::kBadExpert: return ncclInvalidArgument;

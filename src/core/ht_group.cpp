@@ -14,6 +14,10 @@ constexpr uint32_t kFlatSms = 16;         // enough to fill the links
 constexpr uint32_t kExpertMajorSms = 32;  // and to copy and sum what a row has for several experts
 
 void check_config(const ncclEpGroupConfig_t& config) {
+  if (config.enable_mask) {
+    refuse(ncclInvalidUsage, "config.enable_mask",
+           "is set, expected 0: High Throughput has no rank masks in this version");
+  }
   if (config.max_token_bytes % 16 != 0) {
     refuse(ncclInvalidArgument, "config.max_token_bytes",
            "is " + number(config.max_token_bytes) + ", expected a multiple of 16 for High Throughput");

@@ -80,8 +80,8 @@ LlOperation<LlDispatchArgs> LlHandle::prepare(const DispatchRequest& request) {
   const Layout layout = layout_;
   check_common(request);
   const SentRows rows = check_sent_rows(request, routing_.tokens.most, group_.config().max_token_bytes);
-  const Sizes sizes{rows,           routing_.tokens.most, routing_.num_topk,
-                    shape.num_ranks, shape.max_tokens,     shape.num_local_experts()};
+  const Sizes sizes{
+      rows, routing_.tokens.most, routing_.num_topk, shape.num_ranks, shape.max_tokens, shape.num_local_experts()};
   layout == Layout::expert_major ? check_expert_major(request, sizes) : check_rank_major(request, sizes);
   check_zero_copy(request, group_.config().zero_copy, layout, rows);
 

@@ -17,6 +17,7 @@ class PendingOperations {
  public:
   bool has(const Handle* handle) const { return handles_[0] == handle || handles_[1] == handle; }
   // Whether the last but one is among them; how many of those before the next operation are, if not.
+  bool are_any() const { return handles_[0] != nullptr || handles_[1] != nullptr; }
   bool blocks_next() const { return handles_[num_begun_ % 2] != nullptr; }
   uint32_t before_next() const { return handles_[(num_begun_ + 1) % 2] != nullptr; }
 
@@ -37,6 +38,8 @@ class LlGroup : public Group {
   std::unique_ptr<Handle> create_handle(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk,
                                         const ncclEpTensor_t* handle_mem) override;
   size_t handle_bytes(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const override;
+
+  void clean_mask(cudaStream_t stream) override;
 
   const plan::LlShape& shape() const { return shape_; }
   const plan::Limits& launch_limits() const { return limits_; }

@@ -39,7 +39,7 @@ uint32_t chunks_per_item(const LlShape& shape, const LlPlan& plan, uint32_t num_
 // The table of arrivals (arrivals.cuh), whose expert-major part may be large.
 size_t table_bytes(const LlShape& shape, Layout layout) {
   const size_t num_experts = layout == Layout::expert_major ? shape.num_local_experts() : 0;
-  return sizeof(uint32_t) * (2 + 2 * shape.num_ranks + (shape.num_ranks + 1) * num_experts);
+  return sizeof(uint32_t) * (2 + 3 * shape.num_ranks + (shape.num_ranks + 1) * num_experts);
 }
 
 // What a block needs to collect routes (routes.cuh), beside the experts of a pass.
