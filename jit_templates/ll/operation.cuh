@@ -98,7 +98,7 @@ struct Operation : OperationOf<LlGroupState, kPeers == Peers::masked_team> {
  private:
   template <class T>
   EP_DEVICE T* at(uint32_t rank, uint64_t offset) const {
-    return group.window.at<T>(rank - team.first, offset);
+    return group.window.template at<T>(rank - team.first, offset);
   }
 };
 
