@@ -523,6 +523,8 @@ ncclResult_t ncclEpTensorDestroy(ncclEpTensor_t* tensor);
 
 // ---- Ranks that do not answer (enable_mask) ---------------------------------------------------------------
 
+// A rank that a kernel has waited for in vain is masked, on the rank that waited: nothing is sent to it any more,
+// and what it should have sent counts as nothing. Each rank has a mask of its own. LL inside one LSA team.
 // All of these answer ncclInvalidArgument to NULL, and ncclInvalidUsage to a group without enable_mask.
 
 // Copies the mask to `mask_status`, R ints in device memory: 1 active, 0 masked. Stream-ordered; capturable.
@@ -531,10 +533,14 @@ ncclResult_t ncclEpMaskQuery(ncclEpGroup_t ep_group, int* mask_status, cudaStrea
 // Replaces the mask by `mask`, R ints in host memory, read before the call returns. Stream-ordered.
 ncclResult_t ncclEpMaskUpdate(ncclEpGroup_t ep_group, const int* mask, cudaStream_t stream);
 
-// Makes all ranks active again. Collective among the unmasked ranks; waits for the stream; not capturable.
+// Makes all ranks active again that call it within timeout_ns of each other, masked ones too; earlier calls of
+// each must have run. Waits for the stream; not capturable. ncclRemoteError: the ranks that its message names
+// have not called it and are masked; the others go on. ncclInvalidUsage: a send_only operation awaits
+// ncclEpComplete.
 ncclResult_t ncclEpMaskClean(ncclEpGroup_t ep_group, cudaStream_t stream);
 
-// Forgets what ncclEpGetAsyncError reports.
+// Forgets that ranks were lost, which ncclEpGetAsyncError reports as ncclRemoteError. Waits for the device to
+// have noted it, not for its work; not capturable.
 ncclResult_t ncclEpErrorClear(ncclEpGroup_t ep_group);
 
 // ---- The binary interface, checked wherever this header is compiled ---------------------------------------

@@ -302,7 +302,9 @@ def test_a_handle_that_goes_takes_what_is_pending_along(make_cluster: Any) -> No
     make_cluster(1).run(main)
 
 
-def test_masks_are_not_available_yet(make_cluster: Any) -> None:
-    expect(refused(make_cluster, EM, lambda d: d.group.update_mask([1])), IU, r"mask")
-    expect(refused(make_cluster, EM, lambda d: d.group.clean_mask()), IU, r"mask")
-    expect(refused(make_cluster, EM, lambda d: d.group.query_mask(d.counters)), IU, r"mask")
+def test_a_group_without_masks_says_so(make_cluster: Any) -> None:
+    expected = r"no rank masks.*expected.*config\.enable_mask"
+    expect(refused(make_cluster, EM, lambda d: d.group.update_mask([1])), IU, expected)
+    expect(refused(make_cluster, EM, lambda d: d.group.clean_mask()), IU, expected)
+    expect(refused(make_cluster, EM, lambda d: d.group.query_mask(d.counters)), IU, expected)
+    expect(refused(make_cluster, EM, lambda d: d.group.clear_error()), IU, expected)
