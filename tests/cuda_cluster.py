@@ -89,8 +89,7 @@ class CudaCluster:
     def __init__(self, num_ranks: int) -> None:
         self.num_ranks = num_ranks
         self._contexts = [_primary_context(device) for device in range(num_ranks)]
-        self._id = (ctypes.c_char * 128)()
-        _call(nccl(), "ncclGetUniqueId", self._id)
+        self._id = make_unique_id()
         self._comms = self._in_threads(self._make_comm)
 
     def run(self, main: Callable[..., Any], *args: Any) -> list[Any]:
@@ -112,13 +111,7 @@ class CudaCluster:
         self._in_threads(lambda rank: _call(nccl(), "ncclCommDestroy", Pointer(self._comms[rank])))
 
     def _make_comm(self, rank: int) -> int:
-        class UniqueId(ctypes.Structure):
-            _fields_ = [("bytes", ctypes.c_char * 128)]
-
-        comm = Pointer()
-        unique_id = UniqueId.from_buffer_copy(self._id)
-        _call(nccl(), "ncclCommInitRank", ctypes.byref(comm), self.num_ranks, unique_id, rank)
-        return comm.value or 0
+        return communicator_of(self._id, rank, self.num_ranks)
 
     def _in_threads(self, act: Callable[[int], Any]) -> list[Any]:
         results: list[Any] = [None] * self.num_ranks
@@ -139,6 +132,30 @@ class CudaCluster:
         if failures:
             raise failures[0]
         return results
+
+
+def make_unique_id() -> bytes:
+    """What ranks need to find one another."""
+    unique_id = (ctypes.c_char * 128)()
+    _call(nccl(), "ncclGetUniqueId", unique_id)
+    return bytes(unique_id)
+
+
+class _UniqueId(ctypes.Structure):
+    _fields_ = [("bytes", ctypes.c_char * 128)]
+
+
+def communicator_of(unique_id: bytes, rank: int, num_ranks: int) -> int:
+    """This rank's communicator. Collective."""
+    comm = Pointer()
+    raw = _UniqueId.from_buffer_copy(unique_id)
+    _call(nccl(), "ncclCommInitRank", ctypes.byref(comm), num_ranks, raw, rank)
+    return comm.value or 0
+
+
+def use_gpu(index: int) -> None:
+    """Makes a GPU current in this thread."""
+    _call(cuda(), "cuCtxSetCurrent", _primary_context(index))
 
 
 def _primary_context(index: int) -> Pointer:

@@ -29,7 +29,7 @@ from ll import (
 )
 from oracle import Problem, sources_of_expert
 
-pytestmark = pytest.mark.sim_only
+SIM_ONLY = pytest.mark.sim_only
 LAYOUTS = pytest.mark.parametrize("layout", [EM, RM], ids=["expert-major", "rank-major"])
 TIMEOUT_NS = 400_000  # of simulated time
 LOST = 2
@@ -71,10 +71,10 @@ def check_survivors(
             assert_same_bits(mine, theirs, f"rank {rank}: {name}")
 
 
-def make_exchange(rank: Any, problem: Problem, layout: ep.Layout) -> Exchange:
+def make_exchange(rank: Any, problem: Problem, layout: ep.Layout, lost: int = LOST) -> Exchange:
     """Buffers for the whole problem, with what experts give back for the one without the lost rank."""
     mine = Exchange(rank, problem, layout)
-    rank.write(mine.expert_rows, expert_rows(without(problem, LOST), rank.rank, layout))
+    rank.write(mine.expert_rows, expert_rows(without(problem, lost), rank.rank, layout))
     return mine
 
 
@@ -82,6 +82,7 @@ def masked_config(problem: Problem, **changes: Any) -> ep.GroupConfig:
     return group_config(problem, enable_mask=True, **{"timeout_ns": TIMEOUT_NS, **changes})
 
 
+@SIM_ONLY
 @LAYOUTS
 def test_survivors_go_on_without_a_dead_rank(make_cluster: Any, layout: ep.Layout, seed: int) -> None:
     problems = [make_problem(SHAPE, seed + i) for i in range(3)]
@@ -110,6 +111,35 @@ def test_survivors_go_on_without_a_dead_rank(make_cluster: Any, layout: ep.Layou
         check_survivors(problem, layout, [results and results[i] for results in found])
 
 
+@LAYOUTS
+def test_a_rank_that_does_not_call(make_cluster: Any, layout: ep.Layout, seed: int) -> None:
+    """The same with a GPU that is well; its host does not call for a while."""
+    lost = 1
+    problem = make_problem(replace(SHAPE, num_ranks=2, tokens=(6, 4)), seed)
+
+    def main(rank: Any) -> Any:
+        with ep.Group(rank.comm, masked_config(problem, timeout_ns=20_000_000)) as group:
+            mine = make_exchange(rank, problem, layout, lost)
+            handle = mine.make_handle(group)
+            found = None
+            if rank.rank != lost:
+                mine.run(handle)
+                mine.run(handle)
+                found = mine.results()
+                assert mask_of(rank, group) == mask_without(lost, 2)
+            rank.barrier()
+            group.clean_mask()
+            assert mask_of(rank, group) == [1, 1]
+            whole = Exchange(rank, problem, layout)
+            whole.run(handle)
+            return found, whole.results()
+
+    results = make_cluster(2, seed).run(main)
+    check_survivors(problem, layout, [found for found, _ in results], lost)
+    check(problem, layout, [whole for _, whole in results])
+
+
+@SIM_ONLY
 @LAYOUTS
 def test_a_rank_that_dies_before_combine_is_missing_from_the_sums(
     make_cluster: Any, layout: ep.Layout, seed: int
@@ -150,6 +180,7 @@ def test_a_rank_that_dies_before_combine_is_missing_from_the_sums(
         assert np.isfinite(results[1].astype(np.float32)).all()
 
 
+@SIM_ONLY
 @LAYOUTS
 def test_a_rank_that_dies_at_any_moment(make_cluster: Any, layout: ep.Layout, seed: int) -> None:
     """Whatever it has sent before: rows of survivors are right and where the counters say."""
@@ -177,11 +208,11 @@ def test_a_rank_that_dies_at_any_moment(make_cluster: Any, layout: ep.Layout, se
     cluster = make_cluster(SHAPE.num_ranks, seed)
     found = cluster.run(main)
     survivors = {rank: results[0] for rank, results in enumerate(found) if results is not None}
-    counted = {
-        rank: check_received(problem, layout, rank, results) for rank, results in survivors.items()
-    }
+    counted = {rank: check_received(problem, layout, rank, results) for rank, results in survivors.items()}
     rows = [
-        expert_rows(problem, rank, layout) if counted.get(rank, True) else rows_without_lost(problem, rank, layout)
+        expert_rows(problem, rank, layout)
+        if counted.get(rank, True)
+        else rows_without_lost(problem, rank, layout)
         for rank in range(SHAPE.num_ranks)
     ]
     for rank, results in survivors.items():
@@ -207,7 +238,7 @@ def check_received(problem: Problem, layout: ep.Layout, rank: int, found: dict[s
 
 
 def rows_without_lost(problem: Problem, rank: int, layout: ep.Layout) -> Array:
-    """What a rank's experts give back for each row of the whole problem, if it has not counted lost tokens."""
+    """What a rank's experts give back for each row of the whole problem, without lost tokens."""
     rows = expert_rows(problem, rank, layout)
     if layout is RM:
         return rows
@@ -219,9 +250,7 @@ def rows_without_lost(problem: Problem, rank: int, layout: ep.Layout) -> Array:
     return moved
 
 
-def check_combined(
-    problem: Problem, layout: ep.Layout, rank: int, rows: list[Array], found: Array
-) -> None:
+def check_combined(problem: Problem, layout: ep.Layout, rank: int, rows: list[Array], found: Array) -> None:
     """Tokens that the lost rank's experts had no part in."""
     routes = problem.topk_idx[rank]
     keep = ~((routes >= 0) & (routes // problem.num_local_experts == LOST)).any(axis=1)
@@ -246,13 +275,12 @@ def rows_of(problem: Problem, rank: int, layout: ep.Layout, source: int) -> Arra
         return which
     which = np.zeros((problem.num_local_experts, problem.num_ranks * problem.max_tokens), bool)
     for local in range(problem.num_local_experts):
-        for row, (of, _) in enumerate(
-            sources_of_expert(problem, rank * problem.num_local_experts + local)
-        ):
+        for row, (of, _) in enumerate(sources_of_expert(problem, rank * problem.num_local_experts + local)):
             which[local, row] = of == source
     return which
 
 
+@SIM_ONLY
 @LAYOUTS
 def test_a_rank_that_comes_back_takes_part_again(make_cluster: Any, layout: ep.Layout, seed: int) -> None:
     problem = make_problem(SHAPE, seed)
@@ -285,6 +313,7 @@ def test_a_rank_that_comes_back_takes_part_again(make_cluster: Any, layout: ep.L
     check(problem, layout, cluster.run(main))
 
 
+@SIM_ONLY
 def test_who_does_not_come_to_clean_stays_masked(make_cluster: Any, seed: int) -> None:
     problem = make_problem(SHAPE, seed)
 
@@ -318,18 +347,19 @@ def test_the_caller_may_mask_ranks(make_cluster: Any, layout: ep.Layout, seed: i
             mine = make_exchange(rank, problem, layout)
             handle = mine.make_handle(group)
             if rank.rank != LOST:
-                group.update_mask(mask_without(LOST))
+                group.update_mask(mask_without(LOST, rank.num_ranks))
                 mine.run(handle)
                 mine.run(handle)
             found = mine.results()
             rank.barrier()
-            group.update_mask([1] * SHAPE.num_ranks)
+            group.update_mask([1] * rank.num_ranks)
             return found if rank.rank != LOST else None
 
     cluster = make_cluster(SHAPE.num_ranks, seed)
     check_survivors(problem, layout, cluster.run(main))
 
 
+@SIM_ONLY
 def test_a_replayed_graph_goes_on_too(make_cluster: Any, seed: int) -> None:
     problem = make_problem(SHAPE, seed)
 
