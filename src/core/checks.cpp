@@ -46,6 +46,7 @@ const char* dtype_name(ncclDataType_t dtype) {
     case ncclBfloat16: return "bfloat16";
     case ncclFloat8e4m3: return "float8e4m3";
     case ncclFloat8e5m2: return "float8e5m2";
+    case ncclFloat4x2: return "float4x2";
     default: return "unknown";
   }
 }
@@ -106,20 +107,6 @@ void check_topk_idx(const ncclEpTensor_t* topk_idx, uint32_t num_topk, uint32_t 
            "extent 0 is " + number(num_tokens) + ", expected at most " + number(max_tokens) +
                " = max_dispatch_tokens_per_rank");
   }
-}
-
-void check_plain(const DispatchRequest& request) {
-  if (request.recipe != NCCL_EP_DISP_QUANT_NONE) {
-    refuse(ncclInvalidUsage, "config.quant_recipe",
-           "is " + std::to_string(static_cast<int>(request.recipe)) +
-               ", expected NCCL_EP_DISP_QUANT_NONE (0): recipes are not available in this version");
-  }
-  if (request.round_scales) {
-    refuse(ncclInvalidArgument, "config.round_scales", "is set, expected 0 with NCCL_EP_DISP_QUANT_NONE");
-  }
-  const char* no_scales = "NCCL_EP_DISP_QUANT_NONE has no scales";
-  check_absent("inputs.scales", request.scales, no_scales);
-  check_absent("outputs.scales", request.out_scales, no_scales);
 }
 
 void check_plain(const CombineRequest& request) {

@@ -30,15 +30,14 @@ void check_absent(const char* field, const ncclEpTensor_t* tensor, const char* w
 
 // What a routing table must be.
 void check_topk_idx(const ncclEpTensor_t* topk_idx, uint32_t num_topk, uint32_t max_tokens);
-// No recipe is available yet, and none has scales.
-void check_plain(const DispatchRequest& request);
+// Combine has no recipes yet, and so no scales.
 void check_plain(const CombineRequest& request);
 void check_power_of_two(const char* field, size_t value);
 // What NCCL_EP_ZERO_COPY_ON promises.
 void check_window(const char* field, const ncclEpTensor_t& tensor, ncclEpZeroCopyMode_t mode);
 
 bool is_empty(const ncclEpTensor_t& tensor);
-size_t element_bytes(ncclDataType_t dtype);
+size_t element_bytes(ncclDataType_t dtype);  // float4x2, two numbers in a byte, is one element
 const char* dtype_name(ncclDataType_t dtype);
 // Of rows that are summed: bfloat16, float16 or float32.
 DType dtype_of(ncclDataType_t dtype);

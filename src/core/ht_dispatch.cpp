@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // High-Throughput dispatch on the host: check, plan, fill the arguments.
 #include "core/ht_handle.hpp"
+#include "core/recipes.hpp"
 
 namespace nccl_ep::core {
 namespace {
 
 struct Sizes {
-  size_t tokens, hidden, topk;
+  size_t tokens, topk;
   Extent rows;  // of the outputs
 };
 
@@ -16,7 +17,11 @@ void check_recipe(const DispatchRequest& request) {
            "is NCCL_EP_DISP_QUANT_DS_FP8E3M4 (2), which High Throughput does not have; expected "
            "NCCL_EP_DISP_QUANT_NONE (0)");
   }
-  check_plain(request);
+  if (request.recipe != NCCL_EP_DISP_QUANT_NONE) {
+    refuse(ncclInvalidUsage, "config.quant_recipe",
+           "is " + std::to_string(static_cast<int>(request.recipe)) +
+               ", expected NCCL_EP_DISP_QUANT_NONE (0): recipes are not available in this version");
+  }
 }
 
 // What the forward pass carries beside the rows.
@@ -46,20 +51,17 @@ void HtHandle::dispatch(const DispatchRequest& request, cudaStream_t stream) {
   group_.throw_if_faulted();
   require_routing();
   check_recipe(request);
-  const size_t hidden = request.tokens && request.tokens->ndim > 1 ? request.tokens->sizes[1] : 0;
-  check_tensor(kTokens, request.tokens, {ncclBfloat16, ncclFloat16, ncclFloat32},
-               {{num_tokens_, "tokens of topk_idx"}, {hidden, "hidden"}});
-  const uint64_t row_bytes = row_bytes_of(kTokens, *request.tokens, group_.config().max_token_bytes);
-  const Sizes sizes{num_tokens_, hidden, num_topk(), output_rows(stream)};
-  check_tensor(kOutTokens, request.out_tokens, {request.tokens->datatype},
-               {sizes.rows, {hidden, "hidden of inputs.tokens"}});
+  const SentRows rows = check_sent_rows(request, num_tokens_, group_.config().max_token_bytes);
+  const Sizes sizes{num_tokens_, num_topk(), output_rows(stream)};
+  check_tensor(kOutTokens, request.out_tokens, {rows.dtype}, {sizes.rows, {rows.hidden, "hidden of inputs.tokens"}});
+  check_received_scales(request, rows, {sizes.rows, rows.scales_extent()});
   const bool is_forward = request.pass_direction == NCCL_EP_FWD_PASS;
   is_forward ? check_weights(request, is_expert_major(), sizes) : check_no_weights(request);
   check_window(kOutTokens, *request.out_tokens, group_.config().zero_copy);
 
   const PeerWindow out_window = window_of(kOutTokens, *request.out_tokens);
-  const plan::HtRowPlan plan =
-      plan::plan_ht_dispatch(layout_, out_window.base != 0, row_bytes, group_.move_limits(layout_), group_.tuning());
+  const plan::HtRowPlan plan = plan::plan_ht_dispatch(layout_, out_window.base != 0, rows.row_bytes(),
+                                                      group_.move_limits(layout_), group_.tuning());
   runtime::Communicator& comm = group_.comm();
   const auto address = [&](const char* field, const ncclEpTensor_t* tensor, size_t alignment) {
     return tensor ? address_of(field, *tensor, comm, alignment) : nullptr;
@@ -80,7 +82,7 @@ void HtHandle::dispatch(const DispatchRequest& request, cudaStream_t stream) {
   args.out_topk_idx = static_cast<int64_t*>(address(kOutIdx, request.out_topk_idx, 8));
   args.first_expert = request.global_expert_ids ? comm.rank() * group_.shape().num_local_experts() : 0;
   args.network = group_.network();
-  args.parcels = {static_cast<uint32_t>(row_bytes), is_forward ? num_topk() : 0};
+  args.parcels = {static_cast<uint32_t>(rows.row_bytes()), is_forward ? num_topk() : 0};
   launch(group_.kernels().at(jit::Op::dispatch, layout_), plan.launch, args, stream);
 }
 

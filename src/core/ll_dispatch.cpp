@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Low-Latency dispatch on the host: check, plan, fill the arguments.
-#include "core/checks.hpp"
 #include "core/ll_handle.hpp"
+#include "core/recipes.hpp"
 
 namespace nccl_ep::core {
 namespace {
@@ -14,7 +14,11 @@ struct Sizes {
 
 void check_common(const DispatchRequest& request) {
   if (request.pass_direction != NCCL_EP_FWD_PASS) refuse_backward_pass();
-  check_plain(request);
+  if (request.recipe != NCCL_EP_DISP_QUANT_NONE) {
+    refuse(ncclInvalidUsage, "config.quant_recipe",
+           "is " + std::to_string(static_cast<int>(request.recipe)) +
+               ", expected NCCL_EP_DISP_QUANT_NONE (0): recipes are not available in this version");
+  }
   check_absent(kOffsets, request.expert_offsets, "Low Latency does not fill it");
   check_absent(kTotal, request.recv_total_counter, "Low Latency does not fill it");
 }
@@ -67,17 +71,15 @@ LlOperation<LlDispatchArgs> LlHandle::prepare(const DispatchRequest& request) {
   const plan::LlShape& shape = group_.shape();
   const Layout layout = layout_;
   check_common(request);
-  const size_t hidden = request.tokens && request.tokens->ndim > 1 ? request.tokens->sizes[1] : 0;
-  check_tensor(kTokens, request.tokens, {ncclBfloat16, ncclFloat16, ncclFloat32},
-               {{routing_.num_tokens, "tokens of topk_idx"}, {hidden, "hidden"}});
-  const uint64_t row_bytes = row_bytes_of(kTokens, *request.tokens, group_.config().max_token_bytes);
-  const Sizes sizes{routing_.num_tokens, hidden,           routing_.num_topk,
+  const SentRows rows = check_sent_rows(request, routing_.num_tokens, group_.config().max_token_bytes);
+  const Sizes sizes{routing_.num_tokens, rows.hidden,      routing_.num_topk,
                     shape.num_ranks,     shape.max_tokens, shape.num_local_experts()};
   layout == Layout::expert_major ? check_expert_major(request, sizes) : check_rank_major(request, sizes);
+  check_received_scales(request, rows, {});
   check_zero_copy(group_.config().zero_copy, layout, *request.out_tokens);
 
-  const plan::LlPlan plan =
-      plan::plan_ll_dispatch(shape, layout, row_bytes, routing_.num_tokens, group_.launch_limits(), group_.tuning());
+  const plan::LlPlan plan = plan::plan_ll_dispatch(shape, layout, rows.row_bytes(), routing_.num_tokens,
+                                                   group_.launch_limits(), group_.tuning());
   LlOperation<LlDispatchArgs> operation{group_.kernels().at(jit::Op::dispatch, layout), plan.launch, {}};
   runtime::Communicator& comm = group_.comm();
   LlDispatchArgs& args = operation.args;
