@@ -58,12 +58,14 @@ size_t args_bytes(const Variant& variant) {
   return 0;
 }
 
-// Low-Latency kernels take their layout; High-Throughput ones take whether it is expert-major.
+// Low-Latency kernels take their layout; High-Throughput ones take whether it is expert-major. Dispatch takes whether rows
+// have scales.
 std::string template_parameters(const Variant& variant) {
   const std::string layout = variant.algorithm == Algorithm::low_latency ? "Layout::" + layout_name(variant.layout)
                              : variant.layout == Layout::expert_major    ? "true"
                                                                          : "false";
-  return variant.op == Op::combine ? layout + ", DType::" + dtype_name(variant.dtype) : layout;
+  return layout + (variant.op == Op::combine ? ", DType::" + dtype_name(variant.dtype) : "") +
+         (variant.scaled ? ", true" : "");
 }
 
 }  // namespace
@@ -72,7 +74,7 @@ std::string name(const Variant& variant) {
   const std::string stem = std::string(text_of(variant.algorithm).folder) + "_" + text_of(variant.op).name + "_" +
                            layout_name(variant.layout);
   return (variant.op == Op::combine ? stem + "_" + dtype_name(variant.dtype) : stem) +
-         (variant.uses_network ? "_remote" : "");
+         (variant.scaled ? "_scaled" : "") + (variant.uses_network ? "_remote" : "");
 }
 
 uint32_t max_threads(const Variant& variant) {
@@ -103,6 +105,7 @@ std::vector<Variant> variants_of(Algorithm algorithm, bool uses_network) {
   for (const Layout layout : {Layout::expert_major, is_ll ? Layout::rank_major : Layout::flat}) {
     if (!is_ll) variants.push_back({algorithm, Op::update, layout, DType::bf16, uses_network});
     variants.push_back({algorithm, Op::dispatch, layout, DType::bf16, uses_network});
+    if (!is_ll) variants.push_back({algorithm, Op::dispatch, layout, DType::bf16, uses_network, true});
     for (const DType dtype : {DType::bf16, DType::fp16, DType::fp32}) {
       variants.push_back({algorithm, Op::combine, layout, dtype, uses_network});
     }

@@ -19,11 +19,13 @@ struct Variant {
   Layout layout;
   DType dtype;                // of combine's rows; the others move bytes and are always compiled for bf16
   bool uses_network = false;  // for groups of several LSA teams; includes device/gin.hpp, and so NCCL's device headers
+  bool scaled = false;        // rows have scales
 
   bool operator==(const Variant&) const = default;
 };
 
-// "ll_combine_rank_major_fp16", "ht_update_flat", "ll_dispatch_rank_major_remote": combine alone has a dtype in its name.
+// "ll_combine_rank_major_fp16", "ht_update_flat", "ll_dispatch_rank_major_scaled_remote": combine alone has a dtype in its
+// name.
 std::string name(const Variant& variant);
 std::string source(const Variant& variant);
 // The widest block that a plan may launch. Kernels are compiled for one such block an SM.

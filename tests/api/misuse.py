@@ -194,7 +194,6 @@ ROUTING = (
 )
 
 DISPATCH = (
-    ("recipe", dispatch(quantization_recipe=1), IU, r"quant_recipe.*1.*not available"),
     ("unknown recipe", dispatch(quantization_recipe=9), IA, r"quant_recipe.*9.*expected"),
     ("round_scales", dispatch(round_scales=1), IA, r"round_scales.*expected 0"),
     ("direction", dispatch(pass_direction=2), IA, r"pass_direction.*2.*expected"),
