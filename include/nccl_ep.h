@@ -424,14 +424,15 @@ ncclResult_t ncclEpHandleDestroy(ncclEpHandle_t handle);
 //
 // A dash: must be NULL. H is any number whose row is a multiple of 16 bytes. Recipes:
 //   NONE          tokens are bf16, fp16 or fp32, the same on both sides; no scales.
-//   FWD           (LL) the caller has quantized. Tokens are fp32, fp16, bf16, fp8 E4M3, fp8 E5M2 or float4x2 (H
+//   FWD           the caller has quantized. Tokens are fp32, fp16, bf16, fp8 E4M3, fp8 E5M2 or float4x2 (H
 //                 counts bytes), the same on both sides. inputs.scales [b,n], any n, of fp32, fp16, bf16, fp8 or
-//                 uint8, aligned as one of them; outputs.scales the same, with n as their last extent. They are
-//                 moved as they are.
-//   DS_FP8E3M4    (LL) inputs.tokens are bf16, H a multiple of 128; inputs.scales is NULL. outputs.tokens are fp8
+//                 uint8, aligned as one of them, in HT to 16 bytes; outputs.scales the same, with n as their last
+//                 extent. They are moved as they are.
+//   DS_FP8E3M4    inputs.tokens are bf16, H a multiple of 128; inputs.scales is NULL. outputs.tokens are fp8
 //                 E4M3, outputs.scales fp32, their last extent H / 128: element = number x scale of its 128
 //                 elements. A scale is their largest magnitude, 1e-4 at least, / 448; with round_scales the next
 //                 power of two. It is infinite, and so all products NaN, if one of them is not finite.
+//                 NCCL EP 0.2 has it in LL only.
 // Rows arrive ordered by (source rank, token), on every run alike:
 //   LL EM   rows 0 to counter[e] - 1 of expert e's zone. layout_info.expert_counters [L] int32 is required.
 //   LL RM   rows 0 to counter[r] - 1 of rank r's zone, one for each token routed here; src_rank_counters [R]
@@ -440,8 +441,9 @@ ncclResult_t ncclEpHandleDestroy(ncclEpHandle_t handle);
 //   HT FLAT one row for each token routed here; topk_idx as in LL RM.
 //   HT EM   the zones that ncclEpUpdateHandle counted, padding zeroed.
 // Scales arrive at the same places as their rows. Rows beyond the counters are left untouched.
-// layout_info.recv_topk_idx_kind numbers topk_idx. LL works alike for outputs in windows and elsewhere. One of HT
-// FLAT in a window is written directly by the senders; all ranks use the same offset.
+// layout_info.recv_topk_idx_kind numbers topk_idx. LL works alike for outputs in windows and elsewhere. One of
+// HT in a window is written directly by the senders; all ranks use the same offset. In HT tokens and scales are both
+// in windows or neither. outputs.scales of HT have as many rows as outputs.tokens, with zeros in EM's padding.
 //
 // M is max_recv_tokens_per_rank or more. If that is 0, M is at least what recv_total_counter says; the call
 // then waits for the update to have run, if it has not.
@@ -451,10 +453,10 @@ ncclResult_t ncclEpHandleDestroy(ncclEpHandle_t handle);
 // max_recv_tokens_per_rank 0.
 // Errors: ncclInvalidArgument: NULL or malformed arguments; tensors missing, forbidden or of another shape or
 // type than above; rows, with their scales as they arrive, longer than max_token_bytes; zero_copy ON without a
-// window (FWD: of tokens or scales), or with LL EM or DS_FP8E3M4; round_scales with another recipe than
-// DS_FP8E3M4. ncclInvalidUsage: a recipe with HT, BWD with LL, no routing yet, a send_only operation of this
-// handle, or the last but one of the group's, awaiting ncclEpComplete, HT with max_recv_tokens_per_rank 0 while
-// the stream captures.
+// type than above; rows, with their scales as they arrive, longer than max_token_bytes; zero_copy ON without a
+// window (LL FWD: of tokens or scales), or LL with EM or DS_FP8E3M4; round_scales with another recipe than
+// DS_FP8E3M4. ncclInvalidUsage: BWD with LL, no routing yet, a send_only operation of this handle, or the last
+// but one of the group's, awaiting ncclEpComplete, HT with max_recv_tokens_per_rank 0 while the stream captures.
 ncclResult_t ncclEpDispatch(ncclEpHandle_t handle, const ncclEpDispatchInputs_t* inputs,
                             const ncclEpDispatchOutputs_t* outputs, const ncclEpLayoutInfo_t* layout_info,
                             const ncclEpDispatchConfig_t* config, cudaStream_t stream);

@@ -63,7 +63,7 @@ def assert_sums(sums: list[list[Array]], found: Array, what: str = "") -> None:
 
 def grouped(rows: Array) -> Array:
     """``[..., H]`` as ``[..., H / 128, 128]``."""
-    return rows.reshape(*rows.shape[:-1], -1, GROUP)
+    return rows.reshape(*rows.shape[:-1], rows.shape[-1] // GROUP, GROUP)
 
 
 def _assert_none(wrong: Array, found: Array, wanted: Array, what: str) -> None:

@@ -214,7 +214,7 @@ EP_DEVICE void collect_results(const Operation& op, const HtCombineArgs& args, c
   const SumItems items(args);
   const uint32_t num_guests = others.num_guests();
   for (;;) {
-    const uint32_t ticket = dev::shfl(take_ticket(args.move.num_summed, 1), 0);
+    const uint32_t ticket = dev::shfl(take_ticket(args.move.num_begun, 1), 0);
     if (ticket < num_guests) {
       if (!others.template sum_guest<kExpertMajor, kDType>(op, ticket, addends)) return;
       continue;

@@ -11,17 +11,13 @@ struct Sizes {
   Extent rows;  // of the outputs
 };
 
-void check_recipe(const DispatchRequest& request) {
-  if (request.recipe == NCCL_EP_DISP_QUANT_DS_FP8E3M4) {
-    refuse(ncclInvalidArgument, kRecipe,
-           "is NCCL_EP_DISP_QUANT_DS_FP8E3M4 (2), which High Throughput does not have; expected "
-           "NCCL_EP_DISP_QUANT_NONE (0)");
-  }
-  if (request.recipe != NCCL_EP_DISP_QUANT_NONE) {
-    refuse(ncclInvalidUsage, kRecipe,
-           "is " + std::to_string(static_cast<int>(request.recipe)) +
-               ", expected NCCL_EP_DISP_QUANT_NONE (0): recipes are not available in this version");
-  }
+// Senders push scales where they push rows.
+void check_windows(const DispatchRequest& request, ncclEpZeroCopyMode_t mode) {
+  check_window(kOutTokens, *request.out_tokens, mode);
+  if (!request.out_scales || !request.out_tokens->win_hdl == !request.out_scales->win_hdl) return;
+  refuse(ncclInvalidArgument, kOutScales,
+         request.out_scales->win_hdl ? "has a window, expected none since outputs.tokens has none"
+                                     : "has no window, expected one since outputs.tokens has one");
 }
 
 // What the forward pass carries beside the rows.
@@ -45,23 +41,50 @@ void check_no_weights(const DispatchRequest& request) {
   check_absent(kOutIdx, request.out_topk_idx, why);
 }
 
+// Of the words that a row of scales consists of, if all rows begin at multiples of `alignment`.
+uint32_t word_bytes_of(uint64_t row_bytes, uint64_t alignment) {
+  for (const uint32_t word : {16, 4}) {
+    if (row_bytes % word == 0 && alignment % word == 0) return word;
+  }
+  return 1;
+}
+
 }  // namespace
+
+HtScales HtHandle::scales_of(const DispatchRequest& request, const SentRows& rows) {
+  if (rows.num_scales == 0) return {};
+  constexpr uint64_t kMostInBulk = 7168;  // leaves room for rows
+  runtime::Communicator& comm = group_.comm();
+  const size_t alignment = rows.quantizes ? sizeof(float) : 16;
+  HtScales scales{};
+  scales.row_bytes = static_cast<uint32_t>(rows.scale_bytes());
+  if (request.scales) {
+    scales.given = static_cast<const unsigned char*>(address_of(kScales, *request.scales, comm, alignment));
+  }
+  scales.out_window = window_of(kOutScales, *request.out_scales, alignment);
+  scales.out = static_cast<unsigned char*>(address_of(kOutScales, *request.out_scales, comm, alignment));
+  scales.word_bytes = word_bytes_of(scales.row_bytes, reinterpret_cast<uintptr_t>(scales.out));
+  scales.in_bulk = scales.word_bytes == 16 && scales.row_bytes <= kMostInBulk;
+  return scales;
+}
 
 void HtHandle::dispatch(const DispatchRequest& request, cudaStream_t stream) {
   group_.throw_if_faulted();
   require_routing();
-  check_recipe(request);
   const SentRows rows = check_sent_rows(request, num_tokens_, group_.config().max_token_bytes);
   const Sizes sizes{num_tokens_, num_topk(), output_rows(stream)};
   check_tensor(kOutTokens, request.out_tokens, {rows.dtype}, {sizes.rows, rows.hidden_extent()});
-  check_received_scales(request, rows, {sizes.rows, rows.scales_extent()});
+  check_received_scales(request, rows,
+                        {{request.out_tokens->sizes[0], "rows of outputs.tokens"}, rows.scales_extent()});
   const bool is_forward = request.pass_direction == NCCL_EP_FWD_PASS;
   is_forward ? check_weights(request, is_expert_major(), sizes) : check_no_weights(request);
-  check_window(kOutTokens, *request.out_tokens, group_.config().zero_copy);
+  check_windows(request, group_.config().zero_copy);
 
-  const PeerWindow out_window = window_of(kOutTokens, *request.out_tokens);
-  const plan::HtRowPlan plan = plan::plan_ht_dispatch(layout_, out_window.base != 0, rows.row_bytes(),
-                                                      group_.move_limits(layout_), group_.tuning());
+  const PeerWindow out_window = window_of(kOutTokens, *request.out_tokens, 16);
+  const HtScales scales = scales_of(request, rows);
+  const plan::HtRow row{rows.row_bytes(), scales.in_bulk ? scales.row_bytes : 0};
+  const plan::HtRowPlan plan = plan::plan_ht_dispatch(layout_, out_window.base != 0, row,
+                                                      group_.move_limits(layout_, rows.quantizes), group_.tuning());
   runtime::Communicator& comm = group_.comm();
   const auto address = [&](const char* field, const ncclEpTensor_t* tensor, size_t alignment) {
     return tensor ? address_of(field, *tensor, comm, alignment) : nullptr;
@@ -71,7 +94,7 @@ void HtHandle::dispatch(const DispatchRequest& request, cudaStream_t stream) {
   args.handle = state_;
   args.move = plan.move;
   args.move.pushed = group_.pushed();
-  args.move.num_summed = group_.num_summed();
+  args.move.num_begun = group_.num_begun();
   args.num_topk = num_topk();
   args.tokens = static_cast<const unsigned char*>(address(kTokens, request.tokens, 16));
   args.topk_weights = static_cast<const float*>(address(kWeights, request.topk_weights, 4));
@@ -80,9 +103,12 @@ void HtHandle::dispatch(const DispatchRequest& request, cudaStream_t stream) {
   args.out_topk_weights = static_cast<float*>(address(kOutWeights, request.out_topk_weights, 4));
   args.out_topk_idx = static_cast<int64_t*>(address(kOutIdx, request.out_topk_idx, 8));
   args.first_expert = request.global_expert_ids ? comm.rank() * group_.shape().num_local_experts() : 0;
+  args.scales = scales;
+  if (rows.quantizes) args.quantization = {args.tokens, request.round_scales, group_.tokens_ready()};
   args.network = group_.network();
-  args.parcels = {static_cast<uint32_t>(rows.row_bytes()), is_forward ? num_topk() : 0};
-  launch(group_.kernels().at(jit::Op::dispatch, layout_), plan.launch, args, stream);
+  args.parcels = {static_cast<uint32_t>(align_up(rows.row_bytes() + rows.scale_bytes(), 16)),
+                  is_forward ? num_topk() : 0};
+  launch(group_.kernels().at(jit::Op::dispatch, layout_, DType::bf16, rows.num_scales > 0), plan.launch, args, stream);
 }
 
 }  // namespace nccl_ep::core

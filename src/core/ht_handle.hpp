@@ -5,6 +5,7 @@
 #include "core/checks.hpp"
 #include "core/handle.hpp"
 #include "core/ht_group.hpp"
+#include "core/recipes.hpp"
 
 namespace nccl_ep::core {
 
@@ -30,7 +31,8 @@ class HtHandle : public Handle {
   // What combine's inputs must have.
   Extent input_rows(const ncclEpTensor_t* tokens, cudaStream_t stream);
   // All ranks' tensors, if this one is in a window that may be used.
-  PeerWindow window_of(const char* field, const ncclEpTensor_t& tensor);
+  PeerWindow window_of(const char* field, const ncclEpTensor_t& tensor, size_t alignment);
+  HtScales scales_of(const DispatchRequest& request, const SentRows& rows);
   template <class Args>
   void launch(runtime::Kernel* kernel, const runtime::LaunchShape& shape, const Args& args, cudaStream_t stream) {
     group_.device().launch(kernel, shape, &args, sizeof(Args), stream);

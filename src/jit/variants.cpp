@@ -60,8 +60,8 @@ size_t args_bytes(const Variant& variant) {
   return 0;
 }
 
-// Low-Latency kernels take their layout, whether rows have scales and whether ranks may be masked; High-Throughput ones take whether the layout
-// is expert-major.
+// Low-Latency kernels take their layout, whether rows have scales, and whom they deal with; High-Throughput ones take whether
+// the layout is expert-major, and dispatch whether rows have scales.
 std::string template_parameters(const Variant& variant) {
   if (variant.op == Op::clean) return "";
   const std::string layout = variant.algorithm == Algorithm::low_latency ? "Layout::" + layout_name(variant.layout)
@@ -113,7 +113,7 @@ std::vector<Variant> variants_of(Algorithm algorithm, bool uses_network) {
   for (const Layout layout : {Layout::expert_major, is_ll ? Layout::rank_major : Layout::flat}) {
     if (!is_ll) variants.push_back({algorithm, Op::update, layout, DType::bf16, uses_network});
     variants.push_back({algorithm, Op::dispatch, layout, DType::bf16, uses_network});
-    if (is_ll) variants.push_back({algorithm, Op::dispatch, layout, DType::bf16, uses_network, true});
+    variants.push_back({algorithm, Op::dispatch, layout, DType::bf16, uses_network, true});
     for (const DType dtype : {DType::bf16, DType::fp16, DType::fp32}) {
       variants.push_back({algorithm, Op::combine, layout, dtype, uses_network});
     }

@@ -511,7 +511,7 @@ MOVER = [
     Mutant(
         "a stage is stored before it is loaded",
         "ht/mover.cuh",
-        "    dev::mbar_wait(loaded + i, num_stores / kHtStages % 2);\n",
+        "    dev::mbar_wait(loaded + num_stores % kHtStages, num_stores / kHtStages % 2);\n",
         "",
         "A row goes out with bytes of another one.",
         FLAT,
@@ -554,8 +554,10 @@ DISPATCH = [
     Mutant(
         "a peer is told that all has arrived before it has",
         "ht/dispatch.cuh",
-        "  mover.drain();\n  if (ok) add_arrived(op, args.move, flow, num_mine, outgoing.num_rows);\n",
-        "  if (ok) add_arrived(op, args.move, flow, num_mine, outgoing.num_rows);\n  mover.drain();\n",
+        "  mover.drain();\n"
+        "  if (ok && dev::lane_idx() == 0) add_arrived(op, args.move, flow, num_mine, outgoing.num_rows);\n",
+        "  if (ok && dev::lane_idx() == 0) add_arrived(op, args.move, flow, num_mine, outgoing.num_rows);\n"
+        "  mover.drain();\n",
         "Its kernel ends before all rows have come.",
         WINDOWS,
     ),

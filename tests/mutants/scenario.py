@@ -15,6 +15,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent / folder) for folder in ("", "protocol", "litmus")]
 
 import ht_remote_scenarios  # noqa: E402
+import ht_scale_scenarios  # noqa: E402
 import ht_scenarios  # noqa: E402
 import ll_recipe_scenarios  # noqa: E402
 import ll_scenarios  # noqa: E402
@@ -27,6 +28,7 @@ SCENARIOS = {
     "remote": remote_scenarios.SCENARIOS,
     "ht": ht_scenarios.SCENARIOS,
     "rails": ht_remote_scenarios.SCENARIOS,
+    "scales": ht_scale_scenarios.SCENARIOS,
 }
 
 

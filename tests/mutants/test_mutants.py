@@ -12,6 +12,7 @@ from typing import Any
 
 import ht_mutants
 import ht_remote_mutants
+import ht_scale_mutants
 import ll_mutants
 import ll_recipe_mutants
 import pytest
@@ -29,6 +30,7 @@ MUTANTS = {
     "remote": remote_mutants.MUTANTS,
     "ht": ht_mutants.MUTANTS,
     "rails": ht_remote_mutants.MUTANTS,
+    "scales": ht_scale_mutants.MUTANTS,
 }
 SEEDS = range(1, 6)
 SECONDS = 60
