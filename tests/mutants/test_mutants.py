@@ -32,7 +32,7 @@ MUTANTS = {
     "rails": ht_remote_mutants.MUTANTS,
     "scales": ht_scale_mutants.MUTANTS,
 }
-SEEDS = range(1, 6)
+LEAST_SEEDS = 3  # --seeds N runs more
 SECONDS = 60
 
 
@@ -58,6 +58,11 @@ def run_scenario(kernels: Path, algorithm: str, scenario: str, seeds: Iterable[i
     return results
 
 
+@pytest.fixture(scope="session")
+def seeds(request: pytest.FixtureRequest) -> range:
+    return range(1, 1 + max(LEAST_SEEDS, request.config.getoption("seeds")))
+
+
 @pytest.fixture(scope="module")
 def kernels_as_they_are(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {algorithm: build(tmp_path_factory.mktemp(algorithm), algorithm) for algorithm in SCENARIOS}
@@ -67,9 +72,9 @@ def kernels_as_they_are(tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     ("algorithm", "scenario"), [(algorithm, name) for algorithm, names in SCENARIOS.items() for name in names]
 )
 def test_kernels_as_they_are_pass(
-    kernels_as_they_are: dict[str, Path], algorithm: str, scenario: str
+    kernels_as_they_are: dict[str, Path], algorithm: str, scenario: str, seeds: range
 ) -> None:
-    for result in run_scenario(kernels_as_they_are[algorithm], algorithm, scenario, SEEDS):
+    for result in run_scenario(kernels_as_they_are[algorithm], algorithm, scenario, seeds):
         assert not result["noticed"], f"seed {result['seed']}\n{result['report']}"
 
 
@@ -81,9 +86,9 @@ def test_kernels_as_they_are_pass(
         for mutant in mutants
     ],
 )
-def test_mutant_is_noticed(algorithm: str, mutant: Mutant, tmp_path: Path) -> None:
+def test_mutant_is_noticed(algorithm: str, mutant: Mutant, seeds: range, tmp_path: Path) -> None:
     kernels = build(tmp_path, algorithm, mutant)
-    missed = list(SEEDS)
+    missed = list(seeds)
     for scenario in mutant.scenarios:
         results = run_scenario(kernels, algorithm, scenario, missed)
         missed = [result["seed"] for result in results if not result["noticed"]]
