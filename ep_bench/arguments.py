@@ -30,7 +30,7 @@ def group_config(case: Case, inputs: Inputs) -> nccl_ep.GroupConfig:
         num_experts=case.experts,
         max_dispatch_tokens_per_rank=case.tokens,
         max_recv_tokens_per_rank=0 if case.eager else inputs.zones.budget,
-        max_token_bytes=case.most_row_bytes,
+        max_token_bytes=-(-case.most_row_bytes // 16) * 16,
         max_num_sms=case.sms,
         zero_copy=modes.ON if case.zero_copy else modes.OFF,
         overflow_policy=OVERFLOW[case.overflow] if case.algorithm == "ht" else nccl_ep.OverflowPolicy.AUTO,
