@@ -44,7 +44,8 @@ def combined(inputs: Inputs, rank: int, zones: list[ZoneTokens]) -> Combined:
     """A rank's results. ``zones`` says for each rank which token each row of each zone holds."""
     case = inputs.case
     total = np.zeros((inputs.num_tokens(rank), case.hidden))
-    magnitude, quantized = np.zeros_like(total), np.zeros_like(total)
+    magnitude = np.zeros_like(total)
+    quantized: Array | float = 0.0
     backward = case.pass_direction == "bwd"
     gradients = np.zeros((len(total), case.top_k), np.float32) if backward else None
     for peer in range(case.num_ranks):
@@ -58,7 +59,7 @@ def combined(inputs: Inputs, rank: int, zones: list[ZoneTokens]) -> Combined:
             magnitude[tokens] += np.abs(rows)
         if case.recipe.quantizes_combine:
             total += part
-            quantized += quantization_error(part)
+            quantized = quantized + quantization_error(part)
         if gradients is not None:
             _add_gradients(gradients, inputs, rank, peer, places)
     info: Any = ml_dtypes.finfo(inputs.dtype)  # type: ignore[no-untyped-call]

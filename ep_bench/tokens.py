@@ -24,6 +24,7 @@ _NUM_DIGITS = 3
 _NUM_BITS = 24
 _ID_BYTES = 4
 _POOL_ROWS = 61
+_BLOCK_ROWS = 1024
 _LARGEST = 448.0  # number of E4M3
 _LEAST_MAGNITUDE = 1e-4  # groups of smaller elements have the scale of this one
 
@@ -139,10 +140,8 @@ class QuantizedTokens:
         return Rows(rows)
 
     def identify(self, received: Rows) -> Array:
-        assert received.scales is not None
-        opening = received.elements[:, :_NUM_BITS].astype(np.float64) * received.scales[:, :1].astype(
-            np.float64
-        )
+        elements, scales = (part[:, :_NUM_BITS].astype(np.float64) for part in received.parts)
+        opening = elements * scales[:, :1]
         with np.errstate(invalid="ignore"):
             sane = (np.abs(np.abs(opening) - 1) <= 1 / 8).all(axis=1)
         numbers = (opening < 0) @ (1 << np.arange(_NUM_BITS))
@@ -150,12 +149,15 @@ class QuantizedTokens:
 
     def check(self, received: Rows, token_ids: Array, what: str) -> None:
         """Scales must be right to 2^-20, numbers within the error of quantizing: it is done in float32."""
-        assert received.scales is not None
-        exact, scales = self.rows(token_ids).elements.astype(np.float64), received.scales.astype(np.float64)
-        wanted = scales_of(exact)
-        expect_close(scales, wanted, wanted * 2.0**-20, f"{what}: scales")
-        found = received.elements.astype(np.float64) * np.repeat(scales, GROUP, axis=1)
-        expect_close(found, exact, quantization_error(exact) * (1 + 2.0**-16), f"{what}: number x scale")
+        for first in range(0, len(token_ids), _BLOCK_ROWS):  # float64 takes more room than the rows
+            block = slice(first, first + _BLOCK_ROWS)
+            exact = self.rows(token_ids[block]).elements.astype(np.float64)
+            elements, scales = (part[block].astype(np.float64) for part in received.parts)
+            wanted = scales_of(exact)
+            expect_close(scales, wanted, wanted * 2.0**-20, f"{what}: scales", first)
+            allowed = quantization_error(exact) * (1 + 2.0**-16)
+            numbers = elements * np.repeat(scales, GROUP, axis=1)
+            expect_close(numbers, exact, allowed, f"{what}: number x scale", first)
 
 
 def tokens_of(case: Case, random: RandomRows) -> Tokens:

@@ -126,14 +126,28 @@ def test_a_quantized_number_may_be_a_neighbour_but_no_further():
         check_all(world)
 
 
+def test_a_scale_may_be_rounded_but_no_more():
+    for off, is_wrong in ((2.0**-22, False), (2.0**-14, True)):
+        world = done("ds-fp8")
+        scales, (first, _) = world.received(1)[1], used_rows(world)
+        scales[first, 3] *= 1 + off
+        if is_wrong:
+            with pytest.raises(WrongData, match=r"scales\[0, 3\] is .* within"):
+                check_all(world)
+        else:
+            check_all(world)
+
+
 def test_what_is_allowed_of_quantized_sums_is_not_allowed_of_others():
     for recipe, is_wrong in (("fp8-combine", False), ("none", True)):
         world = done(recipe)
         sums = world.buffers[2].combined
-        sums[:] = (sums.astype(np.float32) * (1 + 1 / 64)).astype(sums.dtype)
+        sums[:] = (done("none").buffers[2].combined.astype(np.float32) * (1 + 1 / 64)).astype(sums.dtype)
         if is_wrong:
             with pytest.raises(WrongData, match="combined tokens"):
                 check_all(world)
+        else:
+            check_all(world)
     world = done("fp8-combine")
     world.buffers[2].combined[3] *= 1.25
     with pytest.raises(WrongData, match=r"combined tokens\[3, "):
