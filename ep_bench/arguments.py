@@ -9,6 +9,7 @@ import nccl_ep
 
 from ep_bench.buffers import Buffers
 from ep_bench.cases import Case
+from ep_bench.formats import Part
 from ep_bench.inputs import Inputs
 
 ALGORITHMS = {"ll": nccl_ep.Algorithm.LOW_LATENCY, "ht": nccl_ep.Algorithm.HIGH_THROUGHPUT}
@@ -29,11 +30,12 @@ def group_config(case: Case, inputs: Inputs) -> nccl_ep.GroupConfig:
         num_experts=case.experts,
         max_dispatch_tokens_per_rank=case.tokens,
         max_recv_tokens_per_rank=0 if case.eager else inputs.zones.budget,
-        max_token_bytes=case.row_bytes,
+        max_token_bytes=-(-case.most_row_bytes // 16) * 16,
         max_num_sms=case.sms,
         zero_copy=modes.ON if case.zero_copy else modes.OFF,
         overflow_policy=OVERFLOW[case.overflow] if case.algorithm == "ht" else nccl_ep.OverflowPolicy.AUTO,
         num_topk=case.top_k,
+        enable_mask=case.mask,
     )
 
 
@@ -49,28 +51,39 @@ def update_info(case: Case, buffers: Buffers) -> nccl_ep.LayoutInfo | None:
 
 def dispatch_arguments(case: Case, buffers: Buffers) -> tuple[Any, ...]:
     """Inputs, outputs, layout info and configuration of a dispatch."""
-    received = _tensor(buffers.received, buffers.window)
+    sent, arriving = case.sent, case.received
+    received = _tensor(arriving.elements, buffers.received, buffers.window)
+    scales = _tensor(arriving.scales, buffers.received_scales, buffers.scales_window)
     # The expert-major layout of low latency applies weights in combine.
     sent_weights = None if buffers.received_weights is None else buffers.topk_weights
     return (
-        nccl_ep.DispatchInputs(buffers.tokens, sent_weights),
-        nccl_ep.DispatchOutputs(received, buffers.received_weights, topk_idx=buffers.received_idx),
+        nccl_ep.DispatchInputs(
+            _tensor(sent.elements, buffers.tokens), sent_weights, _tensor(sent.scales, buffers.scales)
+        ),
+        nccl_ep.DispatchOutputs(received, buffers.received_weights, scales, buffers.received_idx),
         nccl_ep.LayoutInfo(**buffers.counters) if case.algorithm == "ll" else nccl_ep.LayoutInfo(),
-        nccl_ep.DispatchConfig(pass_direction=PASSES[case.pass_direction]),
+        nccl_ep.DispatchConfig(
+            pass_direction=PASSES[case.pass_direction], quantization_recipe=case.recipe.dispatch
+        ),
     )
 
 
 def combine_arguments(case: Case, buffers: Buffers) -> tuple[Any, ...]:
     """Inputs, outputs and configuration of a combine."""
-    rows = _tensor(buffers.expert_rows, buffers.expert_window)
+    rows = _tensor(case.numbers, buffers.expert_rows, buffers.expert_window)
     applies_weights = (case.algorithm, case.layout) == ("ll", "em")
     weights = buffers.topk_weights if applies_weights else buffers.combined_weights
     return (
         nccl_ep.CombineInputs(rows, buffers.expert_weights),
         nccl_ep.CombineOutputs(buffers.combined, weights),
-        nccl_ep.CombineConfig(pass_direction=PASSES[case.pass_direction]),
+        nccl_ep.CombineConfig(
+            pass_direction=PASSES[case.pass_direction], quantization_recipe=case.recipe.combine
+        ),
     )
 
 
-def _tensor(array: Any, window: Any) -> nccl_ep.Tensor:
-    return nccl_ep.Tensor(array, window=window, window_offset=0 if window is not None else None)
+def _tensor(part: Part | None, array: Any, window: Any = None) -> nccl_ep.Tensor | None:
+    if part is None:
+        return None
+    offset = None if window is None else 0
+    return nccl_ep.Tensor(array, dtype=part.datatype, window=window, window_offset=offset)

@@ -9,7 +9,9 @@ import numpy as np
 
 from ep_bench.cases import Case
 from ep_bench.devices.face import Device, Memory, poison
+from ep_bench.formats import Part
 from ep_bench.inputs import Inputs
+from ep_bench.tokens import Rows
 from ep_bench.zones import fixed_zones
 
 
@@ -22,8 +24,10 @@ class Buffers:
     Rows of outputs are counted through all zones. What a layout or pass does not have is None.
 
     Attributes:
+        tokens, scales: what is sent; scales are None where rows have none, here and below.
         received: dispatch's rows, ``[zones, rows, H]``, or in high throughput ``[rows, H]``.
-        window: the window of ``received``, or None.
+        received_scales: beside them, ``[zones, rows, scales]`` or ``[rows, scales]``.
+        window, scales_window: the windows of those two, or None.
         counters: what counts rows, by the names that a layout info has for them.
         received_idx, received_weights: what dispatch says of each row.
         expert_rows: combine's input, like ``received``.
@@ -40,10 +44,14 @@ class Buffers:
         routing = inputs.routing[rank]
         rows = fixed_zones(case) if case.algorithm == "ll" else (inputs.zones.num_rows,)
         backward = case.pass_direction == "bwd"
-        self.tokens = self._filled(memory, inputs.token_rows(inputs.token_ids(rank)))
+        sent = inputs.tokens.rows(inputs.token_ids(rank))
+        self.tokens = self._filled(memory, sent.elements)
+        self.scales = None if sent.scales is None else self._filled(memory, sent.scales)
         self.topk_idx = self._filled(memory, routing.topk_idx)
         self.topk_weights = self._filled(memory, routing.topk_weights)
-        self.received, self.window = self._rows(memory, rows, case.zero_copy)
+        received = case.received
+        self.received, self.window = _rows(memory, rows, received.elements, case.zero_copy)
+        self.received_scales, self.scales_window = _rows(memory, rows, received.scales, case.zero_copy)
         counters = inputs.zones.counters(rank)
         self.counters = {name: memory.empty(value.shape, value.dtype) for name, value in counters.items()}
         weights = {"em": rows, "rm": (*rows, case.top_k), "fl": (*rows, case.top_k)}[case.layout]
@@ -52,9 +60,8 @@ class Buffers:
         idx_dtype = np.int32 if case.algorithm == "ll" else np.int64
         has_idx = has_weights and case.layout != "em"
         self.received_idx = memory.empty(weights, idx_dtype) if has_idx else None
-        self.expert_rows, self.expert_window = self._rows(
-            memory, rows, case.zero_copy and case.algorithm == "ht"
-        )
+        in_window = case.zero_copy and case.algorithm == "ht"
+        self.expert_rows, self.expert_window = _rows(memory, rows, case.numbers, in_window)
         self.combined = memory.empty((inputs.num_tokens(rank), case.hidden), inputs.dtype)
         self.expert_weights = memory.empty(weights, np.float32) if backward else None
         self.combined_weights = memory.empty(routing.topk_weights.shape, np.float32) if backward else None
@@ -63,7 +70,8 @@ class Buffers:
     def poison(self) -> None:
         """Spoils all outputs, as far as anybody looks at them. Peers may not be writing meanwhile."""
         for first, count in self._ranges():
-            poison(self._device, self.received, first * self._case.hidden, count * self._case.hidden)
+            for array in self._received_parts:
+                poison(self._device, array, first * array.shape[-1], count * array.shape[-1])
         others = (
             *self.counters.values(), self.received_idx, self.received_weights, self.combined,
             self.combined_weights,
@@ -72,6 +80,19 @@ class Buffers:
             if array is not None:
                 poison(self._device, array)
         self._device.synchronize()
+
+    def read_received(self, first: int, count: int) -> Rows:
+        """A copy of some rows of dispatch's output, with their scales."""
+
+        def read(array: Any) -> Any:
+            width = array.shape[-1]
+            return self._device.read(array, first * width, (count, width))
+
+        return Rows(*(read(array) for array in self._received_parts))
+
+    @property
+    def _received_parts(self) -> list[Any]:
+        return [array for array in (self.received, self.received_scales) if array is not None]
 
     def _ranges(self) -> list[tuple[int, int]]:
         """First row and number of rows of what is looked at in an output."""
@@ -94,13 +115,15 @@ class Buffers:
                 weights = self._inputs.expert_weights(self._rank, numbers)[:, :per_row]
                 self._device.write(self.expert_weights, weights, zone.first * per_row)
 
-    def _rows(self, memory: Memory, rows: tuple[int, ...], in_window: bool) -> tuple[Any, Any]:
-        shape = (*rows, self._case.hidden)
-        if in_window:
-            return memory.window(shape, self._inputs.dtype)
-        return memory.empty(shape, self._inputs.dtype), None
-
     def _filled(self, memory: Memory, values: Any) -> Any:
         array = memory.empty(values.shape, values.dtype)
         self._device.write(array, values)
         return array
+
+
+def _rows(memory: Memory, rows: tuple[int, ...], part: Part | None, in_window: bool) -> tuple[Any, Any]:
+    """Room for a part of rows, and its window; None for what there is not."""
+    if part is None:
+        return None, None
+    shape = (*rows, part.width)
+    return memory.window(shape, part.dtype) if in_window else (memory.empty(shape, part.dtype), None)

@@ -5,19 +5,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
-
-import ml_dtypes
-import numpy as np
 
 from ep_bench.exits import UsageError
+from ep_bench.formats import TOKEN_TYPES, Format, Part
+from ep_bench.recipes import NO_RECIPE, Recipe
 from ep_bench.routing import file_shape
-
-DTYPES: dict[str, np.dtype[Any]] = {
-    "bf16": np.dtype(ml_dtypes.bfloat16),
-    "fp16": np.dtype(np.float16),
-    "fp32": np.dtype(np.float32),
-}
 
 
 @dataclass(frozen=True)
@@ -28,7 +20,13 @@ class Case:
         tokens: most tokens of a rank.
         experts: of all ranks together.
         sms: most SMs that kernels occupy; 0 lets the library choose.
+        dtype: of what combine sums, and without a recipe of what dispatch sends.
         zero_copy: dispatch delivers into a window; in high throughput, combine also reads from one.
+
+        recipe: how rows are quantized on their way.
+
+    Low latency only:
+        mask: the group goes on without ranks that do not answer.
 
     High throughput only:
         pass_direction: ``fwd`` or ``bwd``.
@@ -59,6 +57,8 @@ class Case:
     alignment: int = 1
     overflow: str = "trap"
     num_teams: int = 1
+    recipe: Recipe = NO_RECIPE
+    mask: bool = False
 
     @property
     def team_size(self) -> int:
@@ -66,9 +66,39 @@ class Case:
         return self.num_ranks // self.num_teams
 
     @property
+    def numbers(self) -> Part:
+        """A row as combine takes and gives it."""
+        return Part(self.hidden, TOKEN_TYPES[self.dtype])
+
+    @property
     def row_bytes(self) -> int:
-        """Bytes of one token's row."""
-        return self.hidden * DTYPES[self.dtype].itemsize
+        """Its bytes."""
+        return self.numbers.num_bytes
+
+    @property
+    def sent(self) -> Format:
+        """What dispatch takes of a token."""
+        return self.recipe.sent(self.numbers)
+
+    @property
+    def received(self) -> Format:
+        """What dispatch makes of it, and what travels."""
+        return self.recipe.received(self.numbers)
+
+    @property
+    def returned(self) -> Format:
+        """What travels in combine."""
+        return self.recipe.returned(self.numbers)
+
+    @property
+    def most_row_bytes(self) -> int:
+        """Of all rows that are given, taken or travel."""
+        return max(self.row_bytes, self.sent.num_bytes, self.received.num_bytes)
+
+    @property
+    def most_tokens(self) -> int:
+        """Of all ranks together."""
+        return self.num_ranks * self.tokens
 
     @property
     def local_experts(self) -> int:
@@ -77,6 +107,8 @@ class Case:
     def __str__(self) -> str:
         parts = [self.algorithm, self.layout, f"{self.tokens} tokens", f"hidden {self.hidden}"]
         parts += [f"top-{self.top_k} of {self.experts}", self.dtype, self.routing]
+        parts += [self.recipe.name] if self.recipe != NO_RECIPE else []
+        parts += ["mask"] if self.mask else []
         parts += ["zero copy"] if self.zero_copy else []
         parts += [f"{self.sms} SMs"] if self.sms else []
         parts += ["backward"] if self.pass_direction == "bwd" else []
@@ -107,6 +139,8 @@ class Sweep:
     eager: bool = False
     budget: int = 0
     overflow: str = "trap"
+    recipe: Recipe = NO_RECIPE
+    mask: bool = False
 
     def cases(self, num_ranks: int, seed: int, num_teams: int = 1) -> list[Case]:
         """All cases in the order of the lists; UsageError if one is impossible."""
@@ -116,12 +150,14 @@ class Sweep:
             self.pass_direction, self.alignment,
         ):  # fmt: skip
             for tokens, top_k in self._sizes(routing, experts, num_ranks):
-                # Low latency always copies expert-major rows to their expert's zone, so there it is off.
-                in_window = zero_copy and (self.algorithm, layout) != ("ll", "em")
+                # Low latency copies expert-major rows, and what it quantizes: there it is off.
+                copies = self.algorithm == "ll" and (layout == "em" or self.recipe.quantizes_dispatch)
+                in_window = zero_copy and not copies
                 case = Case(
                     self.algorithm, layout, tokens, hidden, top_k, experts, dtype, routing, sms, in_window,
                     num_ranks, seed, pass_direction, self.eager, self.budget,
-                    alignment if layout == "em" else 1, self.overflow, num_teams,
+                    alignment if layout == "em" else 1, self.overflow, num_teams, self.recipe,
+                    self.mask,
                 )  # fmt: skip
                 _check(case)
                 cases.append(case)
@@ -154,3 +190,21 @@ def _check(case: Case) -> None:
         raise UsageError(f"--alignment {case.alignment}: expected a power of two")
     if 0 < case.budget < case.tokens:
         raise UsageError(f"--budget {case.budget}: expected at least the tokens of a rank, {case.tokens}")
+    _check_recipe(case)
+
+
+def _check_recipe(case: Case) -> None:
+    recipe, quantizes = case.recipe, case.recipe.quantizes_dispatch or case.recipe.quantizes_combine
+    if quantizes and case.dtype != "bf16":
+        raise UsageError(f"--dtype {case.dtype}: expected bf16 with --recipe {recipe}")
+    if recipe != NO_RECIPE and case.hidden % recipe.group:
+        raise UsageError(
+            f"--hidden {case.hidden}: expected a multiple of {recipe.group}, the elements that share a scale "
+            f"with --recipe {recipe}"
+        )
+    num_bytes = case.sent.elements.num_bytes
+    if num_bytes % 16:
+        raise UsageError(
+            f"--hidden {case.hidden}: a row of --recipe {recipe} has {num_bytes} bytes, expected a multiple "
+            f"of 16"
+        )

@@ -31,7 +31,11 @@ class Library:
 
     def why_not(self, case: Case) -> str | None:
         """Why this library must not be asked for a case, or None."""
-        if case.algorithm != "ht" or self._is_ours():
+        if self._is_ours():
+            return None
+        if case.recipe.quantizes_combine:
+            return "NCCL EP has no recipe fp8-combine"
+        if case.algorithm != "ht":
             return None
         if case.tokens > _MAX_TOKENS:
             return f"{case.tokens} tokens, expected at most {_MAX_TOKENS} in high throughput"

@@ -12,12 +12,12 @@ import numpy as np
 from ep_bench.devices.cuda import CudaDevice
 from ep_bench.devices.face import Peers
 from ep_bench.devices.sim import SimDevice
+from ep_bench.expect import WrongData
 from ep_bench.modes import SAMPLERS, HostSampler, Sampler
 from ep_bench.operations import OPERATIONS, Operation, make
 from ep_bench.rows import Measured
 from ep_bench.statistics import Times, percentile, ratio_of, slowest_rank
 from ep_bench.subject import Subject
-from ep_bench.verify import WrongData
 
 ROUNDS = 10
 """Libraries take turns this often."""

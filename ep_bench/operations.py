@@ -37,14 +37,14 @@ class Operation:
 
     Attributes:
         name: its name in tables.
-        trips: how often the tokens' rows cross the links.
+        trips: on which ways the tokens' rows cross the links.
         checked: which results tell whether it was done right.
         before, after: calls that are made each time, and are not measured.
         calls: what is measured.
     """
 
     name: ClassVar[str]
-    trips: ClassVar[int]
+    trips: ClassVar[tuple[str, ...]]
     checked: tuple[str, ...] = ()
 
     def __init__(self, exchange: Exchange) -> None:
@@ -72,7 +72,7 @@ class Operation:
 class Update(Operation):
     """The handle takes a new routing."""
 
-    name, trips, checked = "update", 0, ("update",)
+    name, trips, checked = "update", (), ("update",)
 
     def _calls(self, exchange: Exchange) -> Calls:
         return (exchange.update,)
@@ -81,7 +81,7 @@ class Update(Operation):
 class Dispatch(Operation):
     """Tokens go to the ranks of their experts."""
 
-    name, trips, checked = "dispatch", 1, ("dispatch",)
+    name, trips, checked = "dispatch", ("dispatch",), ("dispatch",)
 
     def _calls(self, exchange: Exchange) -> Calls:
         return (exchange.dispatch,)
@@ -95,7 +95,7 @@ class Dispatch(Operation):
 class Combine(Operation):
     """The experts' rows come back and are summed."""
 
-    name, trips = "combine", 1
+    name, trips = "combine", ("combine",)
     checked: tuple[str, ...] = ("combine",)
 
     def _calls(self, exchange: Exchange) -> Calls:
@@ -111,7 +111,7 @@ class Combine(Operation):
 class Pair(Operation):
     """Dispatch, and combine behind it."""
 
-    name, trips, checked = "pair", 2, ("dispatch", "combine")
+    name, trips, checked = "pair", ("dispatch", "combine"), ("dispatch", "combine")
 
     def _calls(self, exchange: Exchange) -> Calls:
         return (exchange.dispatch, exchange.combine)
@@ -120,7 +120,7 @@ class Pair(Operation):
 class Step(Operation):
     """All that a layer does in one step: update, dispatch, combine."""
 
-    name, trips, checked = "step", 2, ("update", "dispatch", "combine")
+    name, trips, checked = "step", ("dispatch", "combine"), ("update", "dispatch", "combine")
 
     def _calls(self, exchange: Exchange) -> Calls:
         return (exchange.update, exchange.dispatch, exchange.combine)

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ep_bench.cases import DTYPES, Sweep
+from ep_bench.cases import Sweep
 from ep_bench.exits import UsageError
+from ep_bench.formats import DTYPES
 from ep_bench.operations import OPERATIONS
+from ep_bench.recipes import NO_RECIPE, Recipe, recipe_of
 from ep_bench.routing import check_spec
 
 Value = TypeVar("Value")
@@ -34,6 +36,11 @@ started are where they are, and it is an error if NCCL has another number of LSA
 nccl-extensions), set NCCL_EP_HOME, NCCL_HOME, CUDA_HOME and NCCL_EP_JIT_CACHE_DIR as it wants. Its limits: in
 low latency hidden a multiple of 512, top-k at most 31, zero copy in rank-major only; in high throughput 8192
 tokens, 16 SMs, and dispatch and combine in turn, which is how both libraries are measured there.
+
+--recipe: fwd dispatches rows that the caller has quantized. TOKEN is e4m3, e5m2, float4x2, bf16, fp16 or
+fp32, SCALE fp32, fp16, bf16, e4m3, e5m2 or uint8, and N elements share a scale, 128 unless it is given.
+mxfp8 is fwd:e4m3/uint8/32, nvfp4 is fwd:float4x2/e4m3/16. ds-fp8 quantizes bf16 in dispatch, fp8-combine, of
+low latency, in combine. Rows of combine are of --dtype.
 
 --pass, --eager, --budget, --alignment and --overflow are of high throughput. Without --eager and --budget the
 budget is what the fullest rank needs. With a smaller one and --overflow drop, rows are dropped, and counted.
@@ -154,6 +161,12 @@ def _check_algorithm(given: argparse.Namespace) -> None:
                 text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
                 option = f"--{name}" if value is True else f"--{name} {text}"
                 raise UsageError(f"{option}: expected --algorithm ht; low latency has no such option")
+    elif given.mask:
+        raise UsageError("--mask: expected --algorithm ll; high throughput has no such option")
+    elif given.recipe.quantizes_combine:
+        raise UsageError(
+            f"--recipe {given.recipe}: expected --algorithm ll; high throughput has no such recipe"
+        )
     if given.eager and given.budget:
         raise UsageError(f"--budget {given.budget} and --eager exclude each other: eager is without a budget")
     if given.eager and given.overflow == "drop":
@@ -183,6 +196,8 @@ def _sweep(given: argparse.Namespace, defaults: Defaults) -> Sweep:
         eager=given.eager,
         budget=given.budget or 0,
         overflow=given.overflow or "trap",
+        recipe=given.recipe,
+        mask=given.mask,
     )
 
 
@@ -219,6 +234,9 @@ def _parser() -> argparse.ArgumentParser:
         help="most SMs to use, 0 lets the library choose [list]")  # fmt: skip
     add("--zero-copy", type=_list(_switch), nargs="?", const=(True,), default=(False,), metavar="on,off",
         help="receive into a window, in ll rank-major only, and in ht combine from one [list]")  # fmt: skip
+    add("--recipe", type=_recipe, default=NO_RECIPE, metavar="R",
+        help="none, fwd:TOKEN/SCALE[/N], mxfp8, nvfp4, ds-fp8 or fp8-combine; see below")  # fmt: skip
+    add("--mask", action="store_true", help="groups that go on without ranks that do not answer, ll only")
     add("--pass", type=_list(_one_of("fwd", "bwd")), metavar="P", help="fwd, bwd [list]; default fwd")
     add("--eager", action="store_true", help="outputs as long as what arrives, instead of a budget")
     add("--budget", type=_number(1), metavar="N", help="rows that a rank may receive, padding included")
@@ -279,6 +297,13 @@ def _seconds(text: str) -> float:
 def _spec(text: str) -> str:
     try:
         return check_spec(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _recipe(text: str) -> Recipe:
+    try:
+        return recipe_of(text)
     except UsageError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

@@ -4,7 +4,8 @@
 The tolerance of a number, with w x its summands: ``(n eps(dtype) / 2 + (K + R) 2**-24) * sum |w x|``, and a
 subnormal of the type for each rounded sum. That covers n roundings to the type on a summand's way, and any
 order of float32 sums over K routes and R ranks. What a rank sends is rounded, and the result; in high
-throughput across LSA teams also what a team sends home.
+throughput across LSA teams also what a team sends home. With FP8 on the way home, what each rank sends also
+has the error of quantizing.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ep_bench.inputs import Inputs
+from ep_bench.tokens import quantization_error
 
 Array = npt.NDArray[Any]
 ZoneTokens = list[list[int]]
@@ -43,16 +45,21 @@ def combined(inputs: Inputs, rank: int, zones: list[ZoneTokens]) -> Combined:
     case = inputs.case
     total = np.zeros((inputs.num_tokens(rank), case.hidden))
     magnitude = np.zeros_like(total)
+    quantized: Array | float = 0.0
     backward = case.pass_direction == "bwd"
     gradients = np.zeros((len(total), case.top_k), np.float32) if backward else None
     for peer in range(case.num_ranks):
         places = _places(inputs, peer, zones[peer])
+        part = np.zeros_like(total) if case.recipe.quantizes_combine else total
         for tokens, weights, numbers in _summands(inputs, rank, peer, places):
             rows = inputs.expert_rows(peer, numbers).astype(np.float64)
             if weights is not None:
                 rows *= weights[:, None]
-            total[tokens] += rows
+            part[tokens] += rows
             magnitude[tokens] += np.abs(rows)
+        if case.recipe.quantizes_combine:
+            total += part
+            quantized = quantized + quantization_error(part)
         if gradients is not None:
             _add_gradients(gradients, inputs, rank, peer, places)
     info: Any = ml_dtypes.finfo(inputs.dtype)  # type: ignore[no-untyped-call]
@@ -60,7 +67,7 @@ def combined(inputs: Inputs, rank: int, zones: list[ZoneTokens]) -> Combined:
     num_roundings = 3 if teams > 1 else 2
     magnitude *= num_roundings * float(info.eps) / 2 + (case.top_k + case.num_ranks) * 2.0**-24
     magnitude += (case.num_ranks + teams) * float(info.smallest_subnormal)
-    return Combined(total, magnitude, gradients)
+    return Combined(total, magnitude + quantized * (1 + float(info.eps)), gradients)
 
 
 def _summands(

@@ -77,6 +77,7 @@ class Row:
     dropped_rows: int | None
     # Beside the table's keys:
     routing: str
+    mask: bool | None = None
     host_call_us: float | None = None
     ratio: Ratio | None = None
 
@@ -92,8 +93,8 @@ class Row:
 
 
 HT_NAMES = ("pass_direction", "eager", "budget", "alignment", "overflow")
-VERBOSE_NAMES = ("routing", "host_call_us")
-SETTING_NAMES = ("hidden", "top_k", "experts", "dtype", "routing", "sms", "zero_copy", *HT_NAMES)
+VERBOSE_NAMES = ("routing", "mask", "host_call_us")
+SETTING_NAMES = ("hidden", "top_k", "experts", "dtype", "routing", "sms", "zero_copy", "mask", *HT_NAMES)
 CASE_NAMES = ("algorithm", "layout", "tokens", *SETTING_NAMES)
 """What tells the cases of a sweep apart."""
 
@@ -147,7 +148,7 @@ def make_row(
         top_k=case.top_k,
         experts=case.experts,
         dtype=case.dtype,
-        recipe="none",
+        recipe=case.recipe.name,
         zero_copy=case.zero_copy,
         sms=case.sms,
         p50_us=measured.p50_us,
@@ -163,6 +164,7 @@ def make_row(
         **_ht_settings(case),
         dropped_rows=num_dropped if case.algorithm == "ht" else None,
         routing=case.routing,
+        mask=case.mask if case.algorithm == "ll" else None,
         host_call_us=measured.host_call_us,
         ratio=measured.ratio,
     )

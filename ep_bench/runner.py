@@ -13,6 +13,7 @@ import nccl_ep
 from ep_bench.cases import Case
 from ep_bench.devices.face import Device, Peers
 from ep_bench.exits import UsageError
+from ep_bench.expect import WrongData
 from ep_bench.library import Library
 from ep_bench.measure import Meter
 from ep_bench.operations import OPERATIONS
@@ -20,7 +21,6 @@ from ep_bench.options import Options
 from ep_bench.rows import Measured, Row, Setup, make_row
 from ep_bench.subject import Subject
 from ep_bench.traffic import computed_remote_bytes, ideal_remote_bytes
-from ep_bench.verify import WrongData
 
 OWN_NAME = "nccl_ep"
 
@@ -109,8 +109,8 @@ class Runner:
                 self._audience.complain(f"WRONG: {subject.library.name}, {case}, {op}, {mode}: {result}")
                 result = Measured(verified=False)
             trips = OPERATIONS[op].trips
-            ideal = trips * ideal_remote_bytes(subject.inputs)
-            computed = trips * computed_remote_bytes(subject.inputs)
+            ideal = sum(ideal_remote_bytes(subject.inputs, trip) for trip in trips)
+            computed = sum(computed_remote_bytes(subject.inputs, trip) for trip in trips)
             self.rows.append(
                 make_row(
                     self._setup, case, op, mode, subject.library, result, ideal, computed,

@@ -81,4 +81,4 @@ def _setup(options: Options, cluster: sim.Cluster, notes: list[str]) -> Setup:
 
 def _memory_of(case: Case) -> int:
     """Enough for a case's buffers and the library's own, of which only what is touched is really used."""
-    return 6 * (most_rows(case) + case.num_ranks * case.tokens) * case.row_bytes
+    return 6 * (most_rows(case) + case.num_ranks * case.tokens) * case.most_row_bytes

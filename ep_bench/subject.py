@@ -22,11 +22,12 @@ from ep_bench.buffers import Buffers
 from ep_bench.calls import Call
 from ep_bench.cases import Case
 from ep_bench.devices.face import Device, Peers
+from ep_bench.expect import WrongData
 from ep_bench.inputs import inputs_of
 from ep_bench.library import Library
 from ep_bench.operations import Operation, make
 from ep_bench.oracle import Combined, ZoneTokens, combined
-from ep_bench.verify import WrongData, check_combine, check_counters, check_dispatch
+from ep_bench.verify import check_combine, check_counters, check_dispatch
 
 
 class Subject:

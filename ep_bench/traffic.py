@@ -36,14 +36,15 @@ def remote_routes(inputs: Inputs) -> float:
     return _mean_over_ranks(inputs, lambda rank: _routes_to(inputs, rank))
 
 
-def ideal_remote_bytes(inputs: Inputs) -> float:
-    """Bytes of those rows alone, one way."""
-    return remote_rows(inputs) * inputs.case.row_bytes
+def ideal_remote_bytes(inputs: Inputs, trip: str) -> float:
+    """Bytes of those rows alone with their scales, in ``dispatch`` or ``combine``."""
+    formats = {"dispatch": inputs.case.received, "combine": inputs.case.returned}
+    return remote_rows(inputs) * formats[trip].num_bytes
 
 
-def computed_remote_bytes(inputs: Inputs) -> float:
-    """Bytes of rows and an allowance for metadata, one way. Used where links have no counters."""
-    return ideal_remote_bytes(inputs) + remote_routes(inputs) * ROUTE_BYTES
+def computed_remote_bytes(inputs: Inputs, trip: str) -> float:
+    """Bytes of rows and an allowance for metadata. Used where links have no counters."""
+    return ideal_remote_bytes(inputs, trip) + remote_routes(inputs) * ROUTE_BYTES
 
 
 def _routes_to(inputs: Inputs, rank: int) -> int:

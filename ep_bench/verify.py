@@ -10,8 +10,10 @@ import numpy.typing as npt
 
 from ep_bench.buffers import Buffers
 from ep_bench.devices.face import POISON_BYTE, Device
+from ep_bench.expect import WrongData, expect_bits, expect_close, expect_equal
 from ep_bench.inputs import Inputs
 from ep_bench.oracle import Combined, ZoneTokens, hit_order
+from ep_bench.tokens import Rows
 from ep_bench.zones import Zone
 
 Array = npt.NDArray[Any]
@@ -19,14 +21,10 @@ Array = npt.NDArray[Any]
 _BLOCK_TOKENS = 1024
 
 
-class WrongData(Exception):
-    """A result is not what it must be."""
-
-
 def check_counters(device: Device, buffers: Buffers, inputs: Inputs, rank: int) -> None:
     """Compares what rows are counted with the routing. Raises WrongData, as all checks do."""
     for name, wanted in inputs.zones.counters(rank).items():
-        _expect_equal(device.read(buffers.counters[name], 0, wanted.shape), wanted, name)
+        expect_equal(device.read(buffers.counters[name], 0, wanted.shape), wanted, name)
 
 
 def check_dispatch(
@@ -46,30 +44,28 @@ def check_dispatch(
         check_counters(device, buffers, inputs, rank)
     zones: ZoneTokens = []
     for number, zone in enumerate(inputs.zones.of_rank(rank)):
-        found = _check_rows(device, buffers, inputs, zone, f"zone {number}", ordered=ordered)
+        found = _check_rows(buffers, inputs, zone, f"zone {number}", ordered=ordered)
         if buffers.received_weights is not None:
             check = {"em": _check_slot_weights, "fl": _check_routes, "rm": _check_routes}[inputs.case.layout]
             check(device, buffers, inputs, rank, number, found)
         zones.append([int(token) for token in found])
     if inputs.case.algorithm == "ht":
         last = inputs.zones.num_rows - 1
-        rows = device.read(buffers.received, last * inputs.case.hidden, (1, inputs.case.hidden))
-        _expect_untouched(rows, f"row {last} of the output, behind the budget,")
+        _expect_untouched(buffers.read_received(last, 1), f"row {last} of the output, behind the budget,")
     return zones
 
 
-def _check_rows(
-    device: Device, buffers: Buffers, inputs: Inputs, zone: Zone, what: str, *, ordered: bool
-) -> Array:
+def _check_rows(buffers: Buffers, inputs: Inputs, zone: Zone, what: str, *, ordered: bool) -> Array:
     """The tokens that the rows of a zone hold."""
-    hidden, used = inputs.case.hidden, len(zone.tokens)
-    rows = device.read(buffers.received, zone.first * hidden, (zone.num_rows, hidden))
-    found = inputs.identify(rows[:used])
+    rows, used = buffers.read_received(zone.first, zone.num_rows), len(zone.tokens)
+    received, behind = rows.split(used)
+    found = inputs.tokens.identify(received)
     in_order = found if ordered else np.sort(found)
-    _expect_equal(in_order, zone.tokens, f"{what}: the tokens of rows")
-    _expect_bits(rows[:used], inputs.token_rows(found), f"{what}: row")
-    padding, spare = np.split(rows[used:], [zone.padding])
-    _expect_bits(padding, np.zeros_like(padding), f"{what}: padding")
+    expect_equal(in_order, zone.tokens, f"{what}: the tokens of rows")
+    inputs.tokens.check(received, found, what)
+    padding, spare = behind.split(zone.padding)
+    for part in padding.parts:
+        expect_bits(part, np.zeros_like(part), f"{what}: padding")
     if ordered or inputs.case.algorithm == "ll":
         _expect_untouched(spare, f"{what}: row {used + zone.padding}")
     return found
@@ -82,7 +78,7 @@ def _check_slot_weights(
     routes, first = inputs.routes_of(tokens), inputs.zones.of_rank(rank)[number].first
     mine = routes.topk_idx == rank * inputs.case.local_experts + number
     found = device.read(buffers.received_weights, first, (len(tokens),))
-    _expect_bits(found, routes.topk_weights[mine], f"zone {number}: topk_weights")
+    expect_bits(found, routes.topk_weights[mine], f"zone {number}: topk_weights")
 
 
 def _check_routes(
@@ -100,8 +96,8 @@ def _check_routes(
         ids = np.concatenate([ids, np.full((case.tokens - len(ids), case.top_k), -1)])
     found_idx = device.read(buffers.received_idx, first, ids.shape)
     found_weights = device.read(buffers.received_weights, first, weights.shape)
-    _expect_equal(found_idx, ids, f"{what}: topk_idx")
-    _expect_bits(found_weights[local], weights[local], f"{what}: topk_weights")
+    expect_equal(found_idx, ids, f"{what}: topk_idx")
+    expect_bits(found_weights[local], weights[local], f"{what}: topk_weights")
 
 
 def check_combine(device: Device, buffers: Buffers, inputs: Inputs, rank: int, wanted: Combined) -> None:
@@ -111,34 +107,13 @@ def check_combine(device: Device, buffers: Buffers, inputs: Inputs, rank: int, w
         block = slice(first, first + _BLOCK_TOKENS)
         numbers, allowed = wanted.tokens[block], wanted.allowed[block]
         found = device.read(buffers.combined, first * hidden, numbers.shape).astype(np.float64)
-        with np.errstate(invalid="ignore"):
-            wrong = ~(np.abs(found - numbers) <= allowed)  # so that NaN is wrong
-        if wrong.any():
-            token, column = (int(i) for i in np.argwhere(wrong)[0])
-            raise WrongData(
-                f"combined token {first + token}, column {column} is {found[token, column]:.6g}, expected "
-                f"{numbers[token, column]:.6g} within {allowed[token, column]:.2g}; {wrong.sum()} of "
-                f"{wrong.size} numbers are wrong"
-            )
+        expect_close(found, numbers, allowed, "combined tokens", first)
     if wanted.weights is not None:
         gradients = device.read(buffers.combined_weights, 0, wanted.weights.shape)
-        _expect_bits(gradients, wanted.weights, "combined topk_weights")
+        expect_bits(gradients, wanted.weights, "combined topk_weights")
 
 
-def _expect_untouched(rows: Array, what: str) -> None:
-    if (rows.view(np.uint8) != POISON_BYTE).any():
-        raise WrongData(f"{what} was overwritten, expected what was there before")
-
-
-def _expect_equal(found: Array, wanted: Array, what: str) -> None:
-    if not np.array_equal(found, wanted):
-        place = tuple(int(i) for i in np.argwhere(found != wanted)[0])
-        raise WrongData(f"{what}{list(place)} is {found[place]}, expected {wanted[place]}")
-
-
-def _expect_bits(found: Array, wanted: Array, what: str) -> None:
-    bits = f"u{wanted.dtype.itemsize}"
-    differ = np.ascontiguousarray(found).view(bits) != np.ascontiguousarray(wanted).view(bits)
-    if differ.any():
-        place = tuple(int(i) for i in np.argwhere(differ)[0])
-        raise WrongData(f"{what}{list(place)} is {found[place]}, expected {wanted[place]} to the bit")
+def _expect_untouched(rows: Rows, what: str) -> None:
+    for part in rows.parts:
+        if (part.view(np.uint8) != POISON_BYTE).any():
+            raise WrongData(f"{what} was overwritten, expected what was there before")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -14,7 +15,9 @@ from ep_bench.buffers import Buffers
 from ep_bench.cases import Case
 from ep_bench.inputs import Inputs
 from ep_bench.library import Library
+from ep_bench.recipes import GROUP
 from ep_bench.rows import Measured, Row, Setup, make_row
+from ep_bench.tokens import Rows
 
 Array = npt.NDArray[Any]
 
@@ -34,6 +37,14 @@ def row(
     """A row of the table; ``found`` are fields of Measured."""
     measured = Measured(**{"verified": True, "p50_us": 10.0, "p99_us": 12.0, **found})
     return make_row(SETUP, of, op, mode, replace(LIBRARY, name=library), measured, 1000.0, 1100.0)
+
+
+def quantized(rows: Array) -> Rows:
+    """Rows as E4M3 with scales, as the library makes them."""
+    groups = rows.astype(np.float32).reshape(len(rows), rows.shape[1] // GROUP, GROUP)
+    scales = np.maximum(np.abs(groups).max(axis=2), np.float32(1e-4)) / np.float32(448)
+    elements = (groups / scales[..., None]).astype(ml_dtypes.float8_e4m3fn)
+    return Rows(elements.reshape(rows.shape), scales)
 
 
 class HostDevice:
@@ -89,14 +100,23 @@ class World:
         for rank, buffers in enumerate(self.buffers):
             if self.case.layout == "rm":
                 buffers.received_idx[:] = -1
-            received = self.rows(buffers.received)
             for number, zone in enumerate(self.inputs.zones.of_rank(rank)):
                 end = zone.first + len(zone.tokens)
-                received[zone.first : end] = self.inputs.token_rows(zone.tokens)
-                received[end : end + zone.padding] = 0
+                for array, part in zip(self.received(rank), self._arriving(zone.tokens).parts, strict=True):
+                    array[zone.first : end] = part
+                    array[end : end + zone.padding] = 0
                 for place, token in enumerate(zone.tokens, zone.first):
                     if buffers.received_weights is not None:
                         self._give_routes(rank, number, place, int(token))
+
+    def received(self, rank: int) -> list[Array]:
+        """A rank's rows, and their scales if they have some, as arrays of rows."""
+        arrays = (self.buffers[rank].received, self.buffers[rank].received_scales)
+        return [array.reshape(-1, array.shape[-1]) for array in arrays if array is not None]
+
+    def _arriving(self, token_ids: Array) -> Rows:
+        sent = self.inputs.tokens.rows(token_ids)
+        return quantized(sent.elements) if self.case.recipe.quantizes_dispatch else sent
 
     def rows(self, array: Array) -> Array:
         """An array of zones as an array of rows."""
@@ -150,6 +170,9 @@ class World:
                     part[token] += weight * rows[place].astype(np.float32)
                     if buffers.expert_weights is not None:
                         self._give_gradients(home, rank, number, token, buffers.expert_weights[place])
+        if self.case.recipe.quantizes_combine:
+            elements, scales = quantized(part)
+            return np.asarray(elements.astype(np.float32) * np.repeat(scales, GROUP, axis=1))
         return part.astype(self.inputs.dtype)
 
     def _give_gradients(self, home: int, rank: int, zone: int, token: int, gradients: Array) -> None:

@@ -66,7 +66,15 @@ def test_verbose_adds_routing_host_time_and_spread(tmp_path):
     compared = row(library="/other/libnccl_ep.so.0", host_call_us=1.5, ratio=Ratio(2.0, 1.9, 2.2))
     write_json(str(tmp_path / "rows.json"), [compared], verbose=True)
     [found] = json.loads((tmp_path / "rows.json").read_text())
-    assert list(found) == [*KEYS, "routing", "host_call_us", "ratio_median", "ratio_low", "ratio_high"]
+    assert list(found) == [
+        *KEYS,
+        "routing",
+        "mask",
+        "host_call_us",
+        "ratio_median",
+        "ratio_low",
+        "ratio_high",
+    ]
     assert (found["host_call_us"], found["ratio_low"]) == (1.5, 1.9)
 
 

@@ -133,6 +133,43 @@ def test_high_throughput_moves_little_but_what_must_cross(capsys, nodes):
     assert all(1 <= row["remote_bytes"] / row["ideal_remote_bytes"] < 1.02 for row in rows), rows
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--recipe", "nvfp4"),
+        ("--recipe", "mxfp8", "--layout", "rm", "--zero-copy", "on"),
+        ("--recipe", "ds-fp8", "--mask"),
+        ("--recipe", "fp8-combine"),
+        ("--recipe", "fwd:fp16/fp32", "--algorithm", "ht", "--pass", "bwd", "--zero-copy", "on"),
+        ("--recipe", "ds-fp8", "--algorithm", "ht", "--alignment", "4"),
+    ],
+    ids=" ".join,
+)
+def test_recipes_are_verified(capsys, options):
+    shape = ("--hidden", "128", "--op", "step", "--mode", "graph", "--verbose")
+    rows = rows_of(capsys, *shape, *options)
+    assert all(row["verified"] and row["recipe"] == options[1] for row in rows)
+    assert {row["mask"] for row in rows} == ({None} if "ht" in options else {"--mask" in options})
+
+
+def test_rows_of_a_recipe_cross_links_with_their_scales_and_no_more(capsys):
+    shape = (
+        "--tokens",
+        "40",
+        "--hidden",
+        "4096",
+        "--layout",
+        "em",
+        "--op",
+        "dispatch,combine",
+        "--mode",
+        "host",
+    )
+    for recipe in ("nvfp4", "ds-fp8", "fp8-combine"):
+        rows = rows_of(capsys, *shape, "--recipe", recipe)
+        assert all(1 <= row["remote_bytes"] / row["ideal_remote_bytes"] < 1.08 for row in rows), rows
+
+
 def test_companions_are_not_counted(capsys):
     """In high throughput, dispatch and combine alone are each half of a pair."""
     arguments = ("--algorithm", "ht", "--layout", "fl", "--mode", "graph")

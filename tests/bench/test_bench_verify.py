@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from bench_cases import World, case
 
+from ep_bench.expect import WrongData
 from ep_bench.oracle import combined
-from ep_bench.verify import WrongData, check_combine, check_counters, check_dispatch
+from ep_bench.verify import check_combine, check_counters, check_dispatch
 
 LL = [{"layout": "em"}, {"layout": "rm"}]
 HT_FLAT = {"algorithm": "ht", "layout": "fl"}
@@ -206,9 +207,8 @@ def a_dropped_token(world: World) -> int:
 def kept_instead(world: World) -> None:
     """The first row is that of a token that should have been dropped."""
     first, _ = used_rows(world)
-    world.rows(world.buffers[1].received)[first] = world.inputs.token_rows(
-        np.array([a_dropped_token(world)])
-    )[0]
+    rows = world.inputs.tokens.rows(np.array([a_dropped_token(world)]))
+    world.rows(world.buffers[1].received)[first] = rows.elements[0]
 
 
 def added_all_the_same(world: World) -> None:
