@@ -11,6 +11,7 @@ from pathlib import Path
 from packaging.version import Version
 
 from nccl_ep._ffi import Library, default_library
+from nccl_ep.capabilities import Capabilities, CapabilityQuery, TensorPath
 from nccl_ep.config import (
     AllocConfig,
     AllocFn,
@@ -28,8 +29,10 @@ from nccl_ep.enums import (
     DispatchQuantizationRecipe,
     ExpertIdKind,
     Layout,
+    Operation,
     OverflowPolicy,
     PassDir,
+    RowPath,
     ZeroCopyMode,
 )
 from nccl_ep.errors import (
@@ -63,6 +66,8 @@ __all__ = [
     "Algorithm",
     "AllocConfig",
     "AllocFn",
+    "Capabilities",
+    "CapabilityQuery",
     "CombineConfig",
     "CombineInputs",
     "CombineOutputs",
@@ -88,11 +93,14 @@ __all__ = [
     "Layout",
     "LayoutInfo",
     "Library",
+    "Operation",
     "OverflowPolicy",
     "PassDir",
     "RemoteError",
+    "RowPath",
     "SystemFailure",
     "Tensor",
+    "TensorPath",
     "Timeout",
     "ZeroCopyMode",
     "get_lib_path",

@@ -19,6 +19,20 @@ void check_recipe(const DispatchRequest& request) {
   check_plain(request);
 }
 
+// Where rows arrive that go to this output.
+RowPath arrival(Layout layout, const ncclEpTensor_t& out, ncclEpZeroCopyMode_t mode) {
+  if (!out.win_hdl) return {NCCL_EP_ROW_PATH_STAGED, "has no window, expected one for rows that senders write here"};
+  if (mode == NCCL_EP_ZERO_COPY_OFF) {
+    return {NCCL_EP_ROW_PATH_STAGED, "has a window, but config.zero_copy is OFF, expected AUTO or ON"};
+  }
+  if (layout == Layout::flat) {
+    return {NCCL_EP_ROW_PATH_DIRECT, "has a window, and config.zero_copy is not OFF: senders write the rows here"};
+  }
+  return {NCCL_EP_ROW_PATH_DIRECT,
+          "has a window, and config.zero_copy is not OFF: senders write a token's first row here, and this rank copies "
+          "its other ones from there"};
+}
+
 // What the forward pass carries beside the rows.
 void check_weights(const DispatchRequest& request, bool is_expert_major, const Sizes& sizes) {
   check_tensor(kWeights, request.topk_weights, {ncclFloat32},
@@ -42,22 +56,30 @@ void check_no_weights(const DispatchRequest& request) {
 
 }  // namespace
 
-void HtHandle::dispatch(const DispatchRequest& request, cudaStream_t stream) {
-  group_.throw_if_faulted();
-  require_routing();
+RowPaths HtGroup::check_rows(Layout layout, const DispatchRequest& request, size_t num_tokens) const {
   check_recipe(request);
   const size_t hidden = request.tokens && request.tokens->ndim > 1 ? request.tokens->sizes[1] : 0;
   check_tensor(kTokens, request.tokens, {ncclBfloat16, ncclFloat16, ncclFloat32},
-               {{num_tokens_, "tokens of topk_idx"}, {hidden, "hidden"}});
-  const uint64_t row_bytes = row_bytes_of(kTokens, *request.tokens, group_.config().max_token_bytes);
+               {{num_tokens, "tokens of topk_idx"}, {hidden, "hidden"}});
+  row_bytes_of(kTokens, *request.tokens, config().max_token_bytes);
+  check_window(kOutTokens, *request.out_tokens, config().zero_copy);
+  return {kReadInPlace, {}, arrival(layout, *request.out_tokens, config().zero_copy), {}};
+}
+
+void HtHandle::dispatch(const DispatchRequest& request, cudaStream_t stream) {
+  group_.throw_if_faulted();
+  require_routing();
+  const RowPaths paths = group_.check_rows(layout_, request, num_tokens_);
+  const size_t hidden = request.tokens->sizes[1];
+  const uint64_t row_bytes = hidden * element_bytes(request.tokens->datatype);
   const Sizes sizes{num_tokens_, hidden, num_topk(), output_rows(stream)};
   check_tensor(kOutTokens, request.out_tokens, {request.tokens->datatype},
                {sizes.rows, {hidden, "hidden of inputs.tokens"}});
   const bool is_forward = request.pass_direction == NCCL_EP_FWD_PASS;
   is_forward ? check_weights(request, is_expert_major(), sizes) : check_no_weights(request);
-  check_window(kOutTokens, *request.out_tokens, group_.config().zero_copy);
 
-  const PeerWindow out_window = window_of(kOutTokens, *request.out_tokens);
+  const PeerWindow out_window =
+      paths.out_tokens.is_direct() ? window_of(kOutTokens, *request.out_tokens) : PeerWindow{};
   const plan::HtRowPlan plan =
       plan::plan_ht_dispatch(layout_, out_window.base != 0, row_bytes, group_.move_limits(layout_), group_.tuning());
   runtime::Communicator& comm = group_.comm();

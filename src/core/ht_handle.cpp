@@ -54,7 +54,6 @@ Extent HtHandle::input_rows(const ncclEpTensor_t* tokens, cudaStream_t stream) {
 }
 
 PeerWindow HtHandle::window_of(const char* field, const ncclEpTensor_t& tensor) {
-  if (!tensor.win_hdl || group_.config().zero_copy == NCCL_EP_ZERO_COPY_OFF) return {};
   if (tensor.win_offset % 16 != 0) {
     refuse(ncclInvalidArgument, field, "win_offset is " + number(tensor.win_offset) + ", expected a multiple of 16");
   }

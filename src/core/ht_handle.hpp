@@ -29,7 +29,7 @@ class HtHandle : public Handle {
   Extent output_rows(cudaStream_t stream);
   // What combine's inputs must have.
   Extent input_rows(const ncclEpTensor_t* tokens, cudaStream_t stream);
-  // All ranks' tensors, if this one is in a window that may be used.
+  // All ranks' tensors; this one is in a window.
   PeerWindow window_of(const char* field, const ncclEpTensor_t& tensor);
   template <class Args>
   void launch(runtime::Kernel* kernel, const runtime::LaunchShape& shape, const Args& args, cudaStream_t stream) {

@@ -12,9 +12,7 @@ struct Sizes {
   size_t tokens, hidden, topk, ranks, max_tokens, local_experts;
 };
 
-void check_common(const DispatchRequest& request) {
-  if (request.pass_direction != NCCL_EP_FWD_PASS) refuse_backward_pass();
-  check_plain(request);
+void check_counters(const DispatchRequest& request) {
   check_absent(kOffsets, request.expert_offsets, "Low Latency does not fill it");
   check_absent(kTotal, request.recv_total_counter, "Low Latency does not fill it");
 }
@@ -51,8 +49,7 @@ void check_rank_major(const DispatchRequest& request, const Sizes& sizes) {
   }
 }
 
-// Rows travel through the library's own window whatever the mode (docs/ll.md says why); what the mode promises is checked
-// all the same.
+// What the mode promises is checked though it changes nothing.
 void check_zero_copy(ncclEpZeroCopyMode_t mode, Layout layout, const ncclEpTensor_t& out_tokens) {
   if (mode == NCCL_EP_ZERO_COPY_ON && layout != Layout::rank_major) {
     refuse(ncclInvalidArgument, kOutTokens,
@@ -61,20 +58,35 @@ void check_zero_copy(ncclEpZeroCopyMode_t mode, Layout layout, const ncclEpTenso
   check_window(kOutTokens, out_tokens, mode);
 }
 
+// Rows travel through the library's own window whatever the mode: docs/ll.md says why.
+constexpr RowPath kArrival{
+    NCCL_EP_ROW_PATH_STAGED,
+    "gets rows of Low Latency, which arrive in the library's window: a window of its own changes "
+    "nothing"};
+
 }  // namespace
+
+RowPaths LlGroup::check_rows(Layout layout, const DispatchRequest& request, size_t num_tokens) const {
+  if (request.pass_direction != NCCL_EP_FWD_PASS) refuse_backward_pass();
+  check_plain(request);
+  const size_t hidden = request.tokens && request.tokens->ndim > 1 ? request.tokens->sizes[1] : 0;
+  check_tensor(kTokens, request.tokens, {ncclBfloat16, ncclFloat16, ncclFloat32},
+               {{num_tokens, "tokens of topk_idx"}, {hidden, "hidden"}});
+  row_bytes_of(kTokens, *request.tokens, config().max_token_bytes);
+  check_zero_copy(config().zero_copy, layout, *request.out_tokens);
+  return {kReadInPlace, {}, kArrival, {}};
+}
 
 LlOperation<LlDispatchArgs> LlHandle::prepare(const DispatchRequest& request) {
   const plan::LlShape& shape = group_.shape();
   const Layout layout = layout_;
-  check_common(request);
-  const size_t hidden = request.tokens && request.tokens->ndim > 1 ? request.tokens->sizes[1] : 0;
-  check_tensor(kTokens, request.tokens, {ncclBfloat16, ncclFloat16, ncclFloat32},
-               {{routing_.num_tokens, "tokens of topk_idx"}, {hidden, "hidden"}});
-  const uint64_t row_bytes = row_bytes_of(kTokens, *request.tokens, group_.config().max_token_bytes);
+  check_counters(request);
+  group_.check_rows(layout, request, routing_.num_tokens);
+  const size_t hidden = request.tokens->sizes[1];
+  const uint64_t row_bytes = hidden * element_bytes(request.tokens->datatype);
   const Sizes sizes{routing_.num_tokens, hidden,           routing_.num_topk,
                     shape.num_ranks,     shape.max_tokens, shape.num_local_experts()};
   layout == Layout::expert_major ? check_expert_major(request, sizes) : check_rank_major(request, sizes);
-  check_zero_copy(group_.config().zero_copy, layout, *request.out_tokens);
 
   const plan::LlPlan plan =
       plan::plan_ll_dispatch(shape, layout, row_bytes, routing_.num_tokens, group_.launch_limits(), group_.tuning());

@@ -62,6 +62,31 @@ STRUCTS: dict[str, tuple[int, dict[str, int]]] = {
     ),
     "ncclEpCombineConfig_t": (20, {"send_only": 8, "pass_direction": 12, "quant_recipe": 16}),
     "ncclEpCompleteConfig_t": (8, {}),
+    "ncclEpCapabilityQuery_t": (
+        48,
+        {
+            "operation": 8,
+            "pass_direction": 12,
+            "quant_recipe": 16,
+            "datatype": 20,
+            "hidden": 24,
+            "scales_datatype": 32,
+            "num_scales": 36,
+            "tokens_in_window": 40,
+            "scales_in_window": 44,
+        },
+    ),
+    "ncclEpCapabilities_t": (
+        80,
+        {
+            "result": 8,
+            "padding_v1": 12,
+            "inputs_tokens": 16,
+            "inputs_scales": 32,
+            "outputs_tokens": 48,
+            "outputs_scales": 64,
+        },
+    ),
 }
 
 # Sizes of all versions of each struct, oldest first.
@@ -78,6 +103,8 @@ VERSIONS = {
     "DISPATCH_CONFIG": [20, 24],
     "COMBINE_CONFIG": [16, 20],
     "COMPLETE_CONFIG": [8],
+    "CAPABILITY_QUERY": [48],
+    "CAPABILITIES": [80],
 }
 
 CONSTANTS = {
@@ -109,6 +136,14 @@ CONSTANTS = {
     "NCCL_EP_DISP_QUANT_DS_FP8E3M4": 2,
     "NCCL_EP_COMB_QUANT_NONE": 0,
     "NCCL_EP_COMB_QUANT_NVFP4": 1,
+    "NCCL_EP_OPERATION_UPDATE": 0,
+    "NCCL_EP_OPERATION_DISPATCH": 1,
+    "NCCL_EP_OPERATION_COMBINE": 2,
+    "NCCL_EP_ROW_PATH_NONE": 0,
+    "NCCL_EP_ROW_PATH_REFUSED": 1,
+    "NCCL_EP_ROW_PATH_IN_PLACE": 2,
+    "NCCL_EP_ROW_PATH_STAGED": 3,
+    "NCCL_EP_ROW_PATH_DIRECT": 4,
 }
 
 ENUMS = [
@@ -120,6 +155,8 @@ ENUMS = [
     "ncclEpExpertIdKind_t",
     "ncclEpDispQuant_t",
     "ncclEpCombQuant_t",
+    "ncclEpOperation_t",
+    "ncclEpRowPath_t",
 ]
 
 OWN_TYPE_NAMES = [
@@ -141,7 +178,7 @@ OWN_TYPE_VALUES = [
 
 def expected_layout() -> dict[str, int]:
     values = {f"sizeof({enum})": 4 for enum in ENUMS}
-    values |= {"sizeof(ncclEpAllocConfig_t)": 24}
+    values |= {"sizeof(ncclEpAllocConfig_t)": 24, "sizeof(ncclEpTensorPath_t)": 16}
     values |= {
         f"offsetof(ncclEpAllocConfig_t,{f})": 8 * i for i, f in enumerate(["alloc_fn", "free_fn", "context"])
     }
@@ -181,6 +218,8 @@ int main(void) {
   CHECK_INIT(ncclEpDispatchConfig_t, NCCL_EP_DISPATCH_CONFIG, NCCL_EP_MAGIC)
   CHECK_INIT(ncclEpCombineConfig_t, NCCL_EP_COMBINE_CONFIG, NCCL_EP_MAGIC)
   CHECK_INIT(ncclEpCompleteConfig_t, NCCL_EP_COMPLETE_CONFIG, NCCL_EP_MAGIC)
+  CHECK_INIT(ncclEpCapabilityQuery_t, NCCL_EP_CAPABILITY_QUERY, NCCL_EP_MAGIC)
+  CHECK_INIT(ncclEpCapabilities_t, NCCL_EP_CAPABILITIES, NCCL_EP_MAGIC)
 
   ncclEpGroupConfig_t group = NCCL_EP_GROUP_CONFIG_INIT;
   if (group.size != 112 || group.magic != NCCL_EP_MAGIC || group.version != 2) return __LINE__;

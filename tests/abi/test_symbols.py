@@ -21,7 +21,7 @@ UPSTREAM = {
     *("ncclEpMaskQuery", "ncclEpMaskUpdate", "ncclEpMaskClean", "ncclEpGetAsyncError", "ncclEpErrorClear"),
 }
 OWN = {
-    "ncclEpGetLastError",
+    *("ncclEpGetLastError", "ncclEpQueryCapabilities"),
     *("ncclEpJitWarmup", "ncclEpJitList", "ncclEpJitNetworkHeaders", "ncclEpJitClear"),
     *("ncclEpPlanMemory", "ncclEpPlanTraffic"),
 }
