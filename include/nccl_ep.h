@@ -484,9 +484,9 @@ ncclResult_t ncclEpHandleDestroy(ncclEpHandle_t handle);
 //   HT FLAT one row for each token routed here; topk_idx as in LL RM.
 //   HT EM   the zones that ncclEpUpdateHandle counted, padding zeroed.
 // Rows beyond the counters are left untouched. layout_info.recv_topk_idx_kind numbers topk_idx.
-// LL works alike for outputs in windows and elsewhere. Rows of HT whose output is in a window are written there directly
-// by the senders (EM: each token's first one), unless zero_copy is OFF. Then all ranks give a window, and use the same
-// offset. ncclEpQueryCapabilities says which way rows would take.
+// LL works alike for outputs in windows and elsewhere. Rows of HT whose output is in a window are written there
+// directly by the senders (EM: each token's first one), unless zero_copy is OFF. Then all ranks give a window, and
+// use the same offset. ncclEpQueryCapabilities says which way rows would take.
 //
 // M is max_recv_tokens_per_rank or more. If that is 0, M is at least what recv_total_counter says; the call
 // then waits for the update to have run, if it has not.

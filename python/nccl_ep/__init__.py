@@ -23,6 +23,7 @@ from nccl_ep.config import (
     HandleConfig,
 )
 from nccl_ep.dtypes import DataType
+from nccl_ep.elastic import ElasticBuffer
 from nccl_ep.enums import (
     Algorithm,
     CombineQuantizationRecipe,
@@ -79,6 +80,7 @@ __all__ = [
     "DispatchInputs",
     "DispatchOutputs",
     "DispatchQuantizationRecipe",
+    "ElasticBuffer",
     "Error",
     "ExpertIdKind",
     "FreeFn",

@@ -277,6 +277,15 @@ def test_own_types_equal_the_real_ones(standard: str, tmp_path: Path, real_heade
     assert own == run_program(program, standard, real_headers, tmp_path)
 
 
+@pytest.mark.parametrize("standard", ["c11", "c++17"])
+def test_the_layout_of_elastic_memory(standard: str, tmp_path: Path) -> None:
+    fields = {"data": 8, "gpu_bytes": 16, "host_bytes": 24, "device": 32, "numa_node": 36}
+    expected = {f"offsetof(ncclEpElasticMemory_t,{name})": offset for name, offset in fields.items()}
+    expected |= {"sizeof(ncclEpElasticMemory_t)": 40, "NCCL_EP_ELASTIC_MEMORY_V1_SIZE": 40}
+    program = print_values(list(expected), ['"nccl_ep_elastic.h"'])
+    assert run_program(program, standard, OWN_TYPES + STRICT, tmp_path) == expected
+
+
 @pytest.mark.parametrize("standard", STANDARDS)
 def test_init_macros_set_size_and_magic_and_nothing_else(standard: str, tmp_path: Path) -> None:
     program = compile_program(INIT_PROGRAM, standard, OWN_TYPES + STRICT, tmp_path)

@@ -24,6 +24,7 @@ OWN = {
     *("ncclEpGetLastError", "ncclEpQueryCapabilities"),
     *("ncclEpJitWarmup", "ncclEpJitList", "ncclEpJitNetworkHeaders", "ncclEpJitClear"),
     *("ncclEpPlanMemory", "ncclEpPlanTraffic"),
+    *("ncclEpElasticAlloc", "ncclEpElasticFree"),
 }
 
 
