@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -98,6 +99,11 @@ class ElasticBuffer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        # Work that uses the memory may not have finished: say so and leave it.
+        if getattr(self, "ptr", 0):
+            warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
 
     def __repr__(self) -> str:
         where = "closed" if self.closed else f"at {self.ptr:#x}"

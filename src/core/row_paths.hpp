@@ -25,9 +25,6 @@ inline constexpr RowPath kReadInPlace{NCCL_EP_ROW_PATH_IN_PLACE,
 inline constexpr RowPath kWrittenInPlace{NCCL_EP_ROW_PATH_IN_PLACE,
                                          "this rank alone writes it, and a window changes nothing"};
 
-// Of a tensor that the recipe may do without.
-inline RowPath if_given(const ncclEpTensor_t* tensor, const RowPath& path) { return tensor ? path : RowPath{}; }
-
 // Tensors as a call would have them, made of a query: they describe rows, and nobody may follow their pointers.
 class RowProbe {
  public:
