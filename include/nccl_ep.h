@@ -26,7 +26,8 @@
 //     and may have no data.
 //  4. Streams. Calls that take a stream enqueue work on it and return; results are there when the stream has
 //     passed. Calls on one group are ordered by the caller: one after the other in the same order on all
-//     ranks, on one stream or on streams ordered by events.
+//     ranks, on one stream or on streams ordered by events. One exception: what ncclEpComplete receives may overlap
+//     the group's next operation.
 //  5. Collective calls must be made by every rank of the group. All ranks pass the same configuration.
 //  6. Capturable calls may be recorded into a CUDA graph and replayed; memory keeps its address, contents may
 //     change.
@@ -210,7 +211,8 @@ typedef struct {
 #define NCCL_EP_HANDLE_CONFIG_CURRENT_VERSION 1
 #define NCCL_EP_HANDLE_CONFIG_INIT NCCL_EP_STRUCT_INIT(ncclEpHandleConfig_t, NCCL_EP_MAGIC)
 
-// Device tensors that say what was received. Which are wanted, and where, stands with each function.
+// Device tensors that say what was received, but for num_tokens, which says what is sent. Which are wanted, and where,
+// stands with each function.
 typedef struct {
   unsigned int size;
   unsigned int magic;
@@ -220,6 +222,7 @@ typedef struct {
   ncclEpTensor_t* recv_total_counter;  // rows in all
   ncclEpExpertIdKind_t recv_topk_idx_kind;
   unsigned char padding_v2[4];
+  ncclEpTensor_t* num_tokens;  // in: how many rows of topk_idx there are; NULL: all
 } ncclEpLayoutInfo_t;
 
 #define NCCL_EP_LAYOUT_INFO_SIZE sizeof(ncclEpLayoutInfo_t)
@@ -227,7 +230,9 @@ typedef struct {
 #define NCCL_EP_LAYOUT_INFO_V1_SIZE 40
 #define NCCL_EP_LAYOUT_INFO_V2_LAST_FIELD padding_v2
 #define NCCL_EP_LAYOUT_INFO_V2_SIZE 48
-#define NCCL_EP_LAYOUT_INFO_CURRENT_VERSION 2
+#define NCCL_EP_LAYOUT_INFO_V3_LAST_FIELD num_tokens
+#define NCCL_EP_LAYOUT_INFO_V3_SIZE 56
+#define NCCL_EP_LAYOUT_INFO_CURRENT_VERSION 3
 #define NCCL_EP_LAYOUT_INFO_INIT NCCL_EP_STRUCT_INIT(ncclEpLayoutInfo_t, NCCL_EP_MAGIC)
 
 // ---- Dispatch and combine ---------------------------------------------------------------------------------
@@ -241,6 +246,7 @@ typedef enum {
 typedef enum {
   NCCL_EP_COMB_QUANT_NONE = 0,   // bf16, fp16 or fp32 rows travel as they are
   NCCL_EP_COMB_QUANT_NVFP4 = 1,  // bf16 rows travel as NVFP4
+  NCCL_EP_COMB_QUANT_FP8 = 2,    // bf16 rows travel as fp8 E4M3 with an fp32 scale for each 128 elements
 } ncclEpCombQuant_t;
 
 typedef struct {
@@ -446,16 +452,20 @@ ncclResult_t ncclEpCreateHandle(ncclEpHandle_t* handle, ncclEpGroup_t ep_group, 
 
 // Gives the handle a new routing: `topk_idx` [b, K] int32 or int64, expert ids in [0, E), -1 for no expert.
 //   LL  keeps a reference to the data: it must stay valid until the combine of this routing has finished, and
-//       dispatch and combine read it on their streams. layout_info must be NULL. Not collective, enqueues
-//       nothing.
+//       dispatch and combine read it on their streams. layout_info may be NULL and has no field but num_tokens.
+//       Not collective, enqueues nothing.
 //   HT  reads it on `stream` and keeps a copy. Collective. Fills what layout_info asks for: expert_counters
 //       [L] int32; expert_offsets [L] (EM); recv_total_counter [1] int32 or int64. EM: all of one type,
 //       counting padded rows. What is dropped counts in recv_total_counter alone.
+// layout_info.num_tokens [1] int32, in device memory: how many tokens there are, 0 to b, the first rows of every
+// tensor that has b rows. b is then the most that there may be, and the rows behind the tokens have no effect and are
+// not written. It is read, and must stay valid and unchanged, as the data of topk_idx (LL: by dispatch and combine; HT: by
+// this call). So a graph that is captured once for b tokens can be replayed for any number of them.
 // Capturable. Allocates nothing.
 // Errors: ncclInvalidArgument: NULL or malformed arguments, a shape or type that is not listed, b > B,
-// another K than the handle's. ncclInvalidUsage: a send_only operation of the group awaits ncclEpComplete.
-// HT, from the next call on: ncclInvalidUsage: a rank would receive more than max_recv_tokens_per_rank rows,
-// unless overflow_policy is DROP.
+// another K than the handle's. ncclInvalidUsage: LL: a send_only operation of this handle awaits ncclEpComplete.
+// From the next call on: ncclInvalidArgument: *num_tokens is not in [0, b]. HT: ncclInvalidUsage: a rank would
+// receive more than max_recv_tokens_per_rank rows, unless overflow_policy is DROP.
 ncclResult_t ncclEpUpdateHandle(ncclEpHandle_t handle, const ncclEpTensor_t* topk_idx,
                                 const ncclEpLayoutInfo_t* layout_info, cudaStream_t stream);
 
@@ -474,19 +484,30 @@ ncclResult_t ncclEpHandleDestroy(ncclEpHandle_t handle);
 //   HT EM   [b,H]   [b,K] fp32    per recipe  [M,H]        [M] fp32      -                per recipe, 2D
 //   (HT BWD: no weights and no topk_idx, on either side.)
 //
-// A dash: must be NULL. Recipe NONE: tokens are bf16, fp16 or fp32, the same on both sides; no scales. H is
-// any number whose row is a multiple of 16 bytes. Rows arrive ordered by (source rank, token), on every run
-// alike:
+// A dash: must be NULL. H is any number whose row is a multiple of 16 bytes. Recipes:
+//   NONE          tokens are bf16, fp16 or fp32, the same on both sides; no scales.
+//   FWD           the caller has quantized. Tokens are fp32, fp16, bf16, fp8 E4M3, fp8 E5M2 or float4x2 (H
+//                 counts bytes), the same on both sides. inputs.scales [b,n], any n, of fp32, fp16, bf16, fp8 or
+//                 uint8, aligned as one of them, in HT to 16 bytes; outputs.scales the same, with n as their last
+//                 extent. They are moved as they are.
+//   DS_FP8E3M4    inputs.tokens are bf16, H a multiple of 128; inputs.scales is NULL. outputs.tokens are fp8
+//                 E4M3, outputs.scales fp32, their last extent H / 128: element = number x scale of its 128
+//                 elements. A scale is their largest magnitude, 1e-4 at least, / 448; with round_scales the next
+//                 power of two. It is infinite, and so all products NaN, if one of them is not finite.
+//                 NCCL EP 0.2 has it in LL only.
+// Rows arrive ordered by (source rank, token), on every run alike:
 //   LL EM   rows 0 to counter[e] - 1 of expert e's zone. layout_info.expert_counters [L] int32 is required.
 //   LL RM   rows 0 to counter[r] - 1 of rank r's zone, one for each token routed here; src_rank_counters [R]
 //           int32 is optional. topk_idx has the token's ids, -1 for experts of other ranks and in all unused
 //           rows.
 //   HT FLAT one row for each token routed here; topk_idx as in LL RM.
 //   HT EM   the zones that ncclEpUpdateHandle counted, padding zeroed.
-// Rows beyond the counters are left untouched. layout_info.recv_topk_idx_kind numbers topk_idx.
-// LL works alike for outputs in windows and elsewhere. Rows of HT whose output is in a window are written there
-// directly by the senders (EM: each token's first one), unless zero_copy is OFF. Then all ranks give a window, and
-// use the same offset. ncclEpQueryCapabilities says which way rows would take.
+// Scales arrive at the same places as their rows. Rows beyond the counters are left untouched.
+// layout_info.recv_topk_idx_kind numbers topk_idx. LL works alike for outputs in windows and elsewhere. Rows of HT
+// whose output is in a window are written there directly by the senders (EM: each token's first one), unless
+// zero_copy is OFF. Then all ranks give a window, and use the same offset. In HT tokens and scales are both in
+// windows or neither. outputs.scales of HT have as many rows as outputs.tokens, with zeros in EM's padding.
+// ncclEpQueryCapabilities says which way rows would take.
 //
 // M is max_recv_tokens_per_rank or more. If that is 0, M is at least what recv_total_counter says; the call
 // then waits for the update to have run, if it has not.
@@ -495,9 +516,11 @@ ncclResult_t ncclEpHandleDestroy(ncclEpHandle_t handle);
 // HT ignores: the stream of ncclEpComplete). Allocates nothing. Capturable, but for HT with
 // max_recv_tokens_per_rank 0.
 // Errors: ncclInvalidArgument: NULL or malformed arguments; tensors missing, forbidden or of another shape or
-// type than above; rows longer than max_token_bytes; zero_copy ON without a window. ncclInvalidUsage: BWD
-// with LL, no routing yet, a send_only operation of the group awaiting ncclEpComplete, HT with
-// max_recv_tokens_per_rank 0 while the stream captures.
+// type than above; rows, with their scales as they arrive, longer than max_token_bytes; zero_copy ON without a
+// type than above; rows, with their scales as they arrive, longer than max_token_bytes; zero_copy ON without a
+// window (LL FWD: of tokens or scales), or LL with EM or DS_FP8E3M4; round_scales with another recipe than
+// DS_FP8E3M4. ncclInvalidUsage: BWD with LL, no routing yet, a send_only operation of this handle, or the last
+// but one of the group's, awaiting ncclEpComplete, HT with max_recv_tokens_per_rank 0 while the stream captures.
 ncclResult_t ncclEpDispatch(ncclEpHandle_t handle, const ncclEpDispatchInputs_t* inputs,
                             const ncclEpDispatchOutputs_t* outputs, const ncclEpLayoutInfo_t* layout_info,
                             const ncclEpDispatchConfig_t* config, cudaStream_t stream);
@@ -514,14 +537,17 @@ ncclResult_t ncclEpDispatch(ncclEpHandle_t handle, const ncclEpDispatchInputs_t*
 //
 // Rows stand where dispatch put them; M may be as low as what recv_total_counter says, outside of graphs,
 // and need not exceed max_recv_tokens_per_rank.
-// Recipe NONE: bf16, fp16 or fp32, the same on both sides; no scales.
+// Recipe NONE: bf16, fp16 or fp32, the same on both sides; no scales. FP8 (LL; not in NCCL EP 0.2): bf16 on both
+// sides, H a multiple of 128; no scales here, since they are made on the way, as in dispatch with DS_FP8E3M4, of
+// what each rank sends. NVFP4 is not available.
 //   LL EM   out[t] = sum over k of weights[t, k] * the row of token t at its k-th expert
 //   others  out[t] = sum over ranks (EM: slots) of token t's rows, which the caller has weighted and, if
 //           there is one row a token, added over its rank's experts
 //   HT BWD  also brings home the gradients of the weights, to each place its expert's, zero without one
 // A token without experts, or of which nothing was kept, gets a row of zeros. The routing is that of the dispatch.
 //
-// Collective. Stream-ordered, as ncclEpDispatch. Allocates nothing. Capturable. Errors: as ncclEpDispatch.
+// Collective. Stream-ordered, as ncclEpDispatch. Allocates nothing. Capturable. Errors: as ncclEpDispatch;
+// ncclInvalidUsage: a recipe with HT, NVFP4.
 ncclResult_t ncclEpCombine(ncclEpHandle_t handle, const ncclEpCombineInputs_t* inputs,
                            const ncclEpCombineOutputs_t* outputs, const ncclEpCombineConfig_t* config,
                            cudaStream_t stream);
@@ -530,8 +556,10 @@ ncclResult_t ncclEpCombine(ncclEpHandle_t handle, const ncclEpCombineInputs_t* i
 
 // Receives what a send_only dispatch or combine of this handle has left pending; does nothing if there is
 // none. The tensors given to that call must still be valid. `stream` may be another one if it is ordered
-// after that call's. Collective when something is pending. Stream-ordered. Allocates nothing. Capturable in
-// the graph that has the sending call. Errors: ncclInvalidArgument: NULL handle, malformed config.
+// after that call's. The next operation of the group, of another handle, may have been called before and run
+// at the same time; the one after it may not: it runs behind this call. Collective when something is pending.
+// Stream-ordered. Allocates nothing. Capturable: it receives what the last send_only call of the handle to
+// run has sent. Errors: ncclInvalidArgument: NULL handle, malformed config.
 ncclResult_t ncclEpComplete(ncclEpHandle_t handle, const ncclEpCompleteConfig_t* config, cudaStream_t stream);
 
 // Writes to *size_out how many bytes of device memory a handle of this layout and K needs. Not collective;
@@ -571,6 +599,8 @@ ncclResult_t ncclEpQueryCapabilities(ncclEpGroup_t ep_group, ncclEpLayout_t layo
 
 // ---- Ranks that do not answer (enable_mask) ---------------------------------------------------------------
 
+// A rank that a kernel has waited for in vain is masked, on the rank that waited: nothing is sent to it any more,
+// and what it should have sent counts as nothing. Each rank has a mask of its own. LL inside one LSA team.
 // All of these answer ncclInvalidArgument to NULL, and ncclInvalidUsage to a group without enable_mask.
 
 // Copies the mask to `mask_status`, R ints in device memory: 1 active, 0 masked. Stream-ordered; capturable.
@@ -579,10 +609,14 @@ ncclResult_t ncclEpMaskQuery(ncclEpGroup_t ep_group, int* mask_status, cudaStrea
 // Replaces the mask by `mask`, R ints in host memory, read before the call returns. Stream-ordered.
 ncclResult_t ncclEpMaskUpdate(ncclEpGroup_t ep_group, const int* mask, cudaStream_t stream);
 
-// Makes all ranks active again. Collective among the unmasked ranks; waits for the stream; not capturable.
+// Makes all ranks active again that call it within timeout_ns of each other, masked ones too; earlier calls of
+// each must have run. Waits for the stream; not capturable. ncclRemoteError: the ranks that its message names
+// have not called it and are masked; the others go on. ncclInvalidUsage: a send_only operation awaits
+// ncclEpComplete.
 ncclResult_t ncclEpMaskClean(ncclEpGroup_t ep_group, cudaStream_t stream);
 
-// Forgets what ncclEpGetAsyncError reports.
+// Forgets that ranks were lost, which ncclEpGetAsyncError reports as ncclRemoteError. Waits for the device to
+// have noted it, not for its work; not capturable.
 ncclResult_t ncclEpErrorClear(ncclEpGroup_t ep_group);
 
 // ---- The binary interface, checked wherever this header is compiled ---------------------------------------
@@ -633,17 +667,20 @@ NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpHandleConfig_t, NCCL_EP_HANDLE_C
                                           NCCL_EP_HANDLE_CONFIG_V1_SIZE);
 NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpHandleConfig_t, dispatch_output_per_expert_alignment, 8);
 
-NCCL_EP_STATIC_ASSERT_STRUCT_ABI(ncclEpLayoutInfo_t, NCCL_EP_LAYOUT_INFO_V2_SIZE);
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI(ncclEpLayoutInfo_t, NCCL_EP_LAYOUT_INFO_V3_SIZE);
 NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpLayoutInfo_t, NCCL_EP_LAYOUT_INFO_V1_LAST_FIELD,
                                           NCCL_EP_LAYOUT_INFO_V1_SIZE);
 NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpLayoutInfo_t, NCCL_EP_LAYOUT_INFO_V2_LAST_FIELD,
                                           NCCL_EP_LAYOUT_INFO_V2_SIZE);
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpLayoutInfo_t, NCCL_EP_LAYOUT_INFO_V3_LAST_FIELD,
+                                          NCCL_EP_LAYOUT_INFO_V3_SIZE);
 NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpLayoutInfo_t, expert_counters, 8);
 NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpLayoutInfo_t, src_rank_counters, 16);
 NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpLayoutInfo_t, expert_offsets, 24);
 NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpLayoutInfo_t, recv_total_counter, 32);
 NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpLayoutInfo_t, recv_topk_idx_kind, 40);
 NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpLayoutInfo_t, padding_v2, 44);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpLayoutInfo_t, num_tokens, 48);
 
 NCCL_EP_STATIC_ASSERT_STRUCT_ABI(ncclEpDispatchInputs_t, NCCL_EP_DISPATCH_INPUTS_V1_SIZE);
 NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpDispatchInputs_t, NCCL_EP_DISPATCH_INPUTS_V1_LAST_FIELD,

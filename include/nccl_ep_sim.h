@@ -253,6 +253,8 @@ ncclResult_t ncclEpSimGetScheduleHash(ncclEpSimCluster_t cluster, uint64_t* hash
 // The rank's GPU stops: its kernels no longer run, queued work never starts, its network queues stand still.
 // Waits of its own host end with ncclSystemError. Collective calls of its host still work.
 ncclResult_t ncclEpSimSilenceRank(ncclEpSimCluster_t cluster, int rank);
+// The same when this many more scheduling steps have passed, wherever its kernels are then.
+ncclResult_t ncclEpSimSilenceRankAfter(ncclEpSimCluster_t cluster, int rank, uint64_t steps);
 // The GPU goes on where it stopped.
 ncclResult_t ncclEpSimWakeRank(ncclEpSimCluster_t cluster, int rank);
 // Work queued from now on starts up to `steps` scheduling steps later, and its network is as late. 0: as

@@ -24,13 +24,23 @@ class Stream(Protocol):
 
     def synchronize(self) -> None: ...
 
+    def record(self) -> Any:
+        """An event behind the work on the stream."""
+
+    def wait(self, event: Any) -> None:
+        """Lets work put on the stream from now on wait for an event."""
+
+    def copy(self, target: Any, source: Any) -> None:
+        """Copies device memory, in stream order."""
+
 
 class Graph(Protocol):
     """Captured work; ``stream`` is where it was captured."""
 
     stream: Any
 
-    def launch(self) -> None: ...
+    def launch(self, stream: Stream | None = None) -> None:
+        """Puts the work on a stream; default: the one it was captured from."""
 
 
 class Rank(Protocol):

@@ -32,6 +32,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--seed", type=int, default=None, help="the only seed to run, to repeat a failure")
     group.addoption(
+        "--replays",
+        type=int,
+        default=10_000,
+        help="on GPUs: how often the graph of a whole model is replayed",
+    )
+    group.addoption(
         "--nccl-include",
         action="append",
         default=[],

@@ -25,6 +25,7 @@ Array = npt.NDArray[Any]
 Pointer = ctypes.c_void_p
 
 CAPTURE_THREAD_LOCAL = 1
+EVENT_WITHOUT_TIMING = 2
 WINDOW_SYMMETRIC = 1
 
 
@@ -88,8 +89,7 @@ class CudaCluster:
     def __init__(self, num_ranks: int) -> None:
         self.num_ranks = num_ranks
         self._contexts = [_primary_context(device) for device in range(num_ranks)]
-        self._id = (ctypes.c_char * 128)()
-        _call(nccl(), "ncclGetUniqueId", self._id)
+        self._id = make_unique_id()
         self._comms = self._in_threads(self._make_comm)
 
     def run(self, main: Callable[..., Any], *args: Any) -> list[Any]:
@@ -111,13 +111,7 @@ class CudaCluster:
         self._in_threads(lambda rank: _call(nccl(), "ncclCommDestroy", Pointer(self._comms[rank])))
 
     def _make_comm(self, rank: int) -> int:
-        class UniqueId(ctypes.Structure):
-            _fields_ = [("bytes", ctypes.c_char * 128)]
-
-        comm = Pointer()
-        unique_id = UniqueId.from_buffer_copy(self._id)
-        _call(nccl(), "ncclCommInitRank", ctypes.byref(comm), self.num_ranks, unique_id, rank)
-        return comm.value or 0
+        return communicator_of(self._id, rank, self.num_ranks)
 
     def _in_threads(self, act: Callable[[int], Any]) -> list[Any]:
         results: list[Any] = [None] * self.num_ranks
@@ -138,6 +132,30 @@ class CudaCluster:
         if failures:
             raise failures[0]
         return results
+
+
+def make_unique_id() -> bytes:
+    """What ranks need to find one another."""
+    unique_id = (ctypes.c_char * 128)()
+    _call(nccl(), "ncclGetUniqueId", unique_id)
+    return bytes(unique_id)
+
+
+class _UniqueId(ctypes.Structure):
+    _fields_ = [("bytes", ctypes.c_char * 128)]
+
+
+def communicator_of(unique_id: bytes, rank: int, num_ranks: int) -> int:
+    """This rank's communicator. Collective."""
+    comm = Pointer()
+    raw = _UniqueId.from_buffer_copy(unique_id)
+    _call(nccl(), "ncclCommInitRank", ctypes.byref(comm), num_ranks, raw, rank)
+    return comm.value or 0
+
+
+def use_gpu(index: int) -> None:
+    """Makes a GPU current in this thread."""
+    _call(cuda(), "cuCtxSetCurrent", _primary_context(index))
 
 
 def _primary_context(index: int) -> Pointer:
@@ -221,7 +239,7 @@ class CudaRank:
         stream = Pointer()
         _call(cuda(), "cuStreamCreate", ctypes.byref(stream), 1)
         self._undo.append(lambda: _call(cuda(), "cuStreamDestroy_v2", stream))
-        return CudaStream(stream)
+        return CudaStream(stream, self._undo)
 
     @contextmanager
     def capture(self) -> Iterator[CudaGraph]:
@@ -251,12 +269,27 @@ class CudaRank:
 class CudaStream:
     """A stream that does not wait for the default stream."""
 
-    def __init__(self, ptr: Pointer) -> None:
+    def __init__(self, ptr: Pointer, undo: list[Callable[[], None]]) -> None:
         self.ptr_ = ptr
         self.ptr = ptr.value or 0
+        self._undo = undo
 
     def synchronize(self) -> None:
         _call(cuda(), "cuStreamSynchronize", self.ptr_)
+
+    def record(self) -> Pointer:
+        event = Pointer()
+        _call(cuda(), "cuEventCreate", ctypes.byref(event), EVENT_WITHOUT_TIMING)
+        self._undo.append(lambda: _call(cuda(), "cuEventDestroy_v2", event))
+        _call(cuda(), "cuEventRecord", event, self.ptr_)
+        return event
+
+    def wait(self, event: Pointer) -> None:
+        _call(cuda(), "cuStreamWaitEvent", self.ptr_, event, 0)
+
+    def copy(self, target: DeviceArray, source: DeviceArray) -> None:
+        size = ctypes.c_size_t(source.nbytes)
+        _call(cuda(), "cuMemcpyAsync", Pointer(target.ptr), Pointer(source.ptr), size, self.ptr_)
 
 
 class CudaGraph:
@@ -266,5 +299,5 @@ class CudaGraph:
         self.stream = stream
         self.exec = Pointer()
 
-    def launch(self) -> None:
-        _call(cuda(), "cuGraphLaunch", self.exec, self.stream.ptr_)
+    def launch(self, stream: CudaStream | None = None) -> None:
+        _call(cuda(), "cuGraphLaunch", self.exec, (stream or self.stream).ptr_)

@@ -129,29 +129,41 @@ def dispatch_rank_major(
 
 def combine_expert_major(problem: Problem, home: int, expert_rows: list[Array]) -> Array:
     """Rank ``home``'s tokens ``[b, H]``, from every rank's expert rows ``[L, R*B, H]``."""
-    place = _places(problem)
     out = np.zeros_like(problem.tokens[home])
+    for token, sums in enumerate(sums_expert_major(problem, home, expert_rows)):
+        out[token] = _sum_in_order([row.astype(problem.dtype) for row in sums], problem)
+    return out
+
+
+def sums_expert_major(problem: Problem, home: int, expert_rows: list[Array]) -> list[list[Array]]:
+    """For each token the ranks' sums over their own experts, in rank order, float32."""
+    place = _places(problem)
+    sums: list[list[Array]] = []
     for token, experts in enumerate(problem.topk_idx[home]):
         partial: dict[int, Array] = {}
         for expert, weight in _merged_routes(experts, problem.topk_weights[home][token]):
             rank, local = problem.rank_of(expert), expert % problem.num_local_experts
             row = expert_rows[rank][local, place[expert][home, token]].astype(np.float32)
             partial[rank] = fma(weight, row, partial[rank]) if rank in partial else weight * row
-        rows = [partial[rank].astype(problem.dtype) for rank in sorted(partial)]
-        out[token] = _sum_in_order(rows, problem)
-    return out
+        sums.append([partial[rank] for rank in sorted(partial)])
+    return sums
 
 
 def combine_rank_major(problem: Problem, home: int, reduced_rows: list[Array]) -> Array:
     """Rank ``home``'s tokens ``[b, H]``, from every rank's reduced rows ``[R, B, H]``."""
     out = np.zeros_like(problem.tokens[home])
-    arrivals: list[list[Array]] = [[] for _ in out]
+    for token, rows in enumerate(rows_rank_major(problem, home, reduced_rows)):
+        out[token] = _sum_in_order(rows, problem)
+    return out
+
+
+def rows_rank_major(problem: Problem, home: int, reduced_rows: list[Array]) -> list[list[Array]]:
+    """For each token the rows that its ranks send home, in rank order."""
+    arrivals: list[list[Array]] = [[] for _ in problem.tokens[home]]
     for rank in range(problem.num_ranks):
         for row, token in enumerate(tokens_for_rank(problem, home, rank)):
             arrivals[token].append(reduced_rows[rank][home, row])
-    for token, rows in enumerate(arrivals):
-        out[token] = _sum_in_order(rows, problem)
-    return out
+    return arrivals
 
 
 def fma(a: Any, b: Array, c: Array) -> Array:

@@ -2,14 +2,15 @@
 // What an operation of either algorithm is to a block.
 #pragma once
 
-#include "common/waiting.cuh"
+#include "common/patience.cuh"
 
 namespace nccl_ep {
 
 // The i-th rank from the next one on: links carry more than when all ranks visit the others in the same order.
 EP_DEVICE uint32_t peer_of(const GroupState& group, uint32_t i) { return (group.rank + 1 + i) % group.num_ranks; }
 
-template <class Group>
+// kMasks: it goes on without ranks that do not answer.
+template <class Group, bool kMasks = false>
 struct OperationOf {
   const Group& group;
   uint32_t epoch;
@@ -20,8 +21,15 @@ struct OperationOf {
     return unit.epoch == epoch;
   }
   EP_DEVICE bool wait_for_unit(const Awaited& awaited, const Unit* address, Unit& unit) const {
-    return wait_for(group, epoch, awaited, [&] { return has_arrived(address, unit); });
+    return wait_for(awaited, [&] { return has_arrived(address, unit); });
   }
+  template <bool kWholeWarp = false, class Ready>
+  EP_DEVICE bool wait_for(const Awaited& awaited, Ready ready) const {
+    if constexpr (kMasks) return wait_patiently<kWholeWarp>(group, epoch, awaited, ready);
+    return nccl_ep::wait_for<kWholeWarp>(group, epoch, awaited, ready);
+  }
+  // After a wait in vain: whether a rank is missing that the operation can do without.
+  EP_DEVICE bool goes_on() const { return kMasks && !has_failed(group); }
 };
 
 // How a launch starts.
@@ -35,11 +43,11 @@ struct Start {
 // counter may be relaxed, and a block need not wait for its other warps: they know the epoch since begin(). Unless the last
 // block changes what others have used.
 template <dev::Order kOrder = dev::Order::relaxed>
-EP_DEVICE bool is_last_block(GroupProgress* progress) {
+EP_DEVICE bool is_last_block(uint32_t* blocks_done) {
   if (dev::thread_idx() != 0) return false;
-  const uint32_t before = dev::atomic_add<kOrder, dev::Scope::gpu>(&progress->blocks_done, 1u);
+  const uint32_t before = dev::atomic_add<kOrder, dev::Scope::gpu>(blocks_done, 1u);
   if (before + 1 != dev::num_blocks()) return false;
-  dev::st_relaxed<dev::Scope::gpu>(&progress->blocks_done, 0u);
+  dev::st_relaxed<dev::Scope::gpu>(blocks_done, 0u);
   return true;
 }
 

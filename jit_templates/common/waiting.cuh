@@ -7,10 +7,8 @@
 
 namespace nccl_ep {
 
-// Leaves the first fault of this rank where the host sees it. `failed` makes every other wait give up.
-EP_DEVICE void report(const GroupState& group, FaultRecord fault) {
-  if (dev::atomic_exchange<dev::Order::relaxed, dev::Scope::gpu>(&group.progress->failed, 1u) != 0) return;
-  FaultRecord* record = group.fault;
+// Leaves a fault where the host sees it.
+EP_DEVICE void write_record(FaultRecord* record, const GroupState& group, const FaultRecord& fault) {
   record->wait = fault.wait;
   record->rank = group.rank;
   record->peer = fault.peer;
@@ -18,6 +16,12 @@ EP_DEVICE void report(const GroupState& group, FaultRecord fault) {
   record->epoch = fault.epoch;
   record->expert = fault.expert;
   dev::st_release<dev::Scope::system>(&record->code, fault.code);
+}
+
+// Leaves the first fault of this rank to the host. `failed` makes every other wait give up.
+EP_DEVICE void report(const GroupState& group, const FaultRecord& fault) {
+  if (dev::atomic_exchange<dev::Order::relaxed, dev::Scope::gpu>(&group.progress->failed, 1u) != 0) return;
+  write_record(&group.faults->failure, group, fault);
 }
 
 // Whether an operation of this rank has failed. What it should have left for later ones may then be missing.
@@ -36,13 +40,12 @@ struct Awaited {
 // another one of this rank did. With kWholeWarp the lanes wait together: all call `ready`, which gives all the same answer.
 template <bool kWholeWarp = false, class Ready, class Missing>
 EP_DEVICE bool wait_until(const GroupState& group, uint32_t epoch, Ready ready, Missing missing) {
-  constexpr uint32_t kPollsBeforeClock = 64;  // reading the clock costs as much as several polls
   const auto agreed = [](bool mine) { return kWholeWarp ? dev::any(mine) : mine; };
   uint64_t start = 0;
 #pragma unroll 1
   for (uint32_t polls = 0; !ready(); ++polls) {
-    if (polls < kPollsBeforeClock) continue;
-    if (polls == kPollsBeforeClock) start = dev::clock_ns();
+    if (polls < dev::kPollsBeforeClock) continue;
+    if (polls == dev::kPollsBeforeClock) start = dev::clock_ns();
     if (agreed(has_failed(group))) return false;
     if (agreed(dev::clock_ns() - start > group.timeout_ns)) {
       const Awaited awaited = missing();

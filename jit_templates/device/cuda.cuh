@@ -498,6 +498,7 @@ EP_DEVICE void fence_proxy_async() {
 
 // ---- time and numbers
 
+constexpr uint32_t kPollsBeforeClock = 64;
 EP_DEVICE uint64_t clock_ns() {
   uint64_t now;
   asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now)::"memory");
@@ -509,6 +510,8 @@ EP_DEVICE void pause() { __nanosleep(20); }
 EP_DEVICE float fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 EP_DEVICE float add(float a, float b) { return __fadd_rn(a, b); }
 EP_DEVICE float mul(float a, float b) { return __fmul_rn(a, b); }
+
+EP_DEVICE float reciprocal(float value) { return __frcp_rn(value); }
 
 EP_DEVICE float float_from_bits(uint32_t bits) { return __uint_as_float(bits); }
 EP_DEVICE uint32_t bits_from_float(float value) { return __float_as_uint(value); }
@@ -528,6 +531,17 @@ EP_DEVICE uint16_t fp16_from_float(float value) {
   uint16_t bits;
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
   return bits;
+}
+EP_DEVICE uint16_t e4m3x2_from_floats(float low, float high) {
+  uint16_t bits;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(bits) : "f"(high), "f"(low));
+  return bits;
+}
+EP_DEVICE void floats_from_e4m3x2(uint16_t bits, float& low, float& high) {
+  uint32_t halves;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(bits));
+  low = float_from_fp16(static_cast<uint16_t>(halves));
+  high = float_from_fp16(static_cast<uint16_t>(halves >> 16));
 }
 
 }  // namespace nccl_ep::dev

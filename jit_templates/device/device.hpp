@@ -61,11 +61,15 @@
 // Shared memory EP_SHARED(T, name, [N])  static array;  EP_DYNAMIC_SHARED(name)  unsigned char*, 1024-byte aligned.
 //
 // Time          clock_ns(): nanoseconds of a clock that all blocks of a device share. pause(): be polite in a spin.
+//               kPollsBeforeClock: so many polls of a spin are better spent without a look at the clock.
 //
-// Numbers       fma(a, b, c) add(a, b) mul(a, b): single IEEE operations, never contracted or reassociated.
+// Numbers       fma(a, b, c) add(a, b) mul(a, b) reciprocal(a): single IEEE operations, never contracted or
+//               reassociated.
 //               Pack of 16 bytes of DType as floats: see numeric.hpp, which uses
 //               float_from_bf16(uint16_t) bf16_from_float(float) float_from_fp16(uint16_t) fp16_from_float(float),
 //               round to nearest even, NaN stays NaN; float_from_bits(uint32_t) bits_from_float(float).
+//               e4m3x2_from_floats(low, high): two E4M3 bytes, round to nearest even; what is larger than 448, the
+//               largest number, becomes 448, infinity too; NaN stays NaN. floats_from_e4m3x2(bits, low, high).
 //
 // Functions are declared with EP_DEVICE, which inlines them.
 #pragma once

@@ -289,6 +289,8 @@ EP_DEVICE void fence_proxy_async() { sim::device::fence_proxy_async(); }
 
 // ---- time
 
+// Few: when all threads only poll, each poll takes longer than the one before.
+constexpr uint32_t kPollsBeforeClock = 2;
 EP_DEVICE uint64_t clock_ns() { return sim::device::clock_ns(); }
 EP_DEVICE void pause() { sim::device::pause(); }
 

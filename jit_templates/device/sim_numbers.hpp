@@ -10,6 +10,7 @@ namespace nccl_ep::dev {
 inline float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 inline float add(float a, float b) { return a + b; }
 inline float mul(float a, float b) { return a * b; }
+inline float reciprocal(float value) { return 1 / value; }
 
 inline float float_from_bits(uint32_t bits) {
   float value;
@@ -68,6 +69,40 @@ inline uint16_t fp16_from_float(float value) {
   if (exponent < 102) return static_cast<uint16_t>(sign);  // below half of 2^-24, the smallest subnormal
   const uint32_t mantissa = (magnitude & 0x7fffff) | 0x800000;
   return static_cast<uint16_t>(sign | detail::round_shift(mantissa, 126 - exponent));
+}
+
+namespace detail {
+
+inline uint32_t e4m3_from_float(float value) {
+  constexpr uint32_t kSmallestNormal = 121u << 23, kLargest = 0x7e, kNan = 0x7f;  // 2^-6, 448
+  if (value != value) return kNan;
+  const uint32_t bits = bits_from_float(value);
+  const uint32_t sign = bits >> 24 & 0x80, magnitude = bits & 0x7fffffff;
+  if (magnitude >= kSmallestNormal) {
+    const uint32_t rounded = round_shift(magnitude - (120u << 23), 20);
+    return sign | (rounded < kLargest ? rounded : kLargest);
+  }
+  const uint32_t exponent = magnitude >> 23;
+  if (exponent < 117) return sign;  // below half of 2^-9, the smallest subnormal
+  const uint32_t mantissa = (magnitude & 0x7fffff) | 0x800000;
+  return sign | round_shift(mantissa, 141 - exponent);
+}
+
+inline float float_from_e4m3(uint32_t byte) {
+  const uint32_t exponent = byte >> 3 & 15, mantissa = byte & 7, sign = byte << 24 & 0x80000000;
+  if ((byte & 0x7f) == 0x7f) return float_from_bits(0x7fffffff);
+  if (exponent == 0) return float_from_bits(bits_from_float(static_cast<float>(mantissa) * 0x1p-9f) | sign);
+  return float_from_bits(sign | (exponent + 120) << 23 | mantissa << 20);
+}
+
+}  // namespace detail
+
+inline void floats_from_e4m3x2(uint16_t bits, float& low, float& high) {
+  low = detail::float_from_e4m3(bits);
+  high = detail::float_from_e4m3(bits >> 8);
+}
+inline uint16_t e4m3x2_from_floats(float low, float high) {
+  return static_cast<uint16_t>(detail::e4m3_from_float(low) | detail::e4m3_from_float(high) << 8);
 }
 
 }  // namespace nccl_ep::dev

@@ -196,8 +196,9 @@ struct SumItems {
   EP_DEVICE SumItems(const HtCombineArgs& args) : row_bytes(args.move.row_bytes) {
     num_parts = static_cast<uint32_t>(div_up(row_bytes, kPartBytes));
     const uint32_t num_cut = dev::num_blocks() * dev::num_warps() / num_parts;  // a part for each warp
-    num_whole = args.num_tokens > num_cut ? args.num_tokens - num_cut : 0;
-    count = num_whole + (args.num_tokens - num_whole) * num_parts;
+    const uint32_t num_tokens = args.handle.totals()->num_tokens;
+    num_whole = num_tokens > num_cut ? num_tokens - num_cut : 0;
+    count = num_whole + (num_tokens - num_whole) * num_parts;
   }
   EP_DEVICE uint32_t token(uint32_t i) const { return i < num_whole ? i : num_whole + (i - num_whole) / num_parts; }
   EP_DEVICE Span span(uint32_t i) const {
@@ -213,7 +214,7 @@ EP_DEVICE void collect_results(const Operation& op, const HtCombineArgs& args, c
   const SumItems items(args);
   const uint32_t num_guests = others.num_guests();
   for (;;) {
-    const uint32_t ticket = dev::shfl(take_ticket(args.move.num_summed, 1), 0);
+    const uint32_t ticket = dev::shfl(take_ticket(args.move.num_begun, 1), 0);
     if (ticket < num_guests) {
       if (!others.template sum_guest<kExpertMajor, kDType>(op, ticket, addends)) return;
       continue;
@@ -248,7 +249,8 @@ EP_DEVICE void send_gradients(const Operation& op, const HtCombineArgs& args, co
 template <class Others>
 EP_DEVICE void collect_gradients(const Operation& op, const HtCombineArgs& args, const Others& others,
                                  const Crew& crew) {
-  for (uint32_t token = crew.thread(); token < args.num_tokens; token += crew.num_threads()) {
+  const uint32_t num_tokens = args.handle.totals()->num_tokens;
+  for (uint32_t token = crew.thread(); token < num_tokens; token += crew.num_threads()) {
     float* out = args.out_topk_weights + uint64_t{token} * args.num_topk;
     const uint8_t* places = args.handle.place(token, 0);
     for (uint32_t k = 0; k < args.num_topk; ++k) {

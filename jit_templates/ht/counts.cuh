@@ -53,8 +53,9 @@ struct Tile {
   EP_DEVICE Tile(const HtUpdateArgs& args, uint32_t i) {
     const uint64_t first = (uint64_t{dev::block_idx()} * args.tiles_per_block + i) * args.tile_tokens;
     const uint64_t last = first + args.tile_tokens;
-    begin = static_cast<uint32_t>(first < args.topk.num_tokens ? first : args.topk.num_tokens);
-    end = static_cast<uint32_t>(last < args.topk.num_tokens ? last : args.topk.num_tokens);
+    const uint32_t count = num_tokens(args.topk.tokens);
+    begin = static_cast<uint32_t>(first < count ? first : count);
+    end = static_cast<uint32_t>(last < count ? last : count);
   }
 };
 

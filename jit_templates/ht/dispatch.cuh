@@ -4,13 +4,15 @@
 // Parties: of some blocks some warps push rows, and unless rows go straight to their place one raises flags; the other
 // blocks send weights, receive them, and bring this rank's own rows and those that have arrived to their final places. The
 // update has told everybody where rows lie. A row goes straight into the receiver's output if that is a window,
-// expert-major to its first slot; else by way of the receiver's window. Waits: for peers to start, for rows and weights to
-// arrive, for peers to be done.
+// expert-major to its first slot; else by way of the receiver's window. If the recipe has scales (kHasScales), they go the
+// same way beside the rows. If rows are to be quantized, all warps that neither push nor raise flags do that first, token by
+// token, and those that push wait for each. Waits: for peers to start, for rows and weights to arrive, for peers to be done.
 #pragma once
 
 #include "device/numeric.hpp"
-#include "ht/mover.cuh"
 #include "ht/parties.cuh"
+#include "ht/quantize.cuh"
+#include "ht/scaled_mover.cuh"
 #include "ht/tickets.cuh"
 #include "ht/weights.cuh"
 
@@ -21,17 +23,26 @@ EP_DEVICE bool is_direct(const HtDispatchArgs& args, uint32_t source, uint32_t r
   return args.out_window.base != 0 || source == rank;
 }
 
-// Where a flow's rows are pushed to, and whether that is the output.
+// Where a flow's rows are pushed to with their scales, and whether that is the outputs.
 struct Destination {
-  Rows rows;
+  Rows rows, scales;
   bool direct;
 };
 
+// On their way in a rank's window, scales lie behind their row.
+EP_DEVICE Rows window_scales(const HtDispatchArgs& args, uint32_t rank) {
+  const Rows rows = window_rows(args.group, rank);
+  return {rows.base + args.move.row_bytes, rows.stride};
+}
+
 EP_DEVICE Destination destination(const HtDispatchArgs& args, uint32_t flow) {
-  if (flow == args.group.rank) return {rows_of(args.out_tokens, args.move.row_bytes), true};
+  const uint32_t row_bytes = args.move.row_bytes, scale_bytes = args.scales.row_bytes;
+  if (flow == args.group.rank)
+    return {rows_of(args.out_tokens, row_bytes), rows_of(args.scales.out, scale_bytes), true};
   const uint32_t peer = rank_of_flow(args.group, flow);
-  if (args.out_window.base == 0) return {window_rows(args.group, peer), false};
-  return {rows_of(args.out_window.at<void>(peer, 0), args.move.row_bytes), true};
+  if (args.out_window.base == 0) return {window_rows(args.group, peer), window_scales(args, peer), false};
+  return {rows_of(args.out_window.at<void>(peer, 0), row_bytes),
+          rows_of(args.scales.out_window.at<void>(peer, 0), scale_bytes), true};
 }
 
 // Whether rows that stay on this rank are pushed, too, since no block has nothing else to do.
@@ -43,20 +54,60 @@ EP_DEVICE bool has_flags(const HtDispatchArgs& args) {
   return kExpertMajor || args.out_window.base == 0;
 }
 
-// This rank's own rows, as they are pushed.
-struct OwnRows {
+// This rank's tokens, as they leave: the caller's.
+struct GivenTokens {
+  static constexpr bool kHasScales = false;
   const HtDispatchArgs& args;
 
+  EP_DEVICE Mover mover(bool has_flags, FlagQueue& queue, unsigned char* stages) const {
+    return Mover(args.move, has_flags, queue, stages);
+  }
+
+  // Waits for the tokens that the lanes have.
   EP_DEVICE bool await(const HtSend&, uint64_t, uint32_t, uint32_t, bool) const { return true; }
-  EP_DEVICE const unsigned char* at(uint32_t token) const {
-    return args.tokens + uint64_t{token} * args.move.row_bytes;
+  // Waits for a token: each thread for itself.
+  EP_DEVICE bool await(uint32_t) const { return true; }
+  EP_DEVICE ScaledRow<const unsigned char> at(uint32_t token) const {
+    return {args.tokens + uint64_t{token} * args.move.row_bytes,
+            args.scales.given + uint64_t{token} * args.scales.row_bytes};
   }
 };
 
-// Pushes some rows of a flow, which lie where `from` says when they have come. The lanes look them up, one of them moves.
-template <class From>
+// The same with scales: the caller's or quantized.
+struct ScaledTokens {
+  static constexpr bool kHasScales = true;
+  const Operation& op;
+  const HtDispatchArgs& args;
+  QuantizedTokens quantized;
+
+  EP_DEVICE ScaledMover mover(bool has_flags, FlagQueue& queue, unsigned char* stages) const {
+    return ScaledMover(args.move, args.scales, has_flags, queue, stages);
+  }
+  EP_DEVICE bool are_quantized() const { return args.quantization.tokens != nullptr; }
+  EP_DEVICE void quantize() const {
+    if (are_quantized()) quantize_tokens(op, args, quantized);
+  }
+  EP_DEVICE bool await(const HtSend& send, uint64_t, uint32_t, uint32_t, bool exists) const {
+    if (!are_quantized()) return true;
+    const bool ok = dev::all(!exists || await(send.token));
+    dev::sync_warp();          // one lane pushes what any of them has seen made
+    dev::fence_proxy_async();  // bulk copies will read what other warps have written
+    return ok;
+  }
+  EP_DEVICE bool await(uint32_t token) const {
+    return !are_quantized() || await_quantized(op, args.quantization, token);
+  }
+  EP_DEVICE ScaledRow<const unsigned char> at(uint32_t token) const {
+    if (!are_quantized()) return GivenTokens{args}.at(token);
+    const unsigned char* row = quantized.at(token);
+    return {row, row + args.move.row_bytes};
+  }
+};
+
+// Pushes some rows of a flow, which lie where `from` says when they have come. The lanes look them up.
+template <class From, class RowMover>
 EP_DEVICE bool push_ticket(const HtDispatchArgs& args, const From& from, uint32_t flow, const HtOutgoing& outgoing,
-                           uint32_t first, uint32_t end, Mover& mover) {
+                           uint32_t first, uint32_t end, RowMover& mover) {
   const Destination to = destination(args, flow);
   const uint32_t peer = rank_of_flow(args.group, flow), mine = first + dev::lane_idx();
   const uint64_t index = uint64_t{outgoing.first} + mine;
@@ -65,16 +116,22 @@ EP_DEVICE bool push_ticket(const HtDispatchArgs& args, const From& from, uint32_
   for (uint32_t i = 0; first + i < end; ++i) {
     const uint32_t token = dev::shfl(send.token, i), slot = dev::shfl(send.slot, i);
     const uint32_t row = outgoing.row + first + i;
-    if (dev::lane_idx() != 0 || slot == HtHandleLayout::kNoSlot) continue;
-    mover.move(from.at(token), to.rows.at(to.direct ? slot : row), flag_of(args.group, peer, row));
+    if (!mover.takes_part() || slot == HtHandleLayout::kNoSlot) continue;
+    const uint32_t place = to.direct ? slot : row;
+    uint32_t* flag = flag_of(args.group, peer, row);
+    if constexpr (RowMover::kHasScales) {
+      mover.move(from.at(token), {to.rows.at(place), to.scales.at(place)}, flag);
+    } else {
+      mover.move(from.at(token).row, to.rows.at(place), flag);
+    }
   }
   return true;
 }
 
 // Pushes rows of a flow until others have taken all that are left. The whole warp calls it.
-template <class From>
+template <class From, class RowMover>
 EP_DEVICE void push_flow(const Operation& op, const HtDispatchArgs& args, const From& from, uint32_t flow,
-                         Mover& mover) {
+                         RowMover& mover) {
   const HtOutgoing outgoing = *args.handle.outgoing(flow);
   uint32_t num_mine = 0;
   bool ok = true;
@@ -82,15 +139,16 @@ EP_DEVICE void push_flow(const Operation& op, const HtDispatchArgs& args, const 
     ok = ok && push_ticket(args, from, flow, outgoing, first, end, mover);
     num_mine += end - first;
   });
-  if (dev::lane_idx() != 0 || num_mine == 0) return;
+  if (!mover.takes_part() || num_mine == 0) return;
   mover.drain();
-  if (ok) add_arrived(op, args.move, flow, num_mine, outgoing.num_rows);
+  if (ok && dev::lane_idx() == 0) add_arrived(op, args.move, flow, num_mine, outgoing.num_rows);
 }
 
-EP_DEVICE void push_rows(const Operation& op, const HtDispatchArgs& args, Mover& mover) {
+template <class Tokens, class RowMover>
+EP_DEVICE void push_own_rows(const Operation& op, const HtDispatchArgs& args, const Tokens& tokens, RowMover& mover) {
   const auto num_rows = [&](uint32_t flow) { return args.handle.outgoing(flow)->num_rows; };
   for_each_own_flow(op, args.move, pushes_own(args.move), num_rows,
-                    [&](uint32_t flow) { push_flow(op, args, OwnRows{args}, flow, mover); });
+                    [&](uint32_t flow) { push_flow(op, args, tokens, flow, mover); });
 }
 
 // Nobody pushes where nothing goes.
@@ -116,7 +174,8 @@ EP_DEVICE float weight_of(const HtDispatchArgs& args, uint32_t token, uint32_t h
 
 // Sends the weights of this rank's tokens to the ranks of the team that their rows go to: a lane for each token.
 EP_DEVICE void send_weights(const Operation& op, const HtDispatchArgs& args, const Crew& crew) {
-  for (uint32_t token = crew.thread(); token < args.num_tokens; token += crew.num_threads()) {
+  const uint32_t num_tokens = args.handle.totals()->num_tokens;
+  for (uint32_t token = crew.thread(); token < num_tokens; token += crew.num_threads()) {
     const uint32_t num_dests = *args.handle.num_dests(token);
     for (uint32_t i = 0; i < num_dests; ++i) {
       const HtDest dest = dev::ld(args.handle.dest(token, i));
@@ -169,30 +228,48 @@ EP_DEVICE void copy_row(const unsigned char* from, uint32_t row_bytes, uint32_t 
   }
 }
 
+// Copies one of this rank's tokens, with its scales if it has some, to the places to(0) ... to(num_places - 1). The whole warp
+// calls it.
+template <class Tokens, class To>
+EP_DEVICE bool bring_token(const HtDispatchArgs& args, const Tokens& tokens, uint32_t token, uint32_t num_places,
+                           To to) {
+  if (!dev::all(tokens.await(token))) return false;
+  const ScaledRow<const unsigned char> from = tokens.at(token);
+  copy_row(from.row, args.move.row_bytes, 0, num_places, [&](uint32_t i) { return to(i).row; });
+  if (Tokens::kHasScales)
+    copy_scales(args.scales, from.scales, 0, num_places, [&](uint32_t i) { return to(i).scales; });
+  return true;
+}
+
 // Brings a row to its final places: an own one from the caller's tensor if nobody pushes it, another from where it has
 // arrived.
-template <bool kExpertMajor>
-EP_DEVICE bool deliver_row(const Operation& op, const HtDispatchArgs& args, const ReceivedRow& it) {
+template <bool kExpertMajor, class Tokens>
+EP_DEVICE bool deliver_row(const Operation& op, const HtDispatchArgs& args, const Tokens& tokens,
+                           const ReceivedRow& it) {
   const uint32_t rank = op.group.rank, row_bytes = args.move.row_bytes;
-  const Rows out = rows_of(args.out_tokens, row_bytes);
+  const Rows out = rows_of(args.out_tokens, row_bytes), out_scales = rows_of(args.scales.out, args.scales.row_bytes);
   const auto slot = [&](uint32_t i) { return kExpertMajor ? it.hit(args.handle, i) : it.row; };
   const auto to = [&](uint32_t i) { return out.at(slot(i)); };
+  const auto scales_to = [&](uint32_t i) { return out_scales.at(slot(i)); };
   const uint32_t num_slots = kExpertMajor ? it.home.num_hits : 1;
   if (it.source == rank && !pushes_own(args.move)) {
-    copy_row(args.tokens + uint64_t{it.home.token} * row_bytes, row_bytes, 0, num_slots, to);
-    return true;
+    return bring_token(args, tokens, it.home.token, num_slots,
+                       [&](uint32_t i) { return ScaledRow<unsigned char>{to(i), scales_to(i)}; });
   }
   const bool direct = is_direct(args, it.source, rank);
   if (direct && num_slots == 1) return true;
   const Awaited awaited{Wait::dispatch_row, it.source, it.home.token};
   if (!it.has_come && !await_rows(op, awaited, true, it.row)) return false;
   dev::sync_warp();  // another lane may have seen it come
-  copy_row(direct ? out.at(slot(0)) : window_rows(op.group, rank).at(it.row), row_bytes, direct ? 1 : 0, num_slots, to);
+  const uint32_t first = direct ? 1 : 0;
+  copy_row(direct ? to(0) : window_rows(op.group, rank).at(it.row), row_bytes, first, num_slots, to);
+  if (!Tokens::kHasScales) return true;
+  copy_scales(args.scales, direct ? scales_to(0) : window_scales(args, rank).at(it.row), first, num_slots, scales_to);
   return true;
 }
 
-template <bool kExpertMajor>
-EP_DEVICE void receive_rows(const Operation& op, const HtDispatchArgs& args, const Crew& crew,
+template <bool kExpertMajor, class Tokens>
+EP_DEVICE void receive_rows(const Operation& op, const HtDispatchArgs& args, const Tokens& tokens, const Crew& crew,
                             const RowRanges& ranges) {
   const bool flags = has_flags<kExpertMajor>(args);
   const auto look_up = [&](uint64_t i, ReceivedRow& mine) {
@@ -202,10 +279,11 @@ EP_DEVICE void receive_rows(const Operation& op, const HtDispatchArgs& args, con
     return !args.topk_weights || receive_weights<kExpertMajor>(op, args, mine);
   };
   for_each_row(crew, uint64_t{ranges.most} * ranges.num_ranks, look_up,
-               [&](const ReceivedRow& it) { return deliver_row<kExpertMajor>(op, args, it); });
+               [&](const ReceivedRow& it) { return deliver_row<kExpertMajor>(op, args, tokens, it); });
 }
 
 // Expert-major: zeros in the slots behind each expert's rows, and no weight.
+template <bool kHasScales>
 EP_DEVICE void fill_padding(const HtDispatchArgs& args, const Crew& crew) {
   const uint32_t packs = args.move.row_bytes / 16;
   for (uint32_t expert = crew.worker(); expert < args.group.num_local_experts; expert += crew.num_workers()) {
@@ -214,6 +292,7 @@ EP_DEVICE void fill_padding(const HtDispatchArgs& args, const Crew& crew) {
       const uint64_t slot = uint64_t{zone.begin} + i;
       Unit* row = reinterpret_cast<Unit*>(args.out_tokens + slot * args.move.row_bytes);
       for (uint32_t p = dev::lane_idx(); p < packs; p += 32) dev::st(row + p, Unit{{0, 0, 0}, 0});
+      if (kHasScales) clear_scales(args.scales, args.scales.out + slot * args.scales.row_bytes);
       if (args.out_topk_weights && dev::lane_idx() == 0) args.out_topk_weights[slot] = 0;
     }
   }
@@ -222,12 +301,54 @@ EP_DEVICE void fill_padding(const HtDispatchArgs& args, const Crew& crew) {
 // Guests and what leaves the team, where there is but one (dispatch_remote.cuh has those that there are).
 struct NoGuests {
   EP_DEVICE static NoRails rails() { return {}; }
-  EP_DEVICE static void push_rows(const Operation&, Mover&) {}
-  EP_DEVICE static void send_parcels(const Operation&, const Crew&) {}
+  template <class RowMover>
+  EP_DEVICE static void push_rows(const Operation&, RowMover&) {}
+  template <class Tokens>
+  EP_DEVICE static void send_parcels(const Operation&, const Tokens&, const Crew&) {}
   EP_DEVICE static void await_all(const Operation&) {}
 };
 
-template <bool kExpertMajor, class Guests>
+template <class Tokens, class Guests, class RowMover>
+EP_DEVICE void push_all(const Operation& op, const HtDispatchArgs& args, const Tokens& tokens, const Guests& guests,
+                        RowMover mover) {
+  if (mover.takes_part()) mover.open();
+  push_own_rows(op, args, tokens, mover);
+  guests.push_rows(op, mover);
+  if (mover.takes_part()) mover.close();
+}
+
+template <bool kExpertMajor, class Tokens, class Guests>
+EP_DEVICE void receive_all(const Operation& op, const HtDispatchArgs& args, const Tokens& tokens, const Guests& guests,
+                           const Crew& crew, const RowRanges& ranges) {
+  guests.send_parcels(op, tokens, crew);
+  receive_rows<kExpertMajor>(op, args, tokens, crew, ranges);
+  if (crew.worker() != 0) return;
+  finish_idle_flows(op, args);
+  await_all_done(op);
+  guests.await_all(op);
+}
+
+// What a warp does, by its party.
+template <bool kExpertMajor, class Tokens, class Guests>
+EP_DEVICE void take_part(const Operation& op, const HtDispatchArgs& args, const Tokens& tokens, const Guests& guests,
+                         const RowRanges& ranges, FlagQueue* queues, unsigned char* shared) {
+  const bool flags = has_flags<kExpertMajor>(args);
+  const Crews crews(args.move, flags);
+  if (crews.pushers.has_me()) {
+    unsigned char* stages = shared + dev::warp_idx() * args.move.mover_bytes();
+    push_all(op, args, tokens, guests, tokens.mover(flags, queues[dev::warp_idx()], stages));
+  } else if (crews.raisers.has_me()) {
+    raise_flags(op, queues, args.move.push_warps);
+  } else {
+    const bool receives = crews.receivers.has_me();
+    if (receives && kExpertMajor) fill_padding<Tokens::kHasScales>(args, crews.receivers);
+    if (receives && args.topk_weights && await_peers(op)) send_weights(op, args, crews.receivers);
+    if constexpr (Tokens::kHasScales) tokens.quantize();
+    if (receives) receive_all<kExpertMajor>(op, args, tokens, guests, crews.receivers, ranges);
+  }
+}
+
+template <bool kExpertMajor, bool kHasScales, class Guests>
 EP_DEVICE void dispatch_with(const HtDispatchArgs& args, const Guests& guests) {
   EP_DYNAMIC_SHARED(shared);
   EP_SHARED(FlagQueue, queues, [kMoveWarps]);
@@ -235,35 +356,20 @@ EP_DEVICE void dispatch_with(const HtDispatchArgs& args, const Guests& guests) {
   const RowRanges ranges = load_row_ranges(args.group, args.handle);
   const Start start = begin(args.group, guests.rails());
   const Operation op{{args.group, start.epoch}};
-  const Crews crews(args.move, has_flags<kExpertMajor>(args));
   if (start.ready) {
-    if (crews.pushers.has_me()) {
-      Mover mover(args.move, has_flags<kExpertMajor>(args), queues[dev::warp_idx()],
-                  shared + dev::warp_idx() * args.move.mover_bytes());
-      if (dev::lane_idx() == 0) mover.open();
-      push_rows(op, args, mover);
-      guests.push_rows(op, mover);
-      if (dev::lane_idx() == 0) mover.close();
-    } else if (crews.raisers.has_me()) {
-      raise_flags(op, queues, args.move.push_warps);
-    } else if (crews.receivers.has_me()) {
-      if (kExpertMajor) fill_padding(args, crews.receivers);
-      if (args.topk_weights && await_peers(op)) send_weights(op, args, crews.receivers);
-      guests.send_parcels(op, crews.receivers);
-      receive_rows<kExpertMajor>(op, args, crews.receivers, ranges);
-      if (crews.receivers.worker() == 0) {
-        finish_idle_flows(op, args);
-        await_all_done(op);
-        guests.await_all(op);
-      }
+    if constexpr (kHasScales) {
+      const ScaledTokens tokens{op, args, QuantizedTokens(args.group, ranges)};
+      take_part<kExpertMajor>(op, args, tokens, guests, ranges, queues, shared);
+    } else {
+      take_part<kExpertMajor>(op, args, GivenTokens{args}, guests, ranges, queues, shared);
     }
   }
   finish_pushing(op, args.move);
 }
 
-template <bool kExpertMajor>
+template <bool kExpertMajor, bool kHasScales = false>
 EP_DEVICE void dispatch(const HtDispatchArgs& args) {
-  dispatch_with<kExpertMajor>(args, NoGuests());
+  dispatch_with<kExpertMajor, kHasScales>(args, NoGuests());
 }
 
 }  // namespace nccl_ep::ht

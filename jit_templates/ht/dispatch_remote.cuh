@@ -18,9 +18,10 @@ struct GuestRows {
   const HtDispatchArgs& args;
   const ParcelBoxes& boxes;
 
-  EP_DEVICE const unsigned char* at(uint32_t guest) const {
+  EP_DEVICE ScaledRow<const unsigned char> at(uint32_t guest) const {
     const uint32_t i = boxes.rails.team_of_guest(guest);
-    return boxes.incoming(i, guest - boxes.rails.first_guest(i));
+    const unsigned char* parcel = boxes.incoming(i, guest - boxes.rails.first_guest(i));
+    return {parcel, parcel + args.move.row_bytes};
   }
   // Waits for the rows that the lanes have, and sends their weights to the rank that they go to.
   EP_DEVICE bool await(const HtSend& send, uint64_t index, uint32_t peer, uint32_t row, bool exists) const {
@@ -30,7 +31,7 @@ struct GuestRows {
       ok = boxes.await(op, i, send.token - boxes.rails.first_guest(i));
       if (ok && args.topk_weights) {
         const HtHits hits = *args.handle.guest_hits(index);
-        const float* weights = boxes.weights(at(send.token)) + hits.first;
+        const float* weights = boxes.weights(at(send.token).row) + hits.first;
         send_floats(op, peer, row, hits.count, [&](uint32_t j) { return dev::ld(weights + j); });
       }
     }
@@ -47,7 +48,8 @@ struct Guests {
 
   EP_DEVICE const Rails& rails() const { return it; }
 
-  EP_DEVICE void push_rows(const Operation& op, Mover& mover) const {
+  template <class RowMover>
+  EP_DEVICE void push_rows(const Operation& op, RowMover& mover) const {
     const uint32_t team_size = args.group.layout.team_size;
     const ParcelBoxes boxes{it, args.parcels};
     const GuestRows rows{op, args, boxes};
@@ -60,7 +62,8 @@ struct Guests {
   }
 
   // A warp for each chunk; neighbours have different teams. The whole warp calls it.
-  EP_DEVICE void send_parcels(const Operation& op, const Crew& crew) const {
+  template <class Tokens>
+  EP_DEVICE void send_parcels(const Operation& op, const Tokens& tokens, const Crew& crew) const {
     const ParcelBoxes boxes{it, args.parcels};
     uint32_t most = 0;
     for (uint32_t i = 0; i < it.size(); ++i) {
@@ -70,7 +73,7 @@ struct Guests {
     const uint64_t num_items = it.size() * div_up(most, boxes.chunk_parcels());
     for (uint64_t n = crew.worker(); n < num_items; n += crew.num_workers()) {
       const uint32_t i = static_cast<uint32_t>((n + it.own_team()) % it.size());
-      if (!send_chunk(op, boxes, i, static_cast<uint32_t>(n / it.size()))) return;
+      if (!send_chunk(op, tokens, boxes, i, static_cast<uint32_t>(n / it.size()))) return;
     }
   }
 
@@ -82,32 +85,38 @@ struct Guests {
   }
 
  private:
-  EP_DEVICE bool send_chunk(const Operation& op, const ParcelBoxes& boxes, uint32_t i, uint32_t chunk) const {
+  template <class Tokens>
+  EP_DEVICE bool send_chunk(const Operation& op, const Tokens& tokens, const ParcelBoxes& boxes, uint32_t i,
+                            uint32_t chunk) const {
     const uint32_t num_parcels = args.handle.parcels(i)->departing, first = chunk * boxes.chunk_parcels();
     if (first >= num_parcels) return true;
     if (!dev::all(it.await_peer(op, i))) return false;
     const uint32_t end = first + boxes.size_of_chunk(chunk, num_parcels);
     for (uint32_t parcel = first; parcel < end; ++parcel) {
-      pack(dev::ld(args.handle.departure(i, parcel)), boxes, boxes.outgoing(i, parcel));
+      if (!pack(tokens, dev::ld(args.handle.departure(i, parcel)), boxes, boxes.outgoing(i, parcel))) return false;
     }
     dev::sync_warp();  // all of the chunk is written
     if (dev::lane_idx() == 0) boxes.put(op, i, chunk, num_parcels);
     return true;
   }
 
-  EP_DEVICE void pack(const HtDeparture& it, const ParcelBoxes& boxes, unsigned char* parcel) const {
-    const uint32_t row_bytes = args.move.row_bytes;
-    copy_row(args.tokens + uint64_t{it.token} * row_bytes, row_bytes, 0, 1, [&](uint32_t) { return parcel; });
-    if (!args.topk_weights) return;
+  template <class Tokens>
+  EP_DEVICE bool pack(const Tokens& tokens, const HtDeparture& it, const ParcelBoxes& boxes,
+                      unsigned char* parcel) const {
+    const bool ok = bring_token(args, tokens, it.token, 1, [&](uint32_t) {
+      return ScaledRow<unsigned char>{parcel, parcel + args.move.row_bytes};
+    });
+    if (!ok || !args.topk_weights) return ok;
     for (uint32_t j = dev::lane_idx(); j < it.hits.count; j += 32) {
       dev::st(boxes.weights(parcel) + j, weight_of(args, it.token, it.hits.first + j));
     }
+    return true;
   }
 };
 
-template <bool kExpertMajor>
+template <bool kExpertMajor, bool kHasScales = false>
 EP_DEVICE void dispatch_remote(const HtDispatchArgs& args) {
-  dispatch_with<kExpertMajor>(args, Guests{args, {args.group, args.network}});
+  dispatch_with<kExpertMajor, kHasScales>(args, Guests{args, {args.group, args.network}});
 }
 
 }  // namespace nccl_ep::ht

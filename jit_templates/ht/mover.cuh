@@ -13,6 +13,9 @@ static_assert(kLoadsAhead + 1 < kHtStages && kLoadsAhead + 1 + kStoresBehind < F
 
 // One lane of the warp calls it.
 struct Mover {
+  static constexpr bool kHasScales = false;
+  EP_DEVICE static bool takes_part() { return dev::lane_idx() == 0; }
+
   const HtMovePlan& plan;
   bool has_flags;  // somebody looks at single rows
   FlagSender flags;
@@ -27,7 +30,7 @@ struct Mover {
         has_flags(raises_flags),
         flags{queue},
         stages(shared),
-        loaded(reinterpret_cast<dev::Mbarrier*>(stages + kHtStages * plan.piece_bytes)),
+        loaded(reinterpret_cast<dev::Mbarrier*>(stages + kHtStages * plan.stage_bytes)),
         uses(reinterpret_cast<HtStageUse*>(loaded + kHtStages)) {}
 
   // for_each_flow() has a proxy fence between this and the first bulk copy.
@@ -40,7 +43,7 @@ struct Mover {
     if (has_flags) flags.add(flag);
     for (uint32_t piece = 0; piece < plan.num_pieces; ++piece) {
       const uint32_t offset = piece * plan.piece_bytes, rest = plan.row_bytes - offset;
-      load(from + offset, to + offset, rest < plan.piece_bytes ? rest : plan.piece_bytes);
+      load(from + offset, {to + offset, rest < plan.piece_bytes ? rest : plan.piece_bytes});
       if (num_loads > kLoadsAhead) store();
     }
   }
@@ -48,8 +51,7 @@ struct Mover {
   // Waits until everything has arrived.
   EP_DEVICE void drain() {
     while (num_stores < num_loads) store();
-    dev::bulk_wait<0>();
-    if (has_flags) flags.finish(num_stores / plan.num_pieces);
+    finish();
   }
 
   EP_DEVICE void close() {
@@ -57,26 +59,43 @@ struct Mover {
     for (uint32_t i = 0; i < kHtStages; ++i) dev::mbar_inval(loaded + i);
   }
 
- private:
-  EP_DEVICE unsigned char* stage(uint32_t i) const { return stages + i % kHtStages * plan.piece_bytes; }
+ protected:
+  EP_DEVICE unsigned char* stage(uint32_t i) const { return stages + i % kHtStages * plan.stage_bytes; }
 
-  EP_DEVICE void load(const unsigned char* from, unsigned char* to, uint32_t bytes) {
-    const uint32_t i = num_loads++ % kHtStages;
-    dev::bulk_wait_read<kHtStages - kLoadsAhead - 1>();  // the stage's last store has been read: all but the later ones
-    uses[i] = {to, bytes};
-    dev::mbar_arrive_expect_tx(loaded + i, bytes);
-    dev::bulk_load(stage(i), from, bytes, loaded + i);
+  // The next stage to be filled, when its last store has read it: all but the later ones.
+  EP_DEVICE uint32_t await_free_stage() {
+    dev::bulk_wait_read<kHtStages - kLoadsAhead - 1>();
+    return num_loads++ % kHtStages;
   }
-
-  EP_DEVICE void store() {
-    const uint32_t i = num_stores % kHtStages;
-    dev::mbar_wait(loaded + i, num_stores / kHtStages % 2);
-    dev::bulk_store(uses[i].to, stage(i), uses[i].bytes);
+  // The next stage to be stored, when it is filled.
+  EP_DEVICE uint32_t await_full_stage() const {
+    dev::mbar_wait(loaded + num_stores % kHtStages, num_stores / kHtStages % 2);
+    return num_stores % kHtStages;
+  }
+  EP_DEVICE void finish_store() {
     dev::bulk_commit();
     ++num_stores;
     if (!has_flags || num_stores < kStoresBehind) return;
     dev::bulk_wait<kStoresBehind>();
     flags.finish((num_stores - kStoresBehind) / plan.num_pieces);
+  }
+  EP_DEVICE void finish() {
+    dev::bulk_wait<0>();
+    if (has_flags) flags.finish(num_stores / plan.num_pieces);
+  }
+
+ private:
+  EP_DEVICE void load(const unsigned char* from, const HtStageUse& use) {
+    const uint32_t i = await_free_stage();
+    uses[i] = use;
+    dev::mbar_arrive_expect_tx(loaded + i, use.bytes);
+    dev::bulk_load(stage(i), from, use.bytes, loaded + i);
+  }
+
+  EP_DEVICE void store() {
+    const uint32_t i = await_full_stage();
+    dev::bulk_store(uses[i].to, stage(i), uses[i].bytes);
+    finish_store();
   }
 };
 

@@ -97,7 +97,7 @@ EP_DEVICE Start begin(const HtGroupState& group, const Rails& rails) {
 
 EP_DEVICE void finish(const Operation& op) {
   GroupProgress* progress = op.group.progress;
-  if (is_last_block(progress)) dev::st_relaxed<dev::Scope::gpu>(&progress->epoch, op.epoch);
+  if (is_last_block(progress->blocks_done)) dev::st_relaxed<dev::Scope::gpu>(&progress->epoch, op.epoch);
 }
 
 }  // namespace nccl_ep::ht

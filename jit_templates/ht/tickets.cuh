@@ -71,9 +71,9 @@ EP_DEVICE bool for_each_own_flow(const Operation& op, const HtMovePlan& plan, bo
 EP_DEVICE void finish_pushing(const Operation& op, const HtMovePlan& plan) {
   GroupProgress* progress = op.group.progress;
   dev::sync_block();  // other warps of the block may still look for rows
-  if (!is_last_block<dev::Order::acq_rel>(progress)) return;
+  if (!is_last_block<dev::Order::acq_rel>(progress->blocks_done)) return;
   for (uint32_t flow = 0; flow < op.group.num_ranks; ++flow) plan.pushed[flow] = {0, 0};
-  *plan.num_summed = 0;
+  *plan.num_begun = 0;
   dev::st_relaxed<dev::Scope::gpu>(&progress->epoch, op.epoch);
 }
 

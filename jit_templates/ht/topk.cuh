@@ -2,6 +2,7 @@
 // Reading the caller's top-k table.
 #pragma once
 
+#include "common/token_count.cuh"
 #include "ht/operation.cuh"
 
 namespace nccl_ep::ht {

@@ -40,6 +40,7 @@ EP_DEVICE void update_with(const HtUpdateArgs& args, const OtherTeams& others) {
   const Start start = begin(args.group, others.rails());
   const Operation op{{args.group, start.epoch}};
   if (start.ready) {
+    if (dev::block_idx() == 0 && dev::thread_idx() == 0) check_count(args.group, args.topk.tokens);
     count_block(args, scratch, op.epoch);
     bool ok = add_blocks(op, args, scratch);
     if (ok) {

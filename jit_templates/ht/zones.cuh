@@ -94,7 +94,7 @@ template <bool kExpertMajor>
 EP_DEVICE void report_totals(const HtUpdateArgs& args, uint32_t num_rows, uint32_t wanted) {
   const uint32_t room = static_cast<uint32_t>(args.max_slots) / args.alignment * args.alignment;
   const uint32_t slots = is_thinned(args, wanted) ? room : wanted;
-  const HtTotals totals{kExpertMajor ? num_rows : slots, slots};
+  const HtTotals totals{num_tokens(args.topk.tokens), kExpertMajor ? num_rows : slots, slots};
   write_counter(args.recv_total, 0, wanted);
   *args.handle.totals() = totals;
 }

@@ -2,8 +2,9 @@
 // The receiving side of routes.cuh: which rows come from whom, and where each goes.
 #pragma once
 
+#include "ll/lost_ranks.cuh"
+#include "ll/payload.cuh"
 #include "ll/routes.cuh"
-#include "ll/rows.cuh"
 
 namespace nccl_ep::ll {
 
@@ -24,9 +25,10 @@ struct ArrivalTable {
   EP_DEVICE BlockQueue queue() const { return {words + 1}; }
   EP_DEVICE uint32_t& num_tokens(uint32_t source) const { return words[2 + source]; }
   EP_DEVICE uint32_t& num_rows(uint32_t source) const { return words[2 + num_ranks + source]; }
+  EP_DEVICE uint32_t& is_incomplete(uint32_t source) const { return words[2 + 2 * num_ranks + source]; }  // with masks
   // Of `source` in an expert's zone; one behind the last source: how many rows the expert has.
   EP_DEVICE uint32_t* first_row(uint32_t source, uint32_t expert) const {
-    return words + 2 + 2 * num_ranks + source * num_experts + expert;
+    return words + 2 + 3 * num_ranks + source * num_experts + expert;
   }
   // A thread of the leader calls it, before begin().
   EP_DEVICE void clear() const {
@@ -63,8 +65,8 @@ struct ArrivalTable {
 };
 
 // Waits for the counts of every source in the team and puts them into the table.
-template <bool kRemote>
-EP_DEVICE bool read_counts(const Operation<kRemote>& op, const ArrivalTable& table, const WarpTeam& team) {
+template <Peers kPeers>
+EP_DEVICE bool read_counts(const Operation<kPeers>& op, const ArrivalTable& table, const WarpTeam& team) {
   const uint32_t units = table.count_units();  // of a source
   bool ok = true;
   for (uint32_t i = team.thread_idx(); ok && i < op.team.size * units; i += team.num_threads()) {
@@ -73,6 +75,41 @@ EP_DEVICE bool read_counts(const Operation<kRemote>& op, const ArrivalTable& tab
     ok = op.wait_for_unit({number == 0 ? Wait::token_counts : Wait::expert_counts, source, 0},
                           op.counts(op.group.rank, source, number), unit);
     table.take(source, number, unit);
+  }
+  return ok;
+}
+
+// A group with masks: takes the counts of a source, or none.
+EP_DEVICE void take_all(const Operation<Peers::masked_team>& op, const ArrivalTable& table, uint32_t source,
+                        bool is_present) {
+#pragma unroll 1
+  for (uint32_t number = 0; number < table.count_units(); ++number) {
+    table.take(source, number, is_present ? dev::ld_unit(op.counts(op.group.rank, source, number)) : Unit{});
+  }
+}
+
+// The same in a group with masks: all blocks agree whose counts there are. All warps of the team call it.
+EP_DEVICE bool read_counts(const Operation<Peers::masked_team>& op, const ArrivalTable& table, const WarpTeam& team) {
+  const uint32_t units = table.count_units(), num_ranks = op.group.num_ranks;
+  for (uint32_t i = team.thread_idx(); i < num_ranks; i += team.num_threads()) table.is_incomplete(i) = 0;
+  team.sync(kReceiversBarrier);
+  bool ok = true;
+  for (uint32_t i = team.thread_idx(); ok && i < num_ranks * units; i += team.num_threads()) {
+    const uint32_t source = i / units, number = i % units;
+    Unit unit;
+    if (is_active(op, source) && op.wait_for_unit({number == 0 ? Wait::token_counts : Wait::expert_counts, source, 0},
+                                                  op.counts(op.group.rank, source, number), unit)) {
+      table.take(source, number, unit);
+    } else {
+      dev::st_relaxed<dev::Scope::block>(&table.is_incomplete(source), 1u);
+      ok = op.goes_on();
+    }
+  }
+  team.sync(kReceiversBarrier);
+  for (uint32_t source = team.thread_idx(); source < num_ranks; source += team.num_threads()) {
+    if (source == op.group.rank) continue;
+    const bool is_complete = table.is_incomplete(source) == 0, is_present = settle(op, source, is_complete);
+    if (!is_complete || !is_present) take_all(op, table, source, is_present);
   }
   return ok;
 }
@@ -108,18 +145,18 @@ struct Arrived {
 // Waits for a token's routes and, if it has any hits, for one chunk of its row; leaves them in `routes` and `row`. Both
 // are looked at together, since each look takes as long as the memory. Own rows are where the caller has them. The whole
 // warp calls it: each lane watches a hit; further hits are read afterwards.
-template <bool kRemote>
-EP_DEVICE Arrived await_arrival(const Operation<kRemote>& op, const LlDispatchArgs& args, const Arrival& arrival,
+template <bool kScaled, Peers kPeers>
+EP_DEVICE Arrived await_arrival(const Operation<kPeers>& op, const LlDispatchArgs& args, const Arrival& arrival,
                                 const Chunk& chunk, Route* routes, LaneRow& row) {
   const uint32_t rank = op.group.rank, lane = dev::lane_idx(), source = arrival.source, token = arrival.token;
   const bool own = source == rank;
   const Unit* address = op.route(rank, source, token, lane < args.routing.num_topk ? lane : 0);
   const Unit* lines = op.row(rank, source, token) + chunk.first_unit;
-  if (own) row.load(chunk.packs, args.tokens + token * args.rows.row_bytes());
+  if (own) load_payload<kScaled>(args, chunk, token, row);
   Unit unit;
   Arrived arrived{};
   Awaited awaited{Wait::token_routes, source, token};
-  arrived.ok = wait_for<true>(op.group, op.epoch, awaited, [&] {
+  arrived.ok = op.template wait_for<true>(awaited, [&] {
     unit = dev::ld_unit(address);
     const bool has_row = own || row.read_lines(chunk.packs, lines, op.epoch);
     const uint32_t has_route = dev::ballot(unit.epoch == op.epoch);

@@ -9,8 +9,8 @@
 // epoch; only expert rank s writes what lies at [s].
 #pragma once
 
+#include "ll/quantized_sums.cuh"
 #include "ll/routing.cuh"
-#include "ll/rows.cuh"
 
 namespace nccl_ep::ll {
 
@@ -39,7 +39,7 @@ struct TopkWeights {
   float weight[TopkIds::kPerLane] = {};
 
   EP_DEVICE TopkWeights(const LlCombineArgs& args, uint32_t token) : ids(args.routing, token) {
-    if (token >= args.routing.num_tokens) return;
+    if (token >= args.routing.tokens.most) return;
     const float* weights = args.topk_weights + uint64_t{token} * args.routing.num_topk;
 #pragma unroll
     for (uint32_t i = 0; i < TopkIds::kPerLane; ++i) {
@@ -71,15 +71,15 @@ EP_DEVICE Unit make_weight_unit(const TopkWeights& given, uint32_t num_topk, uin
 
 // Expert-major: sends the weights of this rank's tokens to the ranks of the team that they went to. The leaders call it;
 // `weights` are of the first token.
-template <bool kRemote>
-EP_DEVICE void send_weights(const Operation<kRemote>& op, const LlCombineArgs& args, TopkWeights weights) {
+template <Peers kPeers>
+EP_DEVICE void send_weights(const Operation<kPeers>& op, const LlCombineArgs& args, TopkWeights weights) {
   const uint32_t num_topk = args.routing.num_topk, num_units = (num_topk + 2) / 3;
 #pragma unroll 1
-  for (uint32_t token = dev::block_idx(); token < args.routing.num_tokens;) {
+  for (uint32_t token = dev::block_idx(); token < num_tokens(args.routing.tokens);) {
     const TopkRanks ranks(op.group, args.routing, weights.ids);
     const Unit unit = make_weight_unit(weights, num_topk, op.epoch);
     for (uint32_t peer = op.team.first; peer < op.team.first + op.team.size; ++peer) {
-      const bool goes = ranks.bits_from(peer) & 1;
+      const bool goes = (ranks.bits_from(peer) & 1) && is_active(op, peer);
       if (goes && dev::lane_idx() < num_units) {
         dev::st_unit(op.route(peer, op.group.rank, token, dev::lane_idx()), unit);
       }
@@ -130,6 +130,22 @@ EP_DEVICE bool add_rows(const Addend* addends, uint32_t num_addends, LaneRow (&r
   return true;
 }
 
+// The same of rows that travel quantized.
+template <class Row, uint32_t kRows, class Fetch>
+EP_DEVICE bool add_rows(const Addend* addends, uint32_t num_addends, Row (&rows)[kRows], Fetch fetch,
+                        QuantizedSum& sum) {
+  sum.clear(num_addends > 0 ? -0.0f : 0.0f);
+  for (uint32_t first = 0; first < num_addends; first += kRows) {
+    const uint32_t count = num_addends - first < kRows ? num_addends - first : kRows;
+    if (!fetch(first, count)) return false;
+#pragma unroll
+    for (uint32_t r = 0; r < kRows; ++r) {
+      if (r < count) sum.add(rows[r], addends[first + r].weight);
+    }
+  }
+  return true;
+}
+
 // Some chunks of the result for (home rank, token), for the tokens of every rank of a team in turn.
 struct ResultItem {
   uint32_t home, token, first_chunk, end_chunk;
@@ -169,14 +185,21 @@ struct Remembered {
   }
 };
 
+// Of a row in the caller's memory.
+template <bool kScaled>
+EP_DEVICE uint64_t row_bytes_of(const LlCombineArgs& args) {
+  if constexpr (kScaled) return uint64_t{args.num_groups} * kScaleGroup * sizeof(uint16_t);
+  return args.rows.row_bytes();
+}
+
 // The caller's rows that belong to a received token, in the warp's shared memory. Returns how many there are; none if what
 // is remembered cannot be, which a dispatch that failed leaves behind.
-template <Layout kLayout>
+template <Layout kLayout, bool kScaled>
 EP_DEVICE uint32_t list_local_rows(const LlCombineArgs& args, const ResultItem& item, const Remembered& remembered,
                                    Addend* addends) {
   const LlLayout& layout = args.group.layout;
   const LlRouteHeader& header = remembered.header;
-  const uint64_t bytes = args.rows.row_bytes();
+  const uint64_t bytes = row_bytes_of<kScaled>(args);
   const uint32_t num_hits = item.token < remembered.num_tokens ? header.num_hits : 0;
   bool possible = true;
   dev::sync_warp();  // the addends are about to be replaced
@@ -199,8 +222,8 @@ EP_DEVICE uint32_t list_local_rows(const LlCombineArgs& args, const ResultItem& 
   return kLayout == Layout::rank_major && num_hits > 0 ? 1 : num_hits;
 }
 
-template <bool kRemote>
-EP_DEVICE bool await_weights(const Operation<kRemote>& op, const ResultItem& item, uint32_t num_hits, Addend* addends) {
+template <Peers kPeers>
+EP_DEVICE bool await_weights(const Operation<kPeers>& op, const ResultItem& item, uint32_t num_hits, Addend* addends) {
   bool ok = true;
   for (uint32_t hit = dev::lane_idx(); hit < num_hits; hit += 32) {
     const uint32_t k = addends[hit].k;
@@ -214,13 +237,24 @@ EP_DEVICE bool await_weights(const Operation<kRemote>& op, const ResultItem& ite
   return dev::all(ok);
 }
 
+// What a lane holds of a chunk of the caller's rows.
+template <bool kScaled>
+struct CallerRow {
+  using Type = LaneRow;
+};
+template <>
+struct CallerRow<true> {
+  using Type = WideRow;
+};
+
 // A warp's work on one item: what goes home.
+template <bool kScaled>
 struct LocalSum {
-  static constexpr uint32_t kRows = 2;
+  static constexpr uint32_t kRows = kScaled ? 1 : 2;
   ResultItem item;
   uint32_t num_rows;
-  Addend* addends;      // in the warp's shared memory
-  LaneRow rows[kRows];  // the first of a chunk are loaded ahead
+  Addend* addends;                                // in the warp's shared memory
+  typename CallerRow<kScaled>::Type rows[kRows];  // the first of a chunk are loaded ahead
 
   EP_DEVICE void load(const Chunk& chunk, uint32_t first, uint32_t count) {
 #pragma unroll
@@ -236,22 +270,28 @@ struct LocalSum {
   template <Layout kLayout>
   EP_DEVICE void start(const LlCombineArgs& args, const ResultItem& next, const Remembered& remembered) {
     item = next;
-    num_rows = list_local_rows<kLayout>(args, item, remembered, addends);
+    num_rows = list_local_rows<kLayout, kScaled>(args, item, remembered, addends);
     load_first(args, item.first_chunk);
   }
 
-  // Expert-major the sum of a chunk of the local rows, rank-major the chunk as the caller has added it up. `senders` are
-  // those from whom await_weights() has the weights.
+  // A chunk for the way home: expert-major the sum of the local rows, rank-major the row as the caller has added it up.
+  // `senders` are those from whom await_weights() has the weights.
   template <Layout kLayout, DType kDType, class Senders>
   EP_DEVICE bool add_up(const Senders& senders, const Chunk& chunk, bool has_weights, LaneRow& sum) {
-    if constexpr (kLayout == Layout::rank_major) {
+    const auto fetch = [&](uint32_t first, uint32_t count) {
+      if (first > 0) load(chunk, first, count);
+      if constexpr (kLayout == Layout::rank_major) return true;
+      return has_weights || first > 0 || await_weights(senders, item, num_rows, addends);
+    };
+    if constexpr (kScaled) {
+      QuantizedSum total(chunk);
+      if (!add_rows(addends, num_rows, rows, fetch, total)) return false;
+      sum = total.quantized();
+      return true;
+    } else if constexpr (kLayout == Layout::rank_major) {
       sum = rows[0];
       return true;
     } else {
-      const auto fetch = [&](uint32_t first, uint32_t count) {
-        if (first > 0) load(chunk, first, count);
-        return has_weights || first > 0 || await_weights(senders, item, num_rows, addends);
-      };
       return add_rows<kDType, kRows>(addends, num_rows, rows, fetch, sum);
     }
   }
@@ -268,9 +308,9 @@ EP_DEVICE uint32_t most_tokens_seen(const LlCombineArgs& args, const LsaTeam& te
 }
 
 // Sends home what falls to this warp, in the team. The first item has been started.
-template <Layout kLayout, DType kDType, bool kRemote>
-EP_DEVICE void push_sums(const Operation<kRemote>& op, const LlCombineArgs& args, uint32_t most_tokens,
-                         BlockQueue queue, LocalSum& local) {
+template <Layout kLayout, DType kDType, bool kScaled, Peers kPeers>
+EP_DEVICE void push_sums(const Operation<kPeers>& op, const LlCombineArgs& args, uint32_t most_tokens, BlockQueue queue,
+                         LocalSum<kScaled>& local) {
   const uint32_t num_items = op.team.size * most_tokens * ResultItem::num_pieces(args.rows);
   for (uint32_t index = worker_idx(); index < num_items;) {
     index = queue.next();
@@ -279,19 +319,24 @@ EP_DEVICE void push_sums(const Operation<kRemote>& op, const LlCombineArgs& args
     const ResultItem item = local.item;
 #pragma unroll 1
     for (uint32_t c = item.first_chunk; local.num_rows > 0 && c < item.end_chunk; ++c) {
+      if (!is_active(op, item.home)) break;
       const Chunk chunk(args.rows, c);
       LaneRow sum;
-      if (!local.add_up<kLayout, kDType>(op, chunk, c > item.first_chunk, sum)) return;
+      if (!local.template add_up<kLayout, kDType>(op, chunk, c > item.first_chunk, sum)) {
+        if (!dev::all(op.goes_on())) return;
+        break;  // its home is masked
+      }
       if (c + 1 < item.end_chunk) local.load_first(args, c + 1);
       sum.write_lines(chunk.packs, op.row(item.home, op.group.rank, item.token) + chunk.first_unit, op.epoch);
     }
-    if (index < num_items) local.start<kLayout>(args, next, remembered);
+    if (index < num_items) local.template start<kLayout>(args, next, remembered);
   }
 }
 
 // Rows that the ranks send home, when all of them are in the LSA team.
+template <Peers kPeers>
 struct TeamRows {
-  const Operation<false>& op;
+  const Operation<kPeers>& op;
 
   EP_DEVICE const void* at(uint32_t rank, uint32_t token) const { return op.row(op.group.rank, rank, token); }
   EP_DEVICE static Wait wait_for_rank(uint32_t) { return Wait::combine_row; }
@@ -302,22 +347,42 @@ struct TeamRows {
   }
 };
 
+// Nothing is added for these rows.
+template <uint32_t kRows>
+EP_DEVICE void clear_rows(uint32_t which, LaneRow (&rows)[kRows]) {
+#pragma unroll
+  for (uint32_t r = 0; r < kRows; ++r) {
+    if (which >> r & 1) rows[r] = {};
+  }
+}
+
 // Waits for the same chunk of some ranks' rows. They are looked at together, since each look takes as long as the memory.
+// Those of a rank that turns out to be lost are zero.
 template <class Rows, uint32_t kRows>
 EP_DEVICE bool await_rows(const Rows& all_rows, uint32_t token, const Chunk& chunk, const Addend* addends,
                           uint32_t count, LaneRow (&rows)[kRows]) {
   Awaited awaited{Wait::combine_row, 0, token};
-  return wait_for<true>(all_rows.op.group, all_rows.op.epoch, awaited, [&] {
+  uint32_t lost = 0;  // rows of ranks that were masked meanwhile
+  const auto have_arrived = [&] {
     bool arrived = true;
 #pragma unroll
     for (uint32_t r = 0; r < kRows; ++r) {
-      if (r >= count || all_rows.read(token, chunk, addends[r], rows[r])) continue;
+      if (r >= count || (lost >> r & 1) || all_rows.read(token, chunk, addends[r], rows[r])) continue;
       arrived = false;
       awaited.what = all_rows.wait_for_rank(addends[r].k);
       awaited.peer = addends[r].k;
     }
     return arrived;
-  });
+  };
+  while (!all_rows.op.template wait_for<true>(awaited, have_arrived)) {
+    if (!dev::all(all_rows.op.goes_on())) return false;
+#pragma unroll
+    for (uint32_t r = 0; r < kRows; ++r) {
+      if (r < count && addends[r].k == awaited.peer) lost |= 1u << r;
+    }
+  }
+  if (lost != 0) clear_rows(lost, rows);
+  return true;
 }
 
 // Lists the ranks' rows for one of this rank's tokens, in rank order. Returns how many there are.
@@ -327,7 +392,7 @@ EP_DEVICE uint32_t list_rank_rows(const LlGroupState& group, const Rows& all_row
   uint32_t num_addends = 0;
   dev::sync_warp();  // the addends are about to be replaced
   for (uint32_t base = 0; base < group.num_ranks; base += 32) {
-    const uint32_t bits = ranks.bits_from(base), lane = dev::lane_idx();
+    const uint32_t bits = ranks.bits_from(base) & active_bits(all_rows.op, base), lane = dev::lane_idx();
     if (bits >> lane & 1) {
       addends[num_addends + dev::popc(bits & ((1u << lane) - 1))] = {all_rows.at(base + lane, token), 1.0f,
                                                                      base + lane};
@@ -339,10 +404,10 @@ EP_DEVICE uint32_t list_rank_rows(const LlGroupState& group, const Rows& all_row
 }
 
 // Adds the rows of each token's ranks, in rank order. The next token's ids are on their way while one is worked on.
-template <DType kDType, class Rows>
+template <DType kDType, bool kScaled, class Rows>
 EP_DEVICE void collect_sums(const LlCombineArgs& args, const Rows& all_rows, BlockQueue queue, Addend* addends) {
   constexpr uint32_t kRows = 4;
-  const uint32_t num_chunks = args.rows.num_chunks, num_items = args.routing.num_tokens * num_chunks;
+  const uint32_t num_chunks = args.rows.num_chunks, num_items = num_tokens(args.routing.tokens) * num_chunks;
   uint32_t next = queue.next();
   TopkIds ids(args.routing, next / num_chunks);
   while (next < num_items) {
@@ -352,16 +417,23 @@ EP_DEVICE void collect_sums(const LlCombineArgs& args, const Rows& all_rows, Blo
     const uint32_t num_addends = list_rank_rows(args.group, all_rows, ranks, token, addends);
     next = queue.next();
     ids = TopkIds(args.routing, next / num_chunks);
-    LaneRow rows[kRows] = {}, sum;  // registers without a value would be taken from the start of the kernel on
+    LaneRow rows[kRows] = {};  // registers without a value would be taken from the start of the kernel on
     const auto fetch = [&](uint32_t first, uint32_t count) {
       return await_rows(all_rows, token, chunk, addends + first, count, rows);
     };
-    if (!add_rows<kDType, kRows>(addends, num_addends, rows, fetch, sum)) return;
-    sum.lines_to_packs().store(chunk.packs, args.out_tokens + token * args.rows.row_bytes());
+    if constexpr (kScaled) {
+      QuantizedSum sum(chunk);
+      if (!add_rows(addends, num_addends, rows, fetch, sum)) return;
+      sum.store(args.out_tokens + token * row_bytes_of<kScaled>(args));
+    } else {
+      LaneRow sum;
+      if (!add_rows<kDType, kRows>(addends, num_addends, rows, fetch, sum)) return;
+      sum.lines_to_packs().store(chunk.packs, args.out_tokens + token * row_bytes_of<kScaled>(args));
+    }
   }
 }
 
-template <Layout kLayout, DType kDType>
+template <Layout kLayout, DType kDType, bool kScaled = false, Peers kPeers = Peers::team>
 EP_DEVICE void combine(const LlCombineArgs& args) {
   EP_SHARED(Addend, addends, [kCombineWarps][kMaxHits]);
   EP_SHARED(uint32_t, num_taken, [2]);
@@ -373,22 +445,22 @@ EP_DEVICE void combine(const LlCombineArgs& args) {
     num_taken[1] = 0;
   }
   // What the first steps need is got while the peers are awaited.
-  const LsaTeam team = team_of<false>(args);
+  const LsaTeam team = team_of<kPeers>(args);
   const uint32_t tokens_seen = most_tokens_seen(args, team);
-  const TopkWeights weights(args, sends_weights ? dev::block_idx() : args.routing.num_tokens);
-  LocalSum local;
+  const TopkWeights weights(args, sends_weights ? dev::block_idx() : args.routing.tokens.most);
+  LocalSum<kScaled> local;
   local.addends = addends[dev::warp_idx()];
-  const Start start = begin(args, NoRemoteRanks{}, [&] {
+  const Start start = begin(args, NoRemoteRanks<kPeers>{}, [&] {
     const ResultItem item(args, team, worker_idx());
-    if (pushes) local.start<kLayout>(args, item, Remembered(args, item));
+    if (pushes) local.template start<kLayout>(args, item, Remembered(args, item));
   });
-  const Operation<false> op(args, start.epoch);
+  const Operation<kPeers> op(args, start.epoch);
   if (start.ready) {
     if (sends_weights) send_weights(op, args, weights);
     if (pushes) push_sums<kLayout, kDType>(op, args, dev::max_warp(tokens_seen), {num_taken}, local);
     if (receives) {
-      collect_sums<kDType>(args, TeamRows{op}, {num_taken + 1}, local.addends);
-      note_free_banks(op, NoRemoteRanks{});
+      collect_sums<kDType, kScaled>(args, TeamRows<kPeers>{op}, {num_taken + 1}, local.addends);
+      note_free_banks(op, NoRemoteRanks<kPeers>{});
     }
   }
   finish(op, args.routing, args.phases);

@@ -30,7 +30,7 @@ EP_DEVICE void write_weights(const LlCombineArgs& args, uint32_t token, int64_t 
 }
 
 // Puts to every remote rank the weights of the tokens that went there, row by row. A warp of each block calls it.
-EP_DEVICE void put_weights(const Operation<true>& op, const RemoteRanks& remote, const LlCombineArgs& args) {
+EP_DEVICE void put_weights(const Operation<Peers::teams>& op, const RemoteRanks& remote, const LlCombineArgs& args) {
   const LlRouting& routing = args.routing;
   const uint32_t num_experts = args.group.num_local_experts, lane = dev::lane_idx();
   for (uint32_t i = dev::block_idx(); i < remote.size(); i += dev::num_blocks()) {
@@ -38,9 +38,9 @@ EP_DEVICE void put_weights(const Operation<true>& op, const RemoteRanks& remote,
     float* head = reinterpret_cast<float*>(remote.outbox(op.bank, i));
     uint32_t num_rows = 0;
 #pragma unroll 1
-    for (uint32_t first = 0; first < routing.num_tokens; first += 32) {
+    for (uint32_t first = 0; first < num_tokens(routing.tokens); first += 32) {
       const uint32_t token = first + lane;
-      const bool goes = token < routing.num_tokens && has_expert(routing, token, first_expert, num_experts);
+      const bool goes = token < num_tokens(routing.tokens) && has_expert(routing, token, first_expert, num_experts);
       const uint32_t bits = dev::ballot(goes), row = num_rows + dev::popc(bits & ((1u << lane) - 1));
       if (goes) write_weights(args, token, first_expert, head + uint64_t{row} * routing.num_topk);
       num_rows += dev::popc(bits);
@@ -51,14 +51,14 @@ EP_DEVICE void put_weights(const Operation<true>& op, const RemoteRanks& remote,
 }
 
 // Rank-major, where the weights stay at home: a signal all the same, since each operation has one.
-EP_DEVICE void put_no_weights(const Operation<true>& op, const RemoteRanks& remote) {
+EP_DEVICE void put_no_weights(const Operation<Peers::teams>& op, const RemoteRanks& remote) {
   if (dev::block_idx() != 0) return;
   for (uint32_t i = dev::lane_idx(); i < remote.size(); i += 32) remote.put_head(op.bank, i, 0);
 }
 
 // Who has put the weights of a row.
 struct RemoteHome {
-  const Operation<true>& op;
+  const Operation<Peers::teams>& op;
   const RemoteRanks& remote;
   uint32_t number;  // of the rank
   uint32_t row;
@@ -66,9 +66,9 @@ struct RemoteHome {
 };
 
 EP_DEVICE bool await_weights(const RemoteHome& home, const ResultItem& item, uint32_t num_hits, Addend* addends) {
-  const Operation<true>& op = home.op;
-  if (!wait_for<true>(op.group, op.epoch, {Wait::remote_weights, item.home, item.token},
-                      [&] { return dev::all(home.remote.has_head(op.epoch, item.home)); })) {
+  const Operation<Peers::teams>& op = home.op;
+  if (!op.wait_for<true>({Wait::remote_weights, item.home, item.token},
+                         [&] { return dev::all(home.remote.has_head(op.epoch, item.home)); })) {
     return false;
   }
   const float* weights =
@@ -90,9 +90,9 @@ EP_DEVICE uint32_t most_remote_rows(const RemoteRanks& remote, const RemoteHandl
 }
 
 // Sends remote ranks' rows home. `num_warps` of the grid call it.
-template <Layout kLayout, DType kDType>
-EP_DEVICE void put_sums(const Operation<true>& op, const RemoteRanks& remote, const LlCombineArgs& args,
-                        BlockQueue queue, LocalSum& local, uint32_t num_warps) {
+template <Layout kLayout, DType kDType, bool kScaled>
+EP_DEVICE void put_sums(const Operation<Peers::teams>& op, const RemoteRanks& remote, const LlCombineArgs& args,
+                        BlockQueue queue, LocalSum<kScaled>& local, uint32_t num_warps) {
   const RemoteHandle handle(args.routing, remote);
   const uint32_t num_items = remote.size() * most_remote_rows(remote, handle);
   for (uint32_t index = queue.next(); index < num_items; index = queue.next()) {
@@ -103,14 +103,14 @@ EP_DEVICE void put_sums(const Operation<true>& op, const RemoteRanks& remote, co
     item.token = *handle.token(i, row);
     item.first_chunk = 0;
     item.end_chunk = args.rows.num_chunks;
-    local.start<kLayout>(args, item, Remembered(args, item));
+    local.template start<kLayout>(args, item, Remembered(args, item));
     const RemoteHome home{op, remote, i, row, args.routing.num_topk};
     unsigned char* staged = remote.outbox(op.bank, i) + args.network.layout.row_at(item.token);
 #pragma unroll 1
     for (uint32_t c = 0; c < item.end_chunk; ++c) {
       const Chunk chunk(args.rows, c);
       LaneRow sum;
-      if (!local.add_up<kLayout, kDType>(home, chunk, c > 0, sum)) return;
+      if (!local.template add_up<kLayout, kDType>(home, chunk, c > 0, sum)) return;
       if (c + 1 < item.end_chunk) local.load_first(args, c + 1);
       sum.store(chunk.packs, staged);
     }
@@ -122,7 +122,7 @@ EP_DEVICE void put_sums(const Operation<true>& op, const RemoteRanks& remote, co
 
 // Rows that the ranks send home, from inside the team as lines, from outside as plain bytes.
 struct AllRows {
-  const Operation<true>& op;
+  const Operation<Peers::teams>& op;
   const RemoteRanks& remote;
 
   EP_DEVICE const void* at(uint32_t rank, uint32_t token) const {
@@ -146,7 +146,7 @@ struct AllRows {
   }
 };
 
-template <Layout kLayout, DType kDType>
+template <Layout kLayout, DType kDType, bool kScaled = false>
 EP_DEVICE void combine_remote(const LlCombineArgs& args) {
   EP_SHARED(Addend, addends, [kCombineWarps][kMaxHits]);
   EP_SHARED(uint32_t, num_taken, [3]);
@@ -160,16 +160,16 @@ EP_DEVICE void combine_remote(const LlCombineArgs& args) {
     num_taken[1] = num_taken[2] = 0;
   }
   // What the first steps need is got while the peers are awaited.
-  const LsaTeam team = team_of<true>(args);
+  const LsaTeam team = team_of<Peers::teams>(args);
   const uint32_t tokens_seen = most_tokens_seen(args, team);
-  const TopkWeights weights(args, sends_weights ? dev::block_idx() : args.routing.num_tokens);
-  LocalSum local;
+  const TopkWeights weights(args, sends_weights ? dev::block_idx() : args.routing.tokens.most);
+  LocalSum<kScaled> local;
   local.addends = addends[dev::warp_idx()];
   const Start start = begin(args, remote, [&] {
     const ResultItem item(args, team, worker_idx());
-    if (pushes) local.start<kLayout>(args, item, Remembered(args, item));
+    if (pushes) local.template start<kLayout>(args, item, Remembered(args, item));
   });
-  const Operation<true> op(args, start.epoch);
+  const Operation<Peers::teams> op(args, start.epoch);
   if (start.ready) {
     if (sends_weights) {
       put_weights(op, remote, args);  // they take longer
@@ -181,7 +181,7 @@ EP_DEVICE void combine_remote(const LlCombineArgs& args) {
       put_sums<kLayout, kDType>(op, remote, args, {num_taken + 1}, local, args.push_warps * dev::num_blocks());
     }
     if (receives) {
-      collect_sums<kDType>(args, AllRows{op, remote}, {num_taken + 2}, local.addends);
+      collect_sums<kDType, kScaled>(args, AllRows{op, remote}, {num_taken + 2}, local.addends);
       note_free_banks(op, remote);
     }
   }

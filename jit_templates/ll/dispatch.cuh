@@ -12,7 +12,7 @@ namespace nccl_ep::ll {
 
 // Who pushes to whom in the LSA team. Each block serves one peer (or, if there are fewer blocks, a few in turn). The blocks
 // that send routes push nothing if there are enough others. Computed wherever it is needed: to keep it would cost registers.
-template <bool kRemote>
+template <Peers kPeers>
 struct PushTeam {
   uint32_t first_peer, num_teams;  // as LsaTeam::peer() counts them
   uint32_t worker, num_workers;    // this warp among those that serve the same peer
@@ -20,7 +20,7 @@ struct PushTeam {
   EP_DEVICE explicit PushTeam(const LlDispatchArgs& args) {
     const uint32_t num_ranks = args.group.num_ranks;
     const uint32_t first_block = dev::num_blocks() >= 3 * num_ranks ? num_ranks : 0;
-    const uint32_t num_blocks = dev::num_blocks() - first_block, num_peers = team_of<kRemote>(args).size - 1;
+    const uint32_t num_blocks = dev::num_blocks() - first_block, num_peers = team_of<kPeers>(args).size - 1;
     num_teams = num_peers < num_blocks ? num_peers : num_blocks;
     first_peer = num_peers;  // none
     worker = num_workers = 0;
@@ -39,42 +39,44 @@ struct PushItem {
 
   EP_DEVICE PushItem(const LlDispatchArgs& args, uint32_t index)
       : token(index / args.rows.num_chunks), chunk(index % args.rows.num_chunks) {}
-  EP_DEVICE static uint32_t count(const LlDispatchArgs& args) { return args.routing.num_tokens * args.rows.num_chunks; }
+  EP_DEVICE static uint32_t count(const LlDispatchArgs& args) {
+    return num_tokens(args.routing.tokens) * args.rows.num_chunks;
+  }
 };
 
 // Which of the next 32 items of this warp, from `first` on, go to the i-th peer: a lane looks at each.
-template <bool kRemote>
-EP_DEVICE uint32_t find_items(const LlDispatchArgs& args, const PushTeam<kRemote>& team, uint32_t first, uint32_t i) {
+template <Peers kPeers>
+EP_DEVICE uint32_t find_items(const LlDispatchArgs& args, const PushTeam<kPeers>& team, uint32_t first, uint32_t i) {
   const uint32_t index = first + dev::lane_idx() * team.num_workers;
   bool goes = false;
   if (index < PushItem::count(args)) {
     const uint32_t num_experts = args.group.num_local_experts;
-    const int64_t first_expert = int64_t{team_of<kRemote>(args).peer(args.group.rank, i)} * num_experts;
+    const int64_t first_expert = int64_t{team_of<kPeers>(args).peer(args.group.rank, i)} * num_experts;
     goes = has_expert(args.routing, PushItem(args, index).token, first_expert, num_experts);
   }
   return dev::ballot(goes);
 }
 
 // What a warp pushes first, found out before it is known whether the peer's bank is free.
-template <bool kRemote>
+template <Peers kPeers, bool kScaled>
 struct FirstPush {
   uint32_t items;  // of the first 32
   LaneRow row;     // of the first item, whether or not it goes to the peer
 
   EP_DEVICE FirstPush() {}
   EP_DEVICE explicit FirstPush(const LlDispatchArgs& args) {
-    const PushTeam<kRemote> team(args);
+    const PushTeam<kPeers> team(args);
     if (team.worker >= PushItem::count(args)) return;
     const PushItem item(args, team.worker);
-    row.load(Chunk(args.rows, item.chunk).packs, args.tokens + item.token * args.rows.row_bytes());
+    load_payload<kScaled>(args, Chunk(args.rows, item.chunk), item.token, row);
     items = find_items(args, team, team.worker, team.first_peer);
   }
 };
 
 // Pushes the row chunks that fall to this warp, in the order of the tokens.
-template <bool kRemote>
-EP_DEVICE void push_rows(const Operation<kRemote>& op, const LlDispatchArgs& args, FirstPush<kRemote>& push) {
-  const PushTeam<kRemote> team(args);
+template <Peers kPeers, bool kScaled>
+EP_DEVICE void push_rows(const Operation<kPeers>& op, const LlDispatchArgs& args, FirstPush<kPeers, kScaled>& push) {
+  const PushTeam<kPeers> team(args);
   bool is_first = true;
   for (uint32_t i = team.first_peer; i < op.team.size - 1; i += team.num_teams) {
     for (uint32_t first = team.worker; first < PushItem::count(args); first += 32 * team.num_workers) {
@@ -82,9 +84,10 @@ EP_DEVICE void push_rows(const Operation<kRemote>& op, const LlDispatchArgs& arg
         const uint32_t index = first + dev::find_first(items) * team.num_workers;
         const PushItem item(args, index);
         const Chunk chunk(args.rows, item.chunk);
-        if (!is_first || index != first) push.row.load(chunk.packs, args.tokens + item.token * args.rows.row_bytes());
-        Unit* lines = op.row(op.team.peer(op.group.rank, i), op.group.rank, item.token) + chunk.first_unit;
-        push.row.write_lines(chunk.packs, lines, op.epoch);
+        if (!is_first || index != first) load_payload<kScaled>(args, chunk, item.token, push.row);
+        const uint32_t peer = op.team.peer(op.group.rank, i);
+        Unit* lines = op.row(peer, op.group.rank, item.token) + chunk.first_unit;
+        if (is_active(op, peer)) push.row.write_lines(chunk.packs, lines, op.epoch);
       }
       is_first = false;
     }
@@ -102,6 +105,7 @@ EP_DEVICE void remember(const LlRouting& routing, uint64_t slot, const Arrived& 
 
 // Expert-major: a chunk to its row in each expert's zone. The sender has numbered the rows within an expert; those of
 // lower-ranked sources come before.
+template <bool kScaled>
 EP_DEVICE void deliver_to_experts(const LlDispatchArgs& args, const ArrivalTable& table, const Arrival& arrival,
                                   const Arrived& arrived, const Chunk& chunk, Route* routes, const LaneRow& row) {
   const LlLayout& layout = args.group.layout;
@@ -114,8 +118,7 @@ EP_DEVICE void deliver_to_experts(const LlDispatchArgs& args, const ArrivalTable
   }
   const uint64_t zone = uint64_t{args.group.num_ranks} * layout.max_tokens;
   for (uint32_t hit = 0; hit < arrived.num_hits; ++hit) {
-    const uint64_t to = routes[hit].expert * zone + routes[hit].value;
-    row.store(chunk.packs, args.out_tokens + to * args.rows.row_bytes());
+    store_payload<kScaled>(args, chunk, row, routes[hit].expert * zone + routes[hit].value);
   }
 }
 
@@ -141,6 +144,7 @@ EP_DEVICE void write_topk_row(const LlDispatchArgs& args, uint64_t slot, const R
 }
 
 // Rank-major: a chunk to the next row of its source.
+template <bool kScaled>
 EP_DEVICE void deliver_by_rank(const LlDispatchArgs& args, const Arrival& arrival, const Arrived& arrived,
                                const Chunk& chunk, const Route* routes, const LaneRow& row) {
   const LlLayout& layout = args.group.layout;
@@ -148,22 +152,22 @@ EP_DEVICE void deliver_by_rank(const LlDispatchArgs& args, const Arrival& arriva
   if (arrived.num_hits == 0) return;
   const uint64_t slot = layout.slot(arrival.source, arrived.row);
   if (arrival.chunk == 0) write_topk_row(args, slot, routes, arrived.num_hits);
-  row.store(chunk.packs, args.out_tokens + slot * args.rows.row_bytes());
+  store_payload<kScaled>(args, chunk, row, slot);
 }
 
-template <Layout kLayout>
+template <Layout kLayout, bool kScaled>
 EP_DEVICE void deliver(const LlDispatchArgs& args, const ArrivalTable& table, const Arrival& arrival,
                        const Arrived& arrived, const Chunk& chunk, Route* routes, const LaneRow& row) {
   if constexpr (kLayout == Layout::expert_major) {
-    deliver_to_experts(args, table, arrival, arrived, chunk, routes, row);
+    deliver_to_experts<kScaled>(args, table, arrival, arrived, chunk, routes, row);
   } else {
-    deliver_by_rank(args, arrival, arrived, chunk, routes, row);
+    deliver_by_rank<kScaled>(args, arrival, arrived, chunk, routes, row);
   }
 }
 
 // Rows from the LSA team. Tokens come in order, each rank's in turn. `warp_routes` is shared memory.
-template <Layout kLayout, bool kRemote>
-EP_DEVICE void receive_rows(const Operation<kRemote>& op, const LlDispatchArgs& args, const ArrivalTable& table,
+template <Layout kLayout, bool kScaled, Peers kPeers>
+EP_DEVICE void receive_rows(const Operation<kPeers>& op, const LlDispatchArgs& args, const ArrivalTable& table,
                             Route* warp_routes) {
   const uint32_t num_ranks = op.team.size, num_chunks = args.rows.num_chunks;
   const uint32_t num_items = num_ranks * table.most_tokens() * num_chunks;
@@ -173,9 +177,13 @@ EP_DEVICE void receive_rows(const Operation<kRemote>& op, const LlDispatchArgs& 
     if (arrival.token >= table.num_tokens(arrival.source)) continue;
     const Chunk chunk(args.rows, arrival.chunk);
     LaneRow row;
-    const Arrived arrived = await_arrival(op, args, arrival, chunk, warp_routes, row);
-    if (!arrived.ok) return;
-    deliver<kLayout>(args, table, arrival, arrived, chunk, warp_routes, row);
+    const Arrived arrived = await_arrival<kScaled>(op, args, arrival, chunk, warp_routes, row);
+    if (!arrived.ok) {
+      if (!dev::all(op.goes_on())) return;
+      if (arrival.chunk == 0) remember(args.routing, op.group.layout.slot(arrival.source, arrival.token), {}, {}, 0);
+      continue;
+    }
+    deliver<kLayout, kScaled>(args, table, arrival, arrived, chunk, warp_routes, row);
     dev::sync_warp();  // the routes are about to be reused
   }
 }
@@ -206,7 +214,7 @@ EP_DEVICE void report_counts(const LlDispatchArgs& args, const ArrivalTable& tab
   }
 }
 
-template <Layout kLayout>
+template <Layout kLayout, bool kScaled = false, Peers kPeers = Peers::team>
 EP_DEVICE void dispatch(const LlDispatchArgs& args) {
   EP_DYNAMIC_SHARED(shared);
   EP_SHARED(Route, routes, [kLlDispatchThreads / 32][kMaxHits]);
@@ -217,13 +225,13 @@ EP_DEVICE void dispatch(const LlDispatchArgs& args) {
   const bool pushes = dev::warp_idx() < args.push_warps;
 
   if (leads() && dev::lane_idx() == 0) table.clear();
-  FirstPush<false> push;
-  const Start start = begin(args, NoRemoteRanks{}, [&] {
-    if (sends && pushes) push = FirstPush<false>(args);
+  FirstPush<kPeers, kScaled> push;
+  const Start start = begin(args, NoRemoteRanks<kPeers>{}, [&] {
+    if (sends && pushes) push = FirstPush<kPeers, kScaled>(args);
     const RouteTask<kLayout> task(args);
     if (sends && task.exists(args)) task.collect(args, scratch);
   });
-  const Operation<false> op(args, start.epoch);
+  const Operation<kPeers> op(args, start.epoch);
   if (start.ready) {
     if (sends && !leads()) {
       for_each_route_task<kLayout>(
@@ -238,13 +246,17 @@ EP_DEVICE void dispatch(const LlDispatchArgs& args) {
         dev::bar_arrive(kTableBarrier, dev::num_threads());
       }
       if (table.has_all()) {
-        receive_rows<kLayout>(op, args, table, routes[dev::warp_idx()]);
+        receive_rows<kLayout, kScaled>(op, args, table, routes[dev::warp_idx()]);
         report_counts<kLayout>(args, table);
       }
-      note_free_banks(op, NoRemoteRanks{});
+      note_free_banks(op, NoRemoteRanks<kPeers>{});
     }
   }
-  finish(op, args.routing, args.phases);
+  if constexpr (kPeers == Peers::masked_team) {
+    if (finish<dev::Order::acq_rel>(op, args.routing, args.phases) && receives) forget_verdicts(op);
+  } else {
+    finish(op, args.routing, args.phases);
+  }
 }
 
 }  // namespace nccl_ep::ll

@@ -30,7 +30,8 @@ struct DispatchHead {
 EP_DEVICE void write_records(const LlDispatchArgs& args, const RouteScratch& scratch, const DispatchHead& head) {
   const TokenBits places{scratch.place_hits};
 #pragma unroll 1
-  for (uint32_t token = dev::thread_idx(); token < args.routing.num_tokens; token += followers().num_threads()) {
+  for (uint32_t token = dev::thread_idx(); token < num_tokens(args.routing.tokens);
+       token += followers().num_threads()) {
     if (scratch.hits(token) == 0) continue;
     dev::st(head.record(scratch.tokens.count_before(token)),
             LlRowRecord{token, places.count_before(token * scratch.num_topk)});
@@ -39,7 +40,7 @@ EP_DEVICE void write_records(const LlDispatchArgs& args, const RouteScratch& scr
 
 // What a remote rank must know about this rank's tokens: written pass by pass, put after the last one.
 template <Layout kLayout>
-EP_DEVICE void put_routes(const Operation<true>& op, const RemoteRanks& remote, const LlDispatchArgs& args,
+EP_DEVICE void put_routes(const Operation<Peers::teams>& op, const RemoteRanks& remote, const LlDispatchArgs& args,
                           const RouteScratch& scratch, const RouteTask<kLayout>& task) {
   const uint32_t peer = task.peer(args), i = remote.number_of(peer), num_rows = scratch.counts->num_rows;
   const DispatchHead head{remote.outbox(op.bank, i), args.network.layout};
@@ -55,7 +56,7 @@ EP_DEVICE void put_routes(const Operation<true>& op, const RemoteRanks& remote, 
   if (!task.is_last_pass(args)) return;
   followers().sync(kRoutesBarrier);  // all of the head has been written
   if (dev::thread_idx() != 0) return;
-  const uint32_t num_routes = places.count((args.routing.num_tokens * scratch.num_topk + 31) / 32);
+  const uint32_t num_routes = places.count((num_tokens(args.routing.tokens) * scratch.num_topk + 31) / 32);
   remote.put_head(op.bank, i, args.network.layout.routes_at(num_rows) + sizeof(Unit) * num_routes);
 }
 
@@ -70,8 +71,8 @@ EP_DEVICE bool leaves(const LsaTeam& team, const TopkRanks& ranks) {
 }
 
 // A lane for each rank that the row goes to.
-EP_DEVICE void put_row(const Operation<true>& op, const RemoteRanks& remote, const TopkRanks& ranks, uint32_t token,
-                       uint64_t row_bytes) {
+EP_DEVICE void put_row(const Operation<Peers::teams>& op, const RemoteRanks& remote, const TopkRanks& ranks,
+                       uint32_t token, uint64_t row_bytes) {
   for (uint32_t base = 0; base < op.group.num_ranks; base += 32) {
     const uint32_t bits = ranks.bits_from(base), peer = base + dev::lane_idx();
     if ((bits >> dev::lane_idx() & 1) && !op.team.has(peer)) remote.put_row(op.bank, peer, token, 0, row_bytes);
@@ -79,12 +80,13 @@ EP_DEVICE void put_row(const Operation<true>& op, const RemoteRanks& remote, con
 }
 
 // Puts the rows that leave the team. `warps` of every block call it, and share the tokens.
-EP_DEVICE void put_rows(const Operation<true>& op, const RemoteRanks& remote, const LlDispatchArgs& args,
+template <bool kScaled>
+EP_DEVICE void put_rows(const Operation<Peers::teams>& op, const RemoteRanks& remote, const LlDispatchArgs& args,
                         const WarpTeam& warps) {
   const uint32_t num_warps = warps.num_warps * dev::num_blocks();
   const uint32_t first = (dev::warp_idx() - warps.first_warp) * dev::num_blocks() + dev::block_idx();
   const uint64_t row_bytes = args.rows.row_bytes();
-  for (uint32_t token = first; token < args.routing.num_tokens; token += num_warps) {
+  for (uint32_t token = first; token < num_tokens(args.routing.tokens); token += num_warps) {
     const TopkRanks ranks(op.group, args.routing, TopkIds(args.routing, token));
     if (!leaves(op.team, ranks)) continue;
     unsigned char* staged = remote.outbox(op.bank, 0) + args.network.layout.row_at(token);
@@ -92,7 +94,7 @@ EP_DEVICE void put_rows(const Operation<true>& op, const RemoteRanks& remote, co
     for (uint32_t c = 0; c < args.rows.num_chunks; ++c) {
       const Chunk chunk(args.rows, c);
       LaneRow row;
-      row.load(chunk.packs, args.tokens + token * row_bytes);
+      load_payload<kScaled>(args, chunk, token, row);
       row.store(chunk.packs, staged);
     }
     dev::sync_warp();  // all of the row has been written
@@ -102,14 +104,13 @@ EP_DEVICE void put_rows(const Operation<true>& op, const RemoteRanks& remote, co
 }
 
 // Waits for the counts of every remote rank and puts them into the table. Who has met these threads may read the heads.
-EP_DEVICE bool read_remote_counts(const Operation<true>& op, const RemoteRanks& remote, const LlDispatchArgs& args,
-                                  const ArrivalTable& table, const WarpTeam& team) {
+EP_DEVICE bool read_remote_counts(const Operation<Peers::teams>& op, const RemoteRanks& remote,
+                                  const LlDispatchArgs& args, const ArrivalTable& table, const WarpTeam& team) {
   const uint32_t units = table.count_units();  // of a source
   bool ok = true;
   for (uint32_t i = team.thread_idx(); ok && i < remote.size() * units; i += team.num_threads()) {
     const uint32_t source = remote.rank(i / units), number = i % units;
-    ok = wait_for(op.group, op.epoch, {Wait::remote_counts, source, 0},
-                  [&] { return remote.has_head(op.epoch, source); });
+    ok = op.wait_for({Wait::remote_counts, source, 0}, [&] { return remote.has_head(op.epoch, source); });
     if (!ok) break;
     const DispatchHead head{remote.inbox(op.bank, i / units), args.network.layout};
     table.take(source, number, dev::ld(head.counts() + number));
@@ -128,9 +129,10 @@ EP_DEVICE Arrived read_routes(const DispatchHead& head, const LlRowRecord& recor
 }
 
 // Rows from remote ranks: each rank's in turn, in the order of their tokens. `warp_routes` is shared memory.
-template <Layout kLayout>
-EP_DEVICE void receive_remote_rows(const Operation<true>& op, const RemoteRanks& remote, const LlDispatchArgs& args,
-                                   const ArrivalTable& table, BlockQueue queue, Route* warp_routes) {
+template <Layout kLayout, bool kScaled>
+EP_DEVICE void receive_remote_rows(const Operation<Peers::teams>& op, const RemoteRanks& remote,
+                                   const LlDispatchArgs& args, const ArrivalTable& table, BlockQueue queue,
+                                   Route* warp_routes) {
   const RemoteHandle handle(args.routing, remote);
   const uint32_t num_ranks = remote.size(), num_chunks = args.rows.num_chunks;
   const uint32_t num_items = num_ranks * table.most_rows() * num_chunks;
@@ -143,14 +145,14 @@ EP_DEVICE void receive_remote_rows(const Operation<true>& op, const RemoteRanks&
     const Arrival arrival{source, record.token, item / num_ranks % num_chunks};
     const Arrived arrived = read_routes(head, record, table.num_rows(source), warp_routes);
     const Chunk chunk(args.rows, arrival.chunk);
-    if (!wait_for<true>(op.group, op.epoch, {Wait::remote_rows, source, record.token},
-                        [&] { return dev::all(remote.has_rows(op.epoch, source, record.token)); })) {
+    if (!op.wait_for<true>({Wait::remote_rows, source, record.token},
+                           [&] { return dev::all(remote.has_rows(op.epoch, source, record.token)); })) {
       return;
     }
     LaneRow row;
     row.load_arrived(chunk.packs, box + args.network.layout.row_at(record.token));
     if (arrival.chunk == 0 && dev::lane_idx() == 0) *handle.token(i, number) = record.token;
-    deliver<kLayout>(args, table, arrival, arrived, chunk, warp_routes, row);
+    deliver<kLayout, kScaled>(args, table, arrival, arrived, chunk, warp_routes, row);
     dev::sync_warp();  // the routes are about to be reused
   }
   if (dev::block_idx() != dev::num_blocks() - 1) return;
@@ -159,7 +161,7 @@ EP_DEVICE void receive_remote_rows(const Operation<true>& op, const RemoteRanks&
   }
 }
 
-template <Layout kLayout>
+template <Layout kLayout, bool kScaled = false>
 EP_DEVICE void dispatch_remote(const LlDispatchArgs& args) {
   EP_DYNAMIC_SHARED(shared);
   EP_SHARED(Route, routes, [kLlDispatchThreads / 32][kMaxHits]);
@@ -175,13 +177,13 @@ EP_DEVICE void dispatch_remote(const LlDispatchArgs& args) {
     table.clear();
     num_taken[0] = 0;
   }
-  FirstPush<true> push;
+  FirstPush<Peers::teams, kScaled> push;
   const Start start = begin(args, remote, [&] {
-    if (sends && pushes) push = FirstPush<true>(args);
+    if (sends && pushes) push = FirstPush<Peers::teams, kScaled>(args);
     const RouteTask<kLayout> task(args);
     if (sends && task.exists(args)) task.collect(args, scratch);
   });
-  const Operation<true> op(args, start.epoch);
+  const Operation<Peers::teams> op(args, start.epoch);
   if (start.ready) {
     if (sends && !leads()) {
       for_each_route_task<kLayout>(args, scratch, [&](const RouteTask<kLayout>& task) {
@@ -193,7 +195,7 @@ EP_DEVICE void dispatch_remote(const LlDispatchArgs& args) {
       });
     }
     if (sends && pushes) push_rows(op, args, push);
-    if (sends && !pushes) put_rows(op, remote, args, receivers);
+    if (sends && !pushes) put_rows<kScaled>(op, remote, args, receivers);
     if (receives) {
       if (pushes) {
         dev::bar_sync(kTableBarrier, dev::num_threads());
@@ -204,8 +206,8 @@ EP_DEVICE void dispatch_remote(const LlDispatchArgs& args) {
         dev::bar_arrive(kTableBarrier, dev::num_threads());
       }
       if (table.has_all()) {
-        receive_rows<kLayout>(op, args, table, routes[dev::warp_idx()]);
-        receive_remote_rows<kLayout>(op, remote, args, table, {num_taken}, routes[dev::warp_idx()]);
+        receive_rows<kLayout, kScaled>(op, args, table, routes[dev::warp_idx()]);
+        receive_remote_rows<kLayout, kScaled>(op, remote, args, table, {num_taken}, routes[dev::warp_idx()]);
         report_counts<kLayout>(args, table);
       }
       note_free_banks(op, remote);

@@ -3,11 +3,12 @@
 //
 // No fence is needed anywhere. What crosses between ranks are units and lines, which carry their epoch and publish nothing
 // else. A hello permits writes and publishes nothing that is read; the reads that it speaks of ended with an earlier
-// kernel. Within a rank, operations follow each other in stream order, so GroupProgress needs no more than
-// is_last_block()'s counter.
+// kernel. Within a rank, operations begin one after the other in stream order, and one may be received while the next
+// begins, which uses the other bank. So GroupProgress needs no more than is_last_block()'s counters.
 #pragma once
 
 #include "common/operation.cuh"
+#include "common/token_count.cuh"
 #include "shared/ll_args.hpp"
 
 namespace nccl_ep::ll {
@@ -55,22 +56,30 @@ struct LsaTeam {
   EP_DEVICE uint32_t peer(uint32_t rank, uint32_t i) const { return first + (rank - first + 1 + i) % size; }
 };
 
-// With kRemote the group has other teams as well.
-template <bool kRemote, class Args>
+// Whom the kernels of a group deal with.
+enum class Peers {
+  team,         // one LSA team
+  masked_team,  // the same without those that do not answer (lost_ranks.cuh)
+  teams,        // one's own LSA team, and others through the network
+};
+
+template <Peers kPeers, class Args>
 EP_DEVICE LsaTeam team_of(const Args& args) {
-  if constexpr (kRemote) return {args.network.first_rank, args.group.layout.num_ranks};
+  if constexpr (kPeers == Peers::teams) return {args.network.first_rank, args.group.layout.num_ranks};
   return {0, args.group.num_ranks};
 }
 
 // One operation as a block sees it.
-template <bool kRemote>
-struct Operation : OperationOf<LlGroupState> {
+template <Peers kPeers>
+struct Operation : OperationOf<LlGroupState, kPeers == Peers::masked_team> {
+  using Base = OperationOf<LlGroupState, kPeers == Peers::masked_team>;
+  using Base::group, Base::epoch;
   LsaTeam team;
   uint32_t bank;
 
   template <class Args>
   EP_DEVICE Operation(const Args& args, uint32_t op_epoch)
-      : OperationOf{args.group, op_epoch}, team(team_of<kRemote>(args)), bank(op_epoch % LlLayout::kNumBanks) {}
+      : Base{args.group, op_epoch}, team(team_of<kPeers>(args)), bank(op_epoch % LlLayout::kNumBanks) {}
 
   // Addresses in the window of a rank of the team.
   EP_DEVICE Unit* counts(uint32_t rank, uint32_t source, uint32_t unit) const {
@@ -89,49 +98,88 @@ struct Operation : OperationOf<LlGroupState> {
  private:
   template <class T>
   EP_DEVICE T* at(uint32_t rank, uint64_t offset) const {
-    return group.window.at<T>(rank - team.first, offset);
+    return group.window.template at<T>(rank - team.first, offset);
   }
 };
+
+// The ranks that take part, as this block knows them since it began: bits in its shared memory, where there are masks.
+constexpr uint32_t kMaxRanks = 1024;
+EP_DEVICE uint32_t* active_words() {
+  EP_SHARED(uint32_t, words, [kMaxRanks / 32]);
+  return words;
+}
+
+// Of the ranks base ... base + 31.
+template <Peers kPeers>
+EP_DEVICE uint32_t active_bits(const Operation<kPeers>&, uint32_t base) {
+  if constexpr (kPeers != Peers::masked_team) return ~0u;
+  return active_words()[base / 32];
+}
+
+template <Peers kPeers>
+EP_DEVICE bool is_active(const Operation<kPeers>& op, uint32_t rank) {
+  return active_bits(op, rank / 32 * 32) >> rank % 32 & 1;
+}
+
+// The leader calls it.
+EP_DEVICE void note_active_ranks(const GroupState& group) {
+#pragma unroll 1
+  for (uint32_t base = 0; base < group.num_ranks; base += 32) {
+    const uint32_t rank = base + dev::lane_idx();
+    const bool active = rank == group.rank || (rank < group.num_ranks && !is_masked(group, rank));
+    const uint32_t bits = dev::ballot(active);
+    dev::sync_warp();  // the word may be about to be replaced
+    if (dev::lane_idx() == 0) active_words()[base / 32] = bits;
+  }
+  dev::sync_warp();
+}
 
 // The epoch of this launch: a new operation's, or the one whose sending half ran before.
 EP_DEVICE uint32_t operation_epoch(const LlGroupState& group, const LlRouting& routing, bool sends) {
   return sends ? dev::ld_relaxed<dev::Scope::gpu>(&group.progress->epoch) + 1 : *routing.pending_epoch();
 }
 
-// Tells every rank of the team that this one has finished the operation before. One warp calls it.
-template <bool kRemote>
-EP_DEVICE void announce(const Operation<kRemote>& op) {
+// Tells every rank of the team up to which operation this one has finished. One warp calls it.
+template <Peers kPeers>
+EP_DEVICE void announce(const Operation<kPeers>& op, uint32_t finished) {
   for (uint32_t i = dev::lane_idx(); i < op.team.size; i += 32) {
     uint32_t* hello = op.hello(op.team.first + i, op.group.rank);
-    dev::st_relaxed<dev::Scope::system>(hello, op.epoch - 1);
+    dev::st_relaxed<dev::Scope::system>(hello, finished);
   }
 }
 
 // The last operation that a rank of the team says it has finished.
-template <bool kRemote>
-EP_DEVICE uint32_t finished_by(const Operation<kRemote>& op, uint32_t peer) {
+template <Peers kPeers>
+EP_DEVICE uint32_t finished_by(const Operation<kPeers>& op, uint32_t peer) {
   return dev::ld_relaxed<dev::Scope::system>(op.hello(op.group.rank, peer));
 }
 
-// Waits until the bank of every rank of the team may be written. One warp calls it, unless the operation before has found
-// out.
-template <bool kRemote>
-EP_DEVICE bool await_peers(const Operation<kRemote>& op) {
+// Waits until the bank of every rank of the team that takes part may be written. One warp calls it, unless the operation
+// before has found out. False: an operation has failed.
+template <Peers kPeers>
+EP_DEVICE bool await_peers(const Operation<kPeers>& op) {
   bool ok = true;
   for (uint32_t i = dev::lane_idx(); i < op.team.size; i += 32) {
     const uint32_t peer = op.team.first + i;
-    ok &= wait_for(op.group, op.epoch, {Wait::bank_free, peer, 0},
-                   [&] { return static_cast<int32_t>(finished_by(op, peer) + LlLayout::kNumBanks - op.epoch) >= 0; });
+    if (!is_active(op, peer)) continue;
+    ok &= op.wait_for({Wait::bank_free, peer, 0}, [&] {
+      return static_cast<int32_t>(finished_by(op, peer) + LlLayout::kNumBanks - op.epoch) >= 0;
+    });
+  }
+  if (kPeers == Peers::masked_team && !dev::all(ok)) {
+    note_active_ranks(op.group);
+    return dev::all(op.goes_on());
   }
   return dev::all(ok);
 }
 
 // The ranks outside the team, where there are none.
+template <Peers kOthers = Peers::team>
 struct NoRemoteRanks {
-  static constexpr bool kExist = false;
+  static constexpr Peers kPeers = kOthers;
   EP_DEVICE void announce(uint32_t) const {}
   EP_DEVICE bool await_peers(uint32_t) const { return true; }
-  EP_DEVICE bool have_begun(uint32_t) const { return true; }
+  EP_DEVICE bool have_finished(uint32_t) const { return true; }
 };
 
 // The last warp of a block leads: it finds out, as an operation begins, whether it may go on. An address that every warp
@@ -139,17 +187,19 @@ struct NoRemoteRanks {
 EP_DEVICE bool leads() { return dev::warp_idx() == dev::num_warps() - 1; }
 EP_DEVICE WarpTeam followers() { return {0, dev::num_warps() - 1}; }
 
-// Finds out, while this operation runs, whether the next one must wait: not if every rank has begun this one, and so has
-// said that it has finished the one before. The leader of the last block looks once.
-template <bool kRemote, class RemoteRanks>
-EP_DEVICE void note_free_banks(const Operation<kRemote>& op, const RemoteRanks& remote) {
+// Finds out, while this operation runs, whether the next one must wait: not if every rank that takes part has said that it
+// has finished the one before, as it does when it begins this one, or the next if the one before was still to be received.
+// The leader of the last block looks once.
+template <Peers kPeers, class RemoteRanks>
+EP_DEVICE void note_free_banks(const Operation<kPeers>& op, const RemoteRanks& remote) {
   if (!leads() || dev::block_idx() != dev::num_blocks() - 1) return;
-  bool begun = remote.have_begun(op.epoch);
+  bool finished = remote.have_finished(op.epoch - 1);
   for (uint32_t i = dev::lane_idx(); i < op.team.size; i += 32) {
-    begun &= static_cast<int32_t>(finished_by(op, op.team.first + i) + 1 - op.epoch) >= 0;
+    const uint32_t peer = op.team.first + i;
+    finished &= static_cast<int32_t>(finished_by(op, peer) + 1 - op.epoch) >= 0 || !is_active(op, peer);
   }
-  begun = dev::all(begun);
-  if (begun && dev::lane_idx() == 0) dev::st_relaxed<dev::Scope::gpu>(&op.group.progress->banks_free, op.epoch + 1);
+  finished = dev::all(finished);
+  if (finished && dev::lane_idx() == 0) dev::st_relaxed<dev::Scope::gpu>(&op.group.progress->banks_free, op.epoch + 1);
 }
 
 // Finds out what operation this is and, before sending, says hello and waits for the peers. Followers call meanwhile() and
@@ -165,10 +215,13 @@ EP_DEVICE Start begin(const Args& args, const RemoteRanks& remote, Meanwhile mea
   const bool sends = args.phases & kLlSend;
   const uint32_t banks_free = dev::ld_relaxed<dev::Scope::gpu>(&args.group.progress->banks_free);
   const bool failed = has_failed(args.group);
-  const Operation<RemoteRanks::kExist> op(args, operation_epoch(args.group, args.routing, sends));
+  if constexpr (RemoteRanks::kPeers == Peers::masked_team) note_active_ranks(args.group);
+  const Operation<RemoteRanks::kPeers> op(args, operation_epoch(args.group, args.routing, sends));
   if (sends && dev::block_idx() == dev::num_blocks() - 1) {
-    remote.announce(op.epoch);
-    announce(op);
+    const uint32_t finished = op.epoch - 1 - args.num_pending;
+    remote.announce(finished);
+    announce(op, finished);
+    if (dev::lane_idx() == 0) check_count(args.group, args.routing.tokens);
   }
   const bool may_write =
       !sends || dev::all(banks_free == op.epoch) || (await_peers(op) && remote.await_peers(op.epoch));
@@ -179,12 +232,14 @@ EP_DEVICE Start begin(const Args& args, const RemoteRanks& remote, Meanwhile mea
   return start;
 }
 
-template <bool kRemote>
-EP_DEVICE void finish(const Operation<kRemote>& op, const LlRouting& routing, uint32_t phases) {
+// Returns whether this is the first thread of the last block.
+template <dev::Order kOrder = dev::Order::relaxed, Peers kPeers>
+EP_DEVICE bool finish(const Operation<kPeers>& op, const LlRouting& routing, uint32_t phases) {
   GroupProgress* progress = op.group.progress;
-  if (!is_last_block(progress)) return;
+  if (!is_last_block<kOrder>(&progress->blocks_done[op.bank])) return false;
   if (phases & kLlSend) dev::st_relaxed<dev::Scope::gpu>(&progress->epoch, op.epoch);
   if (!(phases & kLlReceive)) *routing.pending_epoch() = op.epoch;
+  return true;
 }
 
 }  // namespace nccl_ep::ll

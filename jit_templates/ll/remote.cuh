@@ -7,8 +7,8 @@
 //   head    one put for each peer and operation, and a weak signal that rides on it
 //   rows    a put for each row, in the context that its token is dealt to. When the grid has put its last one, a strong
 //           signal in every context, to every peer, whether or not there was a row
-//   hello   a signal as each operation begins: the one before is finished here. So its inbox bank is free, and what this
-//           rank has waited for in it has left the peers' outboxes
+//   hello   a signal as an operation begins: up to where operations are finished here. So their inbox banks are free, and
+//           what this rank has waited for in them has left the peers' outboxes
 //
 // A put reads what happens before it, so the threads that write an outbox meet before one of them puts.
 #pragma once
@@ -19,7 +19,7 @@
 namespace nccl_ep::ll {
 
 struct RemoteRanks {
-  static constexpr bool kExist = true;
+  static constexpr Peers kPeers = Peers::teams;
   static constexpr uint32_t kContext = 0;  // of hellos and heads
 
   const LlGroupState& group;
@@ -40,9 +40,13 @@ struct RemoteRanks {
   EP_DEVICE unsigned char* outbox(uint32_t bank, uint32_t i) const { return memory(network.layout.outbox_at(bank, i)); }
 
   // As the functions of the same names for the team. One warp calls them.
-  EP_DEVICE void announce(uint32_t) const {
-    for (uint32_t i = dev::lane_idx(); i < size(); i += 32) {
-      gin(kContext).signal(rank(i), dev::weak(dev::signal(signals().hello(group.rank))));
+  EP_DEVICE void announce(uint32_t finished) const {
+    uint32_t* told = &group.progress->told_remote;
+    const uint32_t news = finished + 1 - dev::ld_relaxed<dev::Scope::gpu>(told);
+    dev::sync_warp();  // all lanes have read it
+    if (dev::lane_idx() == 0) dev::st_relaxed<dev::Scope::gpu>(told, finished + 1);
+    for (uint32_t i = dev::lane_idx(); news > 0 && i < size(); i += 32) {
+      gin(kContext).signal(rank(i), dev::weak(dev::signal(signals().hello(group.rank)), news));
     }
   }
   EP_DEVICE bool await_peers(uint32_t epoch) const {
@@ -50,17 +54,15 @@ struct RemoteRanks {
     for (uint32_t i = dev::lane_idx(); i < size(); i += 32) {
       const uint32_t peer = rank(i);
       ok &= wait_for(group, epoch, {Wait::bank_free, peer, 0},
-                     [&] { return has_reached(count(kContext, signals().hello(peer)), epoch - 1); });
+                     [&] { return has_finished(peer, epoch - LlLayout::kNumBanks); });
     }
     return dev::all(ok);
   }
-  // Whether those that this lane looks at have begun an operation.
-  EP_DEVICE bool have_begun(uint32_t epoch) const {
-    bool begun = true;
-    for (uint32_t i = dev::lane_idx(); i < size(); i += 32) {
-      begun &= has_reached(count(kContext, signals().hello(rank(i))), epoch);
-    }
-    return begun;
+  // Whether those that this lane looks at have finished an operation.
+  EP_DEVICE bool have_finished(uint32_t epoch) const {
+    bool finished = true;
+    for (uint32_t i = dev::lane_idx(); i < size(); i += 32) finished &= has_finished(rank(i), epoch);
+    return finished;
   }
 
   // Puts the beginning of a peer's outbox. One thread calls it, after all that write it have met.
@@ -102,6 +104,9 @@ struct RemoteRanks {
   }
 
  private:
+  EP_DEVICE bool has_finished(uint32_t peer, uint32_t epoch) const {
+    return has_reached(count(kContext, signals().hello(peer)), epoch + 1);
+  }
   EP_DEVICE uint32_t team_size() const { return group.layout.num_ranks; }
   EP_DEVICE LlSignals signals() const { return {group.num_ranks}; }
   EP_DEVICE dev::Gin gin(uint32_t context) const { return dev::Gin(network.comm, context); }

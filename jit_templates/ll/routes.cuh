@@ -48,10 +48,10 @@ struct RouteScratch {
 
   EP_DEVICE RouteScratch(unsigned char* shared, const LlRouting& routing)
       : num_topk(routing.num_topk),
-        num_words((routing.num_tokens + 31) / 32),
+        num_words((num_tokens(routing.tokens) + 31) / 32),
         tokens{reinterpret_cast<uint32_t*>(shared)},
         place_hits(tokens.word + num_words),
-        counts(reinterpret_cast<Counts*>(place_hits + (routing.num_tokens * num_topk + 31) / 32 + 2)),
+        counts(reinterpret_cast<Counts*>(place_hits + (num_tokens(routing.tokens) * num_topk + 31) / 32 + 2)),
         experts(reinterpret_cast<uint32_t*>(counts + 1)) {}
   EP_DEVICE uint32_t* rows_of_expert(uint32_t i) const { return experts + i * (1 + num_words); }
   EP_DEVICE TokenBits of_expert(uint32_t i) const { return {rows_of_expert(i) + 1}; }
@@ -114,9 +114,9 @@ EP_DEVICE void drop_repeats(const LlDispatchArgs& args, const RouteScratch& scra
 
 // Which tokens have hits.
 EP_DEVICE void collect_tokens(const LlDispatchArgs& args, const RouteScratch& scratch, const WarpTeam& team) {
-  const uint32_t num_tokens = args.routing.num_tokens;
-  for (uint32_t token = team.thread_idx(); token - dev::lane_idx() < num_tokens; token += team.num_threads()) {
-    const uint32_t bits = dev::ballot(token < num_tokens && scratch.hits(token) != 0);
+  const uint32_t count = num_tokens(args.routing.tokens);
+  for (uint32_t token = team.thread_idx(); token - dev::lane_idx() < count; token += team.num_threads()) {
+    const uint32_t bits = dev::ballot(token < count && scratch.hits(token) != 0);
     if (dev::lane_idx() != 0) continue;
     scratch.tokens.word[token / 32] = bits;
     dev::atomic_add<dev::Order::relaxed, dev::Scope::block>(&scratch.counts->num_rows, dev::popc(bits));
@@ -154,7 +154,7 @@ template <Layout kLayout, class Send>
 EP_DEVICE void for_each_count_unit(const LlDispatchArgs& args, const RouteScratch& scratch, ExpertPass pass,
                                    uint32_t epoch, Send send) {
   if (pass.begin == 0 && dev::thread_idx() == followers().num_threads() - 1) {
-    send(0, Unit{{args.routing.num_tokens, scratch.counts->num_rows, 0}, epoch});
+    send(0, Unit{{num_tokens(args.routing.tokens), scratch.counts->num_rows, 0}, epoch});
   }
   if constexpr (kLayout == Layout::expert_major) {
     for (uint32_t i = 3 * dev::thread_idx(); i < pass.size(); i += 3 * followers().num_threads()) {
@@ -185,7 +185,7 @@ struct Place {
 template <Layout kLayout, class SendNone, class Send>
 EP_DEVICE void for_each_route(const LlDispatchArgs& args, const RouteScratch& scratch, uint32_t peer, ExpertPass pass,
                               SendNone send_none, Send send) {
-  const uint32_t num_places = args.routing.num_tokens * scratch.num_topk;
+  const uint32_t num_places = num_tokens(args.routing.tokens) * scratch.num_topk;
 #pragma unroll 1
   for (uint32_t i = dev::thread_idx(); i < num_places; i += followers().num_threads()) {
     const Place place(scratch, i);
@@ -244,10 +244,11 @@ EP_DEVICE void for_each_route_task(const LlDispatchArgs& args, const RouteScratc
 }
 
 // What a peer of the team must know about this rank's tokens.
-template <Layout kLayout, bool kRemote>
-EP_DEVICE void send_routes(const Operation<kRemote>& op, const LlDispatchArgs& args, const RouteScratch& scratch,
+template <Layout kLayout, Peers kPeers>
+EP_DEVICE void send_routes(const Operation<kPeers>& op, const LlDispatchArgs& args, const RouteScratch& scratch,
                            const RouteTask<kLayout>& task) {
   const uint32_t peer = task.peer(args), source = op.group.rank;
+  if (!is_active(op, peer)) return;
   // First, since every receiving block waits for them.
   for_each_count_unit<kLayout>(args, scratch, task.pass, op.epoch, [&](uint32_t number, const Unit& unit) {
     dev::st_unit(op.counts(peer, source, number), unit);

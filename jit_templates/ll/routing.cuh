@@ -46,7 +46,7 @@ EP_DEVICE bool is_repeated(const LlRouting& routing, uint32_t token, uint32_t k,
 // team prepares. Loops in this file and the next stay loops: code that runs once is fetched from far away.
 template <class Prepare, class Visit>
 EP_DEVICE void for_each_place(const LlRouting& routing, const WarpTeam& team, Prepare prepare, Visit visit) {
-  const uint32_t num_places = routing.num_tokens * routing.num_topk, step = team.num_threads();
+  const uint32_t num_places = num_tokens(routing.tokens) * routing.num_topk, step = team.num_threads();
   const auto load = [&](uint32_t place) { return place < num_places ? load_id(routing, 0, place) : ~uint64_t{0}; };
   uint32_t place = team.thread_idx();
   uint64_t id = load(place);
@@ -75,7 +75,7 @@ struct TopkIds {
   uint64_t raw[kPerLane] = {};
 
   EP_DEVICE TopkIds(const LlRouting& routing, uint32_t token) {
-    if (token >= routing.num_tokens) return;
+    if (token >= routing.tokens.most) return;  // not num_tokens(): the load need not wait for it
 #pragma unroll
     for (uint32_t i = 0; i < kPerLane; ++i) {
       const uint32_t k = 32 * i + dev::lane_idx();

@@ -56,9 +56,14 @@ struct LaneRow {
   EP_DEVICE void store(const LanePack (&packs)[kStrips], unsigned char* row) const {
 #pragma unroll
     for (uint32_t s = 0; s < kStrips; ++s) {
-      const Pack pack{{word[s][0], word[s][1], word[s][2], word[s][3]}};
-      if (packs[s].exists) dev::st(reinterpret_cast<Pack*>(row) + packs[s].pack, pack);
+      if (packs[s].exists) dev::st(reinterpret_cast<Pack*>(row) + packs[s].pack, pack(s));
     }
+  }
+
+  EP_DEVICE Pack pack(uint32_t s) const { return {{word[s][0], word[s][1], word[s][2], word[s][3]}}; }
+  EP_DEVICE void set(uint32_t s, const Pack& pack) {
+#pragma unroll
+    for (uint32_t i = 0; i < 4; ++i) word[s][i] = pack.word[i];
   }
 
   // One look at a chunk's lines, from its first on: whether all have arrived. The whole warp calls it.
@@ -130,8 +135,7 @@ struct LaneRow {
     for (uint32_t s = 0; s < kStrips; ++s) {
       Pack pack{};
       if (packs[s].exists) pack = load(reinterpret_cast<const Pack*>(row) + packs[s].pack);
-#pragma unroll
-      for (uint32_t i = 0; i < 4; ++i) word[s][i] = pack.word[i];
+      set(s, pack);
     }
   }
 
@@ -150,6 +154,7 @@ struct Chunk {
   uint32_t first_unit;
 
   EP_DEVICE Chunk(const LlRowPlan& rows, uint32_t chunk) : Chunk(rows.packs_per_row, chunk * LaneRow::kStrips, 0) {}
+  EP_DEVICE uint32_t first_pack() const { return first_unit / 32 * kPacksPerStrip; }
 
  private:
   static_assert(LaneRow::kStrips == 3, "a constructor of as many strips");

@@ -14,21 +14,34 @@ enum class DType : uint32_t { bf16, fp16, fp32 };
 
 // Advanced by the kernels themselves, so that a captured graph replays with fresh epochs.
 struct GroupProgress {
-  uint32_t epoch;         // of the last operation started on this rank, from 1 on; the ones before it are finished
-  uint32_t blocks_done;   // of the running kernel
-  uint32_t failed;        // a wait of this rank timed out: the others give up at once
-  uint32_t banks_free;    // Low Latency: the operation that is known to find its bank free on every rank
-  uint32_t senders_done;  // of the running kernel: warps that have put their last row into the network
+  uint32_t epoch;           // of the last operation started on this rank, from 1 on
+  uint32_t blocks_done[2];  // of the running kernel; Low Latency: of the one that uses a bank
+  uint32_t failed;          // a wait of this rank timed out: the others give up at once
+  uint32_t banks_free;      // Low Latency: the operation that is known to find its bank free on every rank
+  uint32_t senders_done;    // of the running kernel: warps that have put their last row into the network
+  uint32_t told_remote;     // Low Latency: other LSA teams know that all operations before this one are finished here
+  uint32_t has_losses;      // a rank has been masked since the caller last asked to forget it
+  uint32_t num_cleanings;   // of the mask, that this rank has begun
+};
+
+// Which ranks take part, of a group that goes on without those that do not answer. Words in device memory; `active` is null
+// in other groups.
+struct RankMask {
+  uint32_t* active;    // [rank]: 1, or 0 for one that is masked
+  uint32_t* verdicts;  // [bank][rank]: whether the operation that uses the bank has the rank's tokens (lost_ranks.cuh)
+  uint32_t* seen;      // [phase][rank]: the tag of what was last read at a meeting (clean.cuh)
+  uint64_t life_at;    // in every rank's window, [rank]: a word that a rank changes while it waits for others
 };
 
 struct GroupState {
   PeerWindow window;
   GroupProgress* progress;
-  FaultRecord* fault;  // pinned host memory
+  FaultRecords* faults;  // pinned host memory
   uint64_t timeout_ns;
   uint32_t rank;
   uint32_t num_ranks;
   uint32_t num_local_experts;
+  RankMask mask;
 };
 
 }  // namespace nccl_ep

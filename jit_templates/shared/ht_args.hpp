@@ -4,6 +4,7 @@
 
 #include "shared/group_state.hpp"
 #include "shared/ht_network.hpp"
+#include "shared/token_count.hpp"
 
 namespace nccl_ep {
 
@@ -53,9 +54,9 @@ struct HtHandle {
 
 // A top-k table as the caller has it.
 struct TopkTable {
-  const void* ids;  // [num_tokens, num_topk], int32 or int64
+  const void* ids;  // [tokens.most, num_topk], int32 or int64
   uint32_t is_64bit;
-  uint32_t num_tokens;
+  TokenCount tokens;
   uint32_t num_topk;
 };
 
@@ -107,21 +108,39 @@ struct HtPushed {
   uint32_t num_arrived;  // counted in dispatch
 };
 
+// Scales beside rows, in dispatch with a recipe that has them.
+struct HtScales {
+  uint32_t row_bytes;          // of a row's scales
+  uint32_t word_bytes;         // 16, 4 or 1: they are so many whole words, wherever they lie
+  bool in_bulk;                // by way of stages
+  const unsigned char* given;  // [num_tokens, row]
+  PeerWindow out_window;       // as that of the rows
+  unsigned char* out;          // [rows, row]
+};
+
+// Rows that dispatch makes of the caller's before they leave, each once. They are then what travels.
+struct HtQuantization {
+  const unsigned char* tokens;  // [num_tokens, 2 * row] bf16; null: rows travel as they are given
+  bool rounds;                  // scales are powers of two
+  uint32_t* ready;              // [token]: the operation that has made its row
+};
+
 // How rows are moved: pushed through stages in shared memory, a ring for each warp that pushes. The other blocks receive; if
 // all blocks push, their other warps do, and rows that stay on this rank are dealt to the warps that push.
 struct HtMovePlan {
   uint32_t row_bytes;
-  uint32_t piece_bytes;  // of a stage; a row is pushed in pieces of this size, the last may be smaller
+  uint32_t piece_bytes;  // a row is pushed in pieces of this size, the last may be smaller
   uint32_t num_pieces;
+  uint32_t stage_bytes;  // what a stage holds at most: a piece, and scales
   uint32_t push_blocks;
   uint32_t push_warps;   // of such a block
   uint32_t ticket_rows;  // that a warp takes at a time
   HtPushed* pushed;      // [flow], of this operation; in combine flows lead to the hosts of tokens
-  uint32_t* num_summed;  // combine: sums that warps have begun
+  uint32_t* num_begun;   // by warps: combine: sums; dispatch: tokens to be quantized
 
-  // Of shared memory, for a warp that pushes rows: stages, an mbarrier for each, what becomes of them.
+  // Of shared memory, for a warp that pushes rows: stages, an mbarrier for each, what becomes of them, and of scales in them.
   EP_HOST_DEVICE uint64_t mover_bytes() const {
-    return align_up(kHtStages * (piece_bytes + sizeof(uint64_t) + sizeof(HtStageUse)), 128);
+    return align_up(kHtStages * (stage_bytes + sizeof(uint64_t) + 2 * sizeof(HtStageUse)), 128);
   }
 };
 
@@ -129,16 +148,17 @@ struct HtDispatchArgs {
   HtGroupState group;
   HtHandle handle;
   HtMovePlan move;
-  uint32_t num_tokens;
   uint32_t num_topk;
-  const unsigned char* tokens;  // [num_tokens, row]
-  const float* topk_weights;    // [num_tokens, num_topk]; null in the backward pass
+  const unsigned char* tokens;  // [tokens, row]
+  const float* topk_weights;    // [tokens, num_topk]; null in the backward pass
   PeerWindow out_window;        // all ranks' outputs; base 0: the output is no window
   unsigned char* out_tokens;    // [rows, row]
   float* out_topk_weights;      // flat: [rows, num_topk]; expert-major: [rows]
   int64_t* out_topk_idx;        // flat: [rows, num_topk]
   uint32_t first_expert;        // added to the local experts in out_topk_idx
-  HtNetwork network;            // of a group of several LSA teams
+  HtScales scales;
+  HtQuantization quantization;
+  HtNetwork network;  // of a group of several LSA teams
   HtParcels parcels;
 };
 
@@ -146,12 +166,11 @@ struct HtCombineArgs {
   HtGroupState group;
   HtHandle handle;
   HtMovePlan move;
-  uint32_t num_tokens;
   uint32_t num_topk;
   const unsigned char* tokens;  // [rows, row]: as dispatch's output
   const float* topk_weights;    // backward: the gradients of the weights, as dispatch's out_topk_weights; else null
-  unsigned char* out_tokens;    // [num_tokens, row]
-  float* out_topk_weights;      // backward: [num_tokens, num_topk]
+  unsigned char* out_tokens;    // [tokens, row]
+  float* out_topk_weights;      // backward: [tokens, num_topk]
   HtNetwork network;            // of a group of several LSA teams
   HtParcels parcels;
   uint32_t* num_ready;  // [other team][chunk]: parcels that are ready to leave

@@ -13,7 +13,8 @@
 //   records  [row][unit]       update: what the receiver must know of each row
 //   weights  [row or place][unit]  dispatch: the weights of a row's hits, 3 a unit; backward combine: gradients, by home slot
 //   flags    [row or home slot]    one word: the operation whose row has arrived
-//   rows     [row or home slot]    rows on their way to outputs that are no windows, and combine's rows on their way home
+//   rows     [row or home slot]    rows on their way to outputs that are no windows, and combine's rows on their way home;
+//                                  dispatch: the rank's own tokens when it has quantized them, where no others' rows go
 //
 // A home slot belongs to a token and one of the ranks of the team it went to, in the order of the ranks.
 //
@@ -79,10 +80,13 @@ struct HtLayout {
   EP_HOST_DEVICE uint64_t home_slot(uint32_t hosted_token, uint32_t dest) const {
     return uint64_t{hosted_token} * max_team_dests() + dest;
   }
-  // Of rows on their way, in either direction.
+  // Of rows on their way, in either direction. Dispatch needs some for the rows of others and, to quantize, for this rank's
+  // tokens.
   EP_HOST_DEVICE uint64_t num_slots() const {
     const uint64_t home = uint64_t{num_hosted()} * max_team_dests();
-    return home > max_rows ? home : max_rows;
+    const uint64_t most_of_others = uint64_t{num_ranks - 1} * max_tokens;
+    const uint64_t dispatch = (max_rows < most_of_others ? max_rows : most_of_others) + max_tokens;
+    return home > dispatch ? home : dispatch;
   }
 
   // Counters of a source: its tokens for rank r are number r, those for expert e are number num_ranks + e. Nobody else
@@ -152,8 +156,9 @@ struct alignas(8) HtHome {
 
 // What an update leaves for dispatch and combine.
 struct HtTotals {
-  uint32_t num_rows;   // that this rank receives, expert-major dropped ones included
-  uint32_t num_slots;  // rows of the output, padding included; rank-wise rows in the flat layout
+  uint32_t num_tokens;  // of this rank
+  uint32_t num_rows;    // that this rank receives, expert-major dropped ones included
+  uint32_t num_slots;   // rows of the output, padding included; rank-wise rows in the flat layout
 };
 
 // Tokens that go to another team, and guests from there.

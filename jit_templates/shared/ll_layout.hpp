@@ -3,10 +3,13 @@
 // for addresses; the size is the end of the last region.
 //
 //   hello   [source rank]                       one word: the last operation that the source has finished
+//   life    [source rank]                       one word that the source changes while it waits for others
 //   bank 0, bank 1: operations alternate between the banks by the parity of their epoch
 //     counts  [source rank][unit]               dispatch: unit 0 = {tokens, rows for this rank}, then 3 experts a unit
 //     routes  [source rank][token][hit]         dispatch: one unit a hit; combine: the hits' weights, 3 a unit
 //     rows    [source rank][token][line]        a slot for every token that any rank may send or get back
+//
+//   meeting [phase][source rank]                what ranks tell each other when they clean their masks: a unit
 //
 // "Hit" is one local expert of the receiving rank that a token is routed to. Units and lines are tagged with the epoch,
 // so nothing has to be cleared: what an earlier operation left does not match.
@@ -25,6 +28,7 @@ constexpr uint32_t kPacksPerStrip = 31;
 
 struct LlLayout {
   static constexpr uint32_t kNumBanks = 2;
+  static constexpr uint32_t kMeetingPhases = 2;
   static constexpr uint64_t kAlign = 128;
 
   uint32_t num_ranks;
@@ -50,8 +54,9 @@ struct LlLayout {
   }
 
   EP_HOST_DEVICE uint64_t hello_at(uint32_t source) const { return sizeof(uint32_t) * source; }
+  EP_HOST_DEVICE uint64_t life_at(uint32_t source) const { return hello_at(num_ranks) + sizeof(uint32_t) * source; }
   EP_HOST_DEVICE uint64_t bank_at(uint32_t bank) const {
-    return align_up(hello_at(num_ranks), kAlign) + bank * bank_bytes;
+    return align_up(life_at(num_ranks), kAlign) + bank * bank_bytes;
   }
   EP_HOST_DEVICE uint64_t counts_at(uint32_t bank, uint32_t source, uint32_t unit) const {
     return bank_at(bank) + sizeof(Unit) * (uint64_t{source} * count_units + unit);
@@ -63,7 +68,10 @@ struct LlLayout {
     return bank_at(bank) + rows + slot(source, token) * line_row_bytes;
   }
   EP_HOST_DEVICE uint64_t slot(uint32_t source, uint32_t token) const { return uint64_t{source} * max_tokens + token; }
-  EP_HOST_DEVICE uint64_t size() const { return bank_at(kNumBanks); }
+  EP_HOST_DEVICE uint64_t meeting_at(uint32_t phase, uint32_t source) const {
+    return bank_at(kNumBanks) + sizeof(Unit) * (uint64_t{phase} * num_ranks + source);
+  }
+  EP_HOST_DEVICE uint64_t size() const { return meeting_at(kMeetingPhases, 0); }
 };
 
 // What a handle remembers of a dispatch, in the handle's own memory: how each received row was routed.

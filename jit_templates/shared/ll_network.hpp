@@ -68,8 +68,9 @@ struct LlRemoteLayout {
   }
 };
 
-// Signals of a rank, by their number. They count operations and are never reset. Each operation of every rank sends each
-// kind once to every remote rank: the hello and the head in context 0, the rows in every context.
+// Signals of a rank, by their number. They count operations and are never reset. Each operation of every rank sends the head
+// once to every remote rank, in context 0, and the rows in every context. Hellos, in context 0, add up to the number of an
+// operation before which all are finished: as one begins, it adds what is new, none or one or two.
 struct LlSignals {
   uint32_t num_ranks;  // of the world
 

@@ -19,6 +19,8 @@
   X(row_record, "the record of a row")                 \
   X(row_weights, "the weights of a row")               \
   X(rows_done, "the last rows")                        \
+  X(mask_meeting, "its call of ncclEpMaskClean")       \
+  X(mask_agreement, "its word at ncclEpMaskClean")     \
   X(remote_counts, "the counts through the network")   \
   X(remote_records, "the records through the network") \
   X(remote_weights, "the weights through the network") \
@@ -35,16 +37,23 @@ enum class Wait : uint32_t {
 
 // What a kernel leaves in pinned host memory when it gives up. `code` is written last.
 struct FaultRecord {
-  enum Code : uint32_t { kNone = 0, kTimeout = 1, kBadExpert = 2, kOverflow = 3 };
+  enum Code : uint32_t { kNone = 0, kTimeout = 1, kBadExpert = 2, kOverflow = 3, kBadCount = 4 };
   uint32_t code;
   Wait wait;
   uint32_t rank;  // who waited
   uint32_t peer;  // for whom
   // Of the peer, or of this rank for kBadExpert. Wait::block_counts: the block; Wait::row_record: the row. kOverflow: how
-  // many rows the peer has room for.
+  // many rows the peer has room for; kBadCount: how many tokens there may be.
   uint32_t token;
   uint32_t epoch;
-  int64_t expert;  // kBadExpert: the id found in topk_idx; kOverflow: how many rows the peer would receive
+  // kBadExpert: the id found in topk_idx; kOverflow: how many rows the peer would receive; kBadCount: the count found.
+  int64_t expert;
+};
+
+// What the kernels of a group tell the host.
+struct FaultRecords {
+  FaultRecord failure;  // after which the group is of no more use
+  FaultRecord loss;     // of a rank, without which the group goes on
 };
 
 }  // namespace nccl_ep

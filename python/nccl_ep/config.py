@@ -62,7 +62,7 @@ class GroupConfig(CStruct):
         num_channels: accepted for compatibility, unused.
         max_num_sms: most SMs that the kernels occupy; 0 chooses.
         alloc: your own device allocator.
-        enable_mask: go on without ranks that do not answer (low latency).
+        enable_mask: go on without ranks that do not answer within ``timeout_ns`` (low latency, one LSA team).
         timeout_ns: longest wait for another rank; 0 chooses.
         zero_copy: whether kernels write into the caller's windows directly: AUTO where there are some, ON
             only there; no difference in low latency.
@@ -108,7 +108,7 @@ class DispatchConfig(CStruct):
 
     Attributes:
         send_only: send now, receive when :meth:`Handle.complete` is called (low latency).
-        round_scales: round computed scales to powers of two.
+        round_scales: round computed scales up to powers of two (DS_FP8E3M4).
         pass_direction: forward or backward (high throughput).
         quantization_recipe: what happens to the numbers on the way.
     """

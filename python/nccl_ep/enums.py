@@ -58,7 +58,11 @@ class ExpertIdKind(IntEnum):
 
 
 class DispatchQuantizationRecipe(IntEnum):
-    """How dispatch treats the tokens' numbers on the way."""
+    """How dispatch treats the tokens' numbers on the way.
+
+    NONE: bf16, fp16 or fp32, as they are. FWD: rows that the caller has quantized, with the caller's scales.
+    DS_FP8E3M4: bf16 arrives as fp8 E4M3 with a float32 scale for each 128 elements.
+    """
 
     NONE = 0
     FWD = 1
@@ -66,10 +70,15 @@ class DispatchQuantizationRecipe(IntEnum):
 
 
 class CombineQuantizationRecipe(IntEnum):
-    """How combine treats the tokens' numbers on the way."""
+    """How combine treats the tokens' numbers on the way.
+
+    NONE: bf16, fp16 or fp32, as they are. NVFP4: not available. FP8: bf16 travels as fp8 E4M3 with a float32
+    scale for each 128 elements (low latency).
+    """
 
     NONE = 0
     NVFP4 = 1
+    FP8 = 2
 
 
 class Operation(IntEnum):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 
@@ -56,9 +57,20 @@ class InvalidUsage(Error):
 
 
 class RemoteError(Error):
-    """A kernel waited too long (``GroupConfig.timeout_ns``) for another rank. The group is of no more use."""
+    """A kernel waited too long (``GroupConfig.timeout_ns``) for other ranks.
+
+    The group is of no more use, unless :meth:`Group.clean_mask` raises it.
+
+    Attributes:
+        ranks: those that the message names as missing.
+    """
 
     name = "ncclRemoteError"
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        found = re.search(r"from rank (\d+)|ranks ((?:\d+, )*\d+) have not", self.message)
+        return tuple(int(rank) for rank in (found[1] or found[2]).split(", ")) if found else ()
 
 
 class InProgress(Error):

@@ -161,12 +161,21 @@ class Group:
         self.check(self.library.c.ncclEpMaskQuery(self._open_ptr(), c_mask, self.c_stream(stream)))
 
     def update_mask(self, mask: list[int], *, stream: Any = None) -> None:
-        """Sets which ranks take part: 1 for each that does, 0 for each that is to be left out."""
-        c_mask = ffi.new("int[]", [int(active) for active in mask])
+        """Sets which ranks take part, in stream order: 1 for each that does, 0 for each that is left out.
+
+        Ranks beyond the end of the list take part.
+        """
+        c_mask = ffi.new("int[]", [int(active) for active in mask] + [1] * (_MAX_RANKS - len(mask)))
         self.check(self.library.c.ncclEpMaskUpdate(self._open_ptr(), c_mask, self.c_stream(stream)))
 
     def clean_mask(self, *, stream: Any = None) -> None:
-        """Lets all ranks take part again. Collective among the unmasked ranks; waits for the device."""
+        """Lets all ranks take part again that call it within ``timeout_ns`` of each other, masked ones too.
+
+        Waits for the device. The earlier calls of each of them must have run.
+
+        Raises:
+            RemoteError: ranks that have not come, and stay masked: ``error.ranks``. The others go on.
+        """
         self.check(self.library.c.ncclEpMaskClean(self._open_ptr(), self.c_stream(stream)))
 
     def async_error(self) -> int:
@@ -176,7 +185,7 @@ class Group:
         return int(code[0])
 
     def clear_error(self) -> None:
-        """Forgets the error that :meth:`async_error` reports."""
+        """Forgets that ranks were lost, which :meth:`async_error` reports."""
         self.check(self.library.c.ncclEpErrorClear(self._open_ptr()))
 
     def close(self) -> None:
@@ -223,6 +232,9 @@ class Group:
         if self.closed:
             return "<nccl_ep.Group closed>"
         return f"<nccl_ep.Group {self.config.num_experts} experts at {self.ptr:#x}>"
+
+
+_MAX_RANKS = 1024
 
 
 @lru_cache

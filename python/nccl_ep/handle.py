@@ -40,7 +40,7 @@ class Handle:
         self.num_topk = num_topk
         self._ptr = ptr
         self._keep_alive = keep_alive
-        self._topk_idx: Tensor | None = None
+        self._routing: Any = None  # what the last update was given: calls read it
         self._pending: Any = None  # what a send_only call used: complete still needs it
         self._c = group.library.c
         group._handles.add(self)
@@ -102,7 +102,7 @@ class Handle:
             )
         )
         handle = cls(group, layout, table.sizes[-1], out[0])
-        handle._topk_idx = table
+        handle._routing = table, layout_info
         return handle
 
     @property
@@ -125,23 +125,27 @@ class Handle:
                 leave it in place, and unchanged from a dispatch to the end of its combine. High throughput
                 reads it once, in stream order, and the call is collective. The handle keeps the buffer
                 alive.
-            layout_info: must be None in low latency. High throughput fills what it is given:
+            layout_info: num_tokens int32 ``[1]`` on the device: there are that many tokens, 0 to b, the first
+                rows of every tensor with b rows, of which the others are not written. It is read when
+                ``topk_idx`` is, so that a graph captured for b tokens can be replayed with any number of
+                them. There is nothing else for low latency. High throughput fills what it is given:
                 expert_counters ``[L]``, expert_offsets ``[L]`` (expert-major) and recv_total_counter ``[1]``.
                 Flat: expert_counters are int32, recv_total_counter int32 or int64. Expert-major: all int32
                 or all int64, counting rows with their padding.
             stream: default: the group's.
 
         Raises:
-            InvalidArgument: shape or type of a tensor does not fit.
-            InvalidUsage: from the next call on: a rank would receive more rows than its budget, and
-                overflow_policy is not DROP.
+            InvalidArgument: shape or type of a tensor does not fit. From the next call on: num_tokens is not
+                in 0 to b.
+            InvalidUsage: low latency: a ``send_only`` call of this handle is still to be completed. From the
+                next call on: a rank would receive more rows than its budget, and overflow_policy is not DROP.
         """
         table = Tensor.of(topk_idx)
         c_info = layout_info.c if layout_info else NULL
         self._check(
             self._c.ncclEpUpdateHandle(self._open_ptr(), table.c, c_info, self.group.c_stream(stream))
         )
-        self._topk_idx = table
+        self._routing = table, layout_info
 
     def dispatch(
         self,
@@ -198,8 +202,8 @@ class Handle:
 
         Raises:
             InvalidArgument: a tensor is missing, too many, or of the wrong shape or type.
-            InvalidUsage: there is no routing yet, a ``send_only`` call is still to be completed, or a graph
-                is captured without a budget.
+            InvalidUsage: there is no routing yet; a ``send_only`` call of this handle, or the last but one of
+                the group's, is still to be completed; or a graph is captured without a budget.
             RemoteError: an earlier call on this group waited too long for another rank.
         """
         c_info, c_config = layout_info.c if layout_info else NULL, config.c if config else NULL
@@ -252,7 +256,8 @@ class Handle:
 
         Raises:
             InvalidArgument: a tensor is missing, or of the wrong shape or type.
-            InvalidUsage: there was no dispatch or routing, or a ``send_only`` call is still to be completed.
+            InvalidUsage: there was no dispatch or routing, or a ``send_only`` call is still to be completed,
+                as with :meth:`dispatch`.
             RemoteError: an earlier call on this group waited too long for another rank.
         """
         c_config = config.c if config else NULL
@@ -277,7 +282,7 @@ class Handle:
             ptr, self._ptr = self._ptr, NULL
             self._check(self._c.ncclEpHandleDestroy(ptr))
             self._keep_alive = ()
-            self._topk_idx = self._pending = None
+            self._routing = self._pending = None
 
     destroy = close
 

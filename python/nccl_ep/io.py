@@ -29,7 +29,7 @@ class _Tensors(CStruct):
 @paired_with("ncclEpLayoutInfo_t")
 @dataclass(frozen=True)
 class LayoutInfo(_Tensors):
-    """Where the counts of received rows go.
+    """Where the counts of received rows go, and how many tokens there are.
 
     Attributes:
         expert_counters: rows of each local expert, without what was dropped.
@@ -37,6 +37,7 @@ class LayoutInfo(_Tensors):
         expert_offsets: first row of each local expert.
         recv_total_counter: rows in total, with what was dropped.
         recv_topk_idx_kind: numbering of the received expert ids; read by dispatch.
+        num_tokens: given to update: how many tokens there are, the first rows of ``topk_idx``; None: all.
     """
 
     expert_counters: Any = None
@@ -44,6 +45,7 @@ class LayoutInfo(_Tensors):
     expert_offsets: Any = None
     recv_total_counter: Any = None
     recv_topk_idx_kind: ExpertIdKind | int = ExpertIdKind.AUTO
+    num_tokens: Any = None
 
 
 @paired_with("ncclEpDispatchInputs_t")

@@ -21,7 +21,7 @@ ncclEpCapabilityQuery_t decode_query(const ncclEpCapabilityQuery_t* query) {
   }
   decode_enum("query.pass_direction", current.pass_direction, NCCL_EP_BWD_PASS);
   const bool is_dispatch = current.operation == NCCL_EP_OPERATION_DISPATCH;
-  const auto last_recipe = is_dispatch ? unsigned{NCCL_EP_DISP_QUANT_DS_FP8E3M4} : unsigned{NCCL_EP_COMB_QUANT_NVFP4};
+  const auto last_recipe = is_dispatch ? unsigned{NCCL_EP_DISP_QUANT_DS_FP8E3M4} : unsigned{NCCL_EP_COMB_QUANT_FP8};
   decode_enum("query.quant_recipe", current.quant_recipe, last_recipe);
   return current;
 }
@@ -34,9 +34,9 @@ ncclEpTensorPath_t told(std::string& sentence, const char* tensor, const core::R
 ncclEpCapabilities_t possible(const core::RowPaths& paths) {
   ncclEpCapabilities_t answer = NCCL_EP_CAPABILITIES_INIT;
   answer.inputs_tokens = told(reasons[0], core::kTokens, paths.in_tokens);
-  answer.inputs_scales = told(reasons[1], "inputs.scales", paths.in_scales);
+  answer.inputs_scales = told(reasons[1], core::kScales, paths.in_scales);
   answer.outputs_tokens = told(reasons[2], core::kOutTokens, paths.out_tokens);
-  answer.outputs_scales = told(reasons[3], "outputs.scales", paths.out_scales);
+  answer.outputs_scales = told(reasons[3], core::kOutScales, paths.out_scales);
   return answer;
 }
 

@@ -21,7 +21,7 @@ void decode(core::CombineRequest& request, const ncclEpCombineOutputs_t& outputs
 void decode(core::CombineRequest& request, const ncclEpCombineConfig_t& config) {
   request.send_only = config.send_only != 0;
   request.pass_direction = decode_enum("config.pass_direction", config.pass_direction, NCCL_EP_BWD_PASS);
-  request.recipe = decode_enum("config.quant_recipe", config.quant_recipe, NCCL_EP_COMB_QUANT_NVFP4);
+  request.recipe = decode_enum("config.quant_recipe", config.quant_recipe, NCCL_EP_COMB_QUANT_FP8);
 }
 
 }  // namespace

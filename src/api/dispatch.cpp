@@ -25,6 +25,9 @@ void decode(core::DispatchRequest& request, const ncclEpLayoutInfo_t& info) {
   request.src_rank_counters = decode_tensor("layout_info.src_rank_counters", info.src_rank_counters);
   request.expert_offsets = decode_tensor("layout_info.expert_offsets", info.expert_offsets);
   request.recv_total_counter = decode_tensor("layout_info.recv_total_counter", info.recv_total_counter);
+  if (info.num_tokens) {
+    refuse(ncclInvalidArgument, "layout_info.num_tokens", "is given, expected NULL: ncclEpUpdateHandle takes it");
+  }
   request.global_expert_ids = decode_enum("layout_info.recv_topk_idx_kind", info.recv_topk_idx_kind,
                                           NCCL_EP_EXPERT_ID_GLOBAL) == NCCL_EP_EXPERT_ID_GLOBAL;
 }

@@ -26,7 +26,8 @@ void update_handle(ncclEpHandle& handle, const ncclEpTensor_t* topk_idx, const n
   decode_tensor("layout_info.src_rank_counters", current.src_rank_counters);
   decode_tensor("layout_info.expert_offsets", current.expert_offsets);
   decode_tensor("layout_info.recv_total_counter", current.recv_total_counter);
-  handle.handle->update(decode_required_tensor("topk_idx", topk_idx), layout_info ? &current : nullptr, stream);
+  decode_tensor("layout_info.num_tokens", current.num_tokens);
+  handle.handle->update(decode_required_tensor("topk_idx", topk_idx), current, stream);
 }
 
 // K of a routing table.

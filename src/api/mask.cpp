@@ -1,44 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rank masks: no group of this version can have any, so every call that is well formed is refused.
+// Rank masks, and forgetting that a rank was lost.
 #include "api/error.hpp"
+#include "api/objects.hpp"
 
 using namespace nccl_ep;
 using namespace nccl_ep::api;
 
-namespace {
-
-[[noreturn]] void refuse_mask() {
-  refuse(ncclInvalidUsage, "ep_group", "has no config.enable_mask; rank masks are not available in this version");
-}
-
-}  // namespace
-
-extern "C" ncclResult_t ncclEpMaskQuery(ncclEpGroup_t ep_group, int* mask_status, cudaStream_t) {
+extern "C" ncclResult_t ncclEpMaskQuery(ncclEpGroup_t ep_group, int* mask_status, cudaStream_t stream) {
   return guarded("ncclEpMaskQuery", ep_group, [&] {
     require("ep_group", ep_group, "a group");
     require("mask_status", mask_status, "device memory for the mask");
-    refuse_mask();
+    ep_group->group->mask().query(mask_status, stream);
   });
 }
 
-extern "C" ncclResult_t ncclEpMaskUpdate(ncclEpGroup_t ep_group, const int* mask, cudaStream_t) {
+extern "C" ncclResult_t ncclEpMaskUpdate(ncclEpGroup_t ep_group, const int* mask, cudaStream_t stream) {
   return guarded("ncclEpMaskUpdate", ep_group, [&] {
     require("ep_group", ep_group, "a group");
     require("mask", mask, "a mask in host memory");
-    refuse_mask();
+    ep_group->group->mask().update(mask, stream);
   });
 }
 
-extern "C" ncclResult_t ncclEpMaskClean(ncclEpGroup_t ep_group, cudaStream_t) {
+extern "C" ncclResult_t ncclEpMaskClean(ncclEpGroup_t ep_group, cudaStream_t stream) {
   return guarded("ncclEpMaskClean", ep_group, [&] {
     require("ep_group", ep_group, "a group");
-    refuse_mask();
+    ep_group->group->clean_mask(stream);
   });
 }
 
 extern "C" ncclResult_t ncclEpErrorClear(ncclEpGroup_t ep_group) {
   return guarded("ncclEpErrorClear", ep_group, [&] {
     require("ep_group", ep_group, "a group");
-    refuse_mask();
+    ep_group->group->clear_error();
   });
 }

@@ -46,6 +46,7 @@ const char* dtype_name(ncclDataType_t dtype) {
     case ncclBfloat16: return "bfloat16";
     case ncclFloat8e4m3: return "float8e4m3";
     case ncclFloat8e5m2: return "float8e5m2";
+    case ncclFloat4x2: return "float4x2";
     default: return "unknown";
   }
 }
@@ -73,12 +74,16 @@ bool is_empty(const ncclEpTensor_t& tensor) {
   return std::any_of(tensor.sizes, tensor.sizes + tensor.ndim, [](size_t extent) { return extent == 0; });
 }
 
+void check_dtype(const char* field, const ncclEpTensor_t& tensor, std::initializer_list<ncclDataType_t> dtypes) {
+  if (std::find(dtypes.begin(), dtypes.end(), tensor.datatype) == dtypes.end()) {
+    refuse_dtype(field, tensor.datatype, dtypes);
+  }
+}
+
 void check_tensor(const char* field, const ncclEpTensor_t* tensor, std::initializer_list<ncclDataType_t> dtypes,
                   std::initializer_list<Extent> extents) {
   if (!tensor) refuse(ncclInvalidArgument, field, "is NULL, expected a tensor");
-  if (std::find(dtypes.begin(), dtypes.end(), tensor->datatype) == dtypes.end()) {
-    refuse_dtype(field, tensor->datatype, dtypes);
-  }
+  check_dtype(field, *tensor, dtypes);
   if (tensor->ndim != extents.size()) {
     refuse(ncclInvalidArgument, field,
            "has " + std::to_string(tensor->ndim) + " dimensions, expected " + std::to_string(extents.size()));
@@ -108,25 +113,17 @@ void check_topk_idx(const ncclEpTensor_t* topk_idx, uint32_t num_topk, uint32_t 
   }
 }
 
-void check_plain(const DispatchRequest& request) {
-  if (request.recipe != NCCL_EP_DISP_QUANT_NONE) {
-    refuse(ncclInvalidUsage, "config.quant_recipe",
-           "is " + std::to_string(static_cast<int>(request.recipe)) +
-               ", expected NCCL_EP_DISP_QUANT_NONE (0): recipes are not available in this version");
-  }
-  if (request.round_scales) {
-    refuse(ncclInvalidArgument, "config.round_scales", "is set, expected 0 with NCCL_EP_DISP_QUANT_NONE");
-  }
-  const char* no_scales = "NCCL_EP_DISP_QUANT_NONE has no scales";
-  check_absent("inputs.scales", request.scales, no_scales);
-  check_absent("outputs.scales", request.out_scales, no_scales);
+const int32_t* num_tokens_at(const ncclEpLayoutInfo_t& info, runtime::Communicator& comm) {
+  if (!info.num_tokens) return nullptr;
+  check_tensor(kNumTokens, info.num_tokens, {ncclInt32}, {{1, "one number"}});
+  return static_cast<const int32_t*>(address_of(kNumTokens, *info.num_tokens, comm, sizeof(int32_t)));
 }
 
 void check_plain(const CombineRequest& request) {
   if (request.recipe != NCCL_EP_COMB_QUANT_NONE) {
     refuse(ncclInvalidUsage, "config.quant_recipe",
            "is " + std::to_string(static_cast<int>(request.recipe)) +
-               ", expected NCCL_EP_COMB_QUANT_NONE (0): recipes are not available in this version");
+               ", expected NCCL_EP_COMB_QUANT_NONE (0): this recipe is not available here");
   }
   check_absent("inputs.scales", request.scales, "NCCL_EP_COMB_QUANT_NONE has no scales");
 }

@@ -26,19 +26,21 @@ inline std::string number(uint64_t value) { return std::to_string(value); }
 // `tensor` must be given, of one of `dtypes`, and of exactly these extents.
 void check_tensor(const char* field, const ncclEpTensor_t* tensor, std::initializer_list<ncclDataType_t> dtypes,
                   std::initializer_list<Extent> extents);
+void check_dtype(const char* field, const ncclEpTensor_t& tensor, std::initializer_list<ncclDataType_t> dtypes);
 void check_absent(const char* field, const ncclEpTensor_t* tensor, const char* why);
 
 // What a routing table must be.
 void check_topk_idx(const ncclEpTensor_t* topk_idx, uint32_t num_topk, uint32_t max_tokens);
-// No recipe is available yet, and none has scales.
-void check_plain(const DispatchRequest& request);
+// Where on the device an update's layout_info says how many tokens there are; nullptr: as many as topk_idx has rows.
+const int32_t* num_tokens_at(const ncclEpLayoutInfo_t& info, runtime::Communicator& comm);
+// A combine without a recipe, and so without scales.
 void check_plain(const CombineRequest& request);
 void check_power_of_two(const char* field, size_t value);
 // What NCCL_EP_ZERO_COPY_ON promises.
 void check_window(const char* field, const ncclEpTensor_t& tensor, ncclEpZeroCopyMode_t mode);
 
 bool is_empty(const ncclEpTensor_t& tensor);
-size_t element_bytes(ncclDataType_t dtype);
+size_t element_bytes(ncclDataType_t dtype);  // float4x2, two numbers in a byte, is one element
 const char* dtype_name(ncclDataType_t dtype);
 // Of rows that are summed: bfloat16, float16 or float32.
 DType dtype_of(ncclDataType_t dtype);

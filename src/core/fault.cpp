@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/fault.hpp"
 
+#include <atomic>
 #include <cstdio>
 
 namespace nccl_ep::core {
@@ -28,12 +29,14 @@ std::string numbered(const FaultRecord& fault, uint32_t max_tokens) {
 
 }  // namespace
 
-ncclResult_t result_of(FaultRecord::Code code) {
-  switch (code) {
+ncclResult_t result_of(const FaultRecord& fault) {
+  const uint32_t code = std::atomic_ref(const_cast<uint32_t&>(fault.code)).load(std::memory_order_acquire);
+  switch (static_cast<FaultRecord::Code>(code)) {
     case FaultRecord::kNone: return ncclSuccess;
     case FaultRecord::kTimeout: return ncclRemoteError;
     case FaultRecord::kBadExpert: return ncclInvalidArgument;
     case FaultRecord::kOverflow: return ncclInvalidUsage;
+    case FaultRecord::kBadCount: return ncclInvalidArgument;
   }
   return ncclInternalError;
 }
@@ -50,6 +53,11 @@ std::string describe(const FaultRecord& fault, uint64_t timeout_ns, uint32_t max
       std::snprintf(text, sizeof(text),
                     "topk_idx: rank %u would receive %lld rows, expected at most config.max_recv_tokens_per_rank = %u",
                     fault.peer, static_cast<long long>(fault.expert), fault.token);
+      break;
+    case FaultRecord::kBadCount:
+      std::snprintf(text, sizeof(text),
+                    "layout_info.num_tokens: rank %u has %lld, expected 0 to %u, the rows of topk_idx", fault.rank,
+                    static_cast<long long>(fault.expert), fault.token);
       break;
     default:
       std::snprintf(text, sizeof(text), "rank %u waited %.3g s for %s from rank %u (%s, epoch %u)", fault.rank,

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cstdlib>
 #include <exception>
 #include <vector>
@@ -50,9 +49,6 @@ void check_config(const ncclEpGroupConfig_t& config, runtime::Communicator& comm
     refuse(ncclInvalidUsage, "config.alloc",
            std::string(config.alloc.alloc_fn ? "alloc_fn" : "free_fn") + " is given alone, expected both or neither");
   }
-  if (config.enable_mask) {
-    refuse(ncclInvalidUsage, "config.enable_mask", "rank masks are not available in this version; expected 0");
-  }
   if (config.zero_copy < NCCL_EP_ZERO_COPY_AUTO || config.zero_copy > NCCL_EP_ZERO_COPY_ON) {
     refuse(ncclInvalidArgument, "config.zero_copy", "is " + number(config.zero_copy) + ", expected AUTO, OFF or ON");
   }
@@ -64,8 +60,9 @@ void check_config(const ncclEpGroupConfig_t& config, runtime::Communicator& comm
 
 // What every rank must agree on, in the order of kAgreedNames.
 constexpr std::array kAgreedNames = {
-    "config.algorithm", "config.num_experts", "config.max_dispatch_tokens_per_rank", "config.max_token_bytes",
-    "config.num_topk",  "config.zero_copy",   "config.max_recv_tokens_per_rank",     "config.overflow_policy"};
+    "config.algorithm",  "config.num_experts", "config.max_dispatch_tokens_per_rank", "config.max_token_bytes",
+    "config.num_topk",   "config.zero_copy",   "config.max_recv_tokens_per_rank",     "config.overflow_policy",
+    "config.enable_mask"};
 struct Agreement {
   uint64_t refused = 0;  // this rank's own checks or preparations failed
   std::array<uint64_t, kAgreedNames.size()> values{};
@@ -80,7 +77,8 @@ Agreement agreement_of(const ncclEpGroupConfig_t& config) {
   return {0,
           {static_cast<uint64_t>(config.algorithm), config.num_experts, config.max_dispatch_tokens_per_rank,
            config.max_token_bytes, config.num_topk, static_cast<uint64_t>(config.zero_copy),
-           has_budget ? config.max_recv_tokens_per_rank : 0, has_budget ? overflow_policy(config) : 0u}};
+           has_budget ? config.max_recv_tokens_per_rank : 0, has_budget ? overflow_policy(config) : 0u,
+           config.enable_mask != 0}};
 }
 
 // Collective: throws on every rank if any rank refused, or if the configurations differ.
@@ -138,8 +136,8 @@ void Group::prepare() {
   allocator_ = std::make_unique<Allocator>(device(), config_.alloc);
   load();
   progress_ = DeviceMemory(*allocator_, allocator_->allocate(sizeof(GroupProgress), "group state"));
-  fault_ = HostMemory(device(), device().allocate_host(sizeof(FaultRecord)));
-  *fault_.as<FaultRecord>() = FaultRecord{};
+  faults_ = HostMemory(device(), device().allocate_host(sizeof(FaultRecords)));
+  faults() = FaultRecords{};
 }
 
 // Collective: the window, cleared on every rank before any rank may write into it.
@@ -155,6 +153,7 @@ void Group::connect() {
 Group::~Group() {
   if (!window_.data()) return;
   try {
+    if (mask_ && !mask_->masked_ranks().empty()) return;  // the lost do not come
     barrier(*comm_);  // nobody's kernels may still write into a window that is about to go
   } catch (const Error&) {
     // The communicator is broken; memory is released all the same.
@@ -187,11 +186,12 @@ jit::Kernels Group::load_kernels(const std::vector<jit::Variant>& variants) {
 GroupState Group::group_state() const {
   return {comm_->peers(window_.window(), 0),
           progress_.as<GroupProgress>(),
-          fault_.as<FaultRecord>(),
+          &faults(),
           timeout_ns(),
           comm_->rank(),
           comm_->num_ranks(),
-          config_.num_experts / comm_->num_ranks()};
+          config_.num_experts / comm_->num_ranks(),
+          mask_ ? mask_->state() : nccl_ep::RankMask{}};
 }
 
 const char* Group::environment_variable(const char* variable) { return std::getenv(variable); }
@@ -220,14 +220,37 @@ void Group::check_num_topk(int num_topk, ncclResult_t code) const {
 }
 
 ncclResult_t Group::async_error() const noexcept {
-  const auto code = std::atomic_ref(fault_.as<FaultRecord>()->code).load(std::memory_order_acquire);
-  return result_of(static_cast<FaultRecord::Code>(code));
+  const ncclResult_t failure = result_of(faults().failure);
+  return failure != ncclSuccess ? failure : result_of(faults().loss);
 }
 
 void Group::throw_if_faulted() const {
-  const ncclResult_t code = async_error();
-  if (code != ncclSuccess)
-    throw Error(code, describe(*fault_.as<FaultRecord>(), timeout_ns(), config_.max_dispatch_tokens_per_rank));
+  const ncclResult_t code = result_of(faults().failure);
+  if (code != ncclSuccess) throw Error(code, describe(faults().failure));
+}
+
+std::string Group::describe(const FaultRecord& fault) const {
+  return core::describe(fault, timeout_ns(), config_.max_dispatch_tokens_per_rank);
+}
+
+void Group::add_mask(uint64_t life_at) {
+  mask_ = std::make_unique<RankMask>(device(), *allocator_, comm_->num_ranks(), life_at);
+}
+
+RankMask& Group::mask() {
+  if (!mask_) refuse(ncclInvalidUsage, "ep_group", "has no rank masks, expected a group with config.enable_mask");
+  return *mask_;
+}
+
+void Group::clean_mask(cudaStream_t) { mask(); }
+
+// The record first: kernels write it only when nothing is said to be lost.
+void Group::clear_error() {
+  mask();
+  faults().loss = FaultRecord{};
+  const cudaStream_t stream = device().own_stream();
+  device().fill(&progress_.as<GroupProgress>()->has_losses, 0, sizeof(uint32_t), stream);
+  device().synchronize(stream);
 }
 
 }  // namespace nccl_ep::core

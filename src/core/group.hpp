@@ -7,6 +7,7 @@
 
 #include "core/fault.hpp"
 #include "core/memory.hpp"
+#include "core/rank_mask.hpp"
 #include "core/row_paths.hpp"
 #include "jit/kernels.hpp"
 #include "plan/limits.hpp"
@@ -47,8 +48,15 @@ class Group {
 
   // Throws the fault that a kernel of this group recorded, if any: the sticky error of every later call.
   void throw_if_faulted() const;
-  // The recorded fault's code, ncclSuccess if none. Reads host memory only.
+  // The code of that fault, or of a rank's loss; ncclSuccess if there is none. Reads host memory only.
   ncclResult_t async_error() const noexcept;
+  // Forgets that a rank was lost.
+  void clear_error();
+
+  // Of a group with enable_mask; else throws.
+  RankMask& mask();
+  // Collective: makes all ranks active that call it. Throws if some do not.
+  virtual void clean_mask(cudaStream_t stream);
 
  protected:
   // Checks the algorithm's part of the configuration and returns how large the window must be.
@@ -69,6 +77,9 @@ class Group {
   plan::Limits limits(uint32_t num_sms) const;
   // The kernels of these variants, which may use what shared memory a plan may give them. A block fits on an SM.
   jit::Kernels load_kernels(const std::vector<jit::Variant>& variants);
+  // Once the window is planned, where algorithms can do without ranks that do not answer: `life_at` is where it has signs of
+  // life.
+  void add_mask(uint64_t life_at);
   // Whether the ranks form several LSA teams.
   bool needs_network() const { return comm_->lsa_size() != comm_->num_ranks(); }
 
@@ -78,6 +89,8 @@ class Group {
  private:
   void prepare();
   uint64_t timeout_ns() const;
+  std::string describe(const FaultRecord& fault) const;
+  FaultRecords& faults() const { return *faults_.as<FaultRecords>(); }
 
   std::unique_ptr<runtime::Communicator> comm_;
   ncclEpGroupConfig_t config_;
@@ -86,7 +99,8 @@ class Group {
   SymmetricMemory window_;
   std::unique_ptr<runtime::Network> network_;
   DeviceMemory progress_;
-  HostMemory fault_;
+  HostMemory faults_;
+  std::unique_ptr<RankMask> mask_;
 };
 
 }  // namespace nccl_ep::core

@@ -13,7 +13,7 @@ class Handle {
   Handle(const Handle&) = delete;
   Handle& operator=(const Handle&) = delete;
 
-  virtual void update(const ncclEpTensor_t* topk_idx, const ncclEpLayoutInfo_t* layout_info, cudaStream_t stream) = 0;
+  virtual void update(const ncclEpTensor_t* topk_idx, const ncclEpLayoutInfo_t& info, cudaStream_t stream) = 0;
   virtual void dispatch(const DispatchRequest& request, cudaStream_t stream) = 0;
   virtual void combine(const CombineRequest& request, cudaStream_t stream) = 0;
   // Receives what a send_only call left pending; nothing pending is fine.

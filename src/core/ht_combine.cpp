@@ -51,8 +51,7 @@ void HtHandle::combine(const CombineRequest& request, cudaStream_t stream) {
   args.handle = state_;
   args.move = plan.move;
   args.move.pushed = group_.pushed();
-  args.move.num_summed = group_.num_summed();
-  args.num_tokens = num_tokens_;
+  args.move.num_begun = group_.num_begun();
   args.num_topk = num_topk();
   args.tokens = static_cast<const unsigned char*>(address_of(kTokens, *request.tokens, comm, 16));
   args.out_tokens = static_cast<unsigned char*>(address_of(kOutTokens, *request.out_tokens, comm, 16));

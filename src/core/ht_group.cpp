@@ -11,9 +11,13 @@ namespace {
 
 constexpr uint32_t kNetworkContexts = 4;  // chunks for one rail peer have so many ways to go side by side
 constexpr uint32_t kFlatSms = 16;         // enough to fill the links
-constexpr uint32_t kExpertMajorSms = 32;  // and to copy and sum what a row has for several experts
+constexpr uint32_t kManySms = 32;         // and to copy and sum what a row has for several experts, or to quantize
 
 void check_config(const ncclEpGroupConfig_t& config) {
+  if (config.enable_mask) {
+    refuse(ncclInvalidUsage, "config.enable_mask",
+           "is set, expected 0: High Throughput has no rank masks in this version");
+  }
   if (config.max_token_bytes % 16 != 0) {
     refuse(ncclInvalidArgument, "config.max_token_bytes",
            "is " + number(config.max_token_bytes) + ", expected a multiple of 16 for High Throughput");
@@ -54,7 +58,7 @@ uint64_t HtGroup::plan() {
   tuning_ = plan::parse_ht_tuning(environment_variable("NCCL_EP_HT_TUNING"));
   update_limits_ = limits_of(device().limits().num_sms, ht_update_threads(needs_network()));
   flat_limits_ = limits_of(kFlatSms, ht_move_threads(needs_network()));
-  expert_major_limits_ = limits_of(kExpertMajorSms, ht_move_threads(needs_network()));
+  wide_limits_ = limits_of(kManySms, ht_move_threads(needs_network()));
   max_update_blocks_ = plan::max_ht_update_blocks(shape_, update_limits_);
   // A device that is too small says so here.
   plan::plan_ht_update(shape_, shape_.max_tokens, update_limits_, tuning_);
@@ -73,8 +77,9 @@ plan::Limits HtGroup::limits_of(uint32_t num_sms, uint32_t max_threads) const {
 void HtGroup::load() {
   kernels_ = load_kernels(jit::variants_of(jit::Algorithm::high_throughput, needs_network()));
   const HtRemoteLayout remote = shape_.remote_layout();
-  const size_t bytes = sizeof(uint32_t) * (num_block_counts_ + max_update_blocks_ + 1) +
-                       sizeof(HtPushed) * shape_.num_ranks + sizeof(uint32_t) * remote.num_teams * remote.num_chunks();
+  num_parcel_chunks_ = size_t{remote.num_teams} * remote.num_chunks();
+  const size_t num_words = num_block_counts_ + max_update_blocks_ + 1 + num_parcel_chunks_ + shape_.max_tokens;
+  const size_t bytes = sizeof(uint32_t) * num_words + sizeof(HtPushed) * shape_.num_ranks;
   work_ = DeviceMemory(allocator(), allocator().allocate(bytes, "group state"));
   device().fill(work_.data(), 0, bytes, device().own_stream());
 }
@@ -131,8 +136,9 @@ size_t HtGroup::handle_bytes(ncclEpLayout_t layout, const ncclEpHandleConfig_t& 
 RowPaths HtGroup::row_paths(ncclEpLayout_t layout, const ncclEpCapabilityQuery_t& query) const {
   check_layout(layout);
   const RowProbe probe(query, {1});
-  return query.operation == NCCL_EP_OPERATION_DISPATCH ? check_rows(static_cast<Layout>(layout), probe.dispatch(), 1)
-                                                       : check_rows(probe.combine(), {1, "rows"});
+  return query.operation == NCCL_EP_OPERATION_DISPATCH
+             ? check_rows(static_cast<Layout>(layout), probe.dispatch(), 1).paths
+             : check_rows(probe.combine(), {1, "rows"});
 }
 
 std::unique_ptr<Handle> HtGroup::create_handle(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk,

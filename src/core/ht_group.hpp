@@ -2,9 +2,9 @@
 // A High-Throughput group.
 #pragma once
 
-#include "core/checks.hpp"
 #include "core/group.hpp"
 #include "core/host_slots.hpp"
+#include "core/recipes.hpp"
 #include "plan/ht_plan.hpp"
 
 namespace nccl_ep::core {
@@ -20,14 +20,14 @@ class HtGroup : public Group {
 
   RowPaths row_paths(ncclEpLayout_t layout, const ncclEpCapabilityQuery_t& query) const override;
   // ht_dispatch.cpp, ht_combine.cpp: whether a call may have these rows, and which way they take.
-  RowPaths check_rows(Layout layout, const DispatchRequest& request, size_t num_tokens) const;
+  DispatchRows check_rows(Layout layout, const DispatchRequest& request, size_t num_tokens) const;
   RowPaths check_rows(const CombineRequest& request, const Extent& rows) const;
 
   const plan::HtShape& shape() const { return shape_; }
   const plan::HtTuning& tuning() const { return tuning_; }
   const plan::Limits& update_limits() const { return update_limits_; }
-  const plan::Limits& move_limits(Layout layout) const {
-    return layout == Layout::expert_major ? expert_major_limits_ : flat_limits_;
+  const plan::Limits& move_limits(Layout layout, bool quantizes = false) const {
+    return layout == Layout::expert_major || quantizes ? wide_limits_ : flat_limits_;
   }
   jit::Kernels& kernels() { return kernels_; }
   const HtGroupState& state() const { return state_; }
@@ -40,9 +40,10 @@ class HtGroup : public Group {
   // Memory that one kernel at a time works in.
   uint32_t* block_counts() const { return work_.as<uint32_t>(); }
   uint32_t* block_flags() const { return block_counts() + num_block_counts_; }
-  uint32_t* num_summed() const { return block_flags() + max_update_blocks_; }
-  HtPushed* pushed() const { return reinterpret_cast<HtPushed*>(num_summed() + 1); }
+  uint32_t* num_begun() const { return block_flags() + max_update_blocks_; }
+  HtPushed* pushed() const { return reinterpret_cast<HtPushed*>(num_begun() + 1); }
   uint32_t* num_ready() const { return reinterpret_cast<uint32_t*>(pushed() + shape_.num_ranks); }
+  uint32_t* tokens_ready() const { return num_ready() + num_parcel_chunks_; }
 
  private:
   uint64_t plan() override;
@@ -56,9 +57,9 @@ class HtGroup : public Group {
   plan::HtShape shape_;
   plan::HtTuning tuning_;
   plan::Limits update_limits_;
-  plan::Limits flat_limits_, expert_major_limits_;  // of dispatch and combine
+  plan::Limits flat_limits_, wide_limits_;  // of dispatch and combine
   jit::Kernels kernels_;
-  size_t num_block_counts_ = 0;
+  size_t num_block_counts_ = 0, num_parcel_chunks_ = 0;
   uint32_t max_update_blocks_ = 0;
   DeviceMemory work_;
   HostSlots<HtHostTotals> host_totals_;

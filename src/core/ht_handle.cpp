@@ -53,9 +53,11 @@ Extent HtHandle::input_rows(const ncclEpTensor_t* tokens, cudaStream_t stream) {
   return {received_rows(stream), "rows that this rank has received", Extent::at_least};
 }
 
-PeerWindow HtHandle::window_of(const char* field, const ncclEpTensor_t& tensor) {
-  if (tensor.win_offset % 16 != 0) {
-    refuse(ncclInvalidArgument, field, "win_offset is " + number(tensor.win_offset) + ", expected a multiple of 16");
+PeerWindow HtHandle::window_of(const char* field, const ncclEpTensor_t& tensor, const RowPath& path, size_t alignment) {
+  if (!path.is_direct()) return {};
+  if (tensor.win_offset % alignment != 0) {
+    refuse(ncclInvalidArgument, field,
+           "win_offset is " + number(tensor.win_offset) + ", expected a multiple of " + number(alignment));
   }
   return group_.by_world_rank(group_.comm().peers(tensor.win_hdl, tensor.win_offset));
 }

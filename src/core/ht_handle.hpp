@@ -5,6 +5,7 @@
 #include "core/checks.hpp"
 #include "core/handle.hpp"
 #include "core/ht_group.hpp"
+#include "core/recipes.hpp"
 
 namespace nccl_ep::core {
 
@@ -14,7 +15,7 @@ class HtHandle : public Handle {
            const ncclEpTensor_t* handle_mem);
 
   // ht_update.cpp, ht_dispatch.cpp, ht_combine.cpp
-  void update(const ncclEpTensor_t* topk_idx, const ncclEpLayoutInfo_t* layout_info, cudaStream_t stream) override;
+  void update(const ncclEpTensor_t* topk_idx, const ncclEpLayoutInfo_t& info, cudaStream_t stream) override;
   void dispatch(const DispatchRequest& request, cudaStream_t stream) override;
   void combine(const CombineRequest& request, cudaStream_t stream) override;
   // No operation has halves.
@@ -29,8 +30,9 @@ class HtHandle : public Handle {
   Extent output_rows(cudaStream_t stream);
   // What combine's inputs must have.
   Extent input_rows(const ncclEpTensor_t* tokens, cudaStream_t stream);
-  // All ranks' tensors; this one is in a window.
-  PeerWindow window_of(const char* field, const ncclEpTensor_t& tensor);
+  // All ranks' tensors, if rows go straight there.
+  PeerWindow window_of(const char* field, const ncclEpTensor_t& tensor, const RowPath& path, size_t alignment);
+  HtScales scales_of(const DispatchRequest& request, const DispatchRows& rows);
   template <class Args>
   void launch(runtime::Kernel* kernel, const runtime::LaunchShape& shape, const Args& args, cudaStream_t stream) {
     group_.device().launch(kernel, shape, &args, sizeof(Args), stream);

@@ -37,12 +37,10 @@ void check_expert_major(const ncclEpLayoutInfo_t& info, const Extent& local_expe
 
 }  // namespace
 
-void HtHandle::update(const ncclEpTensor_t* topk_idx, const ncclEpLayoutInfo_t* layout_info, cudaStream_t stream) {
+void HtHandle::update(const ncclEpTensor_t* topk_idx, const ncclEpLayoutInfo_t& info, cudaStream_t stream) {
   group_.throw_if_faulted();
   const plan::HtShape& shape = group_.shape();
   check_topk_idx(topk_idx, num_topk(), shape.max_tokens);
-  ncclEpLayoutInfo_t info = NCCL_EP_LAYOUT_INFO_INIT;
-  if (layout_info) info = *layout_info;
   check_absent(kSourceCounters, info.src_rank_counters, "High Throughput does not fill it");
   const Extent local_experts{shape.num_local_experts(), "local experts", Extent::at_least};
   is_expert_major() ? check_expert_major(info, local_experts) : check_flat(info, local_experts);
@@ -59,7 +57,7 @@ void HtHandle::update(const ncclEpTensor_t* topk_idx, const ncclEpLayoutInfo_t* 
   args.handle = state_;
   args.topk.ids = address_of("topk_idx", *topk_idx, comm, element_bytes(topk_idx->datatype));
   args.topk.is_64bit = topk_idx->datatype == ncclInt64;
-  args.topk.num_tokens = num_tokens;
+  args.topk.tokens = {num_tokens, num_tokens_at(info, comm)};
   args.topk.num_topk = num_topk();
   args.tile_tokens = plan.tile_tokens;
   args.tiles_per_block = plan.tiles_per_block;

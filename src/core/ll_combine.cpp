@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Low-Latency combine on the host: check, plan, fill the arguments.
-#include "core/checks.hpp"
 #include "core/ll_handle.hpp"
+#include "core/recipes.hpp"
 
 namespace nccl_ep::core {
 
 RowPaths LlGroup::check_rows(Layout layout, const CombineRequest& request) const {
   if (request.pass_direction != NCCL_EP_FWD_PASS) refuse_backward_pass();
-  check_plain(request);
   const std::initializer_list<ncclDataType_t> dtypes = {ncclBfloat16, ncclFloat16, ncclFloat32};
   const size_t hidden = request.tokens && request.tokens->ndim > 2 ? request.tokens->sizes[2] : 0;
+  check_combine_recipe(request, hidden);
   if (layout == Layout::expert_major) {
     check_tensor(kTokens, request.tokens, dtypes,
                  {{shape_.num_local_experts(), "local experts"},
@@ -28,19 +28,23 @@ LlOperation<LlCombineArgs> LlHandle::prepare(const CombineRequest& request) {
   const plan::LlShape& shape = group_.shape();
   group_.check_rows(layout_, request);
   const size_t hidden = request.tokens->sizes[2];
+  const bool quantizes = request.recipe == NCCL_EP_COMB_QUANT_FP8;
   const bool expert_major = layout_ == Layout::expert_major;
   if (expert_major) {
     check_tensor(kOutWeights, request.out_topk_weights, {ncclFloat32},
-                 {{routing_.num_tokens, "tokens of topk_idx"}, {routing_.num_topk, "num_topk of the handle"}});
+                 {{routing_.tokens.most, "tokens of topk_idx"}, {routing_.num_topk, "num_topk of the handle"}});
   }
   check_tensor(kOutTokens, request.out_tokens, {request.tokens->datatype},
-               {{routing_.num_tokens, "tokens of topk_idx"}, {hidden, "hidden of inputs.tokens"}});
+               {{routing_.tokens.most, "tokens of topk_idx"}, {hidden, "hidden of inputs.tokens"}});
   const uint64_t row_bytes = hidden * element_bytes(request.tokens->datatype);
 
+  const uint32_t num_groups = quantizes ? static_cast<uint32_t>(hidden / kScaleGroup) : 0;
+  const LlRowPlan rows = quantizes ? LlRowPlan::make_quantized(num_groups) : LlRowPlan::make(row_bytes);
   const plan::LlPlan plan =
-      plan::plan_ll_combine(shape, layout_, row_bytes, routing_.num_tokens, group_.launch_limits(), group_.tuning());
+      plan::plan_ll_combine(shape, layout_, rows, routing_.tokens.most, group_.launch_limits(), group_.tuning());
   const DType dtype = dtype_of(request.tokens->datatype);
-  LlOperation<LlCombineArgs> operation{group_.kernels().at(jit::Op::combine, layout_, dtype), plan.launch, {}};
+  LlOperation<LlCombineArgs> operation{
+      group_.kernels().at(jit::Op::combine, layout_, dtype, quantizes), plan.launch, {}};
   runtime::Communicator& comm = group_.comm();
   LlCombineArgs& args = operation.args;
   args.group = group_.state();
@@ -48,6 +52,7 @@ LlOperation<LlCombineArgs> LlHandle::prepare(const CombineRequest& request) {
   args.routing = routing_;
   args.rows = plan.rows;
   args.push_warps = plan.push_warps;
+  args.num_groups = num_groups;
   args.tokens = static_cast<const unsigned char*>(address_of(kTokens, *request.tokens, comm, 16));
   args.out_tokens = static_cast<unsigned char*>(address_of(kOutTokens, *request.out_tokens, comm, 16));
   if (expert_major) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Low-Latency dispatch on the host: check, plan, fill the arguments.
-#include "core/checks.hpp"
 #include "core/ll_handle.hpp"
+#include "core/recipes.hpp"
 
 namespace nccl_ep::core {
 namespace {
@@ -9,7 +9,8 @@ namespace {
 constexpr const char* kRanksTimesTokens = "ranks x max_dispatch_tokens_per_rank";
 
 struct Sizes {
-  size_t tokens, hidden, topk, ranks, max_tokens, local_experts;
+  SentRows rows;
+  size_t tokens, topk, ranks, max_tokens, local_experts;
 };
 
 void check_counters(const DispatchRequest& request) {
@@ -23,10 +24,9 @@ void check_expert_major(const DispatchRequest& request, const Sizes& sizes) {
   check_absent(kOutWeights, request.out_topk_weights, why);
   check_absent(kOutIdx, request.out_topk_idx, why);
   check_absent(kSourceCounters, request.src_rank_counters, "rows are counted by expert");
-  check_tensor(kOutTokens, request.out_tokens, {request.tokens->datatype},
-               {{sizes.local_experts, "local experts"},
-                {sizes.ranks * sizes.max_tokens, kRanksTimesTokens},
-                {sizes.hidden, "hidden of inputs.tokens"}});
+  const Extent experts{sizes.local_experts, "local experts"}, zone{sizes.ranks * sizes.max_tokens, kRanksTimesTokens};
+  check_tensor(kOutTokens, request.out_tokens, {sizes.rows.dtype}, {experts, zone, sizes.rows.hidden_extent()});
+  check_received_scales(request, sizes.rows, {experts, zone, sizes.rows.scales_extent()});
   check_tensor(kExpertCounters, request.expert_counters, {ncclInt32},
                {{sizes.local_experts, "local experts", Extent::at_least}});
 }
@@ -35,13 +35,10 @@ void check_rank_major(const DispatchRequest& request, const Sizes& sizes) {
   check_absent(kExpertCounters, request.expert_counters, "rows are counted by source rank");
   check_tensor(kWeights, request.topk_weights, {ncclFloat32},
                {{sizes.tokens, "tokens of topk_idx"}, {sizes.topk, "num_topk of the handle"}});
-  check_tensor(kOutTokens, request.out_tokens, {request.tokens->datatype},
-               {{sizes.ranks, "ranks"},
-                {sizes.max_tokens, "max_dispatch_tokens_per_rank"},
-                {sizes.hidden, "hidden of inputs.tokens"}});
-  const std::initializer_list<Extent> table = {{sizes.ranks, "ranks"},
-                                               {sizes.max_tokens, "max_dispatch_tokens_per_rank"},
-                                               {sizes.topk, "num_topk of the handle"}};
+  const Extent ranks{sizes.ranks, "ranks"}, zone{sizes.max_tokens, "max_dispatch_tokens_per_rank"};
+  check_tensor(kOutTokens, request.out_tokens, {sizes.rows.dtype}, {ranks, zone, sizes.rows.hidden_extent()});
+  check_received_scales(request, sizes.rows, {ranks, zone, sizes.rows.scales_extent()});
+  const std::initializer_list<Extent> table = {ranks, zone, {sizes.topk, "num_topk of the handle"}};
   check_tensor(kOutWeights, request.out_topk_weights, {ncclFloat32}, table);
   check_tensor(kOutIdx, request.out_topk_idx, {ncclInt32}, table);
   if (request.src_rank_counters) {
@@ -49,13 +46,29 @@ void check_rank_major(const DispatchRequest& request, const Sizes& sizes) {
   }
 }
 
-// What the mode promises is checked though it changes nothing.
-void check_zero_copy(ncclEpZeroCopyMode_t mode, Layout layout, const ncclEpTensor_t& out_tokens) {
-  if (mode == NCCL_EP_ZERO_COPY_ON && layout != Layout::rank_major) {
+// What the mode promises is checked though it changes nothing: that tokens or scales that come as they were have a window.
+void check_zero_copy(const DispatchRequest& request, ncclEpZeroCopyMode_t mode, Layout layout, const SentRows& rows) {
+  if (mode != NCCL_EP_ZERO_COPY_ON) return;
+  if (layout != Layout::rank_major) {
     refuse(ncclInvalidArgument, kOutTokens,
            "is expert-major, which has no zero copy; expected config.zero_copy AUTO or OFF");
   }
-  check_window(kOutTokens, out_tokens, mode);
+  if (rows.quantizes) {
+    refuse(ncclInvalidArgument, kRecipe,
+           "is NCCL_EP_DISP_QUANT_DS_FP8E3M4 (2), which has no zero copy; expected config.zero_copy AUTO or OFF");
+  }
+  if (!request.out_scales || !request.out_scales->win_hdl) check_window(kOutTokens, *request.out_tokens, mode);
+}
+
+LlScales scales_of(const DispatchRequest& request, const SentRows& rows, runtime::Communicator& comm) {
+  LlScales scales{};
+  scales.from = static_cast<const unsigned char*>(address_of_scales(kScales, request.scales, comm));
+  scales.to = static_cast<unsigned char*>(address_of_scales(kOutScales, request.out_scales, comm));
+  scales.bytes_per_row = static_cast<uint32_t>(rows.scale_bytes());
+  scales.row_packs = static_cast<uint32_t>(rows.row_bytes() / 16);
+  scales.quantizes = rows.quantizes;
+  scales.rounded = request.round_scales;
+  return scales;
 }
 
 // Rows travel through the library's own window whatever the mode: docs/ll.md says why.
@@ -66,31 +79,30 @@ constexpr RowPath kArrival{
 
 }  // namespace
 
-RowPaths LlGroup::check_rows(Layout layout, const DispatchRequest& request, size_t num_tokens) const {
+DispatchRows LlGroup::check_rows(Layout layout, const DispatchRequest& request, size_t num_tokens) const {
   if (request.pass_direction != NCCL_EP_FWD_PASS) refuse_backward_pass();
-  check_plain(request);
-  const size_t hidden = request.tokens && request.tokens->ndim > 1 ? request.tokens->sizes[1] : 0;
-  check_tensor(kTokens, request.tokens, {ncclBfloat16, ncclFloat16, ncclFloat32},
-               {{num_tokens, "tokens of topk_idx"}, {hidden, "hidden"}});
-  row_bytes_of(kTokens, *request.tokens, config().max_token_bytes);
-  check_zero_copy(config().zero_copy, layout, *request.out_tokens);
-  return {kReadInPlace, {}, kArrival, {}};
+  DispatchRows rows{check_sent_rows(request, num_tokens, config().max_token_bytes), {}};
+  check_zero_copy(request, config().zero_copy, layout, rows.sent);
+  rows.paths.in_tokens = kReadInPlace;
+  rows.paths.out_tokens = kArrival;
+  if (request.scales) rows.paths.in_scales = kReadInPlace;
+  if (request.out_scales) rows.paths.out_scales = kArrival;
+  return rows;
 }
 
 LlOperation<LlDispatchArgs> LlHandle::prepare(const DispatchRequest& request) {
   const plan::LlShape& shape = group_.shape();
   const Layout layout = layout_;
   check_counters(request);
-  group_.check_rows(layout, request, routing_.num_tokens);
-  const size_t hidden = request.tokens->sizes[1];
-  const uint64_t row_bytes = hidden * element_bytes(request.tokens->datatype);
-  const Sizes sizes{routing_.num_tokens, hidden,           routing_.num_topk,
-                    shape.num_ranks,     shape.max_tokens, shape.num_local_experts()};
+  const SentRows rows = group_.check_rows(layout, request, routing_.tokens.most).sent;
+  const Sizes sizes{
+      rows, routing_.tokens.most, routing_.num_topk, shape.num_ranks, shape.max_tokens, shape.num_local_experts()};
   layout == Layout::expert_major ? check_expert_major(request, sizes) : check_rank_major(request, sizes);
 
-  const plan::LlPlan plan =
-      plan::plan_ll_dispatch(shape, layout, row_bytes, routing_.num_tokens, group_.launch_limits(), group_.tuning());
-  LlOperation<LlDispatchArgs> operation{group_.kernels().at(jit::Op::dispatch, layout), plan.launch, {}};
+  const plan::LlPlan plan = plan::plan_ll_dispatch(shape, layout, rows.sent_bytes(), routing_.tokens.most,
+                                                   group_.launch_limits(), group_.tuning());
+  LlOperation<LlDispatchArgs> operation{
+      group_.kernels().at(jit::Op::dispatch, layout, DType::bf16, rows.num_scales > 0), plan.launch, {}};
   runtime::Communicator& comm = group_.comm();
   LlDispatchArgs& args = operation.args;
   args.group = group_.state();
@@ -110,6 +122,7 @@ LlOperation<LlDispatchArgs> LlHandle::prepare(const DispatchRequest& request) {
   args.out_topk_idx = static_cast<int32_t*>(address(kOutIdx, request.out_topk_idx));
   args.expert_counters = static_cast<int32_t*>(address(kExpertCounters, request.expert_counters));
   args.src_rank_counters = static_cast<int32_t*>(address(kSourceCounters, request.src_rank_counters));
+  args.scales = scales_of(request, rows, comm);
   return operation;
 }
 

@@ -22,12 +22,23 @@ uint64_t LlGroup::plan() {
   shape_ = {shape_of_config(), comm().lsa_size()};
   tuning_ = plan::parse_ll_tuning(environment_variable("NCCL_EP_LL_TUNING"));
   limits_ = limits(config().max_num_sms ? config().max_num_sms : device().limits().num_sms);
+  if (config().enable_mask && needs_network()) {
+    refuse(ncclInvalidUsage, "config.enable_mask",
+           "is set for ranks in several LSA teams, expected 0: this version has masks inside one team");
+  }
   const uint64_t window_bytes = shape_.window_bytes();
   check_buffer_size(config(), window_bytes);
   return window_bytes;
 }
 
-void LlGroup::load() { kernels_ = load_kernels(jit::variants_of(jit::Algorithm::low_latency, needs_network())); }
+void LlGroup::load() {
+  if (config().enable_mask) {
+    add_mask(shape_.layout().life_at(0));
+    kernels_ = load_kernels(jit::masked_variants());
+  } else {
+    kernels_ = load_kernels(jit::variants_of(jit::Algorithm::low_latency, needs_network()));
+  }
+}
 
 void LlGroup::connect() {
   Group::connect();
@@ -35,6 +46,22 @@ void LlGroup::connect() {
   if (!needs_network()) return;
   const GinComm& gin = connect_network({plan::kLlNetworkContexts, LlSignals{shape_.num_ranks}.count(), 0});
   network_ = {gin, window(), shape_.remote_layout(), comm().rank() - comm().lsa_rank()};
+}
+
+void LlGroup::clean_mask(cudaStream_t stream) {
+  throw_if_faulted();
+  if (pending_.are_any())
+    refuse(ncclInvalidUsage, "ep_group", "has a send_only operation pending, expected ncclEpComplete first");
+  RankMask& ranks = mask();
+  const LlCleanArgs args{state_};
+  const jit::Variant variant = jit::cleaning_variant();
+  device().launch(kernels_.at(variant), {1, kLlCleanThreads, 0}, &args, sizeof(args), stream);
+  device().synchronize(stream);
+  throw_if_faulted();
+  std::string absent;
+  for (uint32_t rank : ranks.masked_ranks()) absent += (absent.empty() ? "" : ", ") + number(rank);
+  if (absent.empty()) return;
+  throw Error(ncclRemoteError, "ranks " + absent + " have not called it too in time and stay masked");
 }
 
 void LlGroup::check_layout(ncclEpLayout_t layout) const {
@@ -68,7 +95,7 @@ RowPaths LlGroup::row_paths(ncclEpLayout_t c_layout, const ncclEpCapabilityQuery
       layout == Layout::expert_major
           ? RowProbe(query, {shape_.num_local_experts(), size_t{shape_.num_ranks} * shape_.max_tokens})
           : RowProbe(query, {shape_.num_ranks, shape_.max_tokens});
-  return query.operation == NCCL_EP_OPERATION_DISPATCH ? check_rows(layout, probe.dispatch(), 1)
+  return query.operation == NCCL_EP_OPERATION_DISPATCH ? check_rows(layout, probe.dispatch(), 1).paths
                                                        : check_rows(layout, probe.combine());
 }
 

@@ -2,10 +2,35 @@
 // A Low-Latency group.
 #pragma once
 
+#include <algorithm>
+#include <array>
+
 #include "core/group.hpp"
+#include "core/recipes.hpp"
 #include "plan/ll_plan.hpp"
 
 namespace nccl_ep::core {
+
+// Which handles have a send_only operation that waits for Complete: of the group's last two operations, since each uses the
+// bank of the last but one. All in the order of the calls, which is that in which operations begin on the device, in a graph
+// at every replay.
+class PendingOperations {
+ public:
+  bool has(const Handle* handle) const { return handles_[0] == handle || handles_[1] == handle; }
+  // Whether the last but one is among them; how many of those before the next operation are, if not.
+  bool are_any() const { return handles_[0] != nullptr || handles_[1] != nullptr; }
+  bool blocks_next() const { return handles_[num_begun_ % 2] != nullptr; }
+  uint32_t before_next() const { return handles_[(num_begun_ + 1) % 2] != nullptr; }
+
+  // The next operation has begun; nullptr: it is not to be completed.
+  void begin(const Handle* handle) { handles_[num_begun_++ % 2] = handle; }
+  void end(const Handle* handle) { std::replace(handles_.begin(), handles_.end(), handle, kNone); }
+
+ private:
+  static constexpr const Handle* kNone = nullptr;
+  std::array<const Handle*, LlLayout::kNumBanks> handles_{};
+  uint32_t num_begun_ = 0;
+};
 
 class LlGroup : public Group {
  public:
@@ -15,9 +40,11 @@ class LlGroup : public Group {
                                         const ncclEpTensor_t* handle_mem) override;
   size_t handle_bytes(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const override;
 
+  void clean_mask(cudaStream_t stream) override;
+
   RowPaths row_paths(ncclEpLayout_t layout, const ncclEpCapabilityQuery_t& query) const override;
   // ll_dispatch.cpp, ll_combine.cpp: whether a call may have these rows, and which way they take.
-  RowPaths check_rows(Layout layout, const DispatchRequest& request, size_t num_tokens) const;
+  DispatchRows check_rows(Layout layout, const DispatchRequest& request, size_t num_tokens) const;
   RowPaths check_rows(Layout layout, const CombineRequest& request) const;
 
   const plan::LlShape& shape() const { return shape_; }
@@ -27,8 +54,7 @@ class LlGroup : public Group {
   const LlGroupState& state() const { return state_; }
   const LlNetwork& network() const { return network_; }  // of a group of several LSA teams
 
-  // The handle whose send_only operation waits for Complete, or nullptr: a group has at most one.
-  const void* pending = nullptr;
+  PendingOperations& pending() { return pending_; }
 
  private:
   uint64_t plan() override;
@@ -43,6 +69,7 @@ class LlGroup : public Group {
   jit::Kernels kernels_;
   LlGroupState state_{};
   LlNetwork network_{};
+  PendingOperations pending_;
 };
 
 }  // namespace nccl_ep::core

@@ -20,26 +20,34 @@ LlHandle::LlHandle(LlGroup& group, ncclEpLayout_t layout, const LlHandleLayout& 
   routing_.handle_memory = memory();
 }
 
-LlHandle::~LlHandle() {
-  if (group_.pending == this) group_.pending = nullptr;
-}
+LlHandle::~LlHandle() { group_.pending().end(this); }
 
 void LlHandle::require_idle() const {
-  if (!group_.pending) return;
-  throw Error(ncclInvalidUsage, std::string(group_.pending == this ? "this handle" : "another handle of the group") +
-                                    " has a send_only operation pending, expected ncclEpComplete on it first");
+  if (!group_.pending().has(this)) return;
+  throw Error(ncclInvalidUsage, "this handle has a send_only operation pending, expected ncclEpComplete on it first");
 }
 
-void LlHandle::update(const ncclEpTensor_t* topk_idx, const ncclEpLayoutInfo_t* layout_info, cudaStream_t) {
+void LlHandle::require_bank() const {
+  if (!group_.pending().blocks_next()) return;
+  throw Error(
+      ncclInvalidUsage,
+      "another handle of the group has a send_only operation pending, the last but one, expected ncclEpComplete "
+      "on it first");
+}
+
+void LlHandle::update(const ncclEpTensor_t* topk_idx, const ncclEpLayoutInfo_t& info, cudaStream_t) {
   group_.throw_if_faulted();
   require_idle();
-  if (layout_info) {
-    refuse(ncclInvalidArgument, "layout_info", "is given, expected NULL: Low Latency counts in ncclEpDispatch");
-  }
+  const char* why = "Low Latency counts in ncclEpDispatch";
+  check_absent(kExpertCounters, info.expert_counters, why);
+  check_absent(kSourceCounters, info.src_rank_counters, why);
+  check_absent(kOffsets, info.expert_offsets, why);
+  check_absent(kTotal, info.recv_total_counter, why);
   check_topk_idx(topk_idx, routing_.num_topk, group_.shape().max_tokens);
+  const TokenCount tokens{static_cast<uint32_t>(topk_idx->sizes[0]), num_tokens_at(info, group_.comm())};
   routing_.topk_idx = address_of("topk_idx", *topk_idx, group_.comm(), element_bytes(topk_idx->datatype));
   routing_.idx_is_64bit = topk_idx->datatype == ncclInt64;
-  routing_.num_tokens = static_cast<uint32_t>(topk_idx->sizes[0]);
+  routing_.tokens = tokens;
   note_routing();
   has_dispatched_ = false;
 }
@@ -52,15 +60,16 @@ void LlHandle::launch(LlOperation<Args>& operation, uint32_t phases, cudaStream_
 
 template <class Args>
 void LlHandle::start(LlOperation<Args>&& operation, bool send_only, cudaStream_t stream) {
+  operation.args.num_pending = group_.pending().before_next();
   launch(operation, send_only ? kLlSend : kLlSend | kLlReceive, stream);
-  if (!send_only) return;
-  pending_ = operation;
-  group_.pending = this;
+  group_.pending().begin(send_only ? this : nullptr);
+  if (send_only) pending_ = operation;
 }
 
 void LlHandle::dispatch(const DispatchRequest& request, cudaStream_t stream) {
   group_.throw_if_faulted();
   require_idle();
+  require_bank();
   require_routing();
   start(prepare(request), request.send_only, stream);
   has_dispatched_ = true;
@@ -69,6 +78,7 @@ void LlHandle::dispatch(const DispatchRequest& request, cudaStream_t stream) {
 void LlHandle::combine(const CombineRequest& request, cudaStream_t stream) {
   group_.throw_if_faulted();
   require_idle();
+  require_bank();
   require_routing();
   if (!has_dispatched_) {
     throw Error(ncclInvalidUsage, "the handle's routing has not been dispatched, expected ncclEpDispatch first");
@@ -78,9 +88,9 @@ void LlHandle::combine(const CombineRequest& request, cudaStream_t stream) {
 
 void LlHandle::complete(cudaStream_t stream) {
   group_.throw_if_faulted();
-  if (group_.pending != this) return;
+  if (!group_.pending().has(this)) return;
   std::visit([&](auto& operation) { launch(operation, kLlReceive, stream); }, pending_);
-  group_.pending = nullptr;
+  group_.pending().end(this);
 }
 
 }  // namespace nccl_ep::core

@@ -26,13 +26,14 @@ class LlHandle : public Handle {
            const ncclEpTensor_t* handle_mem);
   ~LlHandle() override;
 
-  void update(const ncclEpTensor_t* topk_idx, const ncclEpLayoutInfo_t* layout_info, cudaStream_t stream) override;
+  void update(const ncclEpTensor_t* topk_idx, const ncclEpLayoutInfo_t& info, cudaStream_t stream) override;
   void dispatch(const DispatchRequest& request, cudaStream_t stream) override;
   void combine(const CombineRequest& request, cudaStream_t stream) override;
   void complete(cudaStream_t stream) override;
 
  private:
   void require_idle() const;
+  void require_bank() const;
 
   // ll_dispatch.cpp, ll_combine.cpp: all but the phases.
   LlOperation<LlDispatchArgs> prepare(const DispatchRequest& request);
@@ -47,7 +48,7 @@ class LlHandle : public Handle {
   LlRouting routing_{};
   bool has_dispatched_ = false;
 
-  // The operation whose second half Complete owes, while the group's `pending` is this handle.
+  // The operation whose second half Complete owes, while the group's `pending` has this handle.
   std::variant<LlOperation<LlDispatchArgs>, LlOperation<LlCombineArgs>> pending_;
 };
 

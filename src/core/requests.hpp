@@ -10,15 +10,19 @@
 namespace nccl_ep::core {
 
 // The fields in a message's words.
+constexpr const char* kRecipe = "config.quant_recipe";
 constexpr const char* kTokens = "inputs.tokens";
 constexpr const char* kWeights = "inputs.topk_weights";
+constexpr const char* kScales = "inputs.scales";
 constexpr const char* kOutTokens = "outputs.tokens";
 constexpr const char* kOutWeights = "outputs.topk_weights";
 constexpr const char* kOutIdx = "outputs.topk_idx";
+constexpr const char* kOutScales = "outputs.scales";
 constexpr const char* kExpertCounters = "layout_info.expert_counters";
 constexpr const char* kSourceCounters = "layout_info.src_rank_counters";
 constexpr const char* kOffsets = "layout_info.expert_offsets";
 constexpr const char* kTotal = "layout_info.recv_total_counter";
+constexpr const char* kNumTokens = "layout_info.num_tokens";
 
 struct DispatchRequest {
   const ncclEpTensor_t* tokens = nullptr;

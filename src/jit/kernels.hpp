@@ -11,13 +11,13 @@ namespace nccl_ep::jit {
 class Kernels {
  public:
   // An algorithm has the expert-major layout and one other.
-  runtime::Kernel*& at(Op op, Layout layout, DType dtype = DType::bf16) {
-    return kernels_[static_cast<uint32_t>(op)][layout == Layout::expert_major][static_cast<uint32_t>(dtype)];
+  runtime::Kernel*& at(Op op, Layout layout, DType dtype = DType::bf16, bool scaled = false) {
+    return kernels_[static_cast<uint32_t>(op)][layout == Layout::expert_major][static_cast<uint32_t>(dtype)][scaled];
   }
-  runtime::Kernel*& at(const Variant& variant) { return at(variant.op, variant.layout, variant.dtype); }
+  runtime::Kernel*& at(const Variant& variant) { return at(variant.op, variant.layout, variant.dtype, variant.scaled); }
 
  private:
-  runtime::Kernel* kernels_[3][2][3] = {};  // [operation][is expert-major][dtype]
+  runtime::Kernel* kernels_[4][2][3][2] = {};  // [operation][is expert-major][dtype][scaled]
 };
 
 // Variants that are not in the cache yet are compiled side by side. Throws Error with the compiler's log when one does not

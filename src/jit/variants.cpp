@@ -26,6 +26,7 @@ OpText text_of(Op op) {
     case Op::update: return {"update", "UpdateArgs"};
     case Op::dispatch: return {"dispatch", "DispatchArgs"};
     case Op::combine: return {"combine", "CombineArgs"};
+    case Op::clean: return {"clean", "CleanArgs"};
   }
   return {};
 }
@@ -54,28 +55,37 @@ size_t args_bytes(const Variant& variant) {
     case Op::update: return sizeof(HtUpdateArgs);
     case Op::dispatch: return is_ll ? sizeof(LlDispatchArgs) : sizeof(HtDispatchArgs);
     case Op::combine: return is_ll ? sizeof(LlCombineArgs) : sizeof(HtCombineArgs);
+    case Op::clean: return sizeof(LlCleanArgs);
   }
   return 0;
 }
 
-// Low-Latency kernels take their layout; High-Throughput ones take whether it is expert-major.
+// Low-Latency kernels take their layout, whether rows have scales, and whom they deal with; High-Throughput ones take whether
+// the layout is expert-major, and dispatch whether rows have scales.
 std::string template_parameters(const Variant& variant) {
+  if (variant.op == Op::clean) return "";
   const std::string layout = variant.algorithm == Algorithm::low_latency ? "Layout::" + layout_name(variant.layout)
                              : variant.layout == Layout::expert_major    ? "true"
                                                                          : "false";
-  return variant.op == Op::combine ? layout + ", DType::" + dtype_name(variant.dtype) : layout;
+  const std::string dtype = variant.op == Op::combine ? ", DType::" + dtype_name(variant.dtype) : "";
+  if (variant.masked)
+    return "<" + layout + dtype + (variant.scaled ? ", true" : ", false") + ", ll::Peers::masked_team>";
+  return "<" + layout + dtype + (variant.scaled ? ", true" : "") + ">";
 }
 
 }  // namespace
 
 std::string name(const Variant& variant) {
-  const std::string stem = std::string(text_of(variant.algorithm).folder) + "_" + text_of(variant.op).name + "_" +
-                           layout_name(variant.layout);
+  const std::string function = std::string(text_of(variant.algorithm).folder) + "_" + text_of(variant.op).name;
+  if (variant.op == Op::clean) return function;
+  const std::string stem = function + "_" + layout_name(variant.layout);
   return (variant.op == Op::combine ? stem + "_" + dtype_name(variant.dtype) : stem) +
+         (variant.scaled ? "_scaled" : "") + (variant.masked ? "_masked" : "") +
          (variant.uses_network ? "_remote" : "");
 }
 
 uint32_t max_threads(const Variant& variant) {
+  if (variant.op == Op::clean) return kLlCleanThreads;
   if (variant.algorithm == Algorithm::low_latency) {
     return variant.op == Op::dispatch ? ll_dispatch_threads(variant.uses_network)
                                       : ll_combine_threads(variant.uses_network);
@@ -93,8 +103,8 @@ std::string source(const Variant& variant) {
   return "#include \"" + folder + "/" + function + ".cuh\"\n" +  //
          "using namespace nccl_ep;\n" + "static_assert(sizeof(" + args + ") == " + std::to_string(args_bytes(variant)) +
          ", \"host and device disagree\");\n" + "extern \"C\" __global__ void __launch_bounds__(" + bounds + ")\n" +  //
-         name(variant) + "(const __grid_constant__ " + args + " args) { " + folder + "::" + function + "<" +
-         template_parameters(variant) + ">(args); }\n";
+         name(variant) + "(const __grid_constant__ " + args + " args) { " + folder + "::" + function +
+         template_parameters(variant) + "(args); }\n";
 }
 
 std::vector<Variant> variants_of(Algorithm algorithm, bool uses_network) {
@@ -103,16 +113,31 @@ std::vector<Variant> variants_of(Algorithm algorithm, bool uses_network) {
   for (const Layout layout : {Layout::expert_major, is_ll ? Layout::rank_major : Layout::flat}) {
     if (!is_ll) variants.push_back({algorithm, Op::update, layout, DType::bf16, uses_network});
     variants.push_back({algorithm, Op::dispatch, layout, DType::bf16, uses_network});
+    variants.push_back({algorithm, Op::dispatch, layout, DType::bf16, uses_network, true});
     for (const DType dtype : {DType::bf16, DType::fp16, DType::fp32}) {
       variants.push_back({algorithm, Op::combine, layout, dtype, uses_network});
     }
+    if (is_ll) variants.push_back({algorithm, Op::combine, layout, DType::bf16, uses_network, true});
   }
   return variants;
+}
+
+std::vector<Variant> masked_variants() {
+  std::vector<Variant> variants = variants_of(Algorithm::low_latency);
+  for (Variant& variant : variants) variant.masked = true;
+  variants.push_back(cleaning_variant());
+  return variants;
+}
+
+Variant cleaning_variant() {
+  return {Algorithm::low_latency, Op::clean, Layout::expert_major, DType::bf16, false, false, true};
 }
 
 std::vector<Variant> all_variants(bool uses_network) {
   std::vector<Variant> variants = variants_of(Algorithm::low_latency, uses_network);
   for (const Variant& variant : variants_of(Algorithm::high_throughput, uses_network)) variants.push_back(variant);
+  if (uses_network) return variants;
+  for (const Variant& variant : masked_variants()) variants.push_back(variant);
   return variants;
 }
 

@@ -43,11 +43,13 @@ uint32_t tile_tokens(const HtShape& shape, uint32_t num_tokens, const Limits& li
   return tile;
 }
 
-// Equal pieces, but for the last.
-void cut_row(HtMovePlan& move, uint32_t max_piece_bytes) {
-  move.num_pieces = static_cast<uint32_t>(div_up(move.row_bytes, max_piece_bytes));
-  move.piece_bytes = static_cast<uint32_t>(align_up(div_up(move.row_bytes, move.num_pieces), 16));
-  move.num_pieces = static_cast<uint32_t>(div_up(move.row_bytes, move.piece_bytes));
+// Equal pieces, but for the last. Scales come on top in any stage.
+void cut_row(HtMovePlan& move, const HtRow& row, uint32_t max_piece_bytes) {
+  move.row_bytes = static_cast<uint32_t>(row.bytes);
+  move.num_pieces = static_cast<uint32_t>(div_up(row.bytes, max_piece_bytes));
+  move.piece_bytes = static_cast<uint32_t>(align_up(div_up(row.bytes, move.num_pieces), 16));
+  move.num_pieces = static_cast<uint32_t>(div_up(row.bytes, move.piece_bytes));
+  move.stage_bytes = static_cast<uint32_t>(move.piece_bytes + row.stage_scale_bytes);
 }
 
 // Warps of a block that there are stages for.
@@ -65,15 +67,14 @@ void require_room(const Limits& limits) {
 }
 
 // Blocks, threads and pieces.
-HtRowPlan cut_rows(uint64_t row_bytes, const Limits& limits, const HtTuning& tuning) {
+HtRowPlan cut_rows(const HtRow& row, const Limits& limits, const HtTuning& tuning) {
   require_room(limits);
   HtRowPlan plan;
-  plan.move.row_bytes = static_cast<uint32_t>(row_bytes);
   uint32_t max_piece_bytes =
       tuning.piece_bytes ? std::max(tuning.piece_bytes / 16 * 16, kMinPieceBytes) : kMaxPieceBytes;
-  for (cut_row(plan.move, max_piece_bytes); most_pushers(plan.move, limits) == 0;) {
+  for (cut_row(plan.move, row, max_piece_bytes); most_pushers(plan.move, limits) == 0;) {
     max_piece_bytes = max_piece_bytes / 32 * 16;
-    cut_row(plan.move, max_piece_bytes);
+    cut_row(plan.move, row, max_piece_bytes);
   }
   plan.move.ticket_rows = std::clamp<uint32_t>(kTicketBytes / plan.move.row_bytes, 1, 32);
   const uint32_t most = std::min(kHtMoveThreads, limits.max_threads_per_block);
@@ -140,9 +141,9 @@ uint32_t max_ht_update_blocks(const HtShape& shape, const Limits& limits) {
   return static_cast<uint32_t>(std::min<uint64_t>(limits.num_sms, num_tiles));
 }
 
-HtRowPlan plan_ht_dispatch(Layout layout, bool into_windows, uint64_t row_bytes, const Limits& limits,
+HtRowPlan plan_ht_dispatch(Layout layout, bool into_windows, const HtRow& row, const Limits& limits,
                            const HtTuning& tuning) {
-  HtRowPlan plan = cut_rows(row_bytes, limits, tuning);
+  HtRowPlan plan = cut_rows(row, limits, tuning);
   const uint32_t num_blocks = plan.launch.num_blocks;
   if (layout == Layout::expert_major) {
     deal_pushers(plan, kManyBlocks, kPushBlocks, tuning);
@@ -156,7 +157,7 @@ HtRowPlan plan_ht_dispatch(Layout layout, bool into_windows, uint64_t row_bytes,
 }
 
 HtRowPlan plan_ht_combine(Layout layout, uint64_t row_bytes, const Limits& limits, const HtTuning& tuning) {
-  HtRowPlan plan = cut_rows(row_bytes, limits, tuning);
+  HtRowPlan plan = cut_rows({row_bytes}, limits, tuning);
   if (layout == Layout::expert_major) {
     deal_pushers(plan, kManyBlocks, plan.launch.num_blocks * 5 / 8, tuning);
     deal_sums(plan, tuning);

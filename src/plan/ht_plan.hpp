@@ -50,8 +50,13 @@ struct HtRowPlan {
   runtime::LaunchShape launch;
   HtMovePlan move{};
 };
+// What dispatch moves for each token.
+struct HtRow {
+  uint64_t bytes;
+  uint64_t stage_scale_bytes = 0;  // scales that ride in a stage with their row
+};
 // `into_windows`: rows go straight into the outputs. The splits are measured: docs/performance-notes.md.
-HtRowPlan plan_ht_dispatch(Layout layout, bool into_windows, uint64_t row_bytes, const Limits& limits,
+HtRowPlan plan_ht_dispatch(Layout layout, bool into_windows, const HtRow& row, const Limits& limits,
                            const HtTuning& tuning);
 // Expert-major sums are pushed from registers and need no stages.
 HtRowPlan plan_ht_combine(Layout layout, uint64_t row_bytes, const Limits& limits, const HtTuning& tuning);

@@ -39,7 +39,7 @@ uint32_t chunks_per_item(const LlShape& shape, const LlPlan& plan, uint32_t num_
 // The table of arrivals (arrivals.cuh), whose expert-major part may be large.
 size_t table_bytes(const LlShape& shape, Layout layout) {
   const size_t num_experts = layout == Layout::expert_major ? shape.num_local_experts() : 0;
-  return sizeof(uint32_t) * (2 + 2 * shape.num_ranks + (shape.num_ranks + 1) * num_experts);
+  return sizeof(uint32_t) * (2 + 3 * shape.num_ranks + (shape.num_ranks + 1) * num_experts);
 }
 
 // What a block needs to collect routes (routes.cuh), beside the experts of a pass.
@@ -91,10 +91,10 @@ LlPlan plan_ll_dispatch(const LlShape& shape, Layout layout, uint64_t row_bytes,
   return plan;
 }
 
-LlPlan plan_ll_combine(const LlShape& shape, Layout layout, uint64_t row_bytes, uint32_t num_tokens,
+LlPlan plan_ll_combine(const LlShape& shape, Layout layout, const LlRowPlan& rows, uint32_t num_tokens,
                        const Limits& limits, const LlTuning& tuning) {
   LlPlan plan;
-  plan.rows = LlRowPlan::make(row_bytes);
+  plan.rows = rows;
   plan.launch = launch_shape(shape, plan.rows, limits, tuning, ll_combine_threads(shape.num_remote_ranks() > 0));
   const uint32_t num_warps = plan.launch.num_threads / 32;
   plan.push_warps = num_warps - (layout == Layout::rank_major ? std::max(1u, num_warps / kCollectShare) : 1);

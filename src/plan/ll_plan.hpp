@@ -43,9 +43,10 @@ struct LlPlan {
   uint32_t experts_per_pass = 0;  // dispatch
 };
 
+// Of rows that take `row_bytes` with their scales on the way.
 LlPlan plan_ll_dispatch(const LlShape& shape, Layout layout, uint64_t row_bytes, uint32_t num_tokens,
                         const Limits& limits, const LlTuning& tuning);
-LlPlan plan_ll_combine(const LlShape& shape, Layout layout, uint64_t row_bytes, uint32_t num_tokens,
+LlPlan plan_ll_combine(const LlShape& shape, Layout layout, const LlRowPlan& rows, uint32_t num_tokens,
                        const Limits& limits, const LlTuning& tuning);
 
 // One line for people and golden tests.

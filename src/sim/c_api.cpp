@@ -458,6 +458,13 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimSilenceRank(ncclEpSimCluster_t cluster, in
   });
 }
 
+NCCL_EP_SIM_API ncclResult_t ncclEpSimSilenceRankAfter(ncclEpSimCluster_t cluster, int rank, uint64_t steps) {
+  return guarded(__func__, [&] {
+    LockedRank self(cluster, rank);
+    self.cluster.silence_after(self.rank.index, steps);
+  });
+}
+
 NCCL_EP_SIM_API ncclResult_t ncclEpSimWakeRank(ncclEpSimCluster_t cluster, int rank) {
   return guarded(__func__, [&] {
     LockedRank self(cluster, rank);

@@ -175,6 +175,13 @@ void Cluster::set_silent(uint32_t rank, bool silent) {
   if (silent) hosts_.release_ready();
 }
 
+void Cluster::silence_after(uint32_t rank, uint64_t steps) {
+  executor_->after(steps, [this, rank] {
+    set_silent(rank, true);
+    executor_->request_pause();
+  });
+}
+
 void Cluster::lose_node(int node) {
   if (node < 0 || static_cast<uint32_t>(node) >= config_.num_nodes) {
     throw Error(ncclInvalidArgument,

@@ -71,6 +71,7 @@ class Cluster : public std::enable_shared_from_this<Cluster> {
 
   uint64_t schedule_hash() const;
   void set_silent(uint32_t rank, bool silent);
+  void silence_after(uint32_t rank, uint64_t steps);
   void lose_node(int node);
 
  private:

@@ -41,7 +41,7 @@ STRUCTS: dict[str, tuple[int, dict[str, int]]] = {
         },
     ),
     "ncclEpLayoutInfo_t": (
-        48,
+        56,
         {
             "expert_counters": 8,
             "src_rank_counters": 16,
@@ -49,6 +49,7 @@ STRUCTS: dict[str, tuple[int, dict[str, int]]] = {
             "recv_total_counter": 32,
             "recv_topk_idx_kind": 40,
             "padding_v2": 44,
+            "num_tokens": 48,
         },
     ),
     "ncclEpDispatchInputs_t": (32, {"tokens": 8, "topk_weights": 16, "scales": 24}),
@@ -94,7 +95,7 @@ VERSIONS = {
     "TENSOR": [48],
     "TENSOR_ALLOC_CONFIG": [8],
     "GROUP_CONFIG": [96, 112],
-    "LAYOUT_INFO": [40, 48],
+    "LAYOUT_INFO": [40, 48, 56],
     "DISPATCH_INPUTS": [32],
     "DISPATCH_OUTPUTS": [40],
     "COMBINE_INPUTS": [24, 32],
@@ -136,6 +137,7 @@ CONSTANTS = {
     "NCCL_EP_DISP_QUANT_DS_FP8E3M4": 2,
     "NCCL_EP_COMB_QUANT_NONE": 0,
     "NCCL_EP_COMB_QUANT_NVFP4": 1,
+    "NCCL_EP_COMB_QUANT_FP8": 2,
     "NCCL_EP_OPERATION_UPDATE": 0,
     "NCCL_EP_OPERATION_DISPATCH": 1,
     "NCCL_EP_OPERATION_COMBINE": 2,

@@ -191,10 +191,17 @@ ROUTING = (
     ("smaller K", update((b, K - 1)), IA, r"topk_idx.*extent 1 is 1.*expected 2"),
     ("larger K", update((b, K + 1)), IA, r"topk_idx.*extent 1 is 3.*expected 2"),
     ("too many tokens", update((B + 1, K)), IA, r"topk_idx.*extent 0 is 5.*expected at most 4"),
+    ("count of int64", update(num_tokens=((1,), np.int64)), IA, r"info\.num_tokens.*int64.*expected int32"),
+    ("two counts", update(num_tokens=((2,), np.int32)), IA, r"info\.num_tokens.*extent 0 is 2.*expected 1"),
 )
 
 DISPATCH = (
-    ("recipe", dispatch(quantization_recipe=1), IU, r"quant_recipe.*1.*not available"),
+    (
+        "count",
+        dispatch(info=lambda d: d.info(num_tokens=d.array((1,), np.int32))),
+        IA,
+        r"layout_info\.num_tokens.*expected NULL: ncclEpUpdateHandle",
+    ),
     ("unknown recipe", dispatch(quantization_recipe=9), IA, r"quant_recipe.*9.*expected"),
     ("round_scales", dispatch(round_scales=1), IA, r"round_scales.*expected 0"),
     ("direction", dispatch(pass_direction=2), IA, r"pass_direction.*2.*expected"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import nccl_ep as ep
@@ -21,11 +22,13 @@ H = 64
 BOTH = pytest.mark.parametrize("algorithm", [LL, HT], ids=["low-latency", "high-throughput"])
 
 
-def with_group(make_cluster: Any, algorithm: ep.Algorithm, act: Callable[[ep.Group], Any]) -> Any:
+def with_group(
+    make_cluster: Any, algorithm: ep.Algorithm, act: Callable[[ep.Group], Any], max_token_bytes: int = 2 * H
+) -> Any:
     """What ``act`` returns, in a group of one rank."""
 
     def main(rank: Any) -> Any:
-        with ep.Group(rank.comm, ep.GroupConfig(algorithm, 4, 4, max_token_bytes=2 * H)) as group:
+        with ep.Group(rank.comm, ep.GroupConfig(algorithm, 4, 4, max_token_bytes=max_token_bytes)) as group:
             return act(group)
 
     return make_cluster(1).run(main)[0]
@@ -81,6 +84,38 @@ REFUSALS: list[tuple[str, ep.Algorithm, ep.Layout, ep.CapabilityQuery, int, str]
         r"inputs\.scales: is given",
     ),
     ("scales", LL, RM, ep.CapabilityQuery(COMBINE, hidden=H, num_scales=1), IA, r"inputs\.scales: is given"),
+    (
+        "recipe",
+        LL,
+        EM,
+        ep.CapabilityQuery(COMBINE, hidden=H, quantization_recipe=1),
+        IU,
+        r"quant_recipe: is 1",
+    ),
+    (
+        "recipe",
+        HT,
+        EM,
+        ep.CapabilityQuery(COMBINE, hidden=H, quantization_recipe=2),
+        IU,
+        r"quant_recipe: is 2",
+    ),
+    (
+        "odd groups",
+        LL,
+        EM,
+        ep.CapabilityQuery(COMBINE, hidden=H, quantization_recipe=2),
+        IA,
+        r"inputs\.tokens: hidden is 64, expected a positive multiple of 128",
+    ),
+    (
+        "no scales",
+        LL,
+        RM,
+        ep.CapabilityQuery(DISPATCH, hidden=H, quantization_recipe=1),
+        IA,
+        r"inputs\.scales",
+    ),
 ]
 
 
@@ -114,6 +149,29 @@ def test_a_call_without_scales_has_no_paths_of_scales(
     assert answer.inputs_scales == answer.outputs_scales == ep.TensorPath(NONE, "")
     assert answer.inputs_tokens.reason.startswith("inputs.tokens: ")
     assert answer.outputs_tokens.reason.startswith("outputs.tokens: ")
+
+
+def test_scales_that_dispatch_makes(make_cluster: Any) -> None:
+    def act(group: ep.Group) -> list[ep.Capabilities]:
+        query = ep.CapabilityQuery(DISPATCH, quantization_recipe=2, hidden=128, tokens_in_window=True)
+        in_windows = replace(query, scales_in_window=True)
+        return [group.capabilities(EM, query), group.capabilities(EM, in_windows)]
+
+    alone, both = with_group(make_cluster, HT, act, max_token_bytes=256)
+    assert alone.result == IA
+    assert alone.outputs_scales.reason.startswith("outputs.scales: has no window, expected one")
+    assert both.inputs_scales == ep.TensorPath(NONE, "")
+    assert both.outputs_tokens.path == both.outputs_scales.path == ep.RowPath.DIRECT
+    staged = with_group(make_cluster, LL, act, max_token_bytes=256)
+    assert [answer.outputs_scales.path for answer in staged] == [ep.RowPath.STAGED] * 2
+
+
+def test_the_recipe_of_combine(make_cluster: Any) -> None:
+    query = ep.CapabilityQuery(COMBINE, quantization_recipe=ep.CombineQuantizationRecipe.FP8, hidden=128)
+    answer = with_group(make_cluster, LL, lambda group: group.capabilities(RM, query), max_token_bytes=256)
+    assert answer.result == 0
+    assert answer.inputs_scales.path == NONE
+    assert answer.inputs_tokens.path == answer.outputs_tokens.path == ep.RowPath.IN_PLACE
 
 
 def test_the_backward_pass_goes_the_same_ways(make_cluster: Any) -> None:

@@ -10,45 +10,8 @@ import misuse
 import nccl_ep as ep
 import numpy as np
 import pytest
+from ll_desk import EM, RM, Desk
 from misuse import BF16, IA, IU, Act, B, E, H, K, b, combine, dispatch, expect, table, update
-
-EM, RM = ep.Layout.EXPERT_MAJOR, ep.Layout.RANK_MAJOR
-
-
-class Desk(misuse.Desk):
-    """Of Low Latency."""
-
-    def __init__(self, rank: Any, group: ep.Group, layout: ep.Layout) -> None:
-        super().__init__(rank, group, layout)
-        zone = (E, B) if layout is EM else (1, B)
-        self.received = self.array((*zone, H), BF16)
-        self.received_weights = self.array((1, B, K), np.float32)
-        self.received_idx = self.array((1, B, K), np.int32)
-        self.counters = self.array((E if layout is EM else 1,), np.int32)
-
-    def handle_to_combine(self) -> ep.Handle:
-        handle = self.handle()
-        handle.dispatch(self.inputs(), self.outputs(), layout_info=self.info())
-        return handle
-
-    def inputs(self, **changes: Any) -> ep.DispatchInputs:
-        good = {"tokens": self.tokens} | ({} if self.layout is EM else {"topk_weights": self.weights})
-        return ep.DispatchInputs(**(good | changes))
-
-    def outputs(self, **changes: Any) -> ep.DispatchOutputs:
-        good = {"tokens": self.received}
-        if self.layout is RM:
-            good |= {"topk_weights": self.received_weights, "topk_idx": self.received_idx}
-        return ep.DispatchOutputs(**(good | changes))
-
-    def info(self, **changes: Any) -> ep.LayoutInfo:
-        name = "expert_counters" if self.layout is EM else "src_rank_counters"
-        return super().info(**({name: self.counters} | changes))
-
-    def combine_outputs(self, **changes: Any) -> ep.CombineOutputs:
-        weights = {"topk_weights": self.weights} if self.layout is EM else {}
-        return super().combine_outputs(**(weights | changes))
-
 
 refused = partial(misuse.refused, Desk)
 
@@ -103,6 +66,7 @@ def test_a_routing(make_cluster: Any, act: Act, error: type[ep.Error], says: str
 
 COMMON_DISPATCH = (
     *misuse.DISPATCH,
+    ("recipe", dispatch(quantization_recipe=1), IU, r"quant_recipe.*1.*not available"),
     ("backward", dispatch(pass_direction=ep.PassDir.BWD), IU, r"pass_direction.*BWD.*expected"),
     (
         "output hidden",
@@ -279,28 +243,69 @@ def test_a_rank_major_combine(make_cluster: Any, act: Act, error: type[ep.Error]
 # ---- Order of calls ----
 
 
-@pytest.mark.parametrize("name", ["dispatch", "combine", "update", "another handle"])
-def test_nothing_else_while_a_send_is_pending(make_cluster: Any, name: str) -> None:
+def dispatch_in_halves(d: Desk, handle: ep.Handle) -> None:
+    handle.dispatch(d.inputs(), d.outputs(), layout_info=d.info(), config=ep.DispatchConfig(send_only=True))
+
+
+@pytest.mark.parametrize("name", ["dispatch", "combine", "update"])
+def test_a_handle_does_nothing_else_while_its_send_is_pending(make_cluster: Any, name: str) -> None:
     def act(d: Desk) -> None:
-        handle, other = d.handle(), d.handle()
-        handle.dispatch(
-            d.inputs(), d.outputs(), layout_info=d.info(), config=ep.DispatchConfig(send_only=True)
-        )
+        handle = d.handle()
+        dispatch_in_halves(d, handle)
         try:
             if name == "combine":
                 handle.combine(d.combine_inputs(), d.combine_outputs())
             elif name == "update":
                 handle.update(d.topk_idx)
             else:
-                user = handle if name == "dispatch" else other
-                user.dispatch(d.inputs(), d.outputs(), layout_info=d.info())
+                handle.dispatch(d.inputs(), d.outputs(), layout_info=d.info())
         finally:
             handle.complete()
 
-    expect(refused(make_cluster, EM, act), IU, r"send_only.*pending.*expected ncclEpComplete")
+    expect(refused(make_cluster, EM, act), IU, r"this handle.*send_only.*pending.*expected ncclEpComplete")
 
 
-def test_masks_are_not_available_yet(make_cluster: Any) -> None:
-    expect(refused(make_cluster, EM, lambda d: d.group.update_mask([1])), IU, r"mask")
-    expect(refused(make_cluster, EM, lambda d: d.group.clean_mask()), IU, r"mask")
-    expect(refused(make_cluster, EM, lambda d: d.group.query_mask(d.counters)), IU, r"mask")
+@pytest.mark.parametrize("completed", [False, True], ids=["both-pending", "the-last-one-completed"])
+def test_an_operation_waits_for_the_last_but_one(make_cluster: Any, completed: bool) -> None:
+    def act(d: Desk) -> None:
+        first, second, third = d.handle(), d.handle(), d.handle()
+        dispatch_in_halves(d, first)
+        dispatch_in_halves(d, second)
+        third.update(d.topk_idx)
+        if completed:
+            second.complete()
+        try:
+            third.dispatch(d.inputs(), d.outputs(), layout_info=d.info())
+        finally:
+            first.complete()
+            third.dispatch(d.inputs(), d.outputs(), layout_info=d.info())
+            second.complete()
+
+    expect(
+        refused(make_cluster, EM, act),
+        IU,
+        r"another handle.*send_only.*pending, the last but one, expected ncclEpComplete",
+    )
+
+
+def test_a_handle_that_goes_takes_what_is_pending_along(make_cluster: Any) -> None:
+    def main(rank: Any) -> None:
+        with ep.Group(rank.comm, ep.GroupConfig(**Desk.CONFIG)) as group:
+            desk = Desk(rank, group, EM)
+            handle = desk.handle()
+            dispatch_in_halves(desk, handle)
+            rank.synchronize()
+            handle.close()
+            for _ in range(3):
+                misuse.works(desk)
+            rank.synchronize()
+
+    make_cluster(1).run(main)
+
+
+def test_a_group_without_masks_says_so(make_cluster: Any) -> None:
+    expected = r"no rank masks.*expected.*config\.enable_mask"
+    expect(refused(make_cluster, EM, lambda d: d.group.update_mask([1])), IU, expected)
+    expect(refused(make_cluster, EM, lambda d: d.group.clean_mask()), IU, expected)
+    expect(refused(make_cluster, EM, lambda d: d.group.query_mask(d.counters)), IU, expected)
+    expect(refused(make_cluster, EM, lambda d: d.group.clear_error()), IU, expected)

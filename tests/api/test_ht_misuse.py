@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import misuse
+import ml_dtypes
 import nccl_ep as ep
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from misuse import BF16, IA, IU, Act, E, H, K, b, combine, dispatch, expect, tab
 
 EM, FLAT = ep.Layout.EXPERT_MAJOR, ep.Layout.FLAT
 BWD = ep.PassDir.BWD
+E4M3 = ml_dtypes.float8_e4m3fn
 M = 12  # rows of an output
 ROWS = 3  # that arrive: every token goes to expert 0
 POISON = 7
@@ -159,7 +161,6 @@ def rows_only_out(d: Desk, **changes: Any) -> ep.DispatchOutputs:
 COMMON_DISPATCH = (
     *misuse.DISPATCH,
     *misuse.DISPATCH_WEIGHTS,
-    ("low-latency recipe", dispatch(quantization_recipe=2), IA, r"quant_recipe.*High Throughput.*expected"),
     (
         "output hidden",
         dispatch(outputs=lambda d: d.outputs(tokens=d.array((M, H - 8), BF16))),
@@ -248,6 +249,132 @@ def test_a_flat_dispatch(make_cluster: Any, act: Act, error: type[ep.Error], say
 )
 def test_an_expert_major_dispatch(make_cluster: Any, act: Act, error: type[ep.Error], says: str) -> None:
     expect(refused(make_cluster, EM, act), error, says)
+
+
+# ---- Dispatch with scales ----
+
+
+FWD, DS = ep.DispatchQuantizationRecipe.FWD, ep.DispatchQuantizationRecipe.DS_FP8E3M4
+WIDE = {"max_token_bytes": 512}
+
+
+def scaled(
+    inputs: dict[str, Any] | None = None,
+    outputs: dict[str, Any] | None = None,
+    recipe: int = FWD,
+    **config: Any,
+) -> Act:
+    """Dispatch of good E4M3 rows of 128 with two scales, some of which are changed."""
+    good_in = {"tokens": ((b, 128), E4M3), "scales": ((b, 2), np.float32)}
+    good_out = {"tokens": ((M, 128), E4M3), "scales": ((M, 2), np.float32)}
+    if recipe == DS:
+        good_in = {"tokens": ((b, 128), BF16)}
+        good_out["scales"] = ((M, 1), np.float32)
+
+    def act(d: Desk) -> None:
+        def arrays(wanted: dict[str, Any]) -> dict[str, Any]:
+            return {
+                name: d.array(*what) if isinstance(what, tuple) else what for name, what in wanted.items()
+            }
+
+        ins = d.inputs(**arrays(good_in | (inputs or {})))
+        outs = d.outputs(**arrays(good_out | (outputs or {})))
+        options = ep.DispatchConfig(quantization_recipe=recipe, **config)
+        d.handle().dispatch(ins, outs, config=options)
+
+    return act
+
+
+@table(
+    ("no scales", scaled({"scales": None}), IA, r"inputs\.scales.*NULL.*expected a tensor"),
+    (
+        "no place for scales",
+        scaled(outputs={"scales": None}),
+        IA,
+        r"outputs\.scales.*NULL.*expected a tensor",
+    ),
+    ("type", scaled({"tokens": ((b, 128), np.uint8)}), IA, r"inputs\.tokens.*uint8.*expected.*float8e4m3"),
+    ("scale type", scaled({"scales": ((b, 2), np.int32)}), IA, r"inputs\.scales.*int32.*expected float32"),
+    ("scales 1D", scaled({"scales": ((b,), np.float32)}), IA, r"inputs\.scales.*1 dim.*expected 2"),
+    ("fewer scales", scaled({"scales": ((b - 1, 2), np.float32)}), IA, r"inputs\.scales.*0 is 2.*expected 3"),
+    (
+        "empty scales",
+        scaled({"scales": ((b, 0), np.float32)}),
+        IA,
+        r"inputs\.scales.*extent 1 is 0.*at least 1",
+    ),
+    (
+        "output scale type",
+        scaled(outputs={"scales": ((M, 2), np.float16)}),
+        IA,
+        r"outputs\.scales.*float16.*expected float32",
+    ),
+    (
+        "output width",
+        scaled(outputs={"scales": ((M, 3), np.float32)}),
+        IA,
+        r"outputs\.scales.*1 is 3.*expected 2",
+    ),
+    (
+        "output rows",
+        scaled(outputs={"scales": ((M + 1, 2), np.float32)}),
+        IA,
+        r"outputs\.scales.*extent 0 is 13.*expected 12 = rows of outputs\.tokens",
+    ),
+    (
+        "too wide together",
+        scaled({"scales": ((b, 97), np.float32)}),
+        IA,
+        r"inputs\.tokens.*128 bytes.*scales 388.*at most 512 = max_token_bytes",
+    ),
+    ("rounded", scaled(round_scales=1), IA, r"round_scales.*is set.*DS_FP8E3M4"),
+    (
+        "given scales",
+        scaled({"scales": ((b, 1), np.float32)}, recipe=DS),
+        IA,
+        r"inputs\.scales.*expected NULL",
+    ),
+    (
+        "quantized fp16",
+        scaled({"tokens": ((b, 128), np.float16)}, recipe=DS),
+        IA,
+        r"tokens.*float16.*bfloat16",
+    ),
+    ("hidden", scaled({"tokens": ((b, 64), BF16)}, recipe=DS), IA, r"extent 1 is 64.*multiple of 128"),
+    (
+        "quantized into bf16",
+        scaled(outputs={"tokens": ((M, 128), BF16)}, recipe=DS),
+        IA,
+        r"outputs\.tokens.*bfloat16.*expected float8e4m3",
+    ),
+)
+def test_scales(make_cluster: Any, act: Act, error: type[ep.Error], says: str) -> None:
+    expect(refused(make_cluster, FLAT, act, **WIDE), error, says)
+
+
+@BOTH
+@pytest.mark.parametrize("name", ["tokens", "scales"])
+def test_a_window_for_rows_or_scales_alone(make_cluster: Any, layout: ep.Layout, name: str) -> None:
+    def act(d: Desk) -> None:
+        width, dtype = {"tokens": (128, E4M3), "scales": (2, np.float32)}[name]
+        memory, window = d.rank.symmetric(np.zeros((M, width), dtype))
+        scaled(outputs={name: ep.Tensor(memory, window=window)})(d)
+
+    says = "has no window" if name == "tokens" else "has a window"
+    expect(refused(make_cluster, layout, act, **WIDE), IA, rf"outputs\.scales.*{says}.*outputs\.tokens")
+
+
+@BOTH
+@pytest.mark.parametrize("side", ["inputs", "outputs"])
+def test_scales_at_an_odd_place(make_cluster: Any, layout: ep.Layout, side: str) -> None:
+    def act(d: Desk) -> None:
+        rows = b if side == "inputs" else M
+        odd = ep.Tensor(
+            ep.Tensor(d.array((rows + 4, 2), np.float32)).ptr + 8, dtype=np.float32, shape=(rows, 2)
+        )
+        scaled(**{side: {"scales": odd}})(d)
+
+    expect(refused(make_cluster, layout, act, **WIDE), IA, rf"{side}\.scales.*multiple of 16")
 
 
 @BOTH

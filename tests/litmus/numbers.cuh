@@ -50,6 +50,19 @@ EP_DEVICE uint32_t reference_fp16(uint32_t bits) {
   return sign | static_cast<uint32_t>(round_shift(mantissa, static_cast<uint32_t>(13 + (-14 - exponent))));
 }
 
+EP_DEVICE uint32_t reference_e4m3(uint32_t bits) {
+  const uint32_t sign = bits >> 24 & 0x80u, magnitude = bits & 0x7fffffffu;
+  const int exponent = static_cast<int>(magnitude >> 23) - 127;
+  if (exponent > 8) return sign | 0x7eu;
+  if (exponent >= -6) {
+    const uint64_t rounded = round_shift(magnitude - (uint32_t{127 - 7} << 23), 20);
+    return sign | static_cast<uint32_t>(rounded < 0x7eu ? rounded : 0x7eu);
+  }
+  if (exponent < -10) return sign;
+  const uint64_t mantissa = (magnitude & 0x7fffffu) | 0x800000u;
+  return sign | static_cast<uint32_t>(round_shift(mantissa, static_cast<uint32_t>(20 + (-6 - exponent))));
+}
+
 LITMUS(bf16_from_all_floats_of_interest) {
   for (uint32_t i = grid_thread(); i < 65536; i += grid_threads()) {
     const uint32_t bits = interesting_float(i);
@@ -63,6 +76,26 @@ LITMUS(fp16_from_all_floats_of_interest) {
     const uint32_t bits = interesting_float(i);
     const uint32_t got = dev::fp16_from_float(dev::float_from_bits(bits));
     EXPECT(is_nan(bits) ? (got & 0x7fffu) > 0x7c00u : got == reference_fp16(bits));
+  }
+}
+
+// Tied and nearly tied in the bits that E4M3 keeps.
+EP_DEVICE uint32_t near_e4m3(uint32_t i) {
+  const uint32_t kinds[4] = {0, 0x80000u, 0x7ffffu, 0x80001u};
+  return (i % 512) << 23 | (i / 512 % 8) << 20 | kinds[i / 4096 % 4];
+}
+
+LITMUS(e4m3_from_all_floats_of_interest) {
+  for (uint32_t i = grid_thread(); i < 65536; i += grid_threads()) {
+    const uint32_t low = near_e4m3(i), high = interesting_float(i);
+    const uint32_t got = dev::e4m3x2_from_floats(dev::float_from_bits(low), dev::float_from_bits(high));
+    EXPECT((got & 0xffu) == (is_nan(low) ? 0x7fu : reference_e4m3(low)));
+    EXPECT(got >> 8 == (is_nan(high) ? 0x7fu : reference_e4m3(high)));
+    float back[2];
+    dev::floats_from_e4m3x2(static_cast<uint16_t>(got), back[0], back[1]);
+    EXPECT(dev::e4m3x2_from_floats(back[0], back[1]) == got);
+    EXPECT((low & 0xfffffu) != 0 || is_nan(low) || got % 128 == 0x7eu || got % 128 <= 8 ||
+           dev::bits_from_float(back[0]) == low);
   }
 }
 
@@ -111,6 +144,7 @@ LITMUS(single_operations) {
     EXPECT(same_float(dev::mul(a, b), static_cast<float>(product)));
     EXPECT(same_float(dev::add(a, c), static_cast<float>(static_cast<double>(a) + c)));
     EXPECT(same_float(dev::fma(a, b, c), static_cast<float>(add_to_odd(product, c))));
+    EXPECT(same_float(dev::reciprocal(c), static_cast<float>(1.0 / c)));
     // Never contracted, even where a compiler would like to.
     const float rounded = static_cast<float>(product);
     EXPECT(same_float(dev::add(dev::mul(a, b), c), static_cast<float>(static_cast<double>(rounded) + c)));

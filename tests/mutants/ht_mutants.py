@@ -22,6 +22,7 @@ SILENT_COMBINE = ("silent-combine",)
 NO_RECORDS = ("no-records",)
 AHEAD = ("ahead",)
 QUEUE = ("queue",)
+COUNTS = ("counts",)
 PIECES = ("pieces",)
 
 BEGIN = [
@@ -138,6 +139,14 @@ WEIGHTS = [
 ]
 
 UPDATE = [
+    Mutant(
+        "dispatch and combine are told the most tokens that there may be",
+        "ht/zones.cuh",
+        "totals{num_tokens(args.topk.tokens),",
+        "totals{args.topk.tokens.most,",
+        "They use what the handle remembers of tokens that there are no more.",
+        COUNTS,
+    ),
     Mutant(
         "a block tells its counts without releasing them",
         "ht/counts.cuh",
@@ -392,8 +401,8 @@ PUSHING = [
     Mutant(
         "blocks end without an order",
         "ht/tickets.cuh",
-        "is_last_block<dev::Order::acq_rel>(progress)",
-        "is_last_block(progress)",
+        "is_last_block<dev::Order::acq_rel>(progress->blocks_done)",
+        "is_last_block(progress->blocks_done)",
         "What warps of other blocks look at is reset.",
         FLAT,
     ),
@@ -502,7 +511,7 @@ MOVER = [
     Mutant(
         "a stage is stored before it is loaded",
         "ht/mover.cuh",
-        "    dev::mbar_wait(loaded + i, num_stores / kHtStages % 2);\n",
+        "    dev::mbar_wait(loaded + num_stores % kHtStages, num_stores / kHtStages % 2);\n",
         "",
         "A row goes out with bytes of another one.",
         FLAT,
@@ -545,8 +554,10 @@ DISPATCH = [
     Mutant(
         "a peer is told that all has arrived before it has",
         "ht/dispatch.cuh",
-        "  mover.drain();\n  if (ok) add_arrived(op, args.move, flow, num_mine, outgoing.num_rows);\n",
-        "  if (ok) add_arrived(op, args.move, flow, num_mine, outgoing.num_rows);\n  mover.drain();\n",
+        "  mover.drain();\n"
+        "  if (ok && dev::lane_idx() == 0) add_arrived(op, args.move, flow, num_mine, outgoing.num_rows);\n",
+        "  if (ok && dev::lane_idx() == 0) add_arrived(op, args.move, flow, num_mine, outgoing.num_rows);\n"
+        "  mover.drain();\n",
         "Its kernel ends before all rows have come.",
         WINDOWS,
     ),

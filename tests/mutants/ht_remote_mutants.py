@@ -165,8 +165,8 @@ DISPATCH = [
     Mutant(
         "weights are taken from the token's first hit on",
         "ht/dispatch_remote.cuh",
-        "boxes.weights(at(send.token)) + hits.first;",
-        "boxes.weights(at(send.token));",
+        "boxes.weights(at(send.token).row) + hits.first;",
+        "boxes.weights(at(send.token).row);",
         "Ranks get the weights of others.",
         FLAT,
     ),

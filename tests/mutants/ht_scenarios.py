@@ -16,7 +16,7 @@ import harness
 import ht
 import nccl_ep as ep
 import numpy as np
-from harness import TIMEOUT_NS, check_gives_up, wait_for_all
+from harness import TIMEOUT_NS, check_counts, check_gives_up, wait_for_all
 from ht import EM, FLAT, Exchange, Mode
 from ll import POISON, Problem, Shape, make_problem
 from nccl_ep.sim import Schedule
@@ -230,6 +230,21 @@ def make_group(rank: Any, problem: Problem, mode: Mode, **changes: Any) -> ep.Gr
     return ep.Group(rank.comm, ht.group_config(problem, mode, **{"timeout_ns": TIMEOUT_NS, **changes}))
 
 
+def counts(seed: int) -> None:
+    """The number of tokens is read on the device, and is another one at each call."""
+    problems = make_problems(seed, replace(FEW, tokens=None))
+    mode = Mode(FLAT, budget=FEW.num_ranks * FEW.max_tokens)
+    with simulated(FEW.num_ranks, seed) as cluster:
+        check_counts(
+            cluster,
+            problems,
+            FLAT,
+            partial(make_group, mode=mode),
+            partial(Exchange, mode=mode),
+            partial(ht.expected, mode=mode),
+        )
+
+
 SCENARIOS: dict[str, Callable[[int], None]] = {
     "flat": partial(chained, mode=Mode(FLAT), shape=FEW),
     "flat-windows": partial(chained, mode=Mode(FLAT, windows=True), shape=FEW),
@@ -247,6 +262,7 @@ SCENARIOS: dict[str, Callable[[int], None]] = {
         chained, mode=Mode(FLAT), shape=replace(FEW, tokens=(1, 0, 2)), sms=16, schedule=Schedule.WARPS
     ),
     "ahead": ahead,
+    "counts": counts,
     "overflow": overflow,
     "drops": partial(chained, mode=Mode(FLAT, drop=True), shape=DROPS),
     "drops-expert-major": partial(chained, mode=Mode(EM, drop=True, windows=True, alignment=2), shape=DROPS),

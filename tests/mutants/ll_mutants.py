@@ -18,6 +18,9 @@ SILENT_SOURCE = ("silent-source",)
 SILENT_SOURCE_RANK_MAJOR = ("silent-source-rank-major",)
 BAD_EXPERT = ("bad-expert",)
 IMPATIENT = ("impatient",)
+IN_FLIGHT = ("in-flight",)
+IN_FLIGHT_LATE = ("in-flight-late",)
+COUNTS = ("counts",)
 
 OPERATION = [
     Mutant(
@@ -61,10 +64,18 @@ OPERATION = [
         ("idle-blocks",),
     ),
     Mutant(
+        "kernels that run at the same time count their blocks together",
+        "ll/operation.cuh",
+        "&progress->blocks_done[op.bank]",
+        "&progress->blocks_done[0]",
+        "Neither knows its last block.",
+        IN_FLIGHT,
+    ),
+    Mutant(
         "blocks are counted without an atomic",
         "common/operation.cuh",
-        "dev::atomic_add<kOrder, dev::Scope::gpu>(&progress->blocks_done, 1u)",
-        "progress->blocks_done++",
+        "dev::atomic_add<kOrder, dev::Scope::gpu>(blocks_done, 1u)",
+        "(*blocks_done)++",
         "Two blocks see the same count, and none is the last.",
         FEW,
     ),
@@ -91,7 +102,7 @@ BEGIN = [
     Mutant(
         "banks are noted as free without a look",
         "ll/operation.cuh",
-        "if (begun && dev::lane_idx() == 0)",
+        "if (finished && dev::lane_idx() == 0)",
         "if (dev::lane_idx() == 0)",
         "The next operation overwrites a bank while it is read.",
         IDLE_RECEIVER,
@@ -107,7 +118,7 @@ BEGIN = [
     Mutant(
         "banks are noted as free if one lane has seen it",
         "ll/operation.cuh",
-        "  begun = dev::all(begun);\n",
+        "  finished = dev::all(finished);\n",
         "",
         "Lane 0 has looked at rank 0 only.",
         IDLE_RECEIVER,
@@ -115,24 +126,32 @@ BEGIN = [
     Mutant(
         "a rank says that it has finished what it begins",
         "ll/operation.cuh",
-        "(hello, op.epoch - 1);",
-        "(hello, op.epoch);",
+        "op.epoch - 1 - args.num_pending;",
+        "op.epoch - args.num_pending;",
         "A peer overwrites a bank while this rank still reads it.",
         IDLE_RECEIVER,
     ),
     Mutant(
+        "a rank says that it has finished what it may still receive",
+        "ll/operation.cuh",
+        "op.epoch - 1 - args.num_pending;",
+        "op.epoch - 1;",
+        "A peer overwrites a bank while this rank still reads it.",
+        IN_FLIGHT_LATE,
+    ),
+    Mutant(
         "what a rank has finished is told as an ordinary store",
         "ll/operation.cuh",
-        "dev::st_relaxed<dev::Scope::system>(hello, op.epoch - 1);",
-        "dev::st(hello, op.epoch - 1);",
+        "dev::st_relaxed<dev::Scope::system>(hello, finished);",
+        "dev::st(hello, finished);",
         "Nothing says when, or whether, a poll sees it.",
         FEW,
     ),
     Mutant(
         "what a rank has finished is told to its own GPU",
         "ll/operation.cuh",
-        "dev::st_relaxed<dev::Scope::system>(hello, op.epoch - 1);",
-        "dev::st_relaxed<dev::Scope::gpu>(hello, op.epoch - 1);",
+        "dev::st_relaxed<dev::Scope::system>(hello, finished);",
+        "dev::st_relaxed<dev::Scope::gpu>(hello, finished);",
         "Nothing says when, or whether, a poll of another GPU sees it.",
         FEW,
     ),
@@ -507,6 +526,14 @@ DISPATCH = [
 ]
 
 COMBINE = [
+    Mutant(
+        "results are stored for as many tokens as there may be",
+        "ll/combine.cuh",
+        "num_items = num_tokens(args.routing.tokens) * num_chunks",
+        "num_items = args.routing.tokens.most * num_chunks",
+        "Rows of the caller's are overwritten.",
+        COUNTS,
+    ),
     Mutant(
         "weights are sent as ordinary stores",
         "ll/combine.cuh",

@@ -13,11 +13,13 @@ from typing import Any
 import ll
 import nccl_ep as ep
 import numpy as np
-from harness import TIMEOUT_NS, check_gives_up, simulated, wait_for_all
+from graphs import Lane, Receipt, run_in_flight
+from harness import TIMEOUT_NS, check_counts, check_gives_up, simulated, wait_for_all
 from nccl_ep.sim import Schedule
 from oracle import tokens_for_rank
 
 NUM_CALLS = 4
+LAST = 2  # of three ranks
 FEW = ll.Shape(num_ranks=3, num_topk=3, hidden=320, max_tokens=6, tokens=(6, 3, 5))
 MANY = ll.Shape(num_ranks=3, num_topk=3, hidden=640, max_tokens=40, tokens=(40, 33, 36))
 MANY_HITS = ll.Shape(num_local_experts=64, num_topk=64, hidden=8, max_tokens=16, tokens=(16, 13))
@@ -88,6 +90,47 @@ def idle_receiver(seed: int, **options: Any) -> None:
         for rank, found in enumerate(results):
             for combined in found:
                 check_combined(combined, problem, rank)
+
+
+def in_flight(seed: int, receipt: Receipt, tokens: tuple[int, ...], **options: Any) -> None:
+    """Two handles combine in turn, and each begins while the other's combine is still to be received."""
+    problem = ll.make_problem(replace(FEW, tokens=tokens), seed)
+
+    def main(rank: Any) -> Any:
+        with make_group(rank, problem) as group:
+            exchanges = [ll.Exchange(rank, problem, ll.RM) for _ in range(2)]
+            handles = [exchange.make_handle(group) for exchange in exchanges]
+            streams = [rank.stream() for _ in exchanges]
+            for exchange, handle in zip(exchanges, handles, strict=True):
+                exchange.dispatch(handle)
+            wait_for_all(rank)
+            lanes = [Lane(*lane) for lane in zip(exchanges, handles, streams, strict=True)]
+            run_in_flight(lanes, 2 * NUM_CALLS * ["combine"], receipt)
+            return [rank.read(exchange.combined) for exchange in exchanges]
+
+    with simulated(problem.num_ranks, seed, **options) as cluster:
+        if (
+            receipt is Receipt.BEHIND_THE_NEXT
+        ):  # so that the other ranks are ahead as far as its word lets them
+            cluster.sim.delay(LAST, 30_000)
+        results = cluster.run(main)
+    for rank, found in enumerate(results):
+        for combined in found:
+            check_combined(combined, problem, rank)
+
+
+def counts(seed: int) -> None:
+    """The number of tokens is read on the device, and is another one at each call."""
+    problems = make_problems(seed, replace(FEW, tokens=None))
+    with simulated(FEW.num_ranks, seed) as cluster:
+        check_counts(
+            cluster,
+            problems,
+            ll.EM,
+            make_group,
+            partial(ll.Exchange, layout=ll.EM),
+            partial(ll.expected, layout=ll.EM),
+        )
 
 
 def silent_receiver(seed: int) -> None:
@@ -254,6 +297,11 @@ SCENARIOS: dict[str, Callable[[int], None]] = {
         seed, ll.EM, make_problems(seed, IDLE_BLOCKS), sms=16, schedule=Schedule.WARPS
     ),
     "idle-receiver": idle_receiver,
+    "in-flight": partial(
+        in_flight, receipt=Receipt.AS_THE_NEXT_BEGINS, tokens=FEW.tokens, schedule=Schedule.UNIFORM
+    ),
+    "in-flight-late": partial(in_flight, receipt=Receipt.BEHIND_THE_NEXT, tokens=(0, 0, 6)),
+    "counts": counts,
     "silent-receiver": silent_receiver,
     "silent-source": lambda seed: silent_source(seed, ll.EM),
     "silent-source-rank-major": lambda seed: silent_source(seed, ll.RM),
@@ -267,7 +315,8 @@ SCENARIOS: dict[str, Callable[[int], None]] = {
 # What kernels are named after, and the scenarios, here and of the network, that use the second layout.
 LAYOUTS = frozenset({"expert_major", "rank_major"})
 RANK_MAJOR = frozenset(
-    {"rank-major", "rank-major-many", "idle-receiver", "silent-receiver", "silent-source-rank-major"}
+    {"rank-major", "rank-major-many", "idle-receiver", "in-flight", "in-flight-late"}
+    | {"silent-receiver", "silent-source-rank-major"}
     | {"silent-expert", "impatient", "thrift", "bad-expert"}
 )
 

@@ -15,16 +15,20 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent / folder) for folder in ("", "protocol", "litmus")]
 
 import ht_remote_scenarios  # noqa: E402
+import ht_scale_scenarios  # noqa: E402
 import ht_scenarios  # noqa: E402
+import ll_recipe_scenarios  # noqa: E402
 import ll_scenarios  # noqa: E402
 import remote_scenarios  # noqa: E402
 from sim_runner import load_kernels  # noqa: E402
 
 SCENARIOS = {
     "ll": ll_scenarios.SCENARIOS,
+    "scaled": ll_recipe_scenarios.SCENARIOS,
     "remote": remote_scenarios.SCENARIOS,
     "ht": ht_scenarios.SCENARIOS,
     "rails": ht_remote_scenarios.SCENARIOS,
+    "scales": ht_scale_scenarios.SCENARIOS,
 }
 
 

@@ -12,7 +12,9 @@ from typing import Any
 
 import ht_mutants
 import ht_remote_mutants
+import ht_scale_mutants
 import ll_mutants
+import ll_recipe_mutants
 import pytest
 import remote_mutants
 from build import build
@@ -24,11 +26,13 @@ pytestmark = pytest.mark.sim_only
 SCENARIO = Path(__file__).with_name("scenario.py")
 MUTANTS = {
     "ll": ll_mutants.MUTANTS,
+    "scaled": ll_recipe_mutants.MUTANTS,
     "remote": remote_mutants.MUTANTS,
     "ht": ht_mutants.MUTANTS,
     "rails": ht_remote_mutants.MUTANTS,
+    "scales": ht_scale_mutants.MUTANTS,
 }
-SEEDS = range(1, 6)
+LEAST_SEEDS = 3  # --seeds N runs more
 SECONDS = 60
 
 
@@ -54,6 +58,11 @@ def run_scenario(kernels: Path, algorithm: str, scenario: str, seeds: Iterable[i
     return results
 
 
+@pytest.fixture(scope="session")
+def seeds(request: pytest.FixtureRequest) -> range:
+    return range(1, 1 + max(LEAST_SEEDS, request.config.getoption("seeds")))
+
+
 @pytest.fixture(scope="module")
 def kernels_as_they_are(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {algorithm: build(tmp_path_factory.mktemp(algorithm), algorithm) for algorithm in SCENARIOS}
@@ -63,9 +72,9 @@ def kernels_as_they_are(tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     ("algorithm", "scenario"), [(algorithm, name) for algorithm, names in SCENARIOS.items() for name in names]
 )
 def test_kernels_as_they_are_pass(
-    kernels_as_they_are: dict[str, Path], algorithm: str, scenario: str
+    kernels_as_they_are: dict[str, Path], algorithm: str, scenario: str, seeds: range
 ) -> None:
-    for result in run_scenario(kernels_as_they_are[algorithm], algorithm, scenario, SEEDS):
+    for result in run_scenario(kernels_as_they_are[algorithm], algorithm, scenario, seeds):
         assert not result["noticed"], f"seed {result['seed']}\n{result['report']}"
 
 
@@ -77,9 +86,9 @@ def test_kernels_as_they_are_pass(
         for mutant in mutants
     ],
 )
-def test_mutant_is_noticed(algorithm: str, mutant: Mutant, tmp_path: Path) -> None:
+def test_mutant_is_noticed(algorithm: str, mutant: Mutant, seeds: range, tmp_path: Path) -> None:
     kernels = build(tmp_path, algorithm, mutant)
-    missed = list(SEEDS)
+    missed = list(seeds)
     for scenario in mutant.scenarios:
         results = run_scenario(kernels, algorithm, scenario, missed)
         missed = [result["seed"] for result in results if not result["noticed"]]

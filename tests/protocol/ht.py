@@ -104,7 +104,13 @@ def reroute(problem: Problem, routing: str, seed: int) -> None:
 
 
 class Exchange:
-    """One rank's buffers for one problem, poisoned, and the calls that use them."""
+    """One rank's buffers for one problem, poisoned, and the calls that use them.
+
+    Attributes:
+        count: where the number of tokens is, for ``update``; None: all.
+    """
+
+    count: Any = None
 
     def __init__(self, rank: Any, problem: Problem, mode: Mode) -> None:
         self.rank, self.problem, self.mode = rank, problem, mode
@@ -147,6 +153,7 @@ class Exchange:
 
     def update(self, handle: ep.Handle, stream: Any = None) -> None:
         counters = {"expert_counters": self.expert_counters, "recv_total_counter": self.total}
+        counters["num_tokens"] = self.count
         if self.mode.layout is EM:
             counters["expert_offsets"] = self.expert_offsets
         handle.update(self.topk_idx, layout_info=ep.LayoutInfo(**counters), stream=stream)

@@ -82,7 +82,13 @@ def group_config(problem: Problem, **changes: Any) -> ep.GroupConfig:
 
 
 class Exchange:
-    """One rank's buffers for one problem, poisoned, and the calls that use them."""
+    """One rank's buffers for one problem, poisoned, and the calls that use them.
+
+    Attributes:
+        count: where the number of tokens is, for ``update``; None: all.
+    """
+
+    count: Any = None
 
     def __init__(self, rank: Any, problem: Problem, layout: ep.Layout, *, windows: bool = False) -> None:
         self.rank, self.problem, self.layout = rank, problem, layout
@@ -108,8 +114,12 @@ class Exchange:
     def make_handle(self, group: ep.Group, **options: Any) -> ep.Handle:
         """A handle with this problem's routing."""
         handle = group.init_handle(self.layout, self.problem.num_topk, **options)
-        handle.update(self.topk_idx)
+        self.update(handle)
         return handle
+
+    def update(self, handle: ep.Handle, stream: Any = None) -> None:
+        info = None if self.count is None else ep.LayoutInfo(num_tokens=self.count)
+        handle.update(self.topk_idx, layout_info=info, stream=stream)
 
     def dispatch(
         self, handle: ep.Handle, stream: Any = None, *, send_only: bool = False, global_ids: bool = False
@@ -126,12 +136,19 @@ class Exchange:
             info = ep.LayoutInfo(src_rank_counters=self.counters, recv_topk_idx_kind=kind)
         handle.dispatch(inputs, outputs, layout_info=info, config=config, stream=stream)
 
-    def combine(self, handle: ep.Handle, stream: Any = None, *, send_only: bool = False) -> None:
+    def combine(
+        self,
+        handle: ep.Handle,
+        stream: Any = None,
+        *,
+        send_only: bool = False,
+        recipe: ep.CombineQuantizationRecipe = ep.CombineQuantizationRecipe.NONE,
+    ) -> None:
         weights = self.topk_weights if self.layout is EM else None
         handle.combine(
             ep.CombineInputs(self.expert_rows),
             ep.CombineOutputs(self.combined, weights),
-            config=ep.CombineConfig(send_only=send_only),
+            config=ep.CombineConfig(send_only=send_only, quantization_recipe=recipe),
             stream=stream,
         )
 

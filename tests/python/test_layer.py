@@ -249,8 +249,8 @@ def test_a_handle_holds_its_group_and_routing(make_cluster: Any) -> None:
     def act(rank: Any, group: ep.Group) -> None:
         handle = group.create_handle(ep.Layout.EXPERT_MAJOR, rank.array(np.zeros((3, 2), np.int32)))
         assert handle.group is group
-        assert handle._topk_idx is not None
-        assert handle._topk_idx.sizes == (3, 2)
+        table, _ = handle._routing
+        assert table.sizes == (3, 2)
         assert handle.num_topk == 2
 
     lone(make_cluster, act)

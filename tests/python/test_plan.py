@@ -82,7 +82,8 @@ def test_memory_follows_what_can_be_received() -> None:
         pieces = {piece.name: piece.num_bytes for piece in memory_plan(config, 4, FLAT, 1)}
         return pieces["rows on their way"]
 
-    assert [rows(budget) for budget in (8, 16, 32, 64, 0)] == [256 * n for n in (8, 16, 32, 32, 32)]
+    # And 8 for this rank's tokens, which dispatch may quantize where no rows of others lie.
+    assert [rows(budget) for budget in (8, 16, 32, 64, 0)] == [256 * n for n in (16, 24, 32, 32, 32)]
 
 
 def test_memory_for_other_nodes_follows_their_number() -> None:

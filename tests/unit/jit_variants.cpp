@@ -28,11 +28,16 @@ TEST_CASE("jit_variants: names and sources are unique and agree") {
     CHECK(source(variant).find(name(variant) + "(") != std::string::npos);
   }
   CHECK(names.count("ll_dispatch_expert_major") == 1);
+  CHECK(names.count("ll_dispatch_expert_major_scaled") == 1);
   CHECK(names.count("ll_combine_rank_major_fp16") == 1);
+  CHECK(names.count("ll_combine_rank_major_bf16_scaled") == 1);
   CHECK(names.count("ht_update_flat") == 1);
   CHECK(names.count("ht_dispatch_expert_major") == 1);
+  CHECK(names.count("ht_dispatch_flat_scaled") == 1);
   CHECK(names.count("ht_combine_flat_bf16") == 1);
-  CHECK(names.size() == 18);
+  CHECK(names.count("ll_dispatch_rank_major_scaled_masked") == 1);
+  CHECK(names.count("ll_clean") == 1);
+  CHECK(names.size() == 24 + 13);
 }
 
 TEST_CASE("jit_variants: groups of several LSA teams have kernels of their own") {
@@ -55,7 +60,8 @@ TEST_CASE("jit_variants: all that use the network, and nothing else") {
   }
   CHECK(names.count("ll_dispatch_expert_major_remote") == 1);
   CHECK(names.count("ht_update_flat_remote") == 1);
-  CHECK(names.size() == 18);
+  CHECK(names.count("ht_dispatch_flat_scaled_remote") == 1);
+  CHECK(names.size() == 24);
 }
 
 TEST_CASE("jit_variants: every variant has a place of its own among a group's kernels") {
@@ -73,6 +79,9 @@ TEST_CASE("jit_variants: source as NVRTC sees it") {
   CHECK(text.find("sizeof(LlCombineArgs) == " + std::to_string(sizeof(LlCombineArgs))) != std::string::npos);
   CHECK(text.find("__launch_bounds__(" + std::to_string(kLlCombineThreads) + ", 1)") != std::string::npos);
   CHECK(text.find("ll::combine<Layout::rank_major, DType::fp16>(args)") != std::string::npos);
+  const Variant scaled{Algorithm::low_latency, Op::dispatch, Layout::rank_major, DType::bf16, true, true};
+  CHECK(name(scaled) == "ll_dispatch_rank_major_scaled_remote");
+  CHECK(source(scaled).find("ll::dispatch_remote<Layout::rank_major, true>(args)") != std::string::npos);
 }
 
 TEST_CASE("jit_variants: High-Throughput source as NVRTC sees it") {
@@ -82,6 +91,8 @@ TEST_CASE("jit_variants: High-Throughput source as NVRTC sees it") {
   CHECK(combine.find("__launch_bounds__(" + std::to_string(kHtMoveThreads) + ", 1)") != std::string::npos);
   CHECK(combine.find("ht::combine<true, DType::fp32>(args)") != std::string::npos);
   const std::string update = source({Algorithm::high_throughput, Op::update, Layout::flat, DType::bf16});
+  const std::string scaled = source({Algorithm::high_throughput, Op::dispatch, Layout::flat, DType::bf16, false, true});
+  CHECK(scaled.find("ht::dispatch<false, true>(args)") != std::string::npos);
   CHECK(update.find("__launch_bounds__(" + std::to_string(kHtUpdateThreads) + ", 1)") != std::string::npos);
   CHECK(update.find("ht_update_flat(const __grid_constant__ HtUpdateArgs args) { ht::update<false>(args); }") !=
         std::string::npos);

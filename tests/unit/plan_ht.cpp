@@ -56,15 +56,15 @@ TEST_CASE("plan_ht: known updates") {
 }
 
 TEST_CASE("plan_ht: known dispatches") {
-  CHECK(cuts(plan_ht_dispatch(Layout::flat, true, 14336, kBudget, {})) ==
+  CHECK(cuts(plan_ht_dispatch(Layout::flat, true, {14336}, kBudget, {})) ==
         "16 blocks x 512 threads, rows of 14336 B in 2 pieces of 7168, 8 blocks push with 6 warps");
-  CHECK(cuts(plan_ht_dispatch(Layout::flat, false, 7168, kBudget, {})) ==
+  CHECK(cuts(plan_ht_dispatch(Layout::flat, false, {7168}, kBudget, {})) ==
         "16 blocks x 512 threads, rows of 7168 B in 1 pieces of 7168, 7 blocks push with 6 warps");
-  CHECK(cuts(plan_ht_dispatch(Layout::expert_major, true, 28672, kBudget, {})) ==
+  CHECK(cuts(plan_ht_dispatch(Layout::expert_major, true, {28672}, kBudget, {})) ==
         "16 blocks x 512 threads, rows of 28672 B in 4 pieces of 7168, 16 blocks push with 6 warps");
-  CHECK(cuts(plan_ht_dispatch(Layout::flat, true, 64, kBudget, {})) ==
+  CHECK(cuts(plan_ht_dispatch(Layout::flat, true, {64}, kBudget, {})) ==
         "16 blocks x 512 threads, rows of 64 B in 1 pieces of 64, 8 blocks push with 6 warps");
-  CHECK(cuts(plan_ht_dispatch(Layout::flat, true, 64, kSimulated, {})) ==
+  CHECK(cuts(plan_ht_dispatch(Layout::flat, true, {64}, kSimulated, {})) ==
         "4 blocks x 128 threads, rows of 64 B in 1 pieces of 64, 4 blocks push with 2 warps");
 }
 
@@ -107,7 +107,8 @@ TEST_CASE("plan_ht: random rows stay within every limit, and every role has a wa
     const uint64_t row_bytes = 16 * draw(1, 8192);
     const HtTuning tuning = i % 3 ? HtTuning{} : HtTuning{0, draw(0, 2048), draw(0, 140), draw(0, 20), draw(0, 40000)};
     const Layout layout = draw(0, 1) ? Layout::flat : Layout::expert_major;
-    const HtRowPlan dispatch = plan_ht_dispatch(layout, draw(0, 1), row_bytes, limits, tuning);
+    const HtRow row{row_bytes, i % 4 ? 0 : 16 * draw(1, 448)};
+    const HtRowPlan dispatch = plan_ht_dispatch(layout, draw(0, 1), row, limits, tuning);
     const HtRowPlan combine = plan_ht_combine(layout, row_bytes, limits, tuning);
     for (const HtRowPlan& plan : {dispatch, combine}) {
       const HtMovePlan& move = plan.move;
@@ -127,6 +128,7 @@ TEST_CASE("plan_ht: random rows stay within every limit, and every role has a wa
       CHECK(uint64_t{move.num_pieces} * move.piece_bytes >= row_bytes);
       CHECK(uint64_t{move.num_pieces - 1} * move.piece_bytes < row_bytes);
     }
+    CHECK(dispatch.move.stage_bytes == dispatch.move.piece_bytes + row.stage_scale_bytes);
     CHECK(dispatch.launch.shared_bytes == dispatch.move.push_warps * dispatch.move.mover_bytes());
     const bool has_stages = layout == Layout::flat;
     CHECK(combine.launch.shared_bytes == (has_stages ? combine.move.push_warps * combine.move.mover_bytes() : 0));
@@ -134,7 +136,7 @@ TEST_CASE("plan_ht: random rows stay within every limit, and every role has a wa
 }
 
 TEST_CASE("plan_ht: a device that is too small is refused") {
-  CHECK_THROWS_WITH_AS(plan_ht_dispatch(Layout::flat, true, 64, {4, 64, kShared}, {}),
+  CHECK_THROWS_WITH_AS(plan_ht_dispatch(Layout::flat, true, {64}, {4, 64, kShared}, {}),
                        doctest::Contains("blocks of 64 threads"), Error);
 }
 

@@ -51,7 +51,7 @@ TEST_CASE("plan_ll: random shapes stay within every limit") {
       CHECK(dispatch.push_warps >= 1);
       CHECK(dispatch.push_warps < dispatch.launch.num_threads / 32);
       if (layout == Layout::expert_major) CHECK(dispatch.experts_per_pass % 3 == 0);
-      const LlPlan combine = plan_ll_combine(random_shape, layout, row_bytes, num_tokens, limits, {});
+      const LlPlan combine = plan_ll_combine(random_shape, layout, LlRowPlan::make(row_bytes), num_tokens, limits, {});
       check(combine, row_bytes, limits);
       CHECK(combine.push_warps >= 1);
       CHECK(combine.push_warps < combine.launch.num_threads / 32);

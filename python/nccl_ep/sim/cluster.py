@@ -208,9 +208,12 @@ class Cluster:
         check(library().ncclEpSimGetUsage(self.c, rank, usage))
         return numbers_of(usage[0])
 
-    def silence(self, rank: int) -> None:
-        """Fault: the rank's GPU stops, as if it had died."""
-        check(library().ncclEpSimSilenceRank(self.c, rank))
+    def silence(self, rank: int, *, after: int = 0) -> None:
+        """Fault: the rank's GPU stops, as if it had died; at once, or ``after`` so many scheduling steps."""
+        if after:
+            check(library().ncclEpSimSilenceRankAfter(self.c, rank, after))
+        else:
+            check(library().ncclEpSimSilenceRank(self.c, rank))
 
     def wake(self, rank: int) -> None:
         """Ends :meth:`silence`: the GPU goes on where it stopped."""

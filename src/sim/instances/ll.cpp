@@ -7,10 +7,15 @@
 using namespace nccl_ep;
 
 EP_SIM_KERNEL("ll_dispatch_expert_major", ll::dispatch<Layout::expert_major>, LlDispatchArgs)
+EP_SIM_KERNEL("ll_dispatch_expert_major_scaled", (ll::dispatch<Layout::expert_major, true>), LlDispatchArgs)
 EP_SIM_KERNEL("ll_dispatch_rank_major", ll::dispatch<Layout::rank_major>, LlDispatchArgs)
+EP_SIM_KERNEL("ll_dispatch_rank_major_scaled", (ll::dispatch<Layout::rank_major, true>), LlDispatchArgs)
 EP_SIM_KERNEL("ll_combine_expert_major_bf16", (ll::combine<Layout::expert_major, DType::bf16>), LlCombineArgs)
 EP_SIM_KERNEL("ll_combine_expert_major_fp16", (ll::combine<Layout::expert_major, DType::fp16>), LlCombineArgs)
 EP_SIM_KERNEL("ll_combine_expert_major_fp32", (ll::combine<Layout::expert_major, DType::fp32>), LlCombineArgs)
 EP_SIM_KERNEL("ll_combine_rank_major_bf16", (ll::combine<Layout::rank_major, DType::bf16>), LlCombineArgs)
 EP_SIM_KERNEL("ll_combine_rank_major_fp16", (ll::combine<Layout::rank_major, DType::fp16>), LlCombineArgs)
 EP_SIM_KERNEL("ll_combine_rank_major_fp32", (ll::combine<Layout::rank_major, DType::fp32>), LlCombineArgs)
+EP_SIM_KERNEL("ll_combine_expert_major_bf16_scaled", (ll::combine<Layout::expert_major, DType::bf16, true>),
+              LlCombineArgs)
+EP_SIM_KERNEL("ll_combine_rank_major_bf16_scaled", (ll::combine<Layout::rank_major, DType::bf16, true>), LlCombineArgs)

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Deliberate bugs in how High-Throughput dispatch moves and makes scales."""
+
+from __future__ import annotations
+
+from mutant import Mutant
+
+IN_BULK = ("in-bulk",)
+IN_BYTES = ("in-bytes",)
+QUANTIZED = ("quantized",)
+
+MUTANTS = [
+    Mutant(
+        "scales go to the wrong row",
+        "ht/dispatch.cuh",
+        "to.scales.at(place)}",
+        "to.scales.at(row)}",
+        "Experts read the scales of other rows.",
+        IN_BULK,
+    ),
+    Mutant(
+        "scales are those of a neighbour",
+        "ht/dispatch.cuh",
+        "args.scales.given + uint64_t{token} *",
+        "args.scales.given + uint64_t{token / 2} *",
+        "Rows come with the scales of others.",
+        IN_BYTES,
+    ),
+    Mutant(
+        "padding keeps its scales",
+        "ht/dispatch.cuh",
+        "      if (kHasScales) clear_scales(",
+        "      if (false) clear_scales(",
+        "The caller reads what was there before.",
+        IN_BULK,
+    ),
+    Mutant(
+        "scales are published before all lanes have stored them",
+        "ht/scaled_mover.cuh",
+        "    dev::sync_warp();  // what all lanes have copied is one lane's to publish\n",
+        "",
+        "A row's flag is raised without its scales.",
+        IN_BYTES,
+    ),
+    Mutant(
+        "quantized rows leave without a fence",
+        "ht/dispatch.cuh",
+        "    dev::fence_proxy_async();  // bulk copies will read what other warps have written\n",
+        "",
+        "Bulk copies may send what was there before.",
+        QUANTIZED,
+    ),
+]

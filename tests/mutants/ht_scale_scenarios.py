@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scenarios for High-Throughput dispatch with scales: chained calls into the same outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import nccl_ep as ep
+from harness import TIMEOUT_NS
+from ht import EM, Mode
+from ht_recipes import Rows, ScaledExchange, config_for, expected, quantized_rows
+from ht_scenarios import copies, make_problems, simulated, with_budget
+from ll import Shape, assert_same_bits
+
+NUM_STEPS = 2
+OUTPUTS = ("received", "received_scales")
+SHAPE = Shape(num_ranks=2, num_local_experts=3, num_topk=4, hidden=16, max_tokens=6, tokens=(6, 5))
+
+
+def chained(seed: int, rows: Rows, *, windows: bool) -> None:
+    """Several dispatches in a row; raises if a rank received something else than it must."""
+    problems = make_problems(seed, SHAPE)
+    mode = with_budget(Mode(EM, windows=windows, alignment=4), problems)
+
+    def main(rank: Any) -> Any:
+        with ep.Group(rank.comm, config_for(problems[0], mode, [rows], timeout_ns=TIMEOUT_NS)) as group:
+            found = []
+            for problem in problems:
+                exchange = ScaledExchange(rank, problem, mode, rows)
+                handle = exchange.make_handle(group)
+                for _ in range(NUM_STEPS):
+                    exchange.dispatch(handle)
+                    found.append(copies(rank, exchange, *OUTPUTS))
+            rank.synchronize()
+            return found
+
+    with simulated(SHAPE.num_ranks, seed) as cluster:
+        results = list(zip(*cluster.run(main), strict=True))
+    for i, found in enumerate(results):
+        for rank, mine in enumerate(found):
+            wanted = expected(problems[i // NUM_STEPS], rank, mode, rows)
+            for name in OUTPUTS:
+                assert_same_bits(mine[name], wanted[name], f"rank {rank}: {name}")
+
+
+SCENARIOS: dict[str, Callable[[int], None]] = {
+    "in-bulk": partial(chained, rows=Rows(64, 8), windows=True),
+    "in-bytes": partial(chained, rows=Rows(32, 35, scale_dtype=ep.DataType.UINT8), windows=False),
+    "quantized": partial(chained, rows=quantized_rows(1152), windows=True),
+}

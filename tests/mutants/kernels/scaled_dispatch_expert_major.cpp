@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ll/dispatch.cuh"
+
+using namespace nccl_ep;
+
+EP_SIM_KERNEL("ll_dispatch_expert_major_scaled", (ll::dispatch<Layout::expert_major, true>), LlDispatchArgs)

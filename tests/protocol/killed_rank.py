@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One process of ``test_ll_killed``: a GPU whose process may be killed while it replays a graph.
+
+    python killed_rank.py RANK RANKS FOLDER VICTIM
+
+Ranks meet in FOLDER. A survivor exits with 0 when all has been as it must.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import nccl_ep as ep
+from cuda_cluster import CudaRank, communicator_of, make_unique_id, use_gpu
+from ll import EM, Exchange, Shape, assert_same_bits, expected, expert_rows, group_config, make_problem
+from test_ll_masks import mask_of, mask_without, without
+
+REPLAYS, REPLAYS_BEFORE = 2000, 300
+TIMEOUT_NS = 200_000_000
+
+
+def main(rank: int, num_ranks: int, folder: Path, victim: int) -> None:
+    use_gpu(rank)
+    place = folder / "unique_id"
+    if rank == 0:
+        place.with_suffix(".new").write_bytes(make_unique_id())
+        place.with_suffix(".new").rename(place)
+    while not place.exists():
+        time.sleep(0.01)
+    face = CudaRank(
+        rank, num_ranks, communicator_of(place.read_bytes(), rank, num_ranks), threading.Barrier(1)
+    )
+    shape = Shape(num_ranks=num_ranks, num_topk=3, hidden=1024, max_tokens=32, tokens=(32,) * num_ranks)
+    problem = make_problem(shape, seed=1)
+    group = ep.Group(face.comm, group_config(problem, enable_mask=True, timeout_ns=TIMEOUT_NS))
+    mine = Exchange(face, problem, EM)
+    left = without(problem, victim)
+    handle = mine.make_handle(group)
+    with face.capture() as graph:
+        mine.run(handle, graph.stream)
+    for _ in range(REPLAYS_BEFORE):
+        graph.launch()
+    if rank == victim:
+        os.kill(os.getpid(), signal.SIGKILL)
+    graph.stream.synchronize()
+    longest = 0.0
+    for _ in range(REPLAYS - REPLAYS_BEFORE):
+        start = time.perf_counter()
+        graph.launch()
+        graph.stream.synchronize()
+        longest = max(longest, time.perf_counter() - start)
+    assert mask_of(face, group) == mask_without(victim, num_ranks)
+    assert group.async_error() == ep.RemoteError(6, "").code
+    face.write(mine.expert_rows, expert_rows(left, rank, EM))
+    graph.launch()
+    graph.stream.synchronize()
+    found, wanted = mine.results(), expected(left, rank, EM)
+    assert_same_bits(found["counters"], wanted["counters"], "counters")
+    zero = problem.dtype.type(0)
+    assert_same_bits(found["combined"] + zero, wanted["combined"] + zero, "combined")
+    print(f"rank {rank}: the longest replay took {longest * 1e3:.1f} ms", flush=True)
+    group.close()
+    print(f"rank {rank}: closed", flush=True)
+    os._exit(0)  # NCCL's own communicator still has the rank that is gone
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))
