@@ -66,7 +66,6 @@ def test_a_routing(make_cluster: Any, act: Act, error: type[ep.Error], says: str
 
 COMMON_DISPATCH = (
     *misuse.DISPATCH,
-    ("recipe", dispatch(quantization_recipe=1), IU, r"quant_recipe.*1.*not available"),
     ("backward", dispatch(pass_direction=ep.PassDir.BWD), IU, r"pass_direction.*BWD.*expected"),
     (
         "output hidden",
