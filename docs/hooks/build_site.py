@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import contract
+import contract_page
 import links
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files, InclusionLevel
@@ -37,5 +37,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
     include = root(config) / "include"
     if CONTRACT in markdown:
         header, enumerations = include / "nccl_ep.h", include / "nccl_ep/ep_enums.h"
-        markdown = markdown.replace(CONTRACT, contract.page(header.read_text(), enumerations.read_text()))
+        markdown = markdown.replace(
+            CONTRACT, contract_page.page(header.read_text(), enumerations.read_text())
+        )
     return links.moved(markdown, f"docs/{page.file.src_uri}")

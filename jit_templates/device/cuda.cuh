@@ -127,6 +127,9 @@ EP_DEVICE T ld_nc(const T* p) {
   }
 }
 
+// The compiler may run the assembly of ld_nc() ahead of a question that guards it; it knows better of this one.
+EP_DEVICE int32_t ld_nc_or(const int32_t* p, int32_t otherwise) { return p ? __ldg(p) : otherwise; }
+
 template <class T>
 EP_DEVICE void st(T* p, const detail::SameAs<T>& value) {
   if constexpr (sizeof(T) == 1) {

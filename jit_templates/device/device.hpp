@@ -11,6 +11,7 @@
 // Weak access   ld(p) ld_nc(p) st(p, v)               T of 1, 2, 4, 8 or 16 bytes, naturally aligned.
 //               Plain loads and stores through raw pointers are allowed as well, except for stores to another
 //               rank's memory, which must be st. ld_nc reads data that nobody writes while the kernel runs.
+//               ld_nc_or(p, otherwise): the same of an int32_t; p may be null.
 //
 // Sync access   ld_relaxed<scope>(p) ld_acquire<scope>(p) st_relaxed<scope>(p, v) st_release<scope>(p, v)
 //               atomic_add<order, scope>(p, v) atomic_or<order, scope>(p, v) atomic_exchange<order, scope>(p, v)

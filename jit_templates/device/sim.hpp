@@ -144,6 +144,8 @@ EP_DEVICE T ld_nc(const T* p) {
   return sim::device::from_bits<T>(sim::device::load_constant(p, sizeof(T)));
 }
 
+EP_DEVICE int32_t ld_nc_or(const int32_t* p, int32_t otherwise) { return p ? ld_nc(p) : otherwise; }
+
 template <class T>
 EP_DEVICE void st(T* p, const detail::SameAs<T>& value) {
   static_assert(detail::kIsLoadable<T>);

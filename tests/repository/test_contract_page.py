@@ -11,13 +11,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "docs" / "hooks"))
 
-import contract
+import contract_page
 import links
 
 INCLUDE = Path(links.__file__).resolve().parents[2] / "include"
 HEADERS = [INCLUDE / "nccl_ep.h", INCLUDE / "nccl_ep" / "ep_enums.h"]
 TEXT, ENUMERATIONS = (path.read_text() for path in HEADERS)
-PAGE = contract.page(TEXT, ENUMERATIONS)
+PAGE = contract_page.page(TEXT, ENUMERATIONS)
 
 
 def described(name: str) -> str:
