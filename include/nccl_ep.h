@@ -351,6 +351,68 @@ typedef struct {
 #define NCCL_EP_COMPLETE_CONFIG_CURRENT_VERSION 1
 #define NCCL_EP_COMPLETE_CONFIG_INIT NCCL_EP_STRUCT_INIT(ncclEpCompleteConfig_t, NCCL_EP_MAGIC)
 
+// ---- What a call would do with windows --------------------------------------------------------------------
+
+typedef enum {
+  NCCL_EP_OPERATION_UPDATE = 0,
+  NCCL_EP_OPERATION_DISPATCH = 1,
+  NCCL_EP_OPERATION_COMBINE = 2,
+} ncclEpOperation_t;
+
+// How the rows of a tensor get there, or away from there.
+typedef enum {
+  NCCL_EP_ROW_PATH_NONE = 0,      // the call has no such tensor
+  NCCL_EP_ROW_PATH_REFUSED = 1,   // the call would be refused
+  NCCL_EP_ROW_PATH_IN_PLACE = 2,  // this rank alone reads or writes it, where it is: a window changes nothing
+  NCCL_EP_ROW_PATH_STAGED = 3,    // they arrive in the library's window, and this rank copies them from there
+  NCCL_EP_ROW_PATH_DIRECT = 4,    // other ranks write them where they belong
+} ncclEpRowPath_t;
+
+// A call that might be made. topk_weights and topk_idx are not asked about: windows change nothing for them.
+typedef struct {
+  unsigned int size;
+  unsigned int magic;
+  ncclEpOperation_t operation;  // DISPATCH or COMBINE; required
+  ncclEpPassDir_t pass_direction;
+  unsigned int quant_recipe;       // an ncclEpDispQuant_t or an ncclEpCombQuant_t, as config.quant_recipe
+  ncclDataType_t datatype;         // of inputs.tokens
+  size_t hidden;                   // H of inputs.tokens; required
+  ncclDataType_t scales_datatype;  // of inputs.scales
+  unsigned int num_scales;         // of a row of inputs.scales; 0: inputs.scales is NULL
+  unsigned int tokens_in_window;   // nonzero: outputs.tokens of dispatch, inputs.tokens of combine has a window
+  unsigned int scales_in_window;   // nonzero: outputs.scales of dispatch, inputs.scales of combine has a window
+} ncclEpCapabilityQuery_t;
+
+#define NCCL_EP_CAPABILITY_QUERY_SIZE sizeof(ncclEpCapabilityQuery_t)
+#define NCCL_EP_CAPABILITY_QUERY_V1_LAST_FIELD scales_in_window
+#define NCCL_EP_CAPABILITY_QUERY_V1_SIZE 48
+#define NCCL_EP_CAPABILITY_QUERY_CURRENT_VERSION 1
+#define NCCL_EP_CAPABILITY_QUERY_INIT NCCL_EP_STRUCT_INIT(ncclEpCapabilityQuery_t, NCCL_EP_MAGIC)
+
+// One tensor's part of the answer.
+typedef struct {
+  ncclEpRowPath_t path;
+  unsigned char padding_v1[4];
+  const char* reason;  // a sentence about the path, "" with NONE; the library's
+} ncclEpTensorPath_t;
+
+typedef struct {
+  unsigned int size;
+  unsigned int magic;
+  ncclResult_t result;  // what the call would return, were everything else right
+  unsigned char padding_v1[4];
+  ncclEpTensorPath_t inputs_tokens;
+  ncclEpTensorPath_t inputs_scales;
+  ncclEpTensorPath_t outputs_tokens;
+  ncclEpTensorPath_t outputs_scales;
+} ncclEpCapabilities_t;
+
+#define NCCL_EP_CAPABILITIES_SIZE sizeof(ncclEpCapabilities_t)
+#define NCCL_EP_CAPABILITIES_V1_LAST_FIELD outputs_scales
+#define NCCL_EP_CAPABILITIES_V1_SIZE 80
+#define NCCL_EP_CAPABILITIES_CURRENT_VERSION 1
+#define NCCL_EP_CAPABILITIES_INIT NCCL_EP_STRUCT_INIT(ncclEpCapabilities_t, NCCL_EP_MAGIC)
+
 // ---- Version and errors -----------------------------------------------------------------------------------
 
 // The library's NCCL_EP_VERSION_CODE. NULL: ncclInvalidArgument.
@@ -441,9 +503,11 @@ ncclResult_t ncclEpHandleDestroy(ncclEpHandle_t handle);
 //   HT FLAT one row for each token routed here; topk_idx as in LL RM.
 //   HT EM   the zones that ncclEpUpdateHandle counted, padding zeroed.
 // Scales arrive at the same places as their rows. Rows beyond the counters are left untouched.
-// layout_info.recv_topk_idx_kind numbers topk_idx. LL works alike for outputs in windows and elsewhere. One of
-// HT in a window is written directly by the senders; all ranks use the same offset. In HT tokens and scales are both
-// in windows or neither. outputs.scales of HT have as many rows as outputs.tokens, with zeros in EM's padding.
+// layout_info.recv_topk_idx_kind numbers topk_idx. LL works alike for outputs in windows and elsewhere. Rows of HT
+// whose output is in a window are written there directly by the senders (EM: each token's first one), unless
+// zero_copy is OFF. Then all ranks give a window, and use the same offset. In HT tokens and scales are both in
+// windows or neither. outputs.scales of HT have as many rows as outputs.tokens, with zeros in EM's padding.
+// ncclEpQueryCapabilities says which way rows would take.
 //
 // M is max_recv_tokens_per_rank or more. If that is 0, M is at least what recv_total_counter says; the call
 // then waits for the update to have run, if it has not.
@@ -522,6 +586,16 @@ ncclResult_t ncclEpTensorAlloc(ncclEpTensor_t** tensor, unsigned int ndim, ncclD
 // Frees a descriptor of ncclEpTensorAlloc. NULL is fine. Errors: ncclInvalidArgument: any other descriptor,
 // or one whose `sizes` pointer was changed.
 ncclResult_t ncclEpTensorDestroy(ncclEpTensor_t* tensor);
+
+// Says what a dispatch or combine of a handle with this layout would do with the rows of its tensors, and why:
+// whether windows spare a copy, and whether the call would be refused for its layout, pass, recipe, types, row
+// size or windows. The call decides by the same code. Fills *capabilities, as far as its `size` reaches;
+// `reason`s are valid until the calling thread's next ncclEpQueryCapabilities. Shapes, addresses, the routing and
+// the state of the group are not looked at. Not collective, enqueues nothing, capturable.
+// Errors: ncclInvalidArgument: NULL or malformed arguments, an enumeration's value that does not exist. A call that
+// would be refused is no error of this function.
+ncclResult_t ncclEpQueryCapabilities(ncclEpGroup_t ep_group, ncclEpLayout_t layout,
+                                     const ncclEpCapabilityQuery_t* query, ncclEpCapabilities_t* capabilities);
 
 // ---- Ranks that do not answer (enable_mask) ---------------------------------------------------------------
 
@@ -660,6 +734,34 @@ NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpCombineConfig_t, quant_recipe, 16);
 NCCL_EP_STATIC_ASSERT_STRUCT_ABI(ncclEpCompleteConfig_t, NCCL_EP_COMPLETE_CONFIG_V1_SIZE);
 NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpCompleteConfig_t, NCCL_EP_COMPLETE_CONFIG_V1_LAST_FIELD,
                                           NCCL_EP_COMPLETE_CONFIG_V1_SIZE);
+
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI(ncclEpCapabilityQuery_t, NCCL_EP_CAPABILITY_QUERY_V1_SIZE);
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpCapabilityQuery_t, NCCL_EP_CAPABILITY_QUERY_V1_LAST_FIELD,
+                                          NCCL_EP_CAPABILITY_QUERY_V1_SIZE);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpCapabilityQuery_t, operation, 8);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpCapabilityQuery_t, pass_direction, 12);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpCapabilityQuery_t, quant_recipe, 16);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpCapabilityQuery_t, datatype, 20);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpCapabilityQuery_t, hidden, 24);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpCapabilityQuery_t, scales_datatype, 32);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpCapabilityQuery_t, num_scales, 36);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpCapabilityQuery_t, tokens_in_window, 40);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpCapabilityQuery_t, scales_in_window, 44);
+
+NCCL_EP_STATIC_ASSERT(sizeof(ncclEpTensorPath_t) == 16, "ncclEpTensorPath_t has changed its size");
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpTensorPath_t, path, 0);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpTensorPath_t, padding_v1, 4);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpTensorPath_t, reason, 8);
+
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI(ncclEpCapabilities_t, NCCL_EP_CAPABILITIES_V1_SIZE);
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpCapabilities_t, NCCL_EP_CAPABILITIES_V1_LAST_FIELD,
+                                          NCCL_EP_CAPABILITIES_V1_SIZE);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpCapabilities_t, result, 8);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpCapabilities_t, padding_v1, 12);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpCapabilities_t, inputs_tokens, 16);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpCapabilities_t, inputs_scales, 32);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpCapabilities_t, outputs_tokens, 48);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpCapabilities_t, outputs_scales, 64);
 
 #ifdef __cplusplus
 }  // extern "C"

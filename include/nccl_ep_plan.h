@@ -37,12 +37,6 @@ ncclResult_t ncclEpPlanMemory(const ncclEpGroupConfig_t* config, unsigned int nu
                               unsigned int num_sms, ncclEpLayout_t layout, const ncclEpHandleConfig_t* handle_config,
                               int num_topk, ncclEpMemoryVisitor_t visit, void* context);
 
-typedef enum {
-  NCCL_EP_OPERATION_UPDATE = 0,  // of High Throughput
-  NCCL_EP_OPERATION_DISPATCH = 1,
-  NCCL_EP_OPERATION_COMBINE = 2
-} ncclEpOperation_t;
-
 // How something travels, and who its receivers are: the "peers" of a rank. "Rail peers" are the ranks with the same place
 // in other LSA teams.
 typedef enum {

@@ -129,6 +129,12 @@ ncclResult_t ncclEpSimMemFree(ncclEpSimCluster_t cluster, int rank, void* memory
 // Pinned host memory: kernels of this rank's GPU may use it too.
 ncclResult_t ncclEpSimHostAlloc(ncclEpSimCluster_t cluster, int rank, void** memory, size_t bytes);
 ncclResult_t ncclEpSimHostFree(ncclEpSimCluster_t cluster, int rank, void* memory);
+// Memory as ncclEpElasticAlloc's (nccl_ep_elastic.h): one piece of device memory, of which the end counts as the host's
+// and takes nothing of memory_bytes, though all that a GPU allocates must find room in as many addresses. Kernels use
+// both parts alike, and neither is slower. Numbers of bytes are rounded up to multiples of 4096 and written back. Freed
+// by ncclEpSimFree.
+ncclResult_t ncclEpSimElasticAlloc(ncclEpSimCluster_t cluster, int rank, void** memory, size_t* gpu_bytes,
+                                   size_t* host_bytes);
 
 // Collective; waits. All ranks register in the same order. `memory` comes from ncclEpSimMemAlloc.
 ncclResult_t ncclEpSimWindowRegister(ncclEpSimCluster_t cluster, int rank, void* memory, size_t bytes,
@@ -140,7 +146,7 @@ ncclResult_t ncclEpSimWindowPeer(ncclEpSimCluster_t cluster, int rank, ncclWindo
 
 typedef struct {
   uint64_t device_bytes;  // allocated with ncclEpSimMalloc or ncclEpSimMemAlloc, or by nccl_ep
-  uint64_t host_bytes;    // pinned
+  uint64_t host_bytes;    // pinned, or at the end of ncclEpSimElasticAlloc's
   uint32_t num_device_allocations;
   uint32_t num_host_allocations;
   uint32_t num_windows;

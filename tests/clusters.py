@@ -56,6 +56,9 @@ class Rank(Protocol):
     def symmetric(self, values: Array) -> tuple[Any, Any]:
         """The same in memory of a window, and the window. Collective."""
 
+    def elastic(self, values: Array, on_gpu: int) -> Any:
+        """The same in elastic memory: so many bytes on the GPU, and the rest in the host."""
+
     def write(self, target: Any, values: Array) -> None:
         """Overwrites device memory; nothing that uses it may be pending."""
 
@@ -108,6 +111,13 @@ class SimRank:
         memory = self.sim.symmetric(values.shape, values.dtype)
         memory[...] = values
         return memory, self.sim.register_window(memory)
+
+    def elastic(self, values: Array, on_gpu: int) -> Array:
+        memory = self.sim.elastic(on_gpu, values.nbytes - on_gpu)
+        begin = memory.gpu_bytes - on_gpu
+        array = memory.array[begin : begin + values.nbytes].view(values.dtype).reshape(values.shape)
+        array[...] = values
+        return array
 
     def write(self, target: Array, values: Array) -> None:
         target[...] = values

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from nccl_ep import DataType
+from nccl_ep import DataType, ElasticBuffer
 
 Array = npt.NDArray[Any]
 Pointer = ctypes.c_void_p
@@ -215,6 +215,13 @@ class CudaRank:
         array = DeviceArray(memory.value or 0, values.shape, values.dtype)
         self.write(array, values)
         return array, Window(window.value or 0, array.ptr)
+
+    def elastic(self, values: Array, on_gpu: int) -> DeviceArray:
+        buffer = ElasticBuffer(on_gpu, values.nbytes - on_gpu, device=self.rank)
+        self._undo.append(buffer.close)
+        array = DeviceArray(buffer.ptr + buffer.gpu_bytes - on_gpu, values.shape, values.dtype)
+        self.write(array, values)
+        return array
 
     def write(self, target: DeviceArray, values: Array) -> None:
         values = np.ascontiguousarray(values)

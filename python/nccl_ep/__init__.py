@@ -11,6 +11,7 @@ from pathlib import Path
 from packaging.version import Version
 
 from nccl_ep._ffi import Library, default_library
+from nccl_ep.capabilities import Capabilities, CapabilityQuery, TensorPath
 from nccl_ep.config import (
     AllocConfig,
     AllocFn,
@@ -22,14 +23,17 @@ from nccl_ep.config import (
     HandleConfig,
 )
 from nccl_ep.dtypes import DataType
+from nccl_ep.elastic import ElasticBuffer
 from nccl_ep.enums import (
     Algorithm,
     CombineQuantizationRecipe,
     DispatchQuantizationRecipe,
     ExpertIdKind,
     Layout,
+    Operation,
     OverflowPolicy,
     PassDir,
+    RowPath,
     ZeroCopyMode,
 )
 from nccl_ep.errors import (
@@ -63,6 +67,8 @@ __all__ = [
     "Algorithm",
     "AllocConfig",
     "AllocFn",
+    "Capabilities",
+    "CapabilityQuery",
     "CombineConfig",
     "CombineInputs",
     "CombineOutputs",
@@ -74,6 +80,7 @@ __all__ = [
     "DispatchInputs",
     "DispatchOutputs",
     "DispatchQuantizationRecipe",
+    "ElasticBuffer",
     "Error",
     "ExpertIdKind",
     "FreeFn",
@@ -88,11 +95,14 @@ __all__ = [
     "Layout",
     "LayoutInfo",
     "Library",
+    "Operation",
     "OverflowPolicy",
     "PassDir",
     "RemoteError",
+    "RowPath",
     "SystemFailure",
     "Tensor",
+    "TensorPath",
     "Timeout",
     "ZeroCopyMode",
     "get_lib_path",

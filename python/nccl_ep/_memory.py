@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from nccl_ep.dtypes import DataType
+from nccl_ep.elastic import ElasticBuffer
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ def memory_of(buffer: Any) -> Memory:
     if isinstance(buffer, (int, np.integer)) and not isinstance(buffer, bool):
         return Memory(int(buffer), None, None, None, None)
     for known, describe in (
+        (_is_elastic, _from_elastic),
         (_is_torch, _from_torch),
         (_is_cuda_core, _from_cuda_core),
         (_has_cuda_array_interface, _from_cuda_array_interface),
@@ -39,8 +41,19 @@ def memory_of(buffer: Any) -> Memory:
             return describe(buffer)
     raise TypeError(
         f"{type(buffer).__name__} is no memory: expected a PyTorch tensor, a CuPy or NumPy array, a "
-        f"cuda.core.Buffer, anything with __cuda_array_interface__ or __dlpack__, or an address"
+        f"cuda.core.Buffer, an ElasticBuffer, anything with __cuda_array_interface__ or __dlpack__, or an "
+        f"address"
     )
+
+
+def _is_elastic(buffer: Any) -> bool:
+    return isinstance(buffer, ElasticBuffer)
+
+
+def _from_elastic(buffer: ElasticBuffer) -> Memory:
+    if buffer.closed:
+        raise ValueError(f"{buffer!r} has no memory any more")
+    return Memory(buffer.ptr, None, None, buffer.num_bytes, buffer)
 
 
 def _is_torch(buffer: Any) -> bool:

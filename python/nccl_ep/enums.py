@@ -81,6 +81,29 @@ class CombineQuantizationRecipe(IntEnum):
     FP8 = 2
 
 
+class Operation(IntEnum):
+    """The calls that send something; low latency has no update."""
+
+    UPDATE = 0
+    DISPATCH = 1
+    COMBINE = 2
+
+
+class RowPath(IntEnum):
+    """How the rows of a tensor get there, or away from there.
+
+    NONE: the call has no such tensor. REFUSED: the call would be refused. IN_PLACE: this rank alone reads or
+    writes it, where it is, and a window changes nothing. STAGED: rows arrive in the library's window, and
+    this rank copies them from there. DIRECT: other ranks write them where they belong.
+    """
+
+    NONE = 0
+    REFUSED = 1
+    IN_PLACE = 2
+    STAGED = 3
+    DIRECT = 4
+
+
 def _check_against_header(python: type[IntEnum], c_name: str, prefix: str, suffix: str = "") -> None:
     in_c = {name: value for name, value in ffi.typeof(c_name).relements.items()}
     in_python = {f"{prefix}{member.name}{suffix}": member.value for member in python}
@@ -97,5 +120,7 @@ for _python, _c_name, _prefix, _suffix in (
     (ExpertIdKind, "ncclEpExpertIdKind_t", "NCCL_EP_EXPERT_ID_", ""),
     (DispatchQuantizationRecipe, "ncclEpDispQuant_t", "NCCL_EP_DISP_QUANT_", ""),
     (CombineQuantizationRecipe, "ncclEpCombQuant_t", "NCCL_EP_COMB_QUANT_", ""),
+    (Operation, "ncclEpOperation_t", "NCCL_EP_OPERATION_", ""),
+    (RowPath, "ncclEpRowPath_t", "NCCL_EP_ROW_PATH_", ""),
 ):
     _check_against_header(_python, _c_name, _prefix, _suffix)

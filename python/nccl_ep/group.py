@@ -9,7 +9,8 @@ from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from nccl_ep._ffi import NULL, Library, default_library, ffi
+from nccl_ep._ffi import NULL, Library, constants, default_library, ffi
+from nccl_ep.capabilities import Capabilities, CapabilityQuery
 from nccl_ep.config import GroupConfig, HandleConfig
 from nccl_ep.enums import Layout
 from nccl_ep.errors import InvalidUsage
@@ -119,6 +120,31 @@ class Group:
             self.library.c.ncclEpHandleMemSize(self._open_ptr(), int(layout), c_config, size, num_topk)
         )
         return int(size[0])
+
+    def capabilities(self, layout: Layout | int, query: CapabilityQuery) -> Capabilities:
+        """What a dispatch or combine of a handle with this layout would do with its rows, and why.
+
+        The call decides by the same code. Not collective; waits for nothing.
+
+        Raises:
+            InvalidArgument: the query makes no sense. A call that would be refused is an answer.
+
+        Example:
+            >>> from nccl_ep import Algorithm, Operation
+            >>> def main(rank):
+            ...     config = GroupConfig(Algorithm.HIGH_THROUGHPUT, 8, 16, max_token_bytes=256)
+            ...     query = CapabilityQuery(Operation.DISPATCH, hidden=128, tokens_in_window=True)
+            ...     with Group(rank, config) as group:
+            ...         return group.capabilities(Layout.FLAT, query).outputs_tokens.path.name
+            >>> from nccl_ep.sim import Cluster
+            >>> with Cluster(gpus_per_node=2) as cluster:
+            ...     cluster.run(main)
+            ['DIRECT', 'DIRECT']
+        """
+        out = ffi.new("ncclEpCapabilities_t*")
+        out.size, out.magic = ffi.sizeof("ncclEpCapabilities_t"), constants["NCCL_EP_MAGIC"]
+        self.check(self.library.c.ncclEpQueryCapabilities(self._open_ptr(), int(layout), query.c, out))
+        return Capabilities.of(out)
 
     def query_mask(self, mask: Any, *, stream: Any = None) -> None:
         """Writes which ranks take part, in stream order.

@@ -19,9 +19,9 @@ class Tensor:
     that use it have got past the calls it was given to.
 
     Args:
-        buffer: a PyTorch tensor, a CuPy array, a ``cuda.core.Buffer``, anything with
-            ``__cuda_array_interface__`` or ``__dlpack__``, an address, or on the simulator a NumPy array of
-            simulated device memory.
+        buffer: a PyTorch tensor, a CuPy array, a ``cuda.core.Buffer``, an :class:`ElasticBuffer`, anything
+            with ``__cuda_array_interface__`` or ``__dlpack__``, an address, or on the simulator a NumPy array
+            of simulated device memory.
         dtype: data type; needed for addresses and raw buffers. For an array it may name another type of the
             same item size, so that ``uint16`` memory can hold ``bfloat16``.
         shape: extents, at least one; needed for addresses and raw buffers, otherwise a reshape.

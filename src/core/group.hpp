@@ -8,6 +8,7 @@
 #include "core/fault.hpp"
 #include "core/memory.hpp"
 #include "core/rank_mask.hpp"
+#include "core/row_paths.hpp"
 #include "jit/kernels.hpp"
 #include "plan/limits.hpp"
 #include "plan/shape.hpp"
@@ -36,6 +37,9 @@ class Group {
                                                 const ncclEpTensor_t* handle_mem) = 0;
   // Bytes of device memory that a handle of this layout and top-k needs.
   virtual size_t handle_bytes(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const = 0;
+
+  // Which way rows would take in a call like this one. Throws what the call would.
+  virtual RowPaths row_paths(ncclEpLayout_t layout, const ncclEpCapabilityQuery_t& query) const = 0;
 
   const ncclEpGroupConfig_t& config() const { return config_; }
   runtime::Communicator& comm() { return *comm_; }

@@ -19,14 +19,22 @@ void check_weights(const CombineRequest& request, bool is_expert_major, const Ex
 
 }  // namespace
 
+RowPaths HtGroup::check_rows(const CombineRequest& request, const Extent& rows) const {
+  check_plain(request);
+  const size_t hidden = request.tokens && request.tokens->ndim > 1 ? request.tokens->sizes[1] : 0;
+  check_tensor(kTokens, request.tokens, {ncclBfloat16, ncclFloat16, ncclFloat32}, {rows, {hidden, "hidden"}});
+  row_bytes_of(kTokens, *request.tokens, config().max_token_bytes);
+  check_window(kTokens, *request.tokens, config().zero_copy);
+  return {kReadInPlace, {}, kWrittenInPlace, {}};
+}
+
 void HtHandle::combine(const CombineRequest& request, cudaStream_t stream) {
   group_.throw_if_faulted();
   require_routing();
-  check_plain(request);
-  const size_t hidden = request.tokens && request.tokens->ndim > 1 ? request.tokens->sizes[1] : 0;
   const Extent rows = input_rows(request.tokens, stream);
-  check_tensor(kTokens, request.tokens, {ncclBfloat16, ncclFloat16, ncclFloat32}, {rows, {hidden, "hidden"}});
-  const uint64_t row_bytes = row_bytes_of(kTokens, *request.tokens, group_.config().max_token_bytes);
+  group_.check_rows(request, rows);
+  const size_t hidden = request.tokens->sizes[1];
+  const uint64_t row_bytes = hidden * element_bytes(request.tokens->datatype);
   check_tensor(kOutTokens, request.out_tokens, {request.tokens->datatype},
                {{num_tokens_, "tokens of topk_idx"}, {hidden, "hidden of inputs.tokens"}});
   const bool is_forward = request.pass_direction == NCCL_EP_FWD_PASS;
@@ -35,7 +43,6 @@ void HtHandle::combine(const CombineRequest& request, cudaStream_t stream) {
   } else {
     check_weights(request, is_expert_major(), rows, num_tokens_, num_topk());
   }
-  check_window(kTokens, *request.tokens, group_.config().zero_copy);
 
   const plan::HtRowPlan plan = plan::plan_ht_combine(layout_, row_bytes, group_.move_limits(layout_), group_.tuning());
   runtime::Communicator& comm = group_.comm();

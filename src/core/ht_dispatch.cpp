@@ -20,6 +20,20 @@ void check_windows(const DispatchRequest& request, ncclEpZeroCopyMode_t mode) {
                                      : "has no window, expected one since outputs.tokens has one");
 }
 
+// Where rows arrive that go to this output.
+RowPath arrival(Layout layout, const ncclEpTensor_t& out, ncclEpZeroCopyMode_t mode) {
+  if (!out.win_hdl) return {NCCL_EP_ROW_PATH_STAGED, "has no window, expected one for rows that senders write here"};
+  if (mode == NCCL_EP_ZERO_COPY_OFF) {
+    return {NCCL_EP_ROW_PATH_STAGED, "has a window, but config.zero_copy is OFF, expected AUTO or ON"};
+  }
+  if (layout == Layout::flat) {
+    return {NCCL_EP_ROW_PATH_DIRECT, "has a window, and config.zero_copy is not OFF: senders write the rows here"};
+  }
+  return {NCCL_EP_ROW_PATH_DIRECT,
+          "has a window, and config.zero_copy is not OFF: senders write a token's first row here, and this rank copies "
+          "its other ones from there"};
+}
+
 // What the forward pass carries beside the rows.
 void check_weights(const DispatchRequest& request, bool is_expert_major, const Sizes& sizes) {
   check_tensor(kWeights, request.topk_weights, {ncclFloat32},
@@ -51,17 +65,29 @@ uint32_t word_bytes_of(uint64_t row_bytes, uint64_t alignment) {
 
 }  // namespace
 
-HtScales HtHandle::scales_of(const DispatchRequest& request, const SentRows& rows) {
-  if (rows.num_scales == 0) return {};
+DispatchRows HtGroup::check_rows(Layout layout, const DispatchRequest& request, size_t num_tokens) const {
+  const ncclEpZeroCopyMode_t mode = config().zero_copy;
+  DispatchRows rows{check_sent_rows(request, num_tokens, config().max_token_bytes), {}};
+  check_windows(request, mode);
+  rows.paths.in_tokens = kReadInPlace;
+  rows.paths.out_tokens = arrival(layout, *request.out_tokens, mode);
+  if (request.scales) rows.paths.in_scales = kReadInPlace;
+  if (request.out_scales) rows.paths.out_scales = arrival(layout, *request.out_scales, mode);
+  return rows;
+}
+
+HtScales HtHandle::scales_of(const DispatchRequest& request, const DispatchRows& rows) {
+  const SentRows& sent = rows.sent;
+  if (sent.num_scales == 0) return {};
   constexpr uint64_t kMostInBulk = 7168;  // leaves room for rows
   runtime::Communicator& comm = group_.comm();
-  const size_t alignment = rows.quantizes ? sizeof(float) : 16;
+  const size_t alignment = sent.quantizes ? sizeof(float) : 16;
   HtScales scales{};
-  scales.row_bytes = static_cast<uint32_t>(rows.scale_bytes());
+  scales.row_bytes = static_cast<uint32_t>(sent.scale_bytes());
   if (request.scales) {
     scales.given = static_cast<const unsigned char*>(address_of(kScales, *request.scales, comm, alignment));
   }
-  scales.out_window = window_of(kOutScales, *request.out_scales, alignment);
+  scales.out_window = window_of(kOutScales, *request.out_scales, rows.paths.out_scales, alignment);
   scales.out = static_cast<unsigned char*>(address_of(kOutScales, *request.out_scales, comm, alignment));
   scales.word_bytes = word_bytes_of(scales.row_bytes, reinterpret_cast<uintptr_t>(scales.out));
   scales.in_bulk = scales.word_bytes == 16 && scales.row_bytes <= kMostInBulk;
@@ -71,20 +97,20 @@ HtScales HtHandle::scales_of(const DispatchRequest& request, const SentRows& row
 void HtHandle::dispatch(const DispatchRequest& request, cudaStream_t stream) {
   group_.throw_if_faulted();
   require_routing();
-  const SentRows rows = check_sent_rows(request, num_tokens_, group_.config().max_token_bytes);
+  const DispatchRows rows = group_.check_rows(layout_, request, num_tokens_);
+  const SentRows& sent = rows.sent;
   const Sizes sizes{num_tokens_, num_topk(), output_rows(stream)};
-  check_tensor(kOutTokens, request.out_tokens, {rows.dtype}, {sizes.rows, rows.hidden_extent()});
-  check_received_scales(request, rows,
-                        {{request.out_tokens->sizes[0], "rows of outputs.tokens"}, rows.scales_extent()});
+  check_tensor(kOutTokens, request.out_tokens, {sent.dtype}, {sizes.rows, sent.hidden_extent()});
+  check_received_scales(request, sent,
+                        {{request.out_tokens->sizes[0], "rows of outputs.tokens"}, sent.scales_extent()});
   const bool is_forward = request.pass_direction == NCCL_EP_FWD_PASS;
   is_forward ? check_weights(request, is_expert_major(), sizes) : check_no_weights(request);
-  check_windows(request, group_.config().zero_copy);
 
-  const PeerWindow out_window = window_of(kOutTokens, *request.out_tokens, 16);
+  const PeerWindow out_window = window_of(kOutTokens, *request.out_tokens, rows.paths.out_tokens, 16);
   const HtScales scales = scales_of(request, rows);
-  const plan::HtRow row{rows.row_bytes(), scales.in_bulk ? scales.row_bytes : 0};
+  const plan::HtRow row{sent.row_bytes(), scales.in_bulk ? scales.row_bytes : 0};
   const plan::HtRowPlan plan = plan::plan_ht_dispatch(layout_, out_window.base != 0, row,
-                                                      group_.move_limits(layout_, rows.quantizes), group_.tuning());
+                                                      group_.move_limits(layout_, sent.quantizes), group_.tuning());
   runtime::Communicator& comm = group_.comm();
   const auto address = [&](const char* field, const ncclEpTensor_t* tensor, size_t alignment) {
     return tensor ? address_of(field, *tensor, comm, alignment) : nullptr;
@@ -104,11 +130,11 @@ void HtHandle::dispatch(const DispatchRequest& request, cudaStream_t stream) {
   args.out_topk_idx = static_cast<int64_t*>(address(kOutIdx, request.out_topk_idx, 8));
   args.first_expert = request.global_expert_ids ? comm.rank() * group_.shape().num_local_experts() : 0;
   args.scales = scales;
-  if (rows.quantizes) args.quantization = {args.tokens, request.round_scales, group_.tokens_ready()};
+  if (sent.quantizes) args.quantization = {args.tokens, request.round_scales, group_.tokens_ready()};
   args.network = group_.network();
-  args.parcels = {static_cast<uint32_t>(align_up(rows.row_bytes() + rows.scale_bytes(), 16)),
+  args.parcels = {static_cast<uint32_t>(align_up(sent.row_bytes() + sent.scale_bytes(), 16)),
                   is_forward ? num_topk() : 0};
-  launch(group_.kernels().at(jit::Op::dispatch, layout_, DType::bf16, rows.num_scales > 0), plan.launch, args, stream);
+  launch(group_.kernels().at(jit::Op::dispatch, layout_, DType::bf16, sent.num_scales > 0), plan.launch, args, stream);
 }
 
 }  // namespace nccl_ep::core

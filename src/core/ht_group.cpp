@@ -97,12 +97,16 @@ PeerWindow HtGroup::by_world_rank(const PeerWindow& of_team) {
   return {of_team.base - (comm().rank() - comm().lsa_rank()) * of_team.stride, of_team.stride};
 }
 
-void HtGroup::check_handle(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const {
+void HtGroup::check_layout(ncclEpLayout_t layout) const {
   if (layout != NCCL_EP_LAYOUT_EXPERT_MAJOR && layout != NCCL_EP_LAYOUT_FLAT) {
     refuse(ncclInvalidArgument, "layout",
            "is " + std::to_string(static_cast<int>(layout)) +
                ", expected NCCL_EP_LAYOUT_EXPERT_MAJOR (1) or NCCL_EP_LAYOUT_FLAT (3) for High Throughput");
   }
+}
+
+void HtGroup::check_handle(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const {
+  check_layout(layout);
   check_num_topk(num_topk, ncclInvalidUsage);
   const bool is_expert_major = layout == NCCL_EP_LAYOUT_EXPERT_MAJOR;
   if (is_expert_major && shape_.budget == 0 && this->config().num_topk == 0) {
@@ -127,6 +131,14 @@ void HtGroup::check_handle(ncclEpLayout_t layout, const ncclEpHandleConfig_t& co
 size_t HtGroup::handle_bytes(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const {
   check_handle(layout, config, num_topk);
   return HtHandleLayout::make(shape_.layout(), static_cast<uint32_t>(num_topk)).size();
+}
+
+RowPaths HtGroup::row_paths(ncclEpLayout_t layout, const ncclEpCapabilityQuery_t& query) const {
+  check_layout(layout);
+  const RowProbe probe(query, {1});
+  return query.operation == NCCL_EP_OPERATION_DISPATCH
+             ? check_rows(static_cast<Layout>(layout), probe.dispatch(), 1).paths
+             : check_rows(probe.combine(), {1, "rows"});
 }
 
 std::unique_ptr<Handle> HtGroup::create_handle(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk,

@@ -4,6 +4,7 @@
 
 #include "core/group.hpp"
 #include "core/host_slots.hpp"
+#include "core/recipes.hpp"
 #include "plan/ht_plan.hpp"
 
 namespace nccl_ep::core {
@@ -16,6 +17,11 @@ class HtGroup : public Group {
   std::unique_ptr<Handle> create_handle(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk,
                                         const ncclEpTensor_t* handle_mem) override;
   size_t handle_bytes(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const override;
+
+  RowPaths row_paths(ncclEpLayout_t layout, const ncclEpCapabilityQuery_t& query) const override;
+  // ht_dispatch.cpp, ht_combine.cpp: whether a call may have these rows, and which way they take.
+  DispatchRows check_rows(Layout layout, const DispatchRequest& request, size_t num_tokens) const;
+  RowPaths check_rows(const CombineRequest& request, const Extent& rows) const;
 
   const plan::HtShape& shape() const { return shape_; }
   const plan::HtTuning& tuning() const { return tuning_; }
@@ -45,6 +51,7 @@ class HtGroup : public Group {
   void connect() override;
   void check_sizes() const;
   plan::Limits limits_of(uint32_t num_sms, uint32_t max_threads) const;
+  void check_layout(ncclEpLayout_t layout) const;
   void check_handle(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const;
 
   plan::HtShape shape_;

@@ -53,8 +53,8 @@ Extent HtHandle::input_rows(const ncclEpTensor_t* tokens, cudaStream_t stream) {
   return {received_rows(stream), "rows that this rank has received", Extent::at_least};
 }
 
-PeerWindow HtHandle::window_of(const char* field, const ncclEpTensor_t& tensor, size_t alignment) {
-  if (!tensor.win_hdl || group_.config().zero_copy == NCCL_EP_ZERO_COPY_OFF) return {};
+PeerWindow HtHandle::window_of(const char* field, const ncclEpTensor_t& tensor, const RowPath& path, size_t alignment) {
+  if (!path.is_direct()) return {};
   if (tensor.win_offset % alignment != 0) {
     refuse(ncclInvalidArgument, field,
            "win_offset is " + number(tensor.win_offset) + ", expected a multiple of " + number(alignment));

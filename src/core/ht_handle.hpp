@@ -30,9 +30,9 @@ class HtHandle : public Handle {
   Extent output_rows(cudaStream_t stream);
   // What combine's inputs must have.
   Extent input_rows(const ncclEpTensor_t* tokens, cudaStream_t stream);
-  // All ranks' tensors, if this one is in a window that may be used.
-  PeerWindow window_of(const char* field, const ncclEpTensor_t& tensor, size_t alignment);
-  HtScales scales_of(const DispatchRequest& request, const SentRows& rows);
+  // All ranks' tensors, if rows go straight there.
+  PeerWindow window_of(const char* field, const ncclEpTensor_t& tensor, const RowPath& path, size_t alignment);
+  HtScales scales_of(const DispatchRequest& request, const DispatchRows& rows);
   template <class Args>
   void launch(runtime::Kernel* kernel, const runtime::LaunchShape& shape, const Args& args, cudaStream_t stream) {
     group_.device().launch(kernel, shape, &args, sizeof(Args), stream);

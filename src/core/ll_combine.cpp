@@ -5,27 +5,38 @@
 
 namespace nccl_ep::core {
 
-LlOperation<LlCombineArgs> LlHandle::prepare(const CombineRequest& request) {
-  const plan::LlShape& shape = group_.shape();
+RowPaths LlGroup::check_rows(Layout layout, const CombineRequest& request) const {
   if (request.pass_direction != NCCL_EP_FWD_PASS) refuse_backward_pass();
   const std::initializer_list<ncclDataType_t> dtypes = {ncclBfloat16, ncclFloat16, ncclFloat32};
   const size_t hidden = request.tokens && request.tokens->ndim > 2 ? request.tokens->sizes[2] : 0;
-  const bool quantizes = check_combine_recipe(request, hidden);
+  check_combine_recipe(request, hidden);
+  if (layout == Layout::expert_major) {
+    check_tensor(kTokens, request.tokens, dtypes,
+                 {{shape_.num_local_experts(), "local experts"},
+                  {size_t{shape_.num_ranks} * shape_.max_tokens, "ranks x max_dispatch_tokens_per_rank"},
+                  {hidden, "hidden"}});
+  } else {
+    check_tensor(
+        kTokens, request.tokens, dtypes,
+        {{shape_.num_ranks, "ranks"}, {shape_.max_tokens, "max_dispatch_tokens_per_rank"}, {hidden, "hidden"}});
+  }
+  row_bytes_of(kTokens, *request.tokens, config().max_token_bytes);
+  return {kReadInPlace, {}, kWrittenInPlace, {}};
+}
+
+LlOperation<LlCombineArgs> LlHandle::prepare(const CombineRequest& request) {
+  const plan::LlShape& shape = group_.shape();
+  group_.check_rows(layout_, request);
+  const size_t hidden = request.tokens->sizes[2];
+  const bool quantizes = request.recipe == NCCL_EP_COMB_QUANT_FP8;
   const bool expert_major = layout_ == Layout::expert_major;
   if (expert_major) {
-    check_tensor(kTokens, request.tokens, dtypes,
-                 {{shape.num_local_experts(), "local experts"},
-                  {size_t{shape.num_ranks} * shape.max_tokens, "ranks x max_dispatch_tokens_per_rank"},
-                  {hidden, "hidden"}});
     check_tensor(kOutWeights, request.out_topk_weights, {ncclFloat32},
                  {{routing_.tokens.most, "tokens of topk_idx"}, {routing_.num_topk, "num_topk of the handle"}});
-  } else {
-    check_tensor(kTokens, request.tokens, dtypes,
-                 {{shape.num_ranks, "ranks"}, {shape.max_tokens, "max_dispatch_tokens_per_rank"}, {hidden, "hidden"}});
   }
   check_tensor(kOutTokens, request.out_tokens, {request.tokens->datatype},
                {{routing_.tokens.most, "tokens of topk_idx"}, {hidden, "hidden of inputs.tokens"}});
-  const uint64_t row_bytes = row_bytes_of(kTokens, *request.tokens, group_.config().max_token_bytes);
+  const uint64_t row_bytes = hidden * element_bytes(request.tokens->datatype);
 
   const uint32_t num_groups = quantizes ? static_cast<uint32_t>(hidden / kScaleGroup) : 0;
   const LlRowPlan rows = quantizes ? LlRowPlan::make_quantized(num_groups) : LlRowPlan::make(row_bytes);

@@ -13,8 +13,7 @@ struct Sizes {
   size_t tokens, topk, ranks, max_tokens, local_experts;
 };
 
-void check_common(const DispatchRequest& request) {
-  if (request.pass_direction != NCCL_EP_FWD_PASS) refuse_backward_pass();
+void check_counters(const DispatchRequest& request) {
   check_absent(kOffsets, request.expert_offsets, "Low Latency does not fill it");
   check_absent(kTotal, request.recv_total_counter, "Low Latency does not fill it");
 }
@@ -47,8 +46,7 @@ void check_rank_major(const DispatchRequest& request, const Sizes& sizes) {
   }
 }
 
-// Rows travel through the library's own window whatever the mode (docs/ll.md says why); what the mode promises is checked
-// all the same: that tokens or scales that come as they were have a window.
+// What the mode promises is checked though it changes nothing: that tokens or scales that come as they were have a window.
 void check_zero_copy(const DispatchRequest& request, ncclEpZeroCopyMode_t mode, Layout layout, const SentRows& rows) {
   if (mode != NCCL_EP_ZERO_COPY_ON) return;
   if (layout != Layout::rank_major) {
@@ -73,17 +71,33 @@ LlScales scales_of(const DispatchRequest& request, const SentRows& rows, runtime
   return scales;
 }
 
+// Rows travel through the library's own window whatever the mode: docs/ll.md says why.
+constexpr RowPath kArrival{
+    NCCL_EP_ROW_PATH_STAGED,
+    "gets rows of Low Latency, which arrive in the library's window: a window of its own changes "
+    "nothing"};
+
 }  // namespace
+
+DispatchRows LlGroup::check_rows(Layout layout, const DispatchRequest& request, size_t num_tokens) const {
+  if (request.pass_direction != NCCL_EP_FWD_PASS) refuse_backward_pass();
+  DispatchRows rows{check_sent_rows(request, num_tokens, config().max_token_bytes), {}};
+  check_zero_copy(request, config().zero_copy, layout, rows.sent);
+  rows.paths.in_tokens = kReadInPlace;
+  rows.paths.out_tokens = kArrival;
+  if (request.scales) rows.paths.in_scales = kReadInPlace;
+  if (request.out_scales) rows.paths.out_scales = kArrival;
+  return rows;
+}
 
 LlOperation<LlDispatchArgs> LlHandle::prepare(const DispatchRequest& request) {
   const plan::LlShape& shape = group_.shape();
   const Layout layout = layout_;
-  check_common(request);
-  const SentRows rows = check_sent_rows(request, routing_.tokens.most, group_.config().max_token_bytes);
+  check_counters(request);
+  const SentRows rows = group_.check_rows(layout, request, routing_.tokens.most).sent;
   const Sizes sizes{
       rows, routing_.tokens.most, routing_.num_topk, shape.num_ranks, shape.max_tokens, shape.num_local_experts()};
   layout == Layout::expert_major ? check_expert_major(request, sizes) : check_rank_major(request, sizes);
-  check_zero_copy(request, group_.config().zero_copy, layout, rows);
 
   const plan::LlPlan plan = plan::plan_ll_dispatch(shape, layout, rows.sent_bytes(), routing_.tokens.most,
                                                    group_.launch_limits(), group_.tuning());

@@ -64,12 +64,16 @@ void LlGroup::clean_mask(cudaStream_t stream) {
   throw Error(ncclRemoteError, "ranks " + absent + " have not called it too in time and stay masked");
 }
 
-LlHandleLayout LlGroup::handle_layout(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const {
+void LlGroup::check_layout(ncclEpLayout_t layout) const {
   if (layout != NCCL_EP_LAYOUT_EXPERT_MAJOR && layout != NCCL_EP_LAYOUT_RANK_MAJOR) {
     refuse(ncclInvalidArgument, "layout",
            "is " + std::to_string(static_cast<int>(layout)) +
                ", expected NCCL_EP_LAYOUT_EXPERT_MAJOR (1) or NCCL_EP_LAYOUT_RANK_MAJOR (2) for Low Latency");
   }
+}
+
+LlHandleLayout LlGroup::handle_layout(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const {
+  check_layout(layout);
   check_num_topk(num_topk, ncclInvalidArgument);
   const size_t alignment = config.dispatch_output_per_expert_alignment;
   check_power_of_two("config.dispatch_output_per_expert_alignment", alignment);
@@ -82,6 +86,17 @@ LlHandleLayout LlGroup::handle_layout(ncclEpLayout_t layout, const ncclEpHandleC
 
 size_t LlGroup::handle_bytes(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const {
   return shape_.handle_bytes(handle_layout(layout, config, num_topk));
+}
+
+RowPaths LlGroup::row_paths(ncclEpLayout_t c_layout, const ncclEpCapabilityQuery_t& query) const {
+  check_layout(c_layout);
+  const Layout layout = static_cast<Layout>(c_layout);
+  const RowProbe probe =
+      layout == Layout::expert_major
+          ? RowProbe(query, {shape_.num_local_experts(), size_t{shape_.num_ranks} * shape_.max_tokens})
+          : RowProbe(query, {shape_.num_ranks, shape_.max_tokens});
+  return query.operation == NCCL_EP_OPERATION_DISPATCH ? check_rows(layout, probe.dispatch(), 1).paths
+                                                       : check_rows(layout, probe.combine());
 }
 
 std::unique_ptr<Handle> LlGroup::create_handle(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk,

@@ -6,6 +6,7 @@
 #include <array>
 
 #include "core/group.hpp"
+#include "core/recipes.hpp"
 #include "plan/ll_plan.hpp"
 
 namespace nccl_ep::core {
@@ -41,6 +42,11 @@ class LlGroup : public Group {
 
   void clean_mask(cudaStream_t stream) override;
 
+  RowPaths row_paths(ncclEpLayout_t layout, const ncclEpCapabilityQuery_t& query) const override;
+  // ll_dispatch.cpp, ll_combine.cpp: whether a call may have these rows, and which way they take.
+  DispatchRows check_rows(Layout layout, const DispatchRequest& request, size_t num_tokens) const;
+  RowPaths check_rows(Layout layout, const CombineRequest& request) const;
+
   const plan::LlShape& shape() const { return shape_; }
   const plan::Limits& launch_limits() const { return limits_; }
   const plan::LlTuning& tuning() const { return tuning_; }
@@ -54,6 +60,7 @@ class LlGroup : public Group {
   uint64_t plan() override;
   void load() override;
   void connect() override;
+  void check_layout(ncclEpLayout_t layout) const;
   LlHandleLayout handle_layout(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const;
 
   plan::LlShape shape_;

@@ -84,10 +84,10 @@ SentRows check_sent_rows(const DispatchRequest& request, size_t num_tokens, uint
   return rows;
 }
 
-bool check_combine_recipe(const CombineRequest& request, size_t hidden) {
+void check_combine_recipe(const CombineRequest& request, size_t hidden) {
   if (request.recipe != NCCL_EP_COMB_QUANT_FP8) {
     check_plain(request);
-    return false;
+    return;
   }
   check_absent(kScales, request.scales, "NCCL_EP_COMB_QUANT_FP8 makes the scales");
   check_dtype(kTokens, *request.tokens, {ncclBfloat16});
@@ -96,7 +96,6 @@ bool check_combine_recipe(const CombineRequest& request, size_t hidden) {
            "hidden is " + number(hidden) + ", expected a positive multiple of " + number(kScaleGroup) +
                ", the elements that share a scale in NCCL_EP_COMB_QUANT_FP8");
   }
-  return true;
 }
 
 void check_received_scales(const DispatchRequest& request, const SentRows& rows,

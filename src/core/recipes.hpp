@@ -3,6 +3,7 @@
 #pragma once
 
 #include "core/checks.hpp"
+#include "core/row_paths.hpp"
 #include "shared/quantization.hpp"
 
 namespace nccl_ep::core {
@@ -24,6 +25,12 @@ struct SentRows {
   Extent scales_extent() const;
 };
 
+// What a dispatch sends, and which way it takes.
+struct DispatchRows {
+  SentRows sent;
+  RowPaths paths;
+};
+
 // Checks what a recipe says of config, inputs.tokens and inputs.scales, and that rows with their scales are within the
 // group's max_token_bytes.
 SentRows check_sent_rows(const DispatchRequest& request, size_t num_tokens, uint64_t max_token_bytes);
@@ -31,8 +38,7 @@ SentRows check_sent_rows(const DispatchRequest& request, size_t num_tokens, uint
 void check_received_scales(const DispatchRequest& request, const SentRows& rows, std::initializer_list<Extent> extents);
 
 // Low-Latency combine: checks what a recipe says of config, inputs.tokens, of this many elements, and inputs.scales.
-// Whether rows travel quantized.
-bool check_combine_recipe(const CombineRequest& request, size_t hidden);
+void check_combine_recipe(const CombineRequest& request, size_t hidden);
 
 // Scales are read and written element by element, so that their rows need not be multiples of anything.
 void* address_of_scales(const char* field, const ncclEpTensor_t* scales, runtime::Communicator& comm);

@@ -206,6 +206,14 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimHostFree(ncclEpSimCluster_t cluster, int r
   });
 }
 
+NCCL_EP_SIM_API ncclResult_t ncclEpSimElasticAlloc(ncclEpSimCluster_t cluster, int rank, void** memory,
+                                                   size_t* gpu_bytes, size_t* host_bytes) {
+  return guarded(__func__, [&] {
+    given(memory, "memory") = nullptr;
+    *memory = device(cluster, rank).allocate_elastic(given(gpu_bytes, "gpu_bytes"), given(host_bytes, "host_bytes"));
+  });
+}
+
 NCCL_EP_SIM_API ncclResult_t ncclEpSimWindowRegister(ncclEpSimCluster_t cluster, int rank, void* memory, size_t bytes,
                                                      ncclWindow_t* window) {
   return guarded(__func__, [&] {

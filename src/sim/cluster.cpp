@@ -61,7 +61,7 @@ Rank& Cluster::rank(int index) {
 
 // ---- Memory
 
-void* Cluster::allocate(Rank& rank, size_t bytes, Memory::Zone zone) {
+void* Cluster::allocate(Rank& rank, MemoryBytes bytes, Memory::Zone zone) {
   void* memory = executor_->memory().allocate(rank.index, bytes, zone);
   rank.device_memory.emplace(memory, DeviceAllocation{bytes, zone});
   return memory;

@@ -55,7 +55,7 @@ class Cluster : public std::enable_shared_from_this<Cluster> {
   void begin_work(Rank& rank);
 
   // Device memory of a rank. release() takes what allocate() gave.
-  void* allocate(Rank& rank, size_t bytes, Memory::Zone zone);
+  void* allocate(Rank& rank, MemoryBytes bytes, Memory::Zone zone);
   void release(Rank& rank, void* memory);
   // Throws if that is device memory but not part of one allocation.
   void check_access(const void* begin, size_t bytes, const std::string& what);

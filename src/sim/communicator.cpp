@@ -72,7 +72,7 @@ SimCommunicator::SimCommunicator(std::shared_ptr<Cluster> cluster, uint32_t rank
 
 void* SimCommunicator::allocate_symmetric(size_t bytes) {
   const Hosts::Lock lock = cluster_->lock();
-  return cluster_->allocate(rank_, bytes, Memory::Zone::symmetric);
+  return cluster_->allocate(rank_, {bytes}, Memory::Zone::symmetric);
 }
 
 void SimCommunicator::release_symmetric(void* memory) noexcept {

@@ -7,6 +7,8 @@ namespace nccl_ep::sim {
 
 namespace {
 
+constexpr size_t kElasticPage = 4096;  // small, so that small tensors have a part in the host as well
+
 const KernelEntry& entry_of(runtime::Kernel* kernel) { return *reinterpret_cast<const KernelEntry*>(kernel); }
 
 }  // namespace
@@ -25,7 +27,19 @@ SimDevice::~SimDevice() {
 
 void* SimDevice::allocate(size_t bytes) {
   const Hosts::Lock lock = cluster_->lock();
-  return cluster_->allocate(rank_, bytes, Memory::Zone::ordinary);
+  return cluster_->allocate(rank_, {bytes}, Memory::Zone::ordinary);
+}
+
+void* SimDevice::allocate_elastic(size_t& gpu_bytes, size_t& host_bytes) {
+  if (gpu_bytes == 0 && host_bytes == 0) {
+    refuse(ncclInvalidArgument, "gpu_bytes", "is 0, as host_bytes is, expected one of them to be positive");
+  }
+  const Hosts::Lock lock = cluster_->lock();
+  const MemoryBytes bytes{align_up(gpu_bytes, kElasticPage), align_up(host_bytes, kElasticPage)};
+  void* memory = cluster_->allocate(rank_, bytes, Memory::Zone::ordinary);
+  gpu_bytes = bytes.on_gpu;
+  host_bytes = bytes.in_host;
+  return memory;
 }
 
 void SimDevice::release(void* memory) noexcept {

@@ -21,6 +21,8 @@ class SimDevice final : public runtime::Device {
   void release(void* memory) noexcept override;
   void* allocate_host(size_t bytes) override;
   void release_host(void* memory) noexcept override;
+  // nccl_ep_elastic.h's, freed by release(). Writes back how much there is of each.
+  void* allocate_elastic(size_t& gpu_bytes, size_t& host_bytes);
   void fill(void* dst, uint8_t value, size_t bytes, cudaStream_t stream) override;
   void copy(void* dst, const void* src, size_t bytes, cudaStream_t stream) override;
   cudaStream_t own_stream() override;

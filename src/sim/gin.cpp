@@ -99,7 +99,7 @@ GinComm GinEngine::connect(uint32_t rank, const runtime::NetworkNeeds& needs) {
   GinNetwork& network = *networks_[number];
   // Each rank's own host allocates, so that addresses do not depend on which host is first.
   network.place(rank, static_cast<uint64_t*>(cluster_.executor().memory().allocate(
-                          rank, network.words_per_rank() * sizeof(uint64_t), Memory::Zone::ordinary)));
+                          rank, {network.words_per_rank() * sizeof(uint64_t)}, Memory::Zone::ordinary)));
   return {reinterpret_cast<uint64_t>(&network.ports[rank]),
           rank,
           num_ranks,

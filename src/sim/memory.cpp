@@ -103,18 +103,22 @@ uintptr_t Memory::find_room(const Arena& arena, uint32_t rank, size_t bytes, Zon
   uintptr_t candidate = begin;
   for (auto next = arena.allocations.lower_bound(begin); next != arena.allocations.end(); ++next) {
     if (next->first >= end || candidate + bytes + kRedzone <= next->first) break;
-    candidate = align_up(next->first + next->second.bytes + kRedzone, alignment_of(zone));
+    candidate = align_up(next->first + next->second.bytes.total() + kRedzone, alignment_of(zone));
   }
   return candidate + bytes + kRedzone <= end ? candidate : 0;
 }
 
-void* Memory::allocate(uint32_t rank, size_t bytes, Zone zone) {
+void* Memory::allocate(uint32_t rank, MemoryBytes wanted, Zone zone) {
   Arena& arena = arenas_[rank];
-  bytes = std::max<size_t>(bytes, 1);
-  const uintptr_t begin = bytes <= memory_bytes_ - arena.allocated_bytes ? find_room(arena, rank, bytes, zone) : 0;
+  if (wanted.total() == 0) wanted.on_gpu = 1;
+  const size_t bytes = wanted.total();
+  const bool fits = wanted.on_gpu <= memory_bytes_ - arena.allocated_bytes && bytes <= memory_bytes_;
+  const uintptr_t begin = fits ? find_room(arena, rank, bytes, zone) : 0;
   if (begin == 0) {
-    throw Error(ncclSystemError, "rank " + std::to_string(rank) + " cannot allocate " + std::to_string(bytes) +
-                                     " bytes of device memory; " + std::to_string(arena.allocated_bytes) + " of " +
+    throw Error(ncclSystemError, "rank " + std::to_string(rank) + " cannot allocate " + std::to_string(wanted.on_gpu) +
+                                     " bytes of device memory" +
+                                     (wanted.in_host ? " and behind them " + std::to_string(wanted.in_host) : "") +
+                                     "; " + std::to_string(arena.allocated_bytes) + " of " +
                                      std::to_string(memory_bytes_) + " (ncclEpSimConfig_t.memory_bytes) are in use");
   }
   uintptr_t& used_end = arena.used_end[static_cast<int>(zone)];
@@ -124,8 +128,8 @@ void* Memory::allocate(uint32_t rank, size_t bytes, Zone zone) {
     poison(used_end, needed_end - used_end);
     used_end = needed_end;
   }
-  arena.allocations[begin] = {bytes, zone};
-  arena.allocated_bytes += bytes;
+  arena.allocations[begin] = {wanted, zone};
+  arena.allocated_bytes += wanted.on_gpu;
   unpoison(begin, bytes);
   void* memory = reinterpret_cast<void*>(begin);
   if (checker_ != nullptr) checker_->forget(memory, bytes);
@@ -141,8 +145,8 @@ void Memory::release(uint32_t rank, void* memory) {
     throw Error(ncclInvalidArgument, describe(reinterpret_cast<uintptr_t>(memory)) +
                                          " is not the beginning of an allocation of rank " + std::to_string(rank));
   }
-  poison(allocation->first, allocation->second.bytes);
-  arena.allocated_bytes -= allocation->second.bytes;
+  poison(allocation->first, allocation->second.bytes.total());
+  arena.allocated_bytes -= allocation->second.bytes.on_gpu;
   arena.allocations.erase(allocation);
 }
 
@@ -152,7 +156,8 @@ void* Memory::find_allocation(uint32_t rank, const void* begin, size_t bytes) co
   auto after = arena.allocations.upper_bound(address);
   if (after == arena.allocations.begin()) return nullptr;
   const auto& [first, allocation] = *--after;
-  const bool holds = address - first <= allocation.bytes && bytes <= allocation.bytes - (address - first);
+  const size_t total = allocation.bytes.total();
+  const bool holds = address - first <= total && bytes <= total - (address - first);
   return holds ? reinterpret_cast<void*>(first) : nullptr;
 }
 
@@ -177,12 +182,12 @@ std::string Memory::describe(uintptr_t address) const {
   if (after == allocations.begin()) return where + " (not allocated)";
   const auto& [first, allocation] = *--after;
   const char* kind = allocation.zone == Zone::symmetric ? "symmetric" : "ordinary";
-  if (address - first >= allocation.bytes) {
-    return where + " (not allocated, " + std::to_string(address - first - allocation.bytes) + " bytes behind " +
-           std::to_string(allocation.bytes) + " " + kind + " ones)";
+  const size_t total = allocation.bytes.total();
+  if (address - first >= total) {
+    return where + " (not allocated, " + std::to_string(address - first - total) + " bytes behind " +
+           std::to_string(total) + " " + kind + " ones)";
   }
-  return where + " (" + hex(address - first) + " in " + std::to_string(allocation.bytes) + " bytes of " + kind +
-         " memory)";
+  return where + " (" + hex(address - first) + " in " + std::to_string(total) + " bytes of " + kind + " memory)";
 }
 
 }  // namespace nccl_ep::sim

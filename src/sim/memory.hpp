@@ -14,6 +14,13 @@
 
 namespace nccl_ep::sim {
 
+// How much an allocation takes. Its end may lie in the host: then it takes nothing of the GPU's memory.
+struct MemoryBytes {
+  size_t on_gpu = 0;
+  size_t in_host = 0;
+  size_t total() const { return on_gpu + in_host; }
+};
+
 class Memory {
  public:
   // Allocations of the two zones never influence one another, so ranks that make the same symmetric allocations find
@@ -27,7 +34,7 @@ class Memory {
   Memory& operator=(const Memory&) = delete;
 
   // Aligned to 4096 bytes (symmetric) or 256 (ordinary). Throws when the rank's memory is used up.
-  void* allocate(uint32_t rank, size_t bytes, Zone zone);
+  void* allocate(uint32_t rank, MemoryBytes bytes, Zone zone);
   void release(uint32_t rank, void* memory);
   // The allocation that holds [begin, begin + bytes) completely; null if there is none.
   void* find_allocation(uint32_t rank, const void* begin, size_t bytes) const;
@@ -60,12 +67,12 @@ class Memory {
  private:
   struct Arena {
     struct Allocation {
-      size_t bytes;
+      MemoryBytes bytes;
       Zone zone;
     };
     std::map<uintptr_t, Allocation> allocations;
-    uintptr_t used_end[2];  // of each zone: nothing behind it was ever allocated
-    size_t allocated_bytes = 0;
+    uintptr_t used_end[2];       // of each zone: nothing behind it was ever allocated
+    size_t allocated_bytes = 0;  // of the GPU's memory
   };
 
   uintptr_t shared_begin() const { return begin_ + (uintptr_t{num_ranks_} << stride_shift_); }

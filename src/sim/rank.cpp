@@ -89,7 +89,10 @@ bool Rank::owns(const void* memory, Memory::Zone zone) const {
 
 ncclEpSimUsage_t Rank::usage() const {
   ncclEpSimUsage_t usage{};
-  for (const auto& [memory, allocation] : device_memory) usage.device_bytes += allocation.bytes;
+  for (const auto& [memory, allocation] : device_memory) {
+    usage.device_bytes += allocation.bytes.on_gpu;
+    usage.host_bytes += allocation.bytes.in_host;
+  }
   for (const auto& [memory, allocation] : host_memory) usage.host_bytes += allocation.bytes;
   usage.num_device_allocations = static_cast<uint32_t>(device_memory.size());
   usage.num_host_allocations = static_cast<uint32_t>(host_memory.size());

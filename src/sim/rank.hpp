@@ -70,7 +70,7 @@ class Owned {
 };
 
 struct DeviceAllocation {
-  size_t bytes;
+  MemoryBytes bytes;
   Memory::Zone zone;
 };
 

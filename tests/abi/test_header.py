@@ -63,6 +63,31 @@ STRUCTS: dict[str, tuple[int, dict[str, int]]] = {
     ),
     "ncclEpCombineConfig_t": (20, {"send_only": 8, "pass_direction": 12, "quant_recipe": 16}),
     "ncclEpCompleteConfig_t": (8, {}),
+    "ncclEpCapabilityQuery_t": (
+        48,
+        {
+            "operation": 8,
+            "pass_direction": 12,
+            "quant_recipe": 16,
+            "datatype": 20,
+            "hidden": 24,
+            "scales_datatype": 32,
+            "num_scales": 36,
+            "tokens_in_window": 40,
+            "scales_in_window": 44,
+        },
+    ),
+    "ncclEpCapabilities_t": (
+        80,
+        {
+            "result": 8,
+            "padding_v1": 12,
+            "inputs_tokens": 16,
+            "inputs_scales": 32,
+            "outputs_tokens": 48,
+            "outputs_scales": 64,
+        },
+    ),
 }
 
 # Sizes of all versions of each struct, oldest first.
@@ -79,6 +104,8 @@ VERSIONS = {
     "DISPATCH_CONFIG": [20, 24],
     "COMBINE_CONFIG": [16, 20],
     "COMPLETE_CONFIG": [8],
+    "CAPABILITY_QUERY": [48],
+    "CAPABILITIES": [80],
 }
 
 CONSTANTS = {
@@ -111,6 +138,14 @@ CONSTANTS = {
     "NCCL_EP_COMB_QUANT_NONE": 0,
     "NCCL_EP_COMB_QUANT_NVFP4": 1,
     "NCCL_EP_COMB_QUANT_FP8": 2,
+    "NCCL_EP_OPERATION_UPDATE": 0,
+    "NCCL_EP_OPERATION_DISPATCH": 1,
+    "NCCL_EP_OPERATION_COMBINE": 2,
+    "NCCL_EP_ROW_PATH_NONE": 0,
+    "NCCL_EP_ROW_PATH_REFUSED": 1,
+    "NCCL_EP_ROW_PATH_IN_PLACE": 2,
+    "NCCL_EP_ROW_PATH_STAGED": 3,
+    "NCCL_EP_ROW_PATH_DIRECT": 4,
 }
 
 ENUMS = [
@@ -122,6 +157,8 @@ ENUMS = [
     "ncclEpExpertIdKind_t",
     "ncclEpDispQuant_t",
     "ncclEpCombQuant_t",
+    "ncclEpOperation_t",
+    "ncclEpRowPath_t",
 ]
 
 OWN_TYPE_NAMES = [
@@ -143,7 +180,7 @@ OWN_TYPE_VALUES = [
 
 def expected_layout() -> dict[str, int]:
     values = {f"sizeof({enum})": 4 for enum in ENUMS}
-    values |= {"sizeof(ncclEpAllocConfig_t)": 24}
+    values |= {"sizeof(ncclEpAllocConfig_t)": 24, "sizeof(ncclEpTensorPath_t)": 16}
     values |= {
         f"offsetof(ncclEpAllocConfig_t,{f})": 8 * i for i, f in enumerate(["alloc_fn", "free_fn", "context"])
     }
@@ -183,6 +220,8 @@ int main(void) {
   CHECK_INIT(ncclEpDispatchConfig_t, NCCL_EP_DISPATCH_CONFIG, NCCL_EP_MAGIC)
   CHECK_INIT(ncclEpCombineConfig_t, NCCL_EP_COMBINE_CONFIG, NCCL_EP_MAGIC)
   CHECK_INIT(ncclEpCompleteConfig_t, NCCL_EP_COMPLETE_CONFIG, NCCL_EP_MAGIC)
+  CHECK_INIT(ncclEpCapabilityQuery_t, NCCL_EP_CAPABILITY_QUERY, NCCL_EP_MAGIC)
+  CHECK_INIT(ncclEpCapabilities_t, NCCL_EP_CAPABILITIES, NCCL_EP_MAGIC)
 
   ncclEpGroupConfig_t group = NCCL_EP_GROUP_CONFIG_INIT;
   if (group.size != 112 || group.magic != NCCL_EP_MAGIC || group.version != 2) return __LINE__;
@@ -238,6 +277,15 @@ def test_own_types_equal_the_real_ones(standard: str, tmp_path: Path, real_heade
     )
     own = run_program(program, standard, OWN_TYPES, tmp_path)
     assert own == run_program(program, standard, real_headers, tmp_path)
+
+
+@pytest.mark.parametrize("standard", ["c11", "c++17"])
+def test_the_layout_of_elastic_memory(standard: str, tmp_path: Path) -> None:
+    fields = {"data": 8, "gpu_bytes": 16, "host_bytes": 24, "device": 32, "numa_node": 36}
+    expected = {f"offsetof(ncclEpElasticMemory_t,{name})": offset for name, offset in fields.items()}
+    expected |= {"sizeof(ncclEpElasticMemory_t)": 40, "NCCL_EP_ELASTIC_MEMORY_V1_SIZE": 40}
+    program = print_values(list(expected), ['"nccl_ep_elastic.h"'])
+    assert run_program(program, standard, OWN_TYPES + STRICT, tmp_path) == expected
 
 
 @pytest.mark.parametrize("standard", STANDARDS)

@@ -21,9 +21,10 @@ UPSTREAM = {
     *("ncclEpMaskQuery", "ncclEpMaskUpdate", "ncclEpMaskClean", "ncclEpGetAsyncError", "ncclEpErrorClear"),
 }
 OWN = {
-    "ncclEpGetLastError",
+    *("ncclEpGetLastError", "ncclEpQueryCapabilities"),
     *("ncclEpJitWarmup", "ncclEpJitList", "ncclEpJitNetworkHeaders", "ncclEpJitClear"),
     *("ncclEpPlanMemory", "ncclEpPlanTraffic"),
+    *("ncclEpElasticAlloc", "ncclEpElasticFree"),
 }
 
 

@@ -33,6 +33,7 @@ class Mode:
         budget: ``max_recv_tokens_per_rank``; 0 for eager mode.
         drop: what exceeds the budget is dropped.
         windows: outputs of dispatch and inputs of combine are in windows.
+        elastic: instead, they begin on the GPU and end in the host.
         team_size: ranks of an LSA team; 0: all of them. GPUs form smaller ones under the loopback plugin.
     """
 
@@ -41,6 +42,7 @@ class Mode:
     drop: bool = False
     alignment: int = 1
     windows: bool = False
+    elastic: bool = False
     backward: bool = False
     global_ids: bool = False
     team_size: int = int(os.environ.get("NCCL_LSA_TEAM_SIZE", "0"))
@@ -56,6 +58,7 @@ class Mode:
         names += ["drop"] if self.drop else []
         names += [f"align{self.alignment}"] if self.alignment > 1 else []
         names += ["windows"] if self.windows else []
+        names += ["elastic"] if self.elastic else []
         names += ["backward"] if self.backward else []
         return "-".join(names)
 
@@ -130,6 +133,8 @@ class Exchange:
         self.total = rank.array(np.full(1, -9, mode.counter_dtype))
 
     def _rows(self, values: Array) -> tuple[Any, Any]:
+        if self.mode.elastic:
+            return self.rank.elastic(values, in_the_middle_of_a_row(values)), None
         if not self.mode.windows:
             return self.rank.array(values), None
         # Windows are symmetric: all ranks' are as long as the longest.
@@ -194,6 +199,12 @@ class Exchange:
         names = ["received", "combined", "combined_weights", "received_weights"]
         names += [] if self.mode.layout is EM else ["received_idx"]
         return self.counters() | {name: self.rank.read(getattr(self, name)) for name in names}
+
+
+def in_the_middle_of_a_row(values: Array) -> int:
+    """How many bytes are before the middle of the middle row, or a place near it where kernels can cut."""
+    row = values[0].nbytes
+    return len(values) // 2 * row + row // 32 * 16
 
 
 def poisoned(problem: Problem, rank: int, mode: Mode) -> oracle.Outputs:

@@ -154,7 +154,7 @@ class RecipeExchange(Exchange):
             if isinstance(recipe, Quantized)
             else (_tensor(self.rows, recipe.row), _tensor(self.scales, recipe.scales))
         )
-        received = _tensor(self.received, recipe.row)
+        received = _tensor(self.received, recipe.row, self.window)
         received_scales = _tensor(self.received_scales, recipe.scales, self.scales_window)
         if self.layout is EM:
             inputs = ep.DispatchInputs(rows, scales=scales)

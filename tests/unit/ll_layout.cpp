@@ -14,10 +14,12 @@ namespace {
 
 struct Region {
   uint64_t begin, end;
+  uint64_t alignment = sizeof(Unit);
 };
 
 std::vector<Region> regions_of(const LlLayout& layout) {
-  std::vector<Region> regions{{layout.hello_at(0), layout.hello_at(layout.num_ranks)}};
+  std::vector<Region> regions{{layout.hello_at(0), layout.hello_at(layout.num_ranks)},
+                              {layout.life_at(0), layout.life_at(layout.num_ranks), sizeof(uint32_t)}};
   const uint32_t rank = layout.num_ranks - 1, token = layout.max_tokens - 1;
   for (uint32_t bank = 0; bank < LlLayout::kNumBanks; ++bank) {
     regions.push_back(
@@ -25,6 +27,9 @@ std::vector<Region> regions_of(const LlLayout& layout) {
     regions.push_back(
         {layout.route_at(bank, 0, 0, 0), layout.route_at(bank, rank, token, layout.max_hits - 1) + sizeof(Unit)});
     regions.push_back({layout.row_at(bank, 0, 0), layout.row_at(bank, rank, token) + layout.line_row_bytes});
+  }
+  for (uint32_t phase = 0; phase < LlLayout::kMeetingPhases; ++phase) {
+    regions.push_back({layout.meeting_at(phase, 0), layout.meeting_at(phase, rank) + sizeof(Unit)});
   }
   return regions;
 }
@@ -40,14 +45,13 @@ TEST_CASE("ll_layout: regions are aligned, in order and inside the window") {
     const LlLayout layout = LlLayout::make(draw(1, 72), draw(1, 1024), draw(1, 512), draw(1, 64), 16 * draw(1, 2048));
     const std::vector<Region> regions = regions_of(layout);
     for (size_t r = 0; r < regions.size(); ++r) {
-      CHECK(regions[r].begin % sizeof(Unit) == 0);
+      CHECK(regions[r].begin % regions[r].alignment == 0);
       CHECK(regions[r].begin < regions[r].end);
       if (r > 0) CHECK(regions[r - 1].end <= regions[r].begin);
     }
     CHECK(layout.row_at(0, 0, 1) % (sizeof(Unit) * kUnitsPerLine) == 0);
     CHECK(layout.route_at(1, 0, 0, 0) % sizeof(Unit) == 0);
-    CHECK(regions.back().end <= layout.size());
-    CHECK(layout.size() - regions.back().end < LlLayout::kAlign);
+    CHECK(regions.back().end == layout.size());
   }
 }
 

@@ -38,7 +38,7 @@ struct World {
     executor = std::make_unique<Executor>(config, checker.get(), counters);
     streams.resize(num_ranks);
     for (uint32_t rank = 0; rank < num_ranks; ++rank) {
-      words.push_back(static_cast<uint32_t*>(executor->memory().allocate(rank, 4 * kWords, Memory::Zone::symmetric)));
+      words.push_back(static_cast<uint32_t*>(executor->memory().allocate(rank, {4 * kWords}, Memory::Zone::symmetric)));
       std::memset(words[rank], 0, 4 * kWords);
     }
   }

@@ -9,8 +9,9 @@ each link, :func:`time_of` for the time that takes, or :func:`predict` for all o
 
 from __future__ import annotations
 
+from nccl_ep.enums import Operation
 from nccl_ep.model.links import Links, links_of
-from nccl_ep.model.pieces import Operation, TrafficPath, TrafficPiece, traffic_plan
+from nccl_ep.model.pieces import TrafficPath, TrafficPiece, traffic_plan
 from nccl_ep.model.prediction import Case, Prediction, predict
 from nccl_ep.model.times import Machine, Time, time_of
 from nccl_ep.model.tokens import Tokens

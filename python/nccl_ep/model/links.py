@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nccl_ep.model.pieces import Operation, TrafficPath, TrafficPiece
+from nccl_ep.enums import Operation
+from nccl_ep.model.pieces import TrafficPath, TrafficPiece
 from nccl_ep.model.tokens import Counts, Tokens
 
 

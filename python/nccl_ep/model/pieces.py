@@ -9,15 +9,7 @@ from typing import Any
 
 from nccl_ep._extensions import extension
 from nccl_ep.config import GroupConfig
-from nccl_ep.enums import Layout
-
-
-class Operation(IntEnum):
-    """The calls that send something; low latency has no update."""
-
-    UPDATE = 0
-    DISPATCH = 1
-    COMBINE = 2
+from nccl_ep.enums import Layout, Operation
 
 
 class TrafficPath(IntEnum):

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nccl_ep.config import GroupConfig
-from nccl_ep.enums import Algorithm, Layout, ZeroCopyMode
+from nccl_ep.enums import Algorithm, Layout, Operation, ZeroCopyMode
 from nccl_ep.model.links import Links, busiest, links_of
-from nccl_ep.model.pieces import Operation, traffic_plan
+from nccl_ep.model.pieces import traffic_plan
 from nccl_ep.model.times import TERMS, Machine, Time, time_of
 from nccl_ep.model.tokens import Tokens
 

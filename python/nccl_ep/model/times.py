@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nccl_ep.enums import Algorithm, Layout
+from nccl_ep.enums import Algorithm, Layout, Operation
 from nccl_ep.model.links import Links, busiest
-from nccl_ep.model.pieces import Operation
 
 H200_NVLINK_GBPS = 341.0
 """What kernels reach that push rows to three others at a time: measured, docs/performance-notes.md."""

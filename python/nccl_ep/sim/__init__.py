@@ -8,12 +8,13 @@ accesses, and is repeatable from its seed. It says nothing about speed.
 from __future__ import annotations
 
 from nccl_ep.sim.cluster import Cluster, Failure, Schedule, Stores
-from nccl_ep.sim.rank import Communicator, Rank, Window
+from nccl_ep.sim.rank import Communicator, Elastic, Rank, Window
 from nccl_ep.sim.stream import Event, Graph, Stream
 
 __all__ = [
     "Cluster",
     "Communicator",
+    "Elastic",
     "Event",
     "Failure",
     "Graph",

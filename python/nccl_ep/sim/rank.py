@@ -70,6 +70,10 @@ class Rank:
         """Device memory that :meth:`register_window` can make a window."""
         return self._allocate("ncclEpSimMemAlloc", shape, dtype)
 
+    def elastic(self, gpu_bytes: int, host_bytes: int) -> Elastic:
+        """Device memory with an end that counts as the host's; see :class:`nccl_ep.ElasticBuffer`."""
+        return Elastic(self, gpu_bytes, host_bytes)
+
     def free(self, array: Array) -> None:
         """Frees memory of :meth:`empty` and its kind before the cluster ends. Waits for nothing."""
         self._free("ncclEpSimFree", array)
@@ -195,6 +199,29 @@ class Window:
         c, self._c, self.handle = self._c, NULL, 0
         if c != NULL:
             check(library().ncclEpSimWindowDeregister(self._rank._c, self._rank.rank, c))
+
+
+class Elastic:
+    """Memory of which the end is in the host, for ``nccl_ep.ElasticBuffer(..., device=rank)``.
+
+    Attributes:
+        array: all of it, as bytes.
+        ptr: where it is.
+        gpu_bytes: how many there are on the GPU.
+        host_bytes: how many there are in the host, behind them.
+    """
+
+    def __init__(self, rank: Rank, gpu_bytes: int, host_bytes: int) -> None:
+        self._rank = rank
+        memory, gpu, host = ffi.new("void**"), ffi.new("size_t*", gpu_bytes), ffi.new("size_t*", host_bytes)
+        check(library().ncclEpSimElasticAlloc(rank._c, rank.rank, memory, gpu, host))
+        self.gpu_bytes, self.host_bytes = int(gpu[0]), int(host[0])
+        self.ptr = int(ffi.cast("uintptr_t", memory[0]))
+        self.array = np.asarray(_Memory(rank._owner, self.ptr, self.gpu_bytes + self.host_bytes))
+
+    def close(self) -> None:
+        """Frees it. Waits for nothing."""
+        self._rank.free(self.array)
 
 
 class _Memory:
