@@ -221,7 +221,6 @@ EP_DEVICE Start begin(const Args& args, const RemoteRanks& remote, Meanwhile mea
     const uint32_t finished = op.epoch - 1 - args.num_pending;
     remote.announce(finished);
     announce(op, finished);
-    if (dev::lane_idx() == 0) check_count(args.group, args.routing.tokens);
   }
   const bool may_write =
       !sends || dev::all(banks_free == op.epoch) || (await_peers(op) && remote.await_peers(op.epoch));
@@ -237,7 +236,10 @@ template <dev::Order kOrder = dev::Order::relaxed, Peers kPeers>
 EP_DEVICE bool finish(const Operation<kPeers>& op, const LlRouting& routing, uint32_t phases) {
   GroupProgress* progress = op.group.progress;
   if (!is_last_block<kOrder>(&progress->blocks_done[op.bank])) return false;
-  if (phases & kLlSend) dev::st_relaxed<dev::Scope::gpu>(&progress->epoch, op.epoch);
+  if (phases & kLlSend) {
+    dev::st_relaxed<dev::Scope::gpu>(&progress->epoch, op.epoch);
+    check_count(op.group, routing.tokens);
+  }
   if (!(phases & kLlReceive)) *routing.pending_epoch() = op.epoch;
   return true;
 }

@@ -82,7 +82,7 @@ def memory_plan(
     Example:
         >>> config = GroupConfig(num_experts=8, max_dispatch_tokens_per_rank=16, max_token_bytes=256)
         >>> [piece.kind.name for piece in memory_plan(config, 2, Layout.RANK_MAJOR, 2) if not piece.of_handle]
-        ['WINDOW', 'WINDOW', 'WINDOW', 'WINDOW', 'DEVICE', 'PINNED']
+        ['WINDOW', 'WINDOW', 'WINDOW', 'WINDOW', 'WINDOW', 'DEVICE', 'PINNED']
     """
     plan = extension("nccl_ep_plan.h")
     ffi = plan.ffi

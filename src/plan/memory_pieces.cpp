@@ -43,7 +43,7 @@ void add_remote(MemoryPieces& pieces, const HtRemoteLayout& remote) {
 MemoryPieces window_pieces(const LlShape& shape) {
   constexpr uint64_t kBanks = LlLayout::kNumBanks;
   const LlLayout window = shape.layout();
-  MemoryPieces pieces = {{"operations finished, signs of life", window.bank_at(0)},
+  MemoryPieces pieces = {{"operations finished", window.bank_at(0)},
                          {"counts", kBanks * window.routes},
                          {"routes and weights on their way", kBanks * (window.rows - window.routes)},
                          {"rows on their way", kBanks * (window.bank_bytes - window.rows)},

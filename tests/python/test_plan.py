@@ -151,7 +151,7 @@ def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str], dtype: s
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (["--algorithm", "ll"], "operations finished, signs of life"),
+        (["--algorithm", "ll"], "operations finished"),
         (["--layout", "em", "--budget", "8000", "--alignment", "16"], "origins of rows"),
         (["--layout", "fl", "--eager"], "origins of rows"),
         (["--layout", "em", "--budget", "8000", "--overflow", "drop"], "origins of rows"),
