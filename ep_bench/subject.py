@@ -86,6 +86,7 @@ class Subject:
     def make_possible(self, operation: Operation) -> None:
         """Does what an operation builds on: a combine alone needs a dispatch whose rows are known."""
         if operation.checked == ("combine",) and not (self._zones and self.library.ordered):
+            self.spoil()
             self.dispatch()
             self._device.synchronize()
             self._learn_zones()

@@ -171,6 +171,7 @@ class DeviceArray:
     def __init__(self, ptr: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self.ptr, self.shape, self.dtype = ptr, shape, dtype
         self.nbytes = int(np.prod(shape)) * dtype.itemsize
+        self.gpu_bytes = self.nbytes  # the rest lies in host memory, which the driver's copies do not know
         DataType.of(dtype)  # so that a test never sends what it does not mean
         self.__cuda_array_interface__ = {
             "data": (ptr, False),
@@ -220,19 +221,22 @@ class CudaRank:
         buffer = ElasticBuffer(on_gpu, values.nbytes - on_gpu, device=self.rank)
         self._undo.append(buffer.close)
         array = DeviceArray(buffer.ptr + buffer.gpu_bytes - on_gpu, values.shape, values.dtype)
+        array.gpu_bytes = on_gpu
         self.write(array, values)
         return array
 
     def write(self, target: DeviceArray, values: Array) -> None:
         values = np.ascontiguousarray(values)
-        source = Pointer(values.ctypes.data)
-        _call(cuda(), "cuMemcpyHtoD_v2", Pointer(target.ptr), source, ctypes.c_size_t(values.nbytes))
+        source, on_gpu = values.ctypes.data, min(target.gpu_bytes, values.nbytes)
+        _call(cuda(), "cuMemcpyHtoD_v2", Pointer(target.ptr), Pointer(source), ctypes.c_size_t(on_gpu))
+        ctypes.memmove(target.ptr + on_gpu, source + on_gpu, values.nbytes - on_gpu)
 
     def read(self, source: DeviceArray) -> Array:
         self.synchronize()
         values = np.empty(source.shape, source.dtype)
-        target = Pointer(values.ctypes.data)
-        _call(cuda(), "cuMemcpyDtoH_v2", target, Pointer(source.ptr), ctypes.c_size_t(values.nbytes))
+        target, on_gpu = values.ctypes.data, min(source.gpu_bytes, values.nbytes)
+        _call(cuda(), "cuMemcpyDtoH_v2", Pointer(target), Pointer(source.ptr), ctypes.c_size_t(on_gpu))
+        ctypes.memmove(target + on_gpu, source.ptr + on_gpu, values.nbytes - on_gpu)
         return values
 
     def stream(self) -> CudaStream:

@@ -30,6 +30,11 @@ struct OperationOf {
   }
   // After a wait in vain: whether a rank is missing that the operation can do without.
   EP_DEVICE bool goes_on() const { return kMasks && !has_failed(group); }
+  // The same of a warp, which calls it together. Without masks the compiler knows the answer.
+  EP_DEVICE bool warp_goes_on() const {
+    if constexpr (!kMasks) return false;
+    return dev::all(!has_failed(group));
+  }
 };
 
 // How a launch starts.

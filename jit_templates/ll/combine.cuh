@@ -323,7 +323,7 @@ EP_DEVICE void push_sums(const Operation<kPeers>& op, const LlCombineArgs& args,
       const Chunk chunk(args.rows, c);
       LaneRow sum;
       if (!local.template add_up<kLayout, kDType>(op, chunk, c > item.first_chunk, sum)) {
-        if (!dev::all(op.goes_on())) return;
+        if (!op.warp_goes_on()) return;
         break;  // its home is masked
       }
       if (c + 1 < item.end_chunk) local.load_first(args, c + 1);
@@ -375,7 +375,7 @@ EP_DEVICE bool await_rows(const Rows& all_rows, uint32_t token, const Chunk& chu
     return arrived;
   };
   while (!all_rows.op.template wait_for<true>(awaited, have_arrived)) {
-    if (!dev::all(all_rows.op.goes_on())) return false;
+    if (!all_rows.op.warp_goes_on()) return false;
 #pragma unroll
     for (uint32_t r = 0; r < kRows; ++r) {
       if (r < count && addends[r].k == awaited.peer) lost |= 1u << r;

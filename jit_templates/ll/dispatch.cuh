@@ -179,7 +179,7 @@ EP_DEVICE void receive_rows(const Operation<kPeers>& op, const LlDispatchArgs& a
     LaneRow row;
     const Arrived arrived = await_arrival<kScaled>(op, args, arrival, chunk, warp_routes, row);
     if (!arrived.ok) {
-      if (!dev::all(op.goes_on())) return;
+      if (!op.warp_goes_on()) return;
       if (arrival.chunk == 0) remember(args.routing, op.group.layout.slot(arrival.source, arrival.token), {}, {}, 0);
       continue;
     }

@@ -168,7 +168,7 @@ EP_DEVICE bool await_peers(const Operation<kPeers>& op) {
   }
   if (kPeers == Peers::masked_team && !dev::all(ok)) {
     note_active_ranks(op.group);
-    return dev::all(op.goes_on());
+    return op.warp_goes_on();
   }
   return dev::all(ok);
 }
