@@ -23,9 +23,9 @@ struct OperationOf {
   EP_DEVICE bool wait_for_unit(const Awaited& awaited, const Unit* address, Unit& unit) const {
     return wait_for(awaited, [&] { return has_arrived(address, unit); });
   }
-  template <bool kWholeWarp = false, class Ready>
+  template <bool kWholeWarp = false, bool kPeerChanges = false, class Ready>
   EP_DEVICE bool wait_for(const Awaited& awaited, Ready ready) const {
-    if constexpr (kMasks) return wait_patiently<kWholeWarp>(group, epoch, awaited, ready);
+    if constexpr (kMasks) return wait_patiently<kWholeWarp, kPeerChanges>(group, epoch, awaited, ready);
     return nccl_ep::wait_for<kWholeWarp>(group, epoch, awaited, ready);
   }
   // After a wait in vain: whether a rank is missing that the operation can do without.

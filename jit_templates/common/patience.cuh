@@ -24,7 +24,7 @@ struct Patience {
   uint64_t start = 0;
   uint32_t peer = 0;
   uint32_t sign = 0;  // the peer's, as the wait began
-  bool has_shown = false, is_second = false;
+  enum Stage : uint32_t { kFirst, kShown, kSecond } stage = kFirst;
 
   EP_DEVICE void begin(const GroupState& group, uint32_t awaited_peer) {
     *this = Patience();
@@ -34,13 +34,13 @@ struct Patience {
   }
 
   // Whether it has run out.
-  EP_DEVICE bool ends(const GroupState& group) {
+  EP_DEVICE bool ends(const GroupState& group, uint32_t awaited_peer) {
     const uint64_t now = dev::clock_ns(), waited = now - start;
-    if (!has_shown && waited > group.timeout_ns / 2) show(group, static_cast<uint32_t>(now));
+    if (stage == kFirst && waited > group.timeout_ns / 2) show(group, static_cast<uint32_t>(now));
     if (waited <= group.timeout_ns) return false;
-    if (is_second || sign_of(group, peer) == sign) return true;
+    if (stage == kSecond || sign_of(group, awaited_peer) == sign) return true;
     start = now;
-    is_second = true;
+    stage = kSecond;
     return false;
   }
 
@@ -52,7 +52,7 @@ struct Patience {
     return dev::ld_relaxed<dev::Scope::system>(place(group, group.rank, peer));
   }
   EP_DEVICE void show(const GroupState& group, uint32_t news) {
-    has_shown = true;
+    stage = kShown;
 #pragma unroll 1
     for (uint32_t rank = 0; rank < group.num_ranks; ++rank) {
       dev::st_relaxed<dev::Scope::system>(place(group, rank, group.rank), news);
@@ -60,17 +60,18 @@ struct Patience {
   }
 };
 
-// As wait_for(). False as well: the awaited rank is masked.
-template <bool kWholeWarp = false, class Ready>
+// As wait_for(). False as well: the awaited rank is masked. kPeerChanges: ready() may put another rank into `awaited`.
+template <bool kWholeWarp = false, bool kPeerChanges = false, class Ready>
 EP_DEVICE bool wait_patiently(const GroupState& group, uint32_t epoch, const Awaited& awaited, Ready ready) {
   const auto agreed = [](bool mine) { return kWholeWarp ? dev::any(mine) : mine; };
   Patience patience;
 #pragma unroll 1
   for (uint32_t polls = 0; !ready(); ++polls) {
     if (polls < dev::kPollsBeforeClock) continue;
-    if (polls == dev::kPollsBeforeClock || awaited.peer != patience.peer) patience.begin(group, awaited.peer);
+    const bool is_other = kPeerChanges && awaited.peer != patience.peer;
+    if (polls == dev::kPollsBeforeClock || is_other) patience.begin(group, awaited.peer);
     if (agreed(has_failed(group) || is_masked(group, awaited.peer))) return false;
-    if (agreed(patience.ends(group))) {
+    if (agreed(patience.ends(group, awaited.peer))) {
       lose(group, epoch, awaited);
       return false;
     }

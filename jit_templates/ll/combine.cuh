@@ -374,7 +374,7 @@ EP_DEVICE bool await_rows(const Rows& all_rows, uint32_t token, const Chunk& chu
     }
     return arrived;
   };
-  while (!all_rows.op.template wait_for<true>(awaited, have_arrived)) {
+  while (!all_rows.op.template wait_for<true, true>(awaited, have_arrived)) {
     if (!all_rows.op.warp_goes_on()) return false;
 #pragma unroll
     for (uint32_t r = 0; r < kRows; ++r) {
