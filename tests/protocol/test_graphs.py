@@ -126,7 +126,7 @@ def test_a_number_that_cannot_be(make_cluster: Any, name: str) -> None:
     kind, problem = KINDS[name], problem_with((3, 3), 1)
 
     def main(rank: Any, count: int) -> str:
-        config = replace(kind.config(problem), timeout_ns=1_000_000)
+        config = replace(kind.config(problem), timeout_ns=100_000_000)
         with ep.Group(rank.comm, config) as group:
             mine = kind.exchange(rank, problem)
             mine.count = rank.array(np.array([count if rank.rank == 0 else 3], np.int32))
