@@ -564,7 +564,7 @@ DISPATCH = [
     Mutant(
         "the kernel does not wait until all is done",
         "ht/dispatch.cuh",
-        "        await_all_done(op);\n",
+        "  await_all_done(op);\n",
         "",
         "The caller reads rows that have not come.",
         WINDOWS,

@@ -22,7 +22,7 @@ SIGNALS = [
         "return has_reached(gin(kContext).read_signal(hello), op.epoch);",
         "return has_reached(gin(kContext).read_signal(hello), op.epoch - 1);",
         "Outboxes are overwritten while the network reads them.",
-        FLAT,
+        (*FLAT, "backward", "rails"),
     ),
     Mutant(
         "a signal does not ride on its put",
@@ -181,7 +181,7 @@ DISPATCH = [
     Mutant(
         "dispatch ends before all parcels have come",
         "ht/dispatch.cuh",
-        "        guests.await_all(op);\n",
+        "  guests.await_all(op);\n",
         "",
         "The rail peer overwrites what the network still reads.",
         DROPS,

@@ -104,6 +104,11 @@ def ahead(seed: int) -> None:
         ht.check(problem, mode, cluster.run(main))
 
 
+def overflows(seed: int) -> None:
+    for again in range(seed, seed + 8000, 1000):
+        overflow(again)
+
+
 def overflow(seed: int) -> None:
     """More rows come to one rank than it has room for. All ranks say so, and nothing is written."""
     problem = make_problem(replace(FEW, num_topk=2, no_route=0, tokens=(6, 6, 6)), seed)
@@ -263,7 +268,7 @@ SCENARIOS: dict[str, Callable[[int], None]] = {
     ),
     "ahead": ahead,
     "counts": counts,
-    "overflow": overflow,
+    "overflow": overflows,
     "drops": partial(chained, mode=Mode(FLAT, drop=True), shape=DROPS),
     "drops-expert-major": partial(chained, mode=Mode(EM, drop=True, windows=True, alignment=2), shape=DROPS),
     "silent-update": silent_update,

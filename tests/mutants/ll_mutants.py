@@ -69,7 +69,7 @@ OPERATION = [
         "&progress->blocks_done[op.bank]",
         "&progress->blocks_done[0]",
         "Neither knows its last block.",
-        IN_FLIGHT,
+        (*IN_FLIGHT, "in-flight-late", "in-flight-again"),
     ),
     Mutant(
         "blocks are counted without an atomic",
@@ -110,8 +110,8 @@ BEGIN = [
     Mutant(
         "banks are noted as free one operation too early",
         "ll/operation.cuh",
-        "finished_by(op, op.team.first + i) + 1 - op.epoch",
-        "finished_by(op, op.team.first + i) + 2 - op.epoch",
+        "finished_by(op, peer) + 1 - op.epoch",
+        "finished_by(op, peer) + 2 - op.epoch",
         "The next operation overwrites a bank while it is read.",
         IDLE_RECEIVER,
     ),

@@ -16,6 +16,6 @@ SCENARIOS: dict[str, Callable[[int], None]] = {
     "rank-major": lambda seed: chained(seed, ll.RM, make_problems(seed, FEW), nodes=2),
     "expert-major-many": lambda seed: chained(seed, ll.EM, make_problems(seed, MANY), nodes=3),
     "idle-receiver": lambda seed: idle_receiver(seed, nodes=3),
-    "silent-home": lambda seed: silent_in_between(seed, ll.EM, FEW, nodes=4),
+    "silent-home": lambda seed: silent_in_between(seed, ll.EM, FEW, named=False, nodes=4),
     "silent-expert": lambda seed: silent_in_between(seed, ll.RM, FEW, nodes=4),
 }
