@@ -36,12 +36,12 @@ def test_warmup_fills_the_cache_once(
     monkeypatch.setenv("NCCL_EP_NCCL_INCLUDE_DIR", str(cache))  # where there are no headers
     assert main(["warmup", "--arch", "sm_90a"]) == 0
     shown = capsys.readouterr().out
-    assert "18 kernels ready, 0 of them compiled" in shown
+    assert f"{len(first)} kernels ready, 0 of them compiled" in shown
     assert "across LSA teams are left out: " in shown
     assert f"NCCL_EP_NCCL_INCLUDE_DIR: no nccl_device.h in {cache}" in shown
     assert main(["warmup", "--arch", "sm_90a", "--across-teams", "no"]) == 0
     shown = capsys.readouterr().out
-    assert "18 kernels ready, 0 of them compiled" in shown
+    assert f"{len(first)} kernels ready, 0 of them compiled" in shown
     assert "left out" not in shown
     assert main(["warmup", "--arch", "sm_90a", "--across-teams", "yes"]) == 1
     assert f"no nccl_device.h in {cache}" in capsys.readouterr().out
