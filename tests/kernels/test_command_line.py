@@ -53,7 +53,7 @@ def test_warmup_fills_the_cache_once(
         jit.warmup(["sm_90a"], stop)
 
     assert main(["clear"]) == 0
-    assert "removed 18 kernels" in capsys.readouterr().out
+    assert f"removed {len(first)} kernels" in capsys.readouterr().out
     assert jit.kernels() == []
 
 
