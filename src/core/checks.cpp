@@ -23,11 +23,11 @@ namespace {
              expected.meaning);
 }
 
-[[noreturn, gnu::cold]] void refuse_row(const char* field, const ncclEpTensor_t& tensor, uint64_t row_bytes,
+[[noreturn, gnu::cold]] void refuse_row(const char* field, size_t elements, ncclDataType_t dtype, uint64_t scale_bytes,
                                         const std::string& expected) {
   refuse(ncclInvalidArgument, field,
-         "a row of " + std::to_string(tensor.sizes[tensor.ndim - 1]) + " " + dtype_name(tensor.datatype) + " has " +
-             std::to_string(row_bytes) + " bytes, expected " + expected);
+         "a row of " + number(elements) + " " + dtype_name(dtype) + " has " + number(elements * element_bytes(dtype)) +
+             " bytes" + (scale_bytes ? " and its scales " + number(scale_bytes) : "") + ", expected " + expected);
 }
 
 }  // namespace
@@ -151,13 +151,13 @@ void* address_of(const char* field, const ncclEpTensor_t& tensor, runtime::Commu
   return data;
 }
 
-uint64_t row_bytes_of(const char* field, const ncclEpTensor_t& tensor, uint64_t max_token_bytes) {
-  const uint64_t bytes = tensor.sizes[tensor.ndim - 1] * element_bytes(tensor.datatype);
-  if (bytes == 0 || bytes % 16 != 0) refuse_row(field, tensor, bytes, "a positive multiple of 16");
-  if (bytes > max_token_bytes) {
-    refuse_row(field, tensor, bytes, "at most " + std::to_string(max_token_bytes) + " = max_token_bytes of the group");
-  }
-  return bytes;
+void check_row(const char* field, size_t elements, ncclDataType_t dtype, uint64_t scale_bytes,
+               uint64_t max_token_bytes) {
+  const uint64_t bytes = elements * element_bytes(dtype);
+  if (bytes == 0 || bytes % 16 != 0) refuse_row(field, elements, dtype, 0, "a positive multiple of 16");
+  if (bytes + scale_bytes <= max_token_bytes) return;
+  refuse_row(field, elements, dtype, scale_bytes,
+             "at most " + number(max_token_bytes) + " = max_token_bytes of the group");
 }
 
 }  // namespace nccl_ep::core

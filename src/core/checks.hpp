@@ -48,7 +48,9 @@ DType dtype_of(ncclDataType_t dtype);
 // The tensor's address on this rank, whether given as data or through a window; checked for alignment.
 void* address_of(const char* field, const ncclEpTensor_t& tensor, runtime::Communicator& comm, size_t alignment);
 
-// The rows of a token tensor: checked to be a multiple of 16 bytes and within the group's max_token_bytes.
-uint64_t row_bytes_of(const char* field, const ncclEpTensor_t& tensor, uint64_t max_token_bytes);
+// A row of tokens must be a positive multiple of 16 bytes, and with the scales that travel beside it within the group's
+// max_token_bytes.
+void check_row(const char* field, size_t elements, ncclDataType_t dtype, uint64_t scale_bytes,
+               uint64_t max_token_bytes);
 
 }  // namespace nccl_ep::core

@@ -23,7 +23,7 @@ RowPaths HtGroup::check_rows(const CombineRequest& request, const Extent& rows) 
   check_plain(request);
   const size_t hidden = request.tokens && request.tokens->ndim > 1 ? request.tokens->sizes[1] : 0;
   check_tensor(kTokens, request.tokens, {ncclBfloat16, ncclFloat16, ncclFloat32}, {rows, {hidden, "hidden"}});
-  row_bytes_of(kTokens, *request.tokens, config().max_token_bytes);
+  check_row(kTokens, hidden, request.tokens->datatype, 0, config().max_token_bytes);
   check_window(kTokens, *request.tokens, config().zero_copy);
   return {kReadInPlace, {}, kWrittenInPlace, {}};
 }

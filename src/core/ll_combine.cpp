@@ -20,7 +20,7 @@ RowPaths LlGroup::check_rows(Layout layout, const CombineRequest& request) const
         kTokens, request.tokens, dtypes,
         {{shape_.num_ranks, "ranks"}, {shape_.max_tokens, "max_dispatch_tokens_per_rank"}, {hidden, "hidden"}});
   }
-  row_bytes_of(kTokens, *request.tokens, config().max_token_bytes);
+  check_row(kTokens, hidden, request.tokens->datatype, 0, config().max_token_bytes);
   return {kReadInPlace, {}, kWrittenInPlace, {}};
 }
 

@@ -21,6 +21,14 @@ void check_tokens(const DispatchRequest& request, size_t num_tokens, std::initia
                {{num_tokens, "tokens of topk_idx"}, {last_extent(request.tokens), "hidden"}});
 }
 
+// Of rows that a recipe quantizes; `what` is their extent in the message's words.
+void check_groups(const char* what, size_t hidden, const char* recipe) {
+  if (hidden != 0 && hidden % kScaleGroup == 0) return;
+  refuse(ncclInvalidArgument, kTokens,
+         what + (" is " + number(hidden)) + ", expected a positive multiple of " + number(kScaleGroup) +
+             ", the elements that share a scale in " + recipe);
+}
+
 SentRows check_plain(const DispatchRequest& request, size_t num_tokens) {
   check_absent(kScales, request.scales, "NCCL_EP_DISP_QUANT_NONE has no scales");
   check_tokens(request, num_tokens, {ncclBfloat16, ncclFloat16, ncclFloat32});
@@ -42,11 +50,7 @@ SentRows check_quantized(const DispatchRequest& request, size_t num_tokens) {
   check_absent(kScales, request.scales, "NCCL_EP_DISP_QUANT_DS_FP8E3M4 makes the scales");
   check_tokens(request, num_tokens, {ncclBfloat16});
   const size_t hidden = last_extent(request.tokens);
-  if (hidden == 0 || hidden % kScaleGroup != 0) {
-    refuse(ncclInvalidArgument, kTokens,
-           "extent 1 is " + number(hidden) + ", expected a positive multiple of " + number(kScaleGroup) +
-               ", the elements that share a scale in NCCL_EP_DISP_QUANT_DS_FP8E3M4");
-  }
+  check_groups("extent 1", hidden, "NCCL_EP_DISP_QUANT_DS_FP8E3M4");
   return {ncclFloat8e4m3, hidden, ncclFloat32, hidden / kScaleGroup, true};
 }
 
@@ -59,18 +63,6 @@ SentRows check_by_recipe(const DispatchRequest& request, size_t num_tokens) {
   refuse(ncclInvalidArgument, kRecipe, "is " + number(request.recipe) + ", expected 0 to 2");
 }
 
-void check_row_bytes(const SentRows& rows, uint64_t max_token_bytes) {
-  const std::string row =
-      "a row of " + number(rows.hidden) + " " + dtype_name(rows.dtype) + " has " + number(rows.row_bytes()) + " bytes";
-  if (rows.row_bytes() == 0 || rows.row_bytes() % 16 != 0) {
-    refuse(ncclInvalidArgument, kTokens, row + ", expected a positive multiple of 16");
-  }
-  if (rows.row_bytes() + rows.scale_bytes() <= max_token_bytes) return;
-  const std::string scales = rows.num_scales ? " and its scales " + number(rows.scale_bytes()) : "";
-  refuse(ncclInvalidArgument, kTokens,
-         row + scales + ", expected at most " + number(max_token_bytes) + " = max_token_bytes of the group");
-}
-
 }  // namespace
 
 Extent SentRows::scales_extent() const {
@@ -80,7 +72,7 @@ Extent SentRows::scales_extent() const {
 SentRows check_sent_rows(const DispatchRequest& request, size_t num_tokens, uint64_t max_token_bytes) {
   check_config(request);
   const SentRows rows = check_by_recipe(request, num_tokens);
-  check_row_bytes(rows, max_token_bytes);
+  check_row(kTokens, rows.hidden, rows.dtype, rows.scale_bytes(), max_token_bytes);
   return rows;
 }
 
@@ -91,11 +83,7 @@ void check_combine_recipe(const CombineRequest& request, size_t hidden) {
   }
   check_absent(kScales, request.scales, "NCCL_EP_COMB_QUANT_FP8 makes the scales");
   check_dtype(kTokens, *request.tokens, {ncclBfloat16});
-  if (hidden == 0 || hidden % kScaleGroup != 0) {
-    refuse(ncclInvalidArgument, kTokens,
-           "hidden is " + number(hidden) + ", expected a positive multiple of " + number(kScaleGroup) +
-               ", the elements that share a scale in NCCL_EP_COMB_QUANT_FP8");
-  }
+  check_groups("hidden", hidden, "NCCL_EP_COMB_QUANT_FP8");
 }
 
 void check_received_scales(const DispatchRequest& request, const SentRows& rows,
