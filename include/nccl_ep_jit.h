@@ -26,13 +26,19 @@ typedef struct {
 // Called in the thread of the call that it was given to. The kernel's texts are valid until it returns.
 typedef void (*ncclEpJitVisitor_t)(const ncclEpJitKernel_t* kernel, void* context);
 
-// Compiles every kernel that is not in the cache yet, for each architecture of a comma-separated list such as
-// "sm_90a,sm_100a"; NULL: those of the visible GPUs. `across_teams` 0: the kernels of groups inside one LSA team; 1:
-// those of groups across several, which use the network. Needs NVRTC, for 1 also libcu++ and the headers of CUDA and
-// NCCL (ncclSystemError says which is missing), and GPUs only for NULL. `visit` may be NULL; it is called for every
+// The groups that kernels are for.
+typedef enum {
+  NCCL_EP_JIT_ONE_TEAM = 0,       // inside one LSA team
+  NCCL_EP_JIT_SEVERAL_TEAMS = 1,  // across several, with the network between them
+  NCCL_EP_JIT_MASKED = 2          // inside one LSA team, with ncclEpGroupConfig_t.enable_mask
+} ncclEpJitGroups_t;
+
+// Compiles every kernel of some groups that is not in the cache yet, for each architecture of a comma-separated list such
+// as "sm_90a,sm_100a"; NULL: those of the visible GPUs. Needs NVRTC, for SEVERAL_TEAMS also libcu++ and the headers of CUDA
+// and NCCL (ncclSystemError says which is missing), and GPUs only for NULL. `visit` may be NULL; it is called for every
 // kernel once it is ready. Stops at the first kernel that does not compile (ncclInternalError, the message has the
 // compiler's log) or cannot be kept (ncclSystemError).
-ncclResult_t ncclEpJitWarmup(const char* archs, int across_teams, ncclEpJitVisitor_t visit, void* context);
+ncclResult_t ncclEpJitWarmup(const char* archs, ncclEpJitGroups_t groups, ncclEpJitVisitor_t visit, void* context);
 
 // Visits what is in the cache, by name.
 ncclResult_t ncclEpJitList(ncclEpJitVisitor_t visit, void* context);

@@ -52,6 +52,14 @@ const char* ncclEpSimGetLastError(void);
 
 typedef enum { NCCL_EP_SIM_SWITCH_AUTO = 0, NCCL_EP_SIM_SWITCH_OFF = 1, NCCL_EP_SIM_SWITCH_ON = 2 } ncclEpSimSwitch_t;
 
+// How far the network between LSA teams reaches.
+typedef enum {
+  NCCL_EP_SIM_NETWORK_AUTO = 0,  // all ranks
+  NCCL_EP_SIM_NETWORK_OFF = 1,   // there is none
+  NCCL_EP_SIM_NETWORK_ON = 2,    // every rank reaches every other one
+  NCCL_EP_SIM_NETWORK_RAILS = 3  // a rank reaches those with its place in other teams, as with NCCL_CROSS_NIC=0
+} ncclEpSimNetwork_t;
+
 // When stores to other ranks' memory become visible there.
 typedef enum {
   NCCL_EP_SIM_STORES_AUTO = 0,    // drawn from the seed among the last two
@@ -88,7 +96,7 @@ typedef struct {
   uint32_t num_gin_contexts;  // contexts of a network, each with a queue to every peer: 4
   uint32_t num_gin_signals;   // most signals of a context that a network may ask for: no limit
   uint32_t num_gin_counters;  // most counters of a context that a network may ask for: no limit
-  ncclEpSimSwitch_t network;  // between LSA teams; AUTO is ON
+  ncclEpSimNetwork_t network;
 } ncclEpSimConfig_t;
 
 #ifdef __cplusplus

@@ -35,6 +35,10 @@ struct ArrivalTable {
     has_all() = 1;
     *queue().num_taken = 0;
   }
+  // The leader calls it, before begin(), in a group with masks.
+  EP_DEVICE void clear_incomplete() const {
+    for (uint32_t source = dev::lane_idx(); source < num_ranks; source += 32) is_incomplete(source) = 0;
+  }
   EP_DEVICE uint32_t count_units() const { return 1 + static_cast<uint32_t>(div_up(num_experts, 3)); }  // of a source
   EP_DEVICE void take(uint32_t source, uint32_t number, const Unit& unit) const {
     if (number == 0) {
@@ -79,20 +83,20 @@ EP_DEVICE bool read_counts(const Operation<kPeers>& op, const ArrivalTable& tabl
   return ok;
 }
 
-// A group with masks: takes the counts of a source, or none.
+// A group with masks: takes the counts of a source, which another block has seen, or none.
 EP_DEVICE void take_all(const Operation<Peers::masked_team>& op, const ArrivalTable& table, uint32_t source,
                         bool is_present) {
 #pragma unroll 1
   for (uint32_t number = 0; number < table.count_units(); ++number) {
-    table.take(source, number, is_present ? dev::ld_unit(op.counts(op.group.rank, source, number)) : Unit{});
+    Unit unit{};
+    while (is_present && !op.has_arrived(op.counts(op.group.rank, source, number), unit)) dev::pause();
+    table.take(source, number, unit);
   }
 }
 
 // The same in a group with masks: all blocks agree whose counts there are. All warps of the team call it.
 EP_DEVICE bool read_counts(const Operation<Peers::masked_team>& op, const ArrivalTable& table, const WarpTeam& team) {
   const uint32_t units = table.count_units(), num_ranks = op.group.num_ranks;
-  for (uint32_t i = team.thread_idx(); i < num_ranks; i += team.num_threads()) table.is_incomplete(i) = 0;
-  team.sync(kReceiversBarrier);
   bool ok = true;
   for (uint32_t i = team.thread_idx(); ok && i < num_ranks * units; i += team.num_threads()) {
     const uint32_t source = i / units, number = i % units;

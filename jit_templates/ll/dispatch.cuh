@@ -225,6 +225,7 @@ EP_DEVICE void dispatch(const LlDispatchArgs& args) {
   const bool pushes = dev::warp_idx() < args.push_warps;
 
   if (leads() && dev::lane_idx() == 0) table.clear();
+  if (kPeers == Peers::masked_team && leads()) table.clear_incomplete();
   FirstPush<kPeers, kScaled> push;
   const Start start = begin(args, NoRemoteRanks<kPeers>{}, [&] {
     if (sends && pushes) push = FirstPush<kPeers, kScaled>(args);
@@ -252,11 +253,7 @@ EP_DEVICE void dispatch(const LlDispatchArgs& args) {
       note_free_banks(op, NoRemoteRanks<kPeers>{});
     }
   }
-  if constexpr (kPeers == Peers::masked_team) {
-    if (finish<dev::Order::acq_rel>(op, args.routing, args.phases) && receives) forget_verdicts(op);
-  } else {
-    finish(op, args.routing, args.phases);
-  }
+  finish(op, args.routing, args.phases);
 }
 
 }  // namespace nccl_ep::ll

@@ -11,26 +11,22 @@
 
 namespace nccl_ep::ll {
 
-enum Verdict : uint32_t { kUndecided = 0, kPresent = 1, kAbsent = 2 };
+// A verdict has the epoch of its operation, so none has to be taken back: others are of earlier operations. It is relaxed,
+// since a fence would wait for the rows that are being pushed.
+EP_DEVICE uint32_t verdict(uint32_t epoch, bool is_present) { return epoch << 1 | is_present; }
 
-EP_DEVICE uint32_t* verdict_on(const Operation<Peers::masked_team>& op, uint32_t source) {
-  return op.group.mask.verdicts + op.bank * op.group.num_ranks + source;
-}
-
-// Whether the operation has the tokens of a rank, of which this block has or has not seen all counts. Who gets an answer
-// may read what the first one has seen.
+// Whether the operation has the tokens of a rank, of which this block has or has not seen all counts.
 EP_DEVICE bool settle(const Operation<Peers::masked_team>& op, uint32_t source, bool is_complete) {
-  const uint32_t mine = is_complete ? kPresent : kAbsent;
-  const uint32_t before =
-      dev::atomic_cas<dev::Order::acq_rel, dev::Scope::gpu>(verdict_on(op, source), uint32_t{kUndecided}, mine);
-  return (before == kUndecided ? mine : before) == kPresent;
-}
-
-// When all blocks have settled: for the next operation that uses the bank. One thread calls it.
-EP_DEVICE void forget_verdicts(const Operation<Peers::masked_team>& op) {
+  uint32_t* word = op.group.mask.verdicts + op.bank * op.group.num_ranks + source;
+  const uint32_t absent = verdict(op.epoch, false), present = verdict(op.epoch, true);
+  // As a rule it was the same when the bank was last used.
+  uint32_t before = verdict(op.epoch - LlLayout::kNumBanks, is_complete);
 #pragma unroll 1
-  for (uint32_t source = 0; source < op.group.num_ranks; ++source) {
-    dev::st_relaxed<dev::Scope::gpu>(verdict_on(op, source), uint32_t{kUndecided});
+  for (;;) {
+    const uint32_t expected = before;
+    before = dev::atomic_cas<dev::Order::relaxed, dev::Scope::gpu>(word, expected, is_complete ? present : absent);
+    if (before == expected) return is_complete;
+    if (before == absent || before == present) return before == present;
   }
 }
 

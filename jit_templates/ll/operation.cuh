@@ -215,8 +215,9 @@ EP_DEVICE Start begin(const Args& args, const RemoteRanks& remote, Meanwhile mea
   const bool sends = args.phases & kLlSend;
   const uint32_t banks_free = dev::ld_relaxed<dev::Scope::gpu>(&args.group.progress->banks_free);
   const bool failed = has_failed(args.group);
+  const uint32_t epoch = operation_epoch(args.group, args.routing, sends);
   if constexpr (RemoteRanks::kPeers == Peers::masked_team) note_active_ranks(args.group);
-  const Operation<RemoteRanks::kPeers> op(args, operation_epoch(args.group, args.routing, sends));
+  const Operation<RemoteRanks::kPeers> op(args, epoch);
   if (sends && dev::block_idx() == dev::num_blocks() - 1) {
     const uint32_t finished = op.epoch - 1 - args.num_pending;
     remote.announce(finished);
@@ -231,17 +232,15 @@ EP_DEVICE Start begin(const Args& args, const RemoteRanks& remote, Meanwhile mea
   return start;
 }
 
-// Returns whether this is the first thread of the last block.
-template <dev::Order kOrder = dev::Order::relaxed, Peers kPeers>
-EP_DEVICE bool finish(const Operation<kPeers>& op, const LlRouting& routing, uint32_t phases) {
+template <Peers kPeers>
+EP_DEVICE void finish(const Operation<kPeers>& op, const LlRouting& routing, uint32_t phases) {
   GroupProgress* progress = op.group.progress;
-  if (!is_last_block<kOrder>(&progress->blocks_done[op.bank])) return false;
+  if (!is_last_block(&progress->blocks_done[op.bank])) return;
   if (phases & kLlSend) {
     dev::st_relaxed<dev::Scope::gpu>(&progress->epoch, op.epoch);
     check_count(op.group, routing.tokens);
   }
   if (!(phases & kLlReceive)) *routing.pending_epoch() = op.epoch;
-  return true;
 }
 
 }  // namespace nccl_ep::ll

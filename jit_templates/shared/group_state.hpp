@@ -28,7 +28,7 @@ struct GroupProgress {
 // in other groups.
 struct RankMask {
   uint32_t* active;    // [rank]: 1, or 0 for one that is masked
-  uint32_t* verdicts;  // [bank][rank]: whether the operation that uses the bank has the rank's tokens (lost_ranks.cuh)
+  uint32_t* verdicts;  // [bank][rank]: whether the last operation of the bank has the rank's tokens (lost_ranks.cuh)
   uint32_t* seen;      // [phase][rank]: the tag of what was last read at a meeting (clean.cuh)
   uint64_t life_at;    // in every rank's window, [rank]: a word that a rank changes while it waits for others
 };

@@ -11,10 +11,27 @@
 using namespace nccl_ep;
 using namespace nccl_ep::api;
 
-extern "C" ncclResult_t ncclEpJitWarmup(const char* archs, int across_teams, ncclEpJitVisitor_t visit, void* context) {
+namespace {
+
+jit::Groups decode(ncclEpJitGroups_t groups) {
+  switch (groups) {
+    case NCCL_EP_JIT_ONE_TEAM: return jit::Groups::one_team;
+    case NCCL_EP_JIT_SEVERAL_TEAMS: return jit::Groups::several_teams;
+    case NCCL_EP_JIT_MASKED: return jit::Groups::masked;
+  }
+  refuse(ncclInvalidArgument, "groups",
+         "is " + std::to_string(static_cast<int>(groups)) +
+             ", expected NCCL_EP_JIT_ONE_TEAM (0) to NCCL_EP_JIT_MASKED (2)");
+}
+
+}  // namespace
+
+extern "C" ncclResult_t ncclEpJitWarmup(const char* archs, ncclEpJitGroups_t groups, ncclEpJitVisitor_t visit,
+                                        void* context) {
   return guarded("ncclEpJitWarmup", nullptr, [&] {
+    const jit::Groups wanted = decode(groups);
     const std::vector<std::string> known = archs ? jit::parse_archs(archs) : runtime::visible_archs();
-    jit::warm_up(known, across_teams != 0, [&](const jit::WarmKernel& kernel) {
+    jit::warm_up(known, wanted, [&](const jit::WarmKernel& kernel) {
       const ncclEpJitKernel_t seen{kernel.name.c_str(),
                                    kernel.arch.c_str(),
                                    kernel.file.c_str(),

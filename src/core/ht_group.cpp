@@ -89,7 +89,8 @@ void HtGroup::connect() {
   state_ = {group_state(), shape_.layout(), comm().rank() - comm().lsa_rank()};
   state_.window = by_world_rank(state_.window);
   if (!needs_network()) return;
-  const GinComm& gin = connect_network({kNetworkContexts, HtSignals{shape_.layout().num_teams}.count(), 0});
+  const uint32_t num_signals = HtSignals{shape_.layout().num_teams}.count();
+  const GinComm& gin = connect_network({kNetworkContexts, num_signals, 0, runtime::NetworkNeeds::Reach::rail});
   network_ = {gin, window(), shape_.remote_layout()};
 }
 

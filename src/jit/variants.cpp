@@ -133,11 +133,11 @@ Variant cleaning_variant() {
   return {Algorithm::low_latency, Op::clean, Layout::expert_major, DType::bf16, false, false, true};
 }
 
-std::vector<Variant> all_variants(bool uses_network) {
+std::vector<Variant> all_variants(Groups groups) {
+  if (groups == Groups::masked) return masked_variants();
+  const bool uses_network = groups == Groups::several_teams;
   std::vector<Variant> variants = variants_of(Algorithm::low_latency, uses_network);
   for (const Variant& variant : variants_of(Algorithm::high_throughput, uses_network)) variants.push_back(variant);
-  if (uses_network) return variants;
-  for (const Variant& variant : masked_variants()) variants.push_back(variant);
   return variants;
 }
 

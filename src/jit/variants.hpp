@@ -36,7 +36,8 @@ std::vector<Variant> variants_of(Algorithm algorithm, bool uses_network = false)
 // The same for a Low-Latency group with masks, which has one LSA team; one of them cleans its mask.
 std::vector<Variant> masked_variants();
 Variant cleaning_variant();
-// All of them, of all algorithms.
-std::vector<Variant> all_variants(bool uses_network = false);
+// Which groups of all algorithms kernels are for.
+enum class Groups { one_team, several_teams, masked };
+std::vector<Variant> all_variants(Groups groups);
 
 }  // namespace nccl_ep::jit

@@ -67,13 +67,19 @@ class Device {
 
 // What kernels will ask of the network.
 struct NetworkNeeds {
+  enum class Reach : uint32_t {
+    world,  // every rank
+    rail,   // the ranks with the same place in other LSA teams
+  };
+
   uint32_t num_contexts = 0;  // a hint: GinComm says how many there are
   uint32_t num_signals = 0;   // of each context
   uint32_t num_counters = 0;  // of each context
+  Reach reach = Reach::world;
 };
 
-// A connection of every rank to every other one through the network, with signals and counters of its own, all zero at
-// first. Destroyed on all ranks, before its communicator.
+// A connection of every rank to every other one that it needs through the network, with signals and counters of its own,
+// all zero at first. Destroyed on all ranks, before its communicator.
 class Network {
  public:
   virtual ~Network() = default;

@@ -36,10 +36,15 @@ PeerWindow linear_peers(const std::vector<std::byte*>& memory, uint32_t first_ra
 }
 
 void check_network(const ncclEpSimConfig_t& config, const runtime::NetworkNeeds& needs) {
-  if (config.network == NCCL_EP_SIM_SWITCH_OFF) {
+  if (config.network == NCCL_EP_SIM_NETWORK_OFF) {
     throw Error(ncclInvalidUsage,
                 "the simulated cluster has no network: ncclEpSimConfig_t.network is OFF, expected ON to reach ranks "
                 "outside the LSA team");
+  }
+  if (config.network == NCCL_EP_SIM_NETWORK_RAILS && needs.reach != runtime::NetworkNeeds::Reach::rail) {
+    throw Error(ncclInvalidUsage,
+                "the simulated cluster connects ranks along rails only, which is enough for High Throughput: "
+                "ncclEpSimConfig_t.network is RAILS, expected ON to reach every rank");
   }
   const auto check_most = [](const char* field, uint32_t most, uint32_t wanted) {
     if (most == 0 || wanted <= most) return;

@@ -54,7 +54,7 @@ void check(const ncclEpSimConfig_t& config) {
     reject("max_threads_per_block", config.max_threads_per_block, "a multiple of 32");
   }
   check_at_most("checker", config.checker, NCCL_EP_SIM_SWITCH_ON);
-  check_at_most("network", config.network, NCCL_EP_SIM_SWITCH_ON);
+  check_at_most("network", config.network, NCCL_EP_SIM_NETWORK_RAILS);
   check_at_most("stores", config.stores, NCCL_EP_SIM_STORES_LATE);
   check_at_most("schedule", config.schedule, NCCL_EP_SIM_SCHEDULE_STARVE);
 }
@@ -80,7 +80,7 @@ ncclEpSimConfig_t resolve(const ncclEpSimConfig_t* config) {
   set_default(resolved.memory_bytes, uint64_t{1} << 30);
   set_default(resolved.checker, NCCL_EP_SIM_SWITCH_ON);
   set_default(resolved.num_gin_contexts, 4u);
-  set_default(resolved.network, NCCL_EP_SIM_SWITCH_ON);
+  set_default(resolved.network, NCCL_EP_SIM_NETWORK_ON);
   check(resolved);
   if (resolved.seed == 0) resolved.seed = seed_from_environment();
 

@@ -69,7 +69,11 @@ struct GinNetwork {
   size_t words_per_rank() const { return size_t{num_contexts} * (num_signals + num_counters + 1); }
   Context& context(uint32_t rank, uint32_t index) { return contexts[size_t{rank} * num_contexts + index]; }
 
+  // Whether a rank's connection to another one was asked for.
+  bool connects(uint32_t rank, uint32_t peer) const { return peer % rank_stride == rank % rank_stride; }
+
   uint32_t num_contexts, num_signals, num_counters;
+  uint32_t rank_stride;           // between those that are connected
   std::vector<GinPort> ports;     // by rank
   std::vector<Context> contexts;  // of rank 0, then of rank 1, ...
 };
@@ -90,8 +94,10 @@ GinComm GinEngine::connect(uint32_t rank, const runtime::NetworkNeeds& needs) {
   const uint32_t num_ranks = cluster_.topology().num_ranks();
   const size_t number = num_networks_[rank]++;
   if (number == networks_.size()) {
+    const bool along_rails = needs.reach == runtime::NetworkNeeds::Reach::rail;
+    const uint32_t rank_stride = along_rails ? cluster_.topology().lsa_team_size : 1;
     auto network = std::make_unique<GinNetwork>(
-        GinNetwork{cluster_.config().num_gin_contexts, needs.num_signals, needs.num_counters, {}, {}});
+        GinNetwork{cluster_.config().num_gin_contexts, needs.num_signals, needs.num_counters, rank_stride, {}, {}});
     for (uint32_t r = 0; r < num_ranks; ++r) network->ports.push_back({this, network.get(), r});
     network->contexts.resize(size_t{num_ranks} * network->num_contexts);
     networks_.push_back(std::move(network));
@@ -175,6 +181,9 @@ void GinEngine::issue(const GinPort& port, uint32_t index, const GinRequest& req
   const uint32_t rank = port.rank;
   if (request.peer >= cluster_.topology().num_ranks()) {
     executor.fail_thread(pc, [=] { return "GIN peer " + std::to_string(request.peer) + " does not exist"; });
+  }
+  if (!port.network->connects(rank, request.peer)) {
+    executor.fail_thread(pc, [=] { return "GIN peer " + std::to_string(request.peer) + " is not on the rail"; });
   }
   const auto operation = std::make_shared<Operation>();
   operation->request = request;

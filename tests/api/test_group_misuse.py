@@ -187,6 +187,13 @@ def test_several_lsa_teams_need_a_network(make_cluster: Any, algorithm: ep.Algor
 
 
 @pytest.mark.sim_only
+def test_low_latency_needs_more_than_rails(make_cluster: Any) -> None:
+    for message in refusals(make_cluster(4, nodes=2, rails_only=True), GOOD):
+        assert "along rails only, which is enough for High Throughput" in message
+        assert "ncclEpSimConfig_t.network is RAILS, expected ON" in message
+
+
+@pytest.mark.sim_only
 def test_one_lsa_team_needs_no_network(make_cluster: Any) -> None:
     def main(rank: Any) -> int:
         with ep.Group(rank.comm, GOOD) as group:

@@ -4,8 +4,9 @@
 python tests/kernels/resources.py            prints the table beside the recorded one
 python tests/kernels/resources.py --accept   records it in resources.json
 
-Kernels of groups across LSA teams are compiled with the headers of NCCL's wheel, or of --nccl-include, for
-one architecture, since the others take a minute a kernel. Without headers nothing can be recorded.
+Kernels of groups with masks or across LSA teams are compiled for one architecture: they have much in common
+with the others, and NVRTC takes minutes for them. Those across teams need the headers of NCCL's wheel, or of
+--nccl-include; without headers nothing can be recorded.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 ARCHS = ("sm_90a", "sm_100a", "sm_120a")
-ARCHS_ACROSS_TEAMS = ("sm_90a",)
+FEW_ARCHS = ("sm_90a",)
 RECORD = Path(__file__).with_name("resources.json")
 
 _BOUNDS = re.compile(r"__launch_bounds__\((\d+),")
@@ -73,13 +74,15 @@ class Measurement:
 
 def measure(nccl: Path | None = None) -> Measurement:
     """Compiles afresh the kernels of groups inside an LSA team, or with NCCL's headers those across teams."""
+    runs = [(FEW_ARCHS, jit.Groups.SEVERAL_TEAMS)]
+    if nccl is None:
+        runs = [(ARCHS, jit.Groups.ONE_TEAM), (FEW_ARCHS, jit.Groups.MASKED)]
     resources: dict[str, dict[str, Resources]] = {}
     times: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         environment = {"NCCL_EP_JIT_DUMP": folder} | ({"NCCL_EP_NCCL_INCLUDE_DIR": str(nccl)} if nccl else {})
         with mock.patch.dict(os.environ, environment):
-            archs = ARCHS_ACROSS_TEAMS if nccl else ARCHS
-            compiled = jit.warmup(archs, across_teams=nccl is not None)
+            compiled = [kernel for archs, groups in runs for kernel in jit.warmup(archs, groups=groups)]
         for kernel in compiled:
             stem = Path(folder, f"{kernel.name}.{kernel.arch}")
             source, log, ptx = (

@@ -66,6 +66,12 @@ def test_an_exchange(make_cluster: Any, nodes: int, gpus: int, mode: Mode, seed:
     run(make_cluster, nodes, problem, mode, seed)
 
 
+@pytest.mark.parametrize("mode", [Mode(FLAT), Mode(EM)], ids=str)
+def test_rails_are_enough(make_cluster: Any, mode: Mode, seed: int) -> None:
+    problem = make_problem(Shape(num_ranks=4, num_topk=3, num_local_experts=3), seed)
+    run(make_cluster, 2, problem, mode, seed, rails_only=True)
+
+
 @FEW_MODES
 @pytest.mark.parametrize("routing", ROUTINGS)
 def test_routings(make_cluster: Any, mode: Mode, routing: str, seed: int) -> None:

@@ -22,10 +22,12 @@ namespace fs = std::filesystem;
 
 TEST_CASE("jit_variants: names and sources are unique and agree") {
   std::set<std::string> names, sources;
-  for (const Variant& variant : all_variants()) {
-    CHECK(names.insert(name(variant)).second);
-    CHECK(sources.insert(source(variant)).second);
-    CHECK(source(variant).find(name(variant) + "(") != std::string::npos);
+  for (const Groups groups : {Groups::one_team, Groups::masked}) {
+    for (const Variant& variant : all_variants(groups)) {
+      CHECK(names.insert(name(variant)).second);
+      CHECK(sources.insert(source(variant)).second);
+      CHECK(source(variant).find(name(variant) + "(") != std::string::npos);
+    }
   }
   CHECK(names.count("ll_dispatch_expert_major") == 1);
   CHECK(names.count("ll_dispatch_expert_major_scaled") == 1);
@@ -54,7 +56,7 @@ TEST_CASE("jit_variants: groups of several LSA teams have kernels of their own")
 
 TEST_CASE("jit_variants: all that use the network, and nothing else") {
   std::set<std::string> names;
-  for (const Variant& variant : all_variants(true)) {
+  for (const Variant& variant : all_variants(Groups::several_teams)) {
     CHECK(variant.uses_network);
     CHECK(names.insert(name(variant)).second);
   }

@@ -12,6 +12,8 @@ using namespace nccl_ep::runtime::cuda;
 
 namespace {
 
+using Reach = NetworkNeeds::Reach;
+
 constexpr NetworkFacts kWorks{nccl_version(2, 32, 3), NCCL_GIN_TYPE_GDAKI, NCCL_GIN_TYPE_GDAKI, true, true, false};
 
 NetworkFacts without_gin() {
@@ -61,10 +63,10 @@ TEST_CASE("runtime_network: where NCCL prefers a backend that kernels lack, the 
   CHECK(requirements(nccl_version(2, 32, 3), properties, {}).ginType == NCCL_GIN_TYPE_PROXY);
   NetworkFacts facts = kWorks;
   facts.gin_type = kEfaGda;
-  CHECK(why_no_network(facts).empty());
+  CHECK(why_no_network(facts, Reach::world).empty());
   facts.has_proxy = false;
-  CHECK(contains(why_no_network(facts), "type 5, expected 2 (PROXY) or 3 (GDAKI)"));
-  CHECK(contains(why_no_network(facts), "NCCL_GIN_TYPE=2"));
+  CHECK(contains(why_no_network(facts, Reach::world), "type 5, expected 2 (PROXY) or 3 (GDAKI)"));
+  CHECK(contains(why_no_network(facts, Reach::world), "NCCL_GIN_TYPE=2"));
 }
 
 TEST_CASE("runtime_network: a device communicator larger than expected is noticed") {
@@ -80,17 +82,36 @@ TEST_CASE("runtime_network: a device communicator larger than expected is notice
 }
 
 TEST_CASE("runtime_network: each reason for having none comes with its remedy") {
-  CHECK(why_no_network(kWorks).empty());
-  CHECK(contains(why_no_network(without_gin()), "NCCL_RMA_PLUGIN"));
-  CHECK(contains(why_no_network(without_gin()), "python -m nccl_ep.loopback"));
+  CHECK(why_no_network(kWorks, Reach::world).empty());
+  CHECK(contains(why_no_network(without_gin(), Reach::world), "NCCL_RMA_PLUGIN"));
+  CHECK(contains(why_no_network(without_gin(), Reach::world), "python -m nccl_ep.loopback"));
 
   NetworkFacts facts = without_gin();
   facts.gpu_has_rdma = false;
-  CHECK(contains(why_no_network(facts), "110, is 0"));
+  CHECK(contains(why_no_network(facts, Reach::world), "110, is 0"));
   facts.railed_gin_type = NCCL_GIN_TYPE_PROXY;
-  CHECK(contains(why_no_network(facts), "NCCL_CROSS_NIC=0"));
+  CHECK(contains(why_no_network(facts, Reach::world), "NCCL_CROSS_NIC=0"));
   facts.is_switched_off = true;
-  CHECK(contains(why_no_network(facts), "NCCL_GIN_ENABLE is 0"));
+  CHECK(contains(why_no_network(facts, Reach::world), "NCCL_GIN_ENABLE is 0"));
   facts.nccl_version = nccl_version(2, 29, 7);
-  CHECK(contains(why_no_network(facts), "NCCL is 2.29.7, expected 2.30.7 or later"));
+  CHECK(contains(why_no_network(facts, Reach::world), "NCCL is 2.29.7, expected 2.30.7 or later"));
+}
+
+TEST_CASE("runtime_network: rails are enough for who needs no more, and are asked for only where there is no more") {
+  NetworkFacts facts = without_gin();
+  facts.railed_gin_type = NCCL_GIN_TYPE_PROXY;
+  CHECK(why_no_network(facts, Reach::rail).empty());
+  CHECK(contains(why_no_network(facts, Reach::world), "along rails only"));
+  CHECK(contains(why_no_network(without_gin(), Reach::rail), "NCCL_RMA_PLUGIN"));
+
+  ncclCommProperties railed{};
+  railed.railedGinType = NCCL_GIN_TYPE_GDAKI;
+  ncclCommProperties whole = railed;
+  whole.ginType = NCCL_GIN_TYPE_GDAKI;
+  for (const int version : {nccl_version(2, 30, 7), nccl_version(2, 32, 3)}) {
+    CHECK(requirements(version, railed, {1, 1, 0, Reach::rail}).ginConnectionType == NCCL_GIN_CONNECTION_RAIL);
+    CHECK(requirements(version, whole, {1, 1, 0, Reach::rail}).ginConnectionType == NCCL_GIN_CONNECTION_FULL);
+    CHECK(requirements(version, whole, {1, 1, 0, Reach::world}).ginConnectionType == NCCL_GIN_CONNECTION_FULL);
+    CHECK(requirements(version, railed, {1, 1, 0, Reach::rail}).ginType == NCCL_GIN_TYPE_NONE);
+  }
 }

@@ -8,16 +8,19 @@ namespace nccl_ep::sim::test {
 
 namespace {
 
+using Reach = runtime::NetworkNeeds::Reach;
+
 constexpr uint64_t kNumSeeds = 40;
 // What a rank needs to use the network in these tests.
 struct Endpoint {
-  explicit Endpoint(const TestRank& self) : memory(self.allocate_symmetric<uint32_t>(kMemoryBytes / 4)) {
+  explicit Endpoint(const TestRank& self, Reach reach = Reach::world)
+      : memory(self.allocate_symmetric<uint32_t>(kMemoryBytes / 4)) {
     ncclComm_t handle = nullptr;
     expect_success(ncclEpSimGetComm(self.cluster, self.rank, &handle));
     auto* sim = static_cast<SimComm*>(reinterpret_cast<runtime::ForeignCommunicator*>(handle));
     {
       const Hosts::Lock lock = sim->cluster->lock();
-      comm = sim->cluster->gin().connect(sim->rank, {4, 8, 8});
+      comm = sim->cluster->gin().connect(sim->rank, {4, 8, 8, reach});
     }
     out = self.allocate<uint32_t>(2 * kWords);
     self.fill(memory, 0, kMemoryBytes, nullptr);
@@ -129,6 +132,17 @@ TEST_CASE("sim_network: values, gets and lone signals arrive, and are counted") 
     CHECK(exchange.cluster.link(0, 1).gin_signals == 1);
     CHECK(exchange.cluster.link(1, 0).gin_signals == 1);
   }
+}
+
+TEST_CASE("sim_network: who has asked for its rail reaches nobody else") {
+  TestCluster cluster(ranks(2));
+  cluster.run([](const TestRank& self) {
+    const Endpoint endpoint(self, Reach::rail);
+    if (self.rank == 0) self.launch("test_gin_get_back", endpoint.args(0), nullptr, 1, 32);
+    (void)self.try_synchronize();
+  });
+  CHECK(cluster.failure() != NCCL_EP_SIM_FAILURE_NONE);
+  CHECK(std::string(cluster.report()).find("GIN peer 1 is not on the rail") != std::string::npos);
 }
 
 TEST_CASE("sim_network: what is under way when a node is lost never arrives") {

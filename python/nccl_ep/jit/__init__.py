@@ -10,12 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 from nccl_ep._extensions import Extension, extension
 
-__all__ = ["Kernel", "clear", "kernels", "network_headers", "warmup"]
+__all__ = ["Groups", "Kernel", "clear", "kernels", "network_headers", "warmup"]
+
+
+class Groups(IntEnum):
+    """The groups that kernels are for: inside one LSA team, across several, or inside one with rank masks."""
+
+    ONE_TEAM = 0
+    SEVERAL_TEAMS = 1
+    MASKED = 2
 
 
 @dataclass(frozen=True)
@@ -45,15 +54,14 @@ def warmup(
     archs: Sequence[str] | None = None,
     visit: Callable[[Kernel], None] = lambda _: None,
     *,
-    across_teams: bool = False,
+    groups: Groups = Groups.ONE_TEAM,
 ) -> list[Kernel]:
-    """Compiles every kernel that is not kept yet.
+    """Compiles every kernel of some groups that is not kept yet.
 
     Args:
         archs: architectures to compile for, such as ``["sm_90a"]``; default: those of the visible GPUs.
         visit: called with each kernel once it is ready.
-        across_teams: the kernels of groups across several LSA teams, which use the network, instead of those
-            of groups inside one.
+        groups: those that the kernels are for.
 
     Returns:
         All kernels.
@@ -64,9 +72,7 @@ def warmup(
             NCCL cannot be used; the message says which and why.
     """
     names = _jit().ffi.NULL if archs is None else ",".join(archs).encode()
-    return _visited(
-        lambda visitor, context: _jit().c.ncclEpJitWarmup(names, across_teams, visitor, context), visit
-    )
+    return _visited(lambda visitor, context: _jit().c.ncclEpJitWarmup(names, groups, visitor, context), visit)
 
 
 def kernels() -> list[Kernel]:

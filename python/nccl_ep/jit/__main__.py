@@ -27,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
         default="auto",
         help="kernels of groups across several LSA teams, which need more headers; auto: if these are found",
     )
+    warm.add_argument("--masks", action="store_true", help="kernels of groups with rank masks, too")
     commands.add_parser("list", help="show the kept kernels")
     commands.add_parser("clear", help="remove the kept kernels")
     headers = commands.add_parser(
@@ -38,9 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console()
     try:
         if options.command == "warmup":
-            _warmup(
-                console, options.arch.split(",") if options.arch is not None else None, options.across_teams
-            )
+            archs = options.arch.split(",") if options.arch is not None else None
+            _warmup(console, archs, options.across_teams, options.masks)
         elif options.command == "list":
             _list(console)
         elif options.command == "headers":
@@ -54,12 +54,14 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _warmup(console: Console, archs: list[str] | None, across_teams: str) -> None:
+def _warmup(console: Console, archs: list[str] | None, across_teams: str, masks: bool) -> None:
     start = time.monotonic()
-    ready = _compile(console, archs, across_teams=False)
+    ready = _compile(console, archs, jit.Groups.ONE_TEAM)
+    if masks:
+        ready += _compile(console, archs, jit.Groups.MASKED)
     if across_teams != "no":
         try:
-            ready += _compile(console, archs, across_teams=True)
+            ready += _compile(console, archs, jit.Groups.SEVERAL_TEAMS)
         except SystemFailure as failure:
             if across_teams == "yes":
                 raise
@@ -75,7 +77,7 @@ def _warmup(console: Console, archs: list[str] | None, across_teams: str) -> Non
     )
 
 
-def _compile(console: Console, archs: list[str] | None, across_teams: bool) -> list[jit.Kernel]:
+def _compile(console: Console, archs: list[str] | None, groups: jit.Groups) -> list[jit.Kernel]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("compiling", total=None)
@@ -85,7 +87,7 @@ def _compile(console: Console, archs: list[str] | None, across_teams: bool) -> l
             state = "kept" if kernel.was_cached else "compiled"
             progress.console.print(f"{kernel.name} {kernel.arch}: {state}, {kernel.num_bytes / 1024:.0f} KiB")
 
-        return jit.warmup(archs, show, across_teams=across_teams)
+        return jit.warmup(archs, show, groups=groups)
 
 
 def _list(console: Console) -> None:

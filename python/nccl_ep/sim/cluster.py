@@ -68,6 +68,7 @@ class Cluster:
         stores: when stores to other ranks become visible.
         schedule: how device threads are interleaved.
         network: whether there is one between LSA teams.
+        rails_only: whether it connects ranks with the same place in their teams only.
         network_contexts: of each network; default 4.
 
     Example:
@@ -94,6 +95,7 @@ class Cluster:
         stores: Stores = Stores.AUTO,
         schedule: Schedule = Schedule.AUTO,
         network: bool = True,
+        rails_only: bool = False,
         network_contexts: int = 0,
     ) -> None:
         wanted = ffi.new("ncclEpSimConfig_t*")
@@ -104,7 +106,8 @@ class Cluster:
         wanted.memory_bytes, wanted.step_limit = memory_bytes, step_limit
         wanted.checker = 0 if checker is None else 2 if checker else 1
         wanted.stores, wanted.schedule = int(stores), int(schedule)
-        wanted.network, wanted.num_gin_contexts = 2 if network else 1, network_contexts
+        wanted.network = 1 if not network else 3 if rails_only else 2
+        wanted.num_gin_contexts = network_contexts
         self._owner: _Owner | None = _Owner(wanted)
         in_force = ffi.new("ncclEpSimConfig_t*")
         check(library().ncclEpSimGetConfig(self.c, in_force))

@@ -37,7 +37,7 @@ NetworkFacts network_facts(const CudaDevice& device, const ncclCommProperties& p
 // Across several LSA teams NCCL has symmetric memory only with GIN.
 void check_device_api(const CudaDevice& device, const ncclCommProperties& properties) {
   if (properties.nLsaTeams > 1 && (!properties.deviceApiSupport || nccl().version < kMinNcclTeams)) {
-    const std::string problem = why_no_network(network_facts(device, properties));
+    const std::string problem = why_no_network(network_facts(device, properties), NetworkNeeds::Reach::rail);
     if (!problem.empty()) {
       throw Error(ncclInvalidUsage, "the communicator's " + std::to_string(properties.nRanks) + " ranks form " +
                                         std::to_string(properties.nLsaTeams) +
@@ -109,7 +109,7 @@ class CudaCommunicator final : public Communicator {
   }
 
   std::unique_ptr<Network> connect_network(const NetworkNeeds& needs) override {
-    const std::string problem = why_no_network(network_facts(*device_, properties_));
+    const std::string problem = why_no_network(network_facts(*device_, properties_), needs.reach);
     if (!problem.empty()) throw Error(ncclInvalidUsage, "kernels need the network (GIN): " + problem);
     return cuda::connect_network(comm_, *device_, properties_, needs);
   }

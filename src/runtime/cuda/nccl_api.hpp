@@ -18,6 +18,7 @@ inline constexpr int NCCL_CONFIG_UNDEF_INT = INT_MIN;
 inline constexpr int NCCL_WIN_COLL_SYMMETRIC = 1;
 inline constexpr int NCCL_WIN_STRICT_ORDERING = 2;
 inline constexpr int NCCL_GIN_CONNECTION_FULL = 1;
+inline constexpr int NCCL_GIN_CONNECTION_RAIL = 2;
 inline constexpr int NCCL_GIN_TYPE_NONE = 0;
 inline constexpr int NCCL_GIN_TYPE_PROXY = 2;
 inline constexpr int NCCL_GIN_TYPE_GDAKI = 3;

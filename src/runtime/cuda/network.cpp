@@ -86,7 +86,10 @@ ncclDevCommRequirements requirements(int nccl_version, const ncclCommProperties&
                                      const NetworkNeeds& needs) {
   ncclDevCommRequirements needed{};
   needed.magic = NCCL_API_MAGIC;
-  needed.ginConnectionType = NCCL_GIN_CONNECTION_FULL;
+  // A communicator connects once, and later users of it may need all ranks: rails alone are asked for where there are no more.
+  const bool railed = needs.reach == NetworkNeeds::Reach::rail && properties.ginType == NCCL_GIN_TYPE_NONE;
+  const int gin_type = railed ? properties.railedGinType : properties.ginType;
+  needed.ginConnectionType = railed ? NCCL_GIN_CONNECTION_RAIL : NCCL_GIN_CONNECTION_FULL;
   needed.ginContextCount = static_cast<int>(std::max(needs.num_contexts, 1u));
   needed.ginSignalCount = static_cast<int>(needs.num_signals);
   needed.ginCounterCount = static_cast<int>(needs.num_counters);
@@ -104,7 +107,7 @@ ncclDevCommRequirements requirements(int nccl_version, const ncclCommProperties&
   needed.useRuntimeVersion = true;
   needed.ginCustomStride = 1;
   // NCCL's first choice, unless kernels are not compiled for it.
-  const bool is_first_choice = properties.ginType == NCCL_GIN_TYPE_PROXY || properties.ginType == NCCL_GIN_TYPE_GDAKI;
+  const bool is_first_choice = gin_type == NCCL_GIN_TYPE_PROXY || gin_type == NCCL_GIN_TYPE_GDAKI;
   needed.ginType = is_first_choice ? NCCL_GIN_TYPE_NONE : NCCL_GIN_TYPE_PROXY;
   return needed;
 }

@@ -4,6 +4,8 @@
 
 #include <string>
 
+#include "runtime/runtime.hpp"
+
 namespace nccl_ep::runtime::cuda {
 
 struct NetworkFacts {
@@ -18,8 +20,8 @@ struct NetworkFacts {
 // $NCCL_GIN_ENABLE is 0. (NCCL's configuration files may say so, too; then it is not known here.)
 bool is_network_switched_off();
 
-// The reason and the remedy; empty when kernels can use the network. NCCL makes its types known to all ranks alike, so
-// it is empty on all of them or on none.
-std::string why_no_network(const NetworkFacts& facts);
+// The reason and the remedy; empty when kernels can use the network that far. NCCL makes its types known to all ranks alike,
+// so it is empty on all of them or on none.
+std::string why_no_network(const NetworkFacts& facts, NetworkNeeds::Reach reach);
 
 }  // namespace nccl_ep::runtime::cuda
