@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import warnings
-from types import TracebackType
 from typing import Any, Protocol
 
+from nccl_ep._closing import Closing
 from nccl_ep._extensions import Extension, extension
 from nccl_ep._ffi import constants
 
@@ -21,7 +21,7 @@ class _Elastic(Protocol):
     def close(self) -> None: ...
 
 
-class ElasticBuffer:
+class ElasticBuffer(Closing):
     """Memory of which the front is on the GPU and the rest in the host, at one range of addresses.
 
     For the outputs of high-throughput dispatch, which must have room for the most rows that may arrive: the
@@ -91,14 +91,6 @@ class ElasticBuffer:
         if not self.closed:
             self.ptr = 0
             self._elastic.close()
-
-    def __enter__(self) -> ElasticBuffer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         # Work that uses the memory may not have finished: say so and leave it.

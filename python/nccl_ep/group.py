@@ -6,9 +6,9 @@ from __future__ import annotations
 import warnings
 import weakref
 from functools import lru_cache
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from nccl_ep._closing import Closing
 from nccl_ep._ffi import NULL, Library, constants, default_library, ffi
 from nccl_ep.capabilities import Capabilities, CapabilityQuery
 from nccl_ep.config import GroupConfig, HandleConfig
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nccl_ep.io import LayoutInfo
 
 
-class Group:
+class Group(Closing):
     """The ranks of one communicator with the symmetric memory and the kernels that their handles share.
 
     Making and closing a group is collective: every rank of the communicator does it. Neither is allowed while
@@ -214,14 +214,6 @@ class Group:
         if not self._ptr:
             raise InvalidUsage(5, "the group is closed")
         return self._ptr
-
-    def __enter__(self) -> Group:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         # Closing is collective, and the collector runs on each rank when it likes: say so and leave it.

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from types import TracebackType
 from typing import Any
 
+from nccl_ep._closing import Closing
 from nccl_ep._ffi import NULL, ffi
 from nccl_ep.config import CombineConfig, CompleteConfig, DispatchConfig, HandleConfig
 from nccl_ep.enums import Layout
@@ -16,7 +16,7 @@ from nccl_ep.io import CombineInputs, CombineOutputs, DispatchInputs, DispatchOu
 from nccl_ep.tensor import Tensor
 
 
-class Handle:
+class Handle(Closing):
     """One routing of a group's tokens: which experts each token goes to.
 
     Made by :meth:`Group.create_handle` or :meth:`Handle.init`. A handle keeps its group open, and its group
@@ -294,14 +294,6 @@ class Handle:
         if not self._ptr:
             raise InvalidUsage(5, "the handle is closed")
         return self._ptr
-
-    def __enter__(self) -> Handle:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         with suppress(Error):  # the group is faulted; whoever uses it next is told

@@ -6,12 +6,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from enum import IntEnum
-from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from nccl_ep._closing import Closing
 from nccl_ep.sim._ffi import check, constants, ffi, library, numbers_of
 from nccl_ep.sim.rank import Rank
 
@@ -48,7 +48,7 @@ class Failure(IntEnum):
     STEP_LIMIT = 5
 
 
-class Cluster:
+class Cluster(Closing):
     """Simulated GPUs that run the library's own kernels on the CPU, and check them while they run.
 
     The same seed gives the same run, bit for bit. Time is not simulated. Leaving the ``with`` block closes
@@ -243,14 +243,6 @@ class Cluster:
         if self._owner is None:
             raise RuntimeError("the simulated cluster is closed")
         return self._owner
-
-    def __enter__(self) -> Cluster:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         state = " closed" if self._owner is None else ""
