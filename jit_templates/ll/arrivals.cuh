@@ -147,16 +147,16 @@ struct Arrived {
 };
 
 // Waits for a token's routes and, if it has any hits, for one chunk of its row; leaves them in `routes` and `row`. Both
-// are looked at together, since each look takes as long as the memory. Own rows are where the caller has them. The whole
-// warp calls it: each lane watches a hit; further hits are read afterwards.
+// are looked at together, since each look takes as long as the memory. Own rows are where the caller has them, unless they
+// are quantized. The whole warp calls it: each lane watches a hit; further hits are read afterwards.
 template <bool kScaled, Peers kPeers>
 EP_DEVICE Arrived await_arrival(const Operation<kPeers>& op, const LlDispatchArgs& args, const Arrival& arrival,
                                 const Chunk& chunk, Route* routes, LaneRow& row) {
   const uint32_t rank = op.group.rank, lane = dev::lane_idx(), source = arrival.source, token = arrival.token;
-  const bool own = source == rank;
+  const bool own = source == rank && !quantizes<kScaled>(args);
   const Unit* address = op.route(rank, source, token, lane < args.routing.num_topk ? lane : 0);
   const Unit* lines = op.row(rank, source, token) + chunk.first_unit;
-  if (own) load_payload<kScaled>(args, chunk, token, row);
+  if (own) load_given<kScaled>(args, chunk, token, row);
   Unit unit;
   Arrived arrived{};
   Awaited awaited{Wait::token_routes, source, token};

@@ -12,15 +12,16 @@ namespace nccl_ep::ll {
 
 // Who pushes to whom in the LSA team. Each block serves one peer (or, if there are fewer blocks, a few in turn). The blocks
 // that send routes push nothing if there are enough others. Computed wherever it is needed: to keep it would cost registers.
-template <Peers kPeers>
+template <Peers kPeers, bool kScaled>
 struct PushTeam {
-  uint32_t first_peer, num_teams;  // as LsaTeam::peer() counts them
-  uint32_t worker, num_workers;    // this warp among those that serve the same peer
+  uint32_t num_peers, num_teams, first_peer;  // as LsaTeam::peer() counts them; this rank is the last, if it is one
+  uint32_t worker, num_workers;               // this warp among those that serve the same peer
 
   EP_DEVICE explicit PushTeam(const LlDispatchArgs& args) {
     const uint32_t num_ranks = args.group.num_ranks;
     const uint32_t first_block = dev::num_blocks() >= 3 * num_ranks ? num_ranks : 0;
-    const uint32_t num_blocks = dev::num_blocks() - first_block, num_peers = team_of<kPeers>(args).size - 1;
+    const uint32_t num_blocks = dev::num_blocks() - first_block;
+    num_peers = team_of<kPeers>(args).size - (quantizes<kScaled>(args) ? 0 : 1);
     num_teams = num_peers < num_blocks ? num_peers : num_blocks;
     first_peer = num_peers;  // none
     worker = num_workers = 0;
@@ -45,8 +46,9 @@ struct PushItem {
 };
 
 // Which of the next 32 items of this warp, from `first` on, go to the i-th peer: a lane looks at each.
-template <Peers kPeers>
-EP_DEVICE uint32_t find_items(const LlDispatchArgs& args, const PushTeam<kPeers>& team, uint32_t first, uint32_t i) {
+template <Peers kPeers, bool kScaled>
+EP_DEVICE uint32_t find_items(const LlDispatchArgs& args, const PushTeam<kPeers, kScaled>& team, uint32_t first,
+                              uint32_t i) {
   const uint32_t index = first + dev::lane_idx() * team.num_workers;
   bool goes = false;
   if (index < PushItem::count(args)) {
@@ -65,7 +67,7 @@ struct FirstPush {
 
   EP_DEVICE FirstPush() {}
   EP_DEVICE explicit FirstPush(const LlDispatchArgs& args) {
-    const PushTeam<kPeers> team(args);
+    const PushTeam<kPeers, kScaled> team(args);
     if (team.worker >= PushItem::count(args)) return;
     const PushItem item(args, team.worker);
     load_payload<kScaled>(args, Chunk(args.rows, item.chunk), item.token, row);
@@ -76,9 +78,9 @@ struct FirstPush {
 // Pushes the row chunks that fall to this warp, in the order of the tokens.
 template <Peers kPeers, bool kScaled>
 EP_DEVICE void push_rows(const Operation<kPeers>& op, const LlDispatchArgs& args, FirstPush<kPeers, kScaled>& push) {
-  const PushTeam<kPeers> team(args);
+  const PushTeam<kPeers, kScaled> team(args);
   bool is_first = true;
-  for (uint32_t i = team.first_peer; i < op.team.size - 1; i += team.num_teams) {
+  for (uint32_t i = team.first_peer; i < team.num_peers; i += team.num_teams) {
     for (uint32_t first = team.worker; first < PushItem::count(args); first += 32 * team.num_workers) {
       for (uint32_t items = is_first ? push.items : find_items(args, team, first, i); items; items &= items - 1) {
         const uint32_t index = first + dev::find_first(items) * team.num_workers;

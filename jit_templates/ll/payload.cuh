@@ -60,7 +60,7 @@ struct ChunkScales {
     };
     const uint32_t last_group = scales.row_packs / kPacksPerGroup - 1, lane = dev::lane_idx();
     uint32_t magnitude = 0;
-#pragma unroll 8
+#pragma unroll
     for (uint32_t i = 0; i < kMostGroups; ++i) {
       const uint32_t group = first_group + i < last_group ? first_group + i : last_group;
       const Words words = dev::ld_nc(reinterpret_cast<const Words*>(row) + 32 * group + lane);
@@ -112,15 +112,30 @@ EP_DEVICE void load_with_scales(const LlDispatchArgs& args, const Chunk& chunk, 
   }
 }
 
+// Whether dispatch quantizes rows. Then each is quantized once, before anything else is known, and this rank's own rows go
+// through its window as those of others do.
+template <bool kScaled>
+EP_DEVICE bool quantizes(const LlDispatchArgs& args) {
+  return kScaled && args.scales.quantizes;
+}
+
+// A chunk of a token's payload, from the caller's memory, where it is as it arrives. The whole warp calls it.
+template <bool kScaled>
+EP_DEVICE void load_given(const LlDispatchArgs& args, const Chunk& chunk, uint32_t token, LaneRow& row) {
+  if constexpr (kScaled) {
+    load_with_scales(args, chunk, token, row);
+  } else {
+    row.load(chunk.packs, args.tokens + token * args.rows.row_bytes());
+  }
+}
+
 // A chunk of a token's payload, from the caller's memory. The whole warp calls it.
 template <bool kScaled>
 EP_DEVICE void load_payload(const LlDispatchArgs& args, const Chunk& chunk, uint32_t token, LaneRow& row) {
-  if constexpr (!kScaled) {
-    row.load(chunk.packs, args.tokens + token * args.rows.row_bytes());
-  } else if (args.scales.quantizes) {
+  if (quantizes<kScaled>(args)) {
     load_quantized(args, chunk, token, row);
   } else {
-    load_with_scales(args, chunk, token, row);
+    load_given<kScaled>(args, chunk, token, row);
   }
 }
 
