@@ -36,6 +36,7 @@ def group_config(case: Case, inputs: Inputs) -> nccl_ep.GroupConfig:
         overflow_policy=OVERFLOW[case.overflow] if case.algorithm == "ht" else nccl_ep.OverflowPolicy.AUTO,
         num_topk=case.top_k,
         enable_mask=case.mask,
+        timeout_ns=case.timeout_ns,
     )
 
 

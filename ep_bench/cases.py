@@ -22,11 +22,10 @@ class Case:
         sms: most SMs that kernels occupy; 0 lets the library choose.
         dtype: of what combine sums, and without a recipe of what dispatch sends.
         zero_copy: dispatch delivers into a window; in high throughput, combine also reads from one.
-
         recipe: how rows are quantized on their way.
-
-    Low latency only:
         mask: the group goes on without ranks that do not answer.
+        timeout_ns: how long kernels wait for a rank; 0: as long as the library does.
+        lost: a rank without tokens, to whose experts nobody sends any; None: there is none.
 
     High throughput only:
         pass_direction: ``fwd`` or ``bwd``.
@@ -59,6 +58,8 @@ class Case:
     num_teams: int = 1
     recipe: Recipe = NO_RECIPE
     mask: bool = False
+    timeout_ns: int = 0
+    lost: int | None = None
 
     @property
     def team_size(self) -> int:
@@ -141,6 +142,7 @@ class Sweep:
     overflow: str = "trap"
     recipe: Recipe = NO_RECIPE
     mask: bool = False
+    timeout_ns: int = 0
 
     def cases(self, num_ranks: int, seed: int, num_teams: int = 1) -> list[Case]:
         """All cases in the order of the lists; UsageError if one is impossible."""
@@ -157,7 +159,7 @@ class Sweep:
                     self.algorithm, layout, tokens, hidden, top_k, experts, dtype, routing, sms, in_window,
                     num_ranks, seed, pass_direction, self.eager, self.budget,
                     alignment if layout == "em" else 1, self.overflow, num_teams, self.recipe,
-                    self.mask,
+                    self.mask, self.timeout_ns,
                 )  # fmt: skip
                 _check(case)
                 cases.append(case)

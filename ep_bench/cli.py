@@ -46,7 +46,8 @@ def _run(given: argparse.Namespace, arguments: Sequence[str]) -> int:
     if options.ranks > num_gpus():
         raise UsageError(f"--ranks {options.ranks}: expected at most the {num_gpus()} GPUs of this host")
     check_before_starting(options)
-    return run_ranks(arguments, options.ranks, variables_for(options.nodes, options.ranks, os.environ))
+    variables = variables_for(options.nodes, options.ranks, os.environ)
+    return run_ranks(arguments, options.ranks, variables, options.kill.rank if options.kill else None)
 
 
 def _run_sim(options: Options, place: Place | None, note: str | None) -> int:

@@ -9,16 +9,18 @@ import sys
 import traceback
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import nccl_ep
 
+from ep_bench.cases import Case
 from ep_bench.devices import driver, nccl
 from ep_bench.devices.cuda import CudaDevice
 from ep_bench.devices.kernel_times import why_missing, why_not_working
 from ep_bench.devices.nvrtc import CompileError
 from ep_bench.exits import INTERRUPTED, UsageError, exit_for
-from ep_bench.finish import console_for, exit_code, report
+from ep_bench.finish import console_for, exit_code, report, report_aftermath
+from ep_bench.kill import Kill
 from ep_bench.launch.environment import Place
 from ep_bench.launch.nodes import check_nodes, count_nodes, is_loopback
 from ep_bench.launch.peers import meet
@@ -26,10 +28,11 @@ from ep_bench.launch.watchdog import Watchdog
 from ep_bench.library import Library
 from ep_bench.measure import CudaMeter
 from ep_bench.options import Options
+from ep_bench.outlive import outlive
 from ep_bench.probe import push_ceiling_gbps
 from ep_bench.report.screen import Nobody, Screen
 from ep_bench.rows import CASE_NAMES, Row, Setup
-from ep_bench.runner import Runner, libraries
+from ep_bench.runner import Runner, libraries, open_subject
 
 LOOPBACK_NOTE = "between nodes, the loopback plugin copies inside this host: times tell nothing of a network"
 
@@ -65,6 +68,8 @@ def _run(options: Options, place: Place) -> int:
     cases = options.sweep.cases(place.num_ranks, options.seed, place.num_ranks // lsa_team_size)
     with ExitStack() as stack:
         found = libraries(options, device, stack)
+        if options.kill is not None:
+            _survive(options, options.kill, cases[0], found, device, screen)
         modes, notes = _possible_modes(options, peers)
         setup = _setup(options, device, lsa_team_size, found, notes)
         meter = CudaMeter(device, peers, options.iters, options.warmup, audience.fed)
@@ -85,6 +90,21 @@ def _run(options: Options, place: Place) -> int:
             report(options, setup, _in_order(runner.rows, modes), screen)
     peers.close()
     return exit_code(runner.has_wrong_data)
+
+
+def _survive(
+    options: Options, kill: Kill, case: Case, found: list[Library], device: CudaDevice, screen: Screen | None
+) -> NoReturn:
+    """A run in which a rank dies. Ends the process: NCCL's communicators still have the rank that is gone."""
+    audience, peers = screen or Nobody(), device.peers
+    setup = _setup(options, device, device.world.lsa_team_size(), found, [])
+    audience.begin(setup, options.iters)
+    subject = open_subject(found[0], case, device, peers)
+    aftermath = outlive(subject, case, kill, options.modes[0], options.iters, device, peers, audience.advance)
+    code = aftermath.exit_code if screen is None else report_aftermath(options, aftermath, screen)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _possible_modes(options: Options, peers: Any) -> tuple[list[str], list[str]]:

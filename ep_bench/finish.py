@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from ep_bench.exits import Exit
+from ep_bench.kill import Aftermath
 from ep_bench.options import Options
 from ep_bench.report.files import write_csv, write_json
 from ep_bench.report.plot import write_plot
@@ -32,6 +33,14 @@ def report(options: Options, setup: Setup, rows: Sequence[Row], screen: Screen) 
         write_csv(options.csv, rows, verbose=options.verbose)
     if options.plot:
         write_plot(options.plot, rows, setup)
+
+
+def report_aftermath(options: Options, found: Aftermath, screen: Screen) -> Exit:
+    """Shows and writes what became of the others when a rank died."""
+    screen.say(found.lines())
+    if options.json:
+        found.write_json(options.json)
+    return found.exit_code
 
 
 def exit_code(has_wrong_data: bool) -> Exit:

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ep_bench.cases import Sweep
 from ep_bench.exits import UsageError
 from ep_bench.formats import DTYPES
+from ep_bench.kill import Kill, check_kill, kill_of
 from ep_bench.operations import OPERATIONS
 from ep_bench.recipes import NO_RECIPE, Recipe, recipe_of
 from ep_bench.routing import check_spec
@@ -45,6 +46,10 @@ low latency, in combine. Rows of combine are of --dtype.
 --pass, --eager, --budget, --alignment and --overflow are of high throughput. Without --eager and --budget the
 budget is what the fullest rank needs. With a smaller one and --overflow drop, rows are dropped, and counted.
 
+--kill measures how ranks go on without one of them. It dies as iteration ITER, counted from 0, begins: its
+process kills itself, or on the simulator its GPU falls silent. Reported are the longest iteration of the
+others, whom they have masked, and whether their results are right. One case, --op pair, --mode host or graph.
+
 A routing file has int arrays topk_idx [ranks, tokens, top-k], or topk_idx_0 [tokens, top-k] and so on, with
 -1 for no route, and if you like topk_weights likewise.
 
@@ -70,6 +75,7 @@ DEFAULTS = {
     ("sim", "ll"): Defaults(8, (8, 40), (512,), (64,), ("graph", "host"), None),
     ("sim", "ht"): Defaults(8, (40,), (512,), (64,), ("graph", "host"), None),
 }
+KILL_TIMEOUT_NS = 500_000_000
 LAYOUTS = {"ll": ("em", "rm"), "ht": ("fl", "em")}
 
 
@@ -79,6 +85,7 @@ class Options:
 
     Attributes:
         nodes: that ranks are on, each an LSA team. None: on GPUs, where they happen to be.
+        kill: a rank that dies, and the iteration as which begins it does. None: nobody.
     """
 
     device: str
@@ -96,6 +103,7 @@ class Options:
     plot: str | None
     timeout: float | None
     verbose: bool
+    kill: Kill | None = None
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -112,6 +120,8 @@ def settle(given: argparse.Namespace, device: str, num_ranks: int | None) -> Opt
         num_ranks: how many ranks there are, if that is not for the command line to say.
     """
     defaults = DEFAULTS[device, given.algorithm]
+    if given.kill is not None:
+        given, defaults = _for_kill(given, defaults)
     if num_ranks and given.ranks and given.ranks != num_ranks:
         raise UsageError(
             f"--ranks {given.ranks}: expected {num_ranks}, the number of ranks in the environment"
@@ -127,7 +137,7 @@ def settle(given: argparse.Namespace, device: str, num_ranks: int | None) -> Opt
     ranks = num_ranks or given.ranks or defaults.ranks
     if given.nodes and ranks % given.nodes:
         raise UsageError(f"--nodes {given.nodes}: expected a divisor of the {ranks} ranks")
-    return Options(
+    options = Options(
         device=device,
         ranks=ranks,
         nodes=given.nodes or (1 if device == "sim" else None),
@@ -143,7 +153,41 @@ def settle(given: argparse.Namespace, device: str, num_ranks: int | None) -> Opt
         plot=given.plot,
         timeout=defaults.timeout if given.timeout is None else given.timeout,
         verbose=given.verbose,
+        kill=given.kill,
     )
+    if options.kill is not None:
+        check_kill(options.kill, options.ranks, options.iters)
+        _check_for_kill(given, options)
+    return options
+
+
+def _for_kill(given: argparse.Namespace, defaults: Defaults) -> tuple[argparse.Namespace, Defaults]:
+    """One case, one operation and one mode where the command line says nothing."""
+    one = {"layout": LAYOUTS[given.algorithm][:1], "mode": ("host",)}
+    chosen = {name: getattr(given, name) or value for name, value in one.items()}
+    ops = ("pair",) if given.op == tuple(OPERATIONS) else given.op
+    timeout_ns = given.timeout_ns or KILL_TIMEOUT_NS
+    values = vars(given) | chosen | {"op": ops, "timeout_ns": timeout_ns}
+    return argparse.Namespace(**values), replace(defaults, tokens=defaults.tokens[:1])
+
+
+def _check_for_kill(given: argparse.Namespace, options: Options) -> None:
+    """UsageError for what cannot be had from a run in which a rank dies."""
+    if not given.mask:
+        raise UsageError(f"--kill {options.kill}: expected --mask; other groups end with a rank")
+    for name in ("compare", "csv", "plot"):
+        if getattr(given, name):
+            raise UsageError(f"--{name} and --kill exclude each other; expected --json")
+    cases = options.sweep.cases(options.ranks, options.seed, options.nodes or 1)
+    if len(cases) > 1 or len(options.modes) > 1:
+        raise UsageError(
+            f"--kill {options.kill}: expected one case and one mode, here are {len(cases)} and "
+            f"{len(options.modes)}"
+        )
+    if options.ops != ("pair",):
+        raise UsageError(f"--op {','.join(options.ops)}: expected pair with --kill")
+    if options.modes == ("kernel",):
+        raise UsageError("--mode kernel: expected host or graph with --kill")
 
 
 def _check_algorithm(given: argparse.Namespace) -> None:
@@ -161,8 +205,6 @@ def _check_algorithm(given: argparse.Namespace) -> None:
                 text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
                 option = f"--{name}" if value is True else f"--{name} {text}"
                 raise UsageError(f"{option}: expected --algorithm ht; low latency has no such option")
-    elif given.mask:
-        raise UsageError("--mask: expected --algorithm ll; high throughput has no such option")
     elif given.recipe.quantizes_combine:
         raise UsageError(
             f"--recipe {given.recipe}: expected --algorithm ll; high throughput has no such recipe"
@@ -198,6 +240,7 @@ def _sweep(given: argparse.Namespace, defaults: Defaults) -> Sweep:
         overflow=given.overflow or "trap",
         recipe=given.recipe,
         mask=given.mask,
+        timeout_ns=given.timeout_ns,
     )
 
 
@@ -236,7 +279,11 @@ def _parser() -> argparse.ArgumentParser:
         help="receive into a window, in ll rank-major only, and in ht combine from one [list]")  # fmt: skip
     add("--recipe", type=_recipe, default=NO_RECIPE, metavar="R",
         help="none, fwd:TOKEN/SCALE[/N], mxfp8, nvfp4, ds-fp8 or fp8-combine; see below")  # fmt: skip
-    add("--mask", action="store_true", help="groups that go on without ranks that do not answer, ll only")
+    add("--mask", action="store_true", help="groups that go on without ranks that do not answer")
+    add("--kill", type=_kill, metavar="RANK@ITER",
+        help="with --mask: a rank dies as an iteration begins, see below")  # fmt: skip
+    add("--timeout-ns", type=_number(1), default=0, metavar="N",
+        help="how long kernels wait for a rank; default 100 s, with --kill 0.5 s")  # fmt: skip
     add("--pass", type=_list(_one_of("fwd", "bwd")), metavar="P", help="fwd, bwd [list]; default fwd")
     add("--eager", action="store_true", help="outputs as long as what arrives, instead of a budget")
     add("--budget", type=_number(1), metavar="N", help="rows that a rank may receive, padding included")
@@ -304,6 +351,13 @@ def _spec(text: str) -> str:
 def _recipe(text: str) -> Recipe:
     try:
         return recipe_of(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _kill(text: str) -> Kill:
+    try:
+        return kill_of(text)
     except UsageError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

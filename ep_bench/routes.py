@@ -25,6 +25,14 @@ class Routes:
         self.case = case
         shape = Shape(case.num_ranks, case.tokens, case.top_k, case.experts)
         self.routing: list[Routing] = make_routing(case.routing, shape, case.seed)
+        if case.lost is not None:
+            self.routing = [self._without(case.lost, rank) for rank in range(case.num_ranks)]
+
+    def _without(self, lost: int, rank: int) -> Routing:
+        """A rank's routes but those of a lost rank, and those to it."""
+        given = self.routing[rank]
+        gone = np.full_like(given.topk_idx, rank == lost, bool) | self.leads_to(given.topk_idx, lost)
+        return Routing(np.where(gone, -1, given.topk_idx), given.topk_weights)
 
     def num_tokens(self, rank: int) -> int:
         """Tokens that a rank dispatches."""

@@ -52,6 +52,14 @@ def libraries(options: Options, device: Device, stack: ExitStack) -> list[Librar
     return found
 
 
+def open_subject(library: Library, case: Case, device: Device, peers: Peers) -> Subject:
+    """The library under test, set up for a case; UsageError if it cannot do it. Collective."""
+    try:
+        return Subject(library, case, device, peers)
+    except (nccl_ep.InvalidArgument, nccl_ep.InvalidUsage) as error:
+        raise UsageError(f"{case}: {error}") from None
+
+
 class Runner:
     """Runs cases on one rank. Every method is collective.
 
@@ -85,15 +93,15 @@ class Runner:
         for library in found:
             reason = library.why_not(case)
             try:
-                if reason is None:
+                if library.name == OWN_NAME:
+                    subject = stack.enter_context(open_subject(library, case, self._device, self._peers))
+                elif reason is None:
                     subject = stack.enter_context(Subject(library, case, self._device, self._peers))
-                    reason = subject.why_refused() if library.name != OWN_NAME else None
+                    reason = subject.why_refused()
                 if reason is None:
                     subjects.append(subject)
             except nccl_ep.Error as error:
                 if library.name == OWN_NAME:
-                    if isinstance(error, (nccl_ep.InvalidArgument, nccl_ep.InvalidUsage)):
-                        raise UsageError(f"{case}: {error}") from None
                     raise
                 reason = str(error)
             if reason is not None:

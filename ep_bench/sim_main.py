@@ -14,13 +14,15 @@ from nccl_ep import sim
 from ep_bench.cases import Case
 from ep_bench.devices.sim import SimDevice, SimPeers
 from ep_bench.exits import Exit, UsageError, exit_for
-from ep_bench.finish import console_for, exit_code, report
+from ep_bench.finish import console_for, exit_code, report, report_aftermath
+from ep_bench.kill import Aftermath
 from ep_bench.launch.watchdog import Watchdog
 from ep_bench.measure import SimMeter
 from ep_bench.options import Options
+from ep_bench.outlive import outlive
 from ep_bench.report.screen import Nobody, Screen
 from ep_bench.rows import Setup
-from ep_bench.runner import Runner, libraries
+from ep_bench.runner import Runner, libraries, open_subject
 from ep_bench.zones import most_rows
 
 _SMALLEST_MEMORY = 1 << 30
@@ -35,6 +37,23 @@ def run_cluster(options: Options, notes: list[str]) -> int:
     setup = _setup(options, cluster, notes)
     slots: list[Any] = [None] * options.ranks
 
+    def survive(rank: sim.Rank) -> Aftermath:
+        assert options.kill is not None
+        audience = screen if rank.rank == 0 else Nobody()
+        device, peers = SimDevice(rank, cluster), SimPeers(rank, slots)
+        audience.begin(setup, options.iters)
+        with ExitStack() as stack:
+            library = libraries(options, device, stack)[0]
+            subject = open_subject(library, cases[0], device, peers)
+            mode = options.modes[0]
+            found = outlive(
+                subject, cases[0], options.kill, mode, options.iters, device, peers, audience.advance
+            )
+            if rank.rank == options.kill.rank:
+                device.revive()
+            subject.close_without(options.kill.rank)
+        return found
+
     def act(rank: sim.Rank) -> Runner:
         audience = screen if rank.rank == 0 else Nobody()
         device, peers = SimDevice(rank, cluster), SimPeers(rank, slots)
@@ -46,6 +65,8 @@ def run_cluster(options: Options, notes: list[str]) -> int:
 
     with Screen(console_for(options), Watchdog(options.timeout)) as screen, cluster:
         try:
+            if options.kill is not None:
+                return report_aftermath(options, cluster.run(survive)[0], screen)
             runner = cluster.run(act)[0]
         except UsageError:
             raise

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 import nccl_ep
+import numpy as np
 from nccl_ep._ffi import NULL, ffi
 
 from ep_bench.arguments import (
@@ -54,7 +55,7 @@ class Subject:
 
     def _set_up(self) -> None:
         communicator = self.library.communicator
-        memory = self._device.memory(communicator)
+        self._memory = memory = self._device.memory(communicator)
         self._stack.callback(memory.close)
         self.buffers = Buffers(self._case, self.inputs, self._device, memory, self._peers.rank)
         self._group = self._stack.enter_context(
@@ -106,6 +107,25 @@ class Subject:
             self._learn_zones()
         if "combine" in operation.checked:
             self._agree(self._check_combine)
+
+    def masked_ranks(self) -> list[int]:
+        """Whom this rank does without. Waits for the stream."""
+        num_ranks = self._peers.num_ranks
+        mask = self._memory.empty((num_ranks,), np.int32)
+        self._group.query_mask(mask)
+        active = self._device.read(mask, 0, (num_ranks,))
+        return [rank for rank in range(num_ranks) if not active[rank]]
+
+    def loss(self) -> str | None:
+        """What the library has to say of a rank that was lost."""
+        error = self._group.async_error()
+        return None if error is None else error.message
+
+    def close_without(self, lost: int) -> None:
+        """Gives everything back without waiting for a lost rank, which masks itself."""
+        self._group.update_mask([int(rank != lost) for rank in range(self._peers.num_ranks)])
+        self._device.synchronize()
+        self._stack.close()
 
     def _learn_zones(self) -> None:
         zones = self._agree(self._check_dispatch)

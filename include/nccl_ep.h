@@ -424,8 +424,9 @@ ncclResult_t ncclEpGetVersion(int* version);
 const char* ncclEpGetLastError(ncclEpGroup_t ep_group);
 
 // Writes what kernels of this group have reported to *error_out: 0, or the ncclResult_t that the next calls
-// will return. Does not wait for the device; not collective; capturable. A NULL argument:
-// ncclInvalidArgument.
+// will return. With enable_mask, also ncclRemoteError: a rank has been lost since ncclEpErrorClear, and calls go
+// on to succeed. If it is not 0, ncclEpGetLastError(ep_group) says who has waited how long for what from whom.
+// Does not wait for the device; not collective; capturable. A NULL argument: ncclInvalidArgument.
 ncclResult_t ncclEpGetAsyncError(ncclEpGroup_t ep_group, int* error_out);
 
 // ---- The simple way: a group, a handle, dispatch and combine ----------------------------------------------

@@ -255,6 +255,10 @@ ncclResult_t ncclEpSimGetFailure(ncclEpSimCluster_t cluster, ncclEpSimFailure_t*
 // A digest of all scheduling decisions so far. Two runs with equal digests were the same run.
 ncclResult_t ncclEpSimGetScheduleHash(ncclEpSimCluster_t cluster, uint64_t* hash);
 
+// Simulated nanoseconds since the start, which end time-outs: what kernels read as their clock. It goes on by steps, and
+// in leaps while all wait, so it tells nothing about speed.
+ncclResult_t ncclEpSimGetClock(ncclEpSimCluster_t cluster, uint64_t* ns);
+
 // ---- Faults to inject
 // They take effect at once on work that has not finished, and are off by default.
 
@@ -263,7 +267,11 @@ ncclResult_t ncclEpSimGetScheduleHash(ncclEpSimCluster_t cluster, uint64_t* hash
 ncclResult_t ncclEpSimSilenceRank(ncclEpSimCluster_t cluster, int rank);
 // The same when this many more scheduling steps have passed, wherever its kernels are then.
 ncclResult_t ncclEpSimSilenceRankAfter(ncclEpSimCluster_t cluster, int rank, uint64_t steps);
-// The GPU goes on where it stopped.
+// So many steps later some warps of the rank's kernels stand still, in later kernels too: those from `first_warp` on in all
+// blocks from `first_block` on. The others run on, and a kernel that has none of them ends as ever.
+ncclResult_t ncclEpSimStopWarpsAfter(ncclEpSimCluster_t cluster, int rank, uint32_t first_block, uint32_t first_warp,
+                                     uint64_t steps);
+// The GPU goes on where it stopped, or where some of its warps did.
 ncclResult_t ncclEpSimWakeRank(ncclEpSimCluster_t cluster, int rank);
 // Work queued from now on starts up to `steps` scheduling steps later, and its network is as late. 0: as
 // usual.

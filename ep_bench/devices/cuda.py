@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -82,6 +85,12 @@ class CudaDevice:
 
     def synchronize(self) -> None:
         self.stream.synchronize()
+
+    def now_ns(self) -> int:
+        return time.perf_counter_ns()
+
+    def die(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
 
     def align_ranks(self) -> None:
         """Lets what is put on the stream from now on start together on all ranks."""

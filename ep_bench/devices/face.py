@@ -22,6 +22,9 @@ class Peers(Protocol):
     def all_gather(self, value: Any) -> list[Any]:
         """Everybody's value, by rank. Values are what JSON can hold."""
 
+    def forget(self, rank: int) -> None:
+        """Goes on without a rank's process, if it is gone: its value is None."""
+
 
 class Graph(Protocol):
     """Captured work."""
@@ -75,6 +78,12 @@ class Device(Protocol):
 
     def synchronize(self) -> None:
         """Waits for the stream."""
+
+    def now_ns(self) -> int:
+        """A clock in nanoseconds, by which kernels wait too."""
+
+    def die(self) -> None:
+        """This rank answers nobody any more. Where ranks are processes, this one ends."""
 
 
 def poison(device: Device, array: Any, first: int = 0, count: int | None = None) -> None:

@@ -30,6 +30,9 @@ class SimPeers:
         self._rank.barrier()
         return everyone
 
+    def forget(self, rank: int) -> None:
+        pass  # its host lives on
+
 
 class SimDevice:
     """A simulated GPU. It counts what crosses its links, and knows nothing about time."""
@@ -68,6 +71,16 @@ class SimDevice:
 
     def synchronize(self) -> None:
         self.stream.synchronize()
+
+    def now_ns(self) -> int:
+        return self.cluster.clock_ns
+
+    def die(self) -> None:
+        self.cluster.silence(self._rank.rank)
+
+    def revive(self) -> None:
+        """The end of :meth:`die`, so that what its host holds can be given back."""
+        self.cluster.wake(self._rank.rank)
 
     def count_bytes(self, action: Callable[[], None]) -> float:
         """Runs ``action`` on all ranks and says how many bytes crossed links: mean over ranks."""

@@ -27,6 +27,7 @@ class SocketPeers:
 
     def __init__(self, place: Place) -> None:
         self.rank, self.num_ranks = place.rank, place.num_ranks
+        self._gone: int | None = None
         assert place.meeting is not None
         address: Any = str(place.meeting) if isinstance(place.meeting, Path) else place.meeting
         if self.rank == 0:
@@ -36,13 +37,19 @@ class SocketPeers:
 
     def all_gather(self, value: Any) -> list[Any]:
         if self.rank == 0:
-            values = [value, *(self._receive(i) for i in range(len(self._connections)))]
+            there = [i for i in range(len(self._connections)) if i + 1 != self._gone]
+            values: list[Any] = [value, *(None for _ in self._connections)]
+            for i in there:
+                values[i + 1] = self._receive(i)
             message = json.dumps(values).encode()
-            for i in range(len(self._connections)):
+            for i in there:
                 self._send(i, message)
             return values
         self._send(0, json.dumps(value).encode())
         return list(self._receive(0))
+
+    def forget(self, rank: int) -> None:
+        self._gone = rank
 
     def close(self) -> None:
         for connection in self._connections:
@@ -102,6 +109,9 @@ class MpiPeers:
 
     def all_gather(self, value: Any) -> list[Any]:
         return list(self._world.allgather(value))
+
+    def forget(self, rank: int) -> None:
+        raise UsageError("--kill: MPI ends all ranks with one; expected ep_bench to start them itself")
 
     def close(self) -> None:
         pass

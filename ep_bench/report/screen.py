@@ -53,6 +53,12 @@ class Screen:
     def complain(self, text: str) -> None:
         self._errors.print(text, style="bold red", highlight=False, markup=False, soft_wrap=True)
 
+    def say(self, lines: Sequence[str]) -> None:
+        """Results in words."""
+        self._bar.stop()
+        for line in lines:
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
     def show(self, rows: Sequence[Row], *, verbose: bool) -> None:
         """The table, and what all its rows have in common."""
         self._bar.stop()

@@ -15,7 +15,7 @@ import cffi
 
 from nccl_ep import paths
 from nccl_ep._declarations import read_declarations
-from nccl_ep.errors import error_of
+from nccl_ep.errors import Error, error_of
 
 ffi: Any = cffi.FFI()
 NULL = ffi.NULL
@@ -44,7 +44,11 @@ class Library:
     def check(self, result: int, group: Any = NULL) -> None:
         """Raises the exception for a result code; ``group`` is the C group whose message explains it."""
         if result:
-            raise error_of(result, self._last_message(group))
+            raise self.error(result, group)
+
+    def error(self, result: int, group: Any = NULL) -> Error:
+        """The exception for a result code other than 0, with the message that the library has for it."""
+        return error_of(result, self._last_message(group))
 
     def version(self) -> tuple[int, int, int]:
         """Major, minor and patch number of the loaded library."""

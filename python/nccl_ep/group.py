@@ -13,7 +13,7 @@ from nccl_ep._ffi import NULL, Library, constants, default_library, ffi
 from nccl_ep.capabilities import Capabilities, CapabilityQuery
 from nccl_ep.config import GroupConfig, HandleConfig
 from nccl_ep.enums import Layout
-from nccl_ep.errors import InvalidUsage
+from nccl_ep.errors import Error, InvalidUsage
 from nccl_ep.foreign import communicator_address, stream_address
 from nccl_ep.tensor import Tensor
 
@@ -178,14 +178,19 @@ class Group(Closing):
         """
         self.check(self.library.c.ncclEpMaskClean(self._open_ptr(), self.c_stream(stream)))
 
-    def async_error(self) -> int:
-        """The ``ncclResult_t`` that a kernel of this group ended with, 0 if all is well. Does not wait."""
+    def async_error(self) -> Error | None:
+        """What a kernel of this group has reported; None if all is well. Only reads host memory.
+
+        It is what the next call will raise or, with ``enable_mask``, a :class:`RemoteError` of the first rank
+        that was lost since :meth:`clear_error`: calls go on to succeed. Its message says who has waited how
+        long for what from whom, and ``ranks`` has the rank; :meth:`query_mask` tells of all of them.
+        """
         code = ffi.new("int*")
         self.check(self.library.c.ncclEpGetAsyncError(self._open_ptr(), code))
-        return int(code[0])
+        return self.library.error(int(code[0]), self._ptr) if code[0] else None
 
     def clear_error(self) -> None:
-        """Forgets that ranks were lost, which :meth:`async_error` reports."""
+        """Forgets that ranks were lost, which :meth:`async_error` returns."""
         self.check(self.library.c.ncclEpErrorClear(self._open_ptr()))
 
     def close(self) -> None:

@@ -25,6 +25,10 @@ ncclResult_t store(const char* function, ncclEpGroup_t group, ncclResult_t code,
 
 }  // namespace
 
+void remember(const char* function, ncclEpGroup_t group, const std::string& message) noexcept {
+  store(function, group, ncclSuccess, message.c_str());
+}
+
 ncclResult_t record_failure(const char* function, ncclEpGroup_t group) noexcept {
   try {
     throw;

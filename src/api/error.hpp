@@ -13,6 +13,9 @@ namespace nccl_ep::api {
 // `group` if there is one, and returns the code. Success never comes here, so it costs nothing.
 ncclResult_t record_failure(const char* function, ncclEpGroup_t group) noexcept;
 
+// The same for an error that is the answer of a call which has not failed.
+void remember(const char* function, ncclEpGroup_t group, const std::string& message) noexcept;
+
 // The last error of this thread if it was about this group (nullptr: any), else "".
 const char* last_error(ncclEpGroup_t group) noexcept;
 

@@ -35,6 +35,8 @@ extern "C" ncclResult_t ncclEpGetAsyncError(ncclEpGroup_t ep_group, int* error_o
   return guarded("ncclEpGetAsyncError", ep_group, [&] {
     require("ep_group", ep_group, "a group");
     require("error_out", error_out, "a place for the error");
-    *error_out = ep_group->group->async_error();
+    const core::AsyncError found = ep_group->group->async_error();
+    if (found.code != ncclSuccess) remember("ncclEpGetAsyncError", ep_group, found.message);
+    *error_out = found.code;
   });
 }

@@ -219,9 +219,11 @@ void Group::check_num_topk(int num_topk, ncclResult_t code) const {
              (config_.num_topk ? " = config.num_topk of the group" : " = min(num_experts, 64)"));
 }
 
-ncclResult_t Group::async_error() const noexcept {
-  const ncclResult_t failure = result_of(faults().failure);
-  return failure != ncclSuccess ? failure : result_of(faults().loss);
+AsyncError Group::async_error() const {
+  const ncclResult_t failure = result_of(faults().failure), loss = result_of(faults().loss);
+  if (failure != ncclSuccess) return {failure, describe(faults().failure)};
+  if (loss != ncclSuccess) return {loss, describe(faults().loss) + ", and goes on without it"};
+  return {ncclSuccess, ""};
 }
 
 void Group::throw_if_faulted() const {

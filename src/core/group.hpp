@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "core/fault.hpp"
 #include "core/memory.hpp"
@@ -18,6 +19,12 @@
 namespace nccl_ep::core {
 
 class Handle;
+
+// What kernels have reported, and its message.
+struct AsyncError {
+  ncclResult_t code;
+  std::string message;
+};
 
 class Group {
  public:
@@ -48,8 +55,8 @@ class Group {
 
   // Throws the fault that a kernel of this group recorded, if any: the sticky error of every later call.
   void throw_if_faulted() const;
-  // The code of that fault, or of a rank's loss; ncclSuccess if there is none. Reads host memory only.
-  ncclResult_t async_error() const noexcept;
+  // That fault, or the loss of a rank. Reads host memory only.
+  AsyncError async_error() const;
   // Forgets that a rank was lost.
   void clear_error();
 

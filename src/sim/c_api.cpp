@@ -449,6 +449,13 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimGetScheduleHash(ncclEpSimCluster_t cluster
   });
 }
 
+NCCL_EP_SIM_API ncclResult_t ncclEpSimGetClock(ncclEpSimCluster_t cluster, uint64_t* ns) {
+  return guarded(__func__, [&] {
+    const Hosts::Lock lock = open(cluster)->lock();
+    given(ns, "ns") = open(cluster)->executor().clock_ns();
+  });
+}
+
 // ---- Faults to inject
 
 NCCL_EP_SIM_API ncclResult_t ncclEpSimSilenceRank(ncclEpSimCluster_t cluster, int rank) {
@@ -468,7 +475,15 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimSilenceRankAfter(ncclEpSimCluster_t cluste
 NCCL_EP_SIM_API ncclResult_t ncclEpSimWakeRank(ncclEpSimCluster_t cluster, int rank) {
   return guarded(__func__, [&] {
     LockedRank self(cluster, rank);
-    self.cluster.set_silent(self.rank.index, false);
+    self.cluster.wake(self.rank.index);
+  });
+}
+
+NCCL_EP_SIM_API ncclResult_t ncclEpSimStopWarpsAfter(ncclEpSimCluster_t cluster, int rank, uint32_t first_block,
+                                                     uint32_t first_warp, uint64_t steps) {
+  return guarded(__func__, [&] {
+    LockedRank self(cluster, rank);
+    self.cluster.stop_warps_after(self.rank.index, first_block, first_warp, steps);
   });
 }
 

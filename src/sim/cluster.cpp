@@ -5,6 +5,7 @@
 
 #include "runtime/error.hpp"
 #include "sim/communicator.hpp"
+#include "sim/scheduler.hpp"
 
 namespace nccl_ep::sim {
 
@@ -180,6 +181,15 @@ void Cluster::silence_after(uint32_t rank, uint64_t steps) {
     set_silent(rank, true);
     executor_->request_pause();
   });
+}
+
+void Cluster::stop_warps_after(uint32_t rank, uint32_t first_block, uint32_t first_warp, uint64_t steps) {
+  executor_->after(steps, [=, this] { executor_->stop_warps(rank, first_block, first_warp); });
+}
+
+void Cluster::wake(uint32_t rank) {
+  set_silent(rank, false);
+  executor_->stop_warps(rank, Scheduler::kNone, Scheduler::kNone);
 }
 
 void Cluster::lose_node(int node) {

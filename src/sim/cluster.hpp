@@ -72,6 +72,8 @@ class Cluster : public std::enable_shared_from_this<Cluster> {
   uint64_t schedule_hash() const;
   void set_silent(uint32_t rank, bool silent);
   void silence_after(uint32_t rank, uint64_t steps);
+  void stop_warps_after(uint32_t rank, uint32_t first_block, uint32_t first_warp, uint64_t steps);
+  void wake(uint32_t rank);
   void lose_node(int node);
 
  private:

@@ -327,6 +327,10 @@ void Executor::notify(const void* address, size_t bytes) { state_->notify(addres
 
 void Executor::set_silent(uint32_t rank, bool silent) { state_->scheduler.set_silent(rank, silent); }
 
+void Executor::stop_warps(uint32_t rank, uint32_t first_block, uint32_t first_warp) {
+  state_->scheduler.stop_warps(rank, first_block, first_warp);
+}
+
 Executor::Outcome Executor::run() { return state_->run(); }
 
 void Executor::request_pause() {

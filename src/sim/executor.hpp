@@ -63,6 +63,8 @@ class Executor {
   void notify(const void* address, size_t bytes);
   // The threads of a silent rank stand still.
   void set_silent(uint32_t rank, bool silent);
+  // So do these warps of a rank; see Scheduler.
+  void stop_warps(uint32_t rank, uint32_t first_block, uint32_t first_warp);
 
   // --- Moving on.
 

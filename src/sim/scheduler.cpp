@@ -16,7 +16,7 @@ uint32_t without_lowest(uint32_t bits, uint64_t n) {
 }  // namespace
 
 Scheduler::Scheduler(ncclEpSimSchedule_t schedule, uint32_t num_ranks, Random random)
-    : schedule_(schedule), random_(random), silent_(num_ranks) {
+    : schedule_(schedule), random_(random), silent_(num_ranks), stopped_(num_ranks) {
   burst_bound_ = uint64_t{2} << random_.below(10);
   starvation_bound_ = uint64_t{64} << random_.below(11);
 }
@@ -50,13 +50,24 @@ void Scheduler::set_silent(uint32_t rank, bool silent) {
   requeue_all();
 }
 
+void Scheduler::stop_warps(uint32_t rank, uint32_t first_block, uint32_t first_warp) {
+  stopped_[rank] = {first_block, first_warp};
+  requeue_all();
+}
+
+bool Scheduler::stands_still(const Warp& warp) const {
+  const Block& block = *warp.block;
+  const Stopped& stopped = stopped_[block.grid->rank];
+  return silent_[block.grid->rank] || (block.index >= stopped.first_block && warp.index >= stopped.first_warp);
+}
+
 uint32_t Scheduler::eligible_lanes(const Warp& warp) const {
   return warp.queue == Warp::Queue::favoured ? warp.runnable & ~warp.starved : warp.runnable;
 }
 
 void Scheduler::update(Warp& warp) {
   Warp::Queue queue = Warp::Queue::none;
-  if (warp.runnable != 0 && !silent_[warp.block->grid->rank]) {
+  if (warp.runnable != 0 && !stands_still(warp)) {
     queue = (warp.runnable & ~warp.starved) != 0 ? Warp::Queue::favoured : Warp::Queue::starved;
   }
   if (queue == warp.queue) return;

@@ -22,6 +22,9 @@ class Scheduler {
   void set_waiting(GpuThread& thread);
   void set_silent(uint32_t rank, bool silent);
   bool is_silent(uint32_t rank) const { return silent_[rank]; }
+  // The rank's warps from these numbers on stand still, in all blocks from that one on; kNone: none do.
+  static constexpr uint32_t kNone = ~0u;
+  void stop_warps(uint32_t rank, uint32_t first_block, uint32_t first_warp);
 
   // Who goes on after `current` has made a step or begun to wait; `current` may be null. Null if nobody can.
   GpuThread* next(GpuThread* current);
@@ -35,6 +38,12 @@ class Scheduler {
     uint64_t steps_left = 0;
   };
 
+  // The first warps of a rank's kernels that stand still.
+  struct Stopped {
+    uint32_t first_block = kNone, first_warp = kNone;
+  };
+
+  bool stands_still(const Warp& warp) const;
   uint32_t eligible_lanes(const Warp& warp) const;
   void update(Warp& warp);
   void take_out(Warp& warp);
@@ -49,6 +58,7 @@ class Scheduler {
   ncclEpSimSchedule_t schedule_;
   Random random_;
   std::vector<bool> silent_;
+  std::vector<Stopped> stopped_;
   std::vector<Warp*> live_;
   std::vector<Warp*> favoured_;  // runnable warps with lanes that are not starved
   std::vector<Warp*> starved_;   // other runnable warps

@@ -128,6 +128,21 @@ def test_a_peer_that_goes_away_is_noticed(tmp_path):
     assert str(results[1]) == "rank 0 went away"
 
 
+def test_peers_go_on_without_one_that_has_died(tmp_path):
+    def act(peers):
+        if peers.rank == 2:
+            return None
+        peers.forget(2)
+        return peers.all_gather(peers.rank)
+
+    assert in_threads(4, tmp_path / "meeting", act) == [
+        [0, 1, None, 3],
+        [0, 1, None, 3],
+        None,
+        [0, 1, None, 3],
+    ]
+
+
 def supervise(monkeypatch, script: str, num_ranks: int = 3) -> int:
     def start(arguments, variables):
         return subprocess.Popen([sys.executable, "-c", script, variables["RANK"]])

@@ -201,7 +201,6 @@ def test_what_is_no_recipe_is_said(text: str, message: str, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--algorithm ht --mask", "--mask: expected --algorithm ll"),
         ("--algorithm ht --recipe fp8-combine", "--recipe fp8-combine: expected --algorithm ll"),
         ("--recipe ds-fp8 --dtype fp16", "--dtype fp16: expected bf16 with --recipe ds-fp8"),
         ("--recipe fp8-combine --hidden 64", "--hidden 64: expected a multiple of 128"),

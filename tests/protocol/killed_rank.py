@@ -55,7 +55,9 @@ def main(rank: int, num_ranks: int, folder: Path, victim: int) -> None:
         graph.stream.synchronize()
         longest = max(longest, time.perf_counter() - start)
     assert mask_of(face, group) == mask_without(victim, num_ranks)
-    assert group.async_error() == ep.RemoteError(6, "").code
+    lost = group.async_error()
+    assert isinstance(lost, ep.RemoteError)
+    assert lost.ranks == (victim,)
     face.write(mine.expert_rows, expert_rows(left, rank, EM))
     graph.launch()
     graph.stream.synchronize()

@@ -55,13 +55,21 @@ def test_silent_ranks_are_a_timeout_that_names_one(
 
 @dataclass(frozen=True)
 class Stray:
-    """A rank calls something else than the others: it takes part, and does not send what they wait for."""
+    """A rank calls something else than the others: it takes part, and does not send what they wait for.
+
+    Attributes:
+        call, mode: the others'.
+        stray_call, stray_mode: its own.
+        says: what the others wait for.
+        template: where they do, if all of them wait for the same.
+    """
 
     call: str
     mode: Mode
     stray_call: str
     stray_mode: Mode
-    says: tuple[str, ...]  # what the others wait for
+    says: tuple[str, ...]
+    template: str | None = None
 
     def __str__(self) -> str:
         return f"{self.mode}-{self.call}-{self.stray_mode}-{self.stray_call}"
@@ -80,16 +88,18 @@ DIRECT = Mode(FLAT, budget=64, windows=True, backward=True)
 EM_ROWS, EM_BACKWARD = Mode(EM, budget=64), Mode(EM, budget=64, backward=True)
 ROWS = ("a dispatched row", "the last rows")  # different warps wait for them
 STRAYS = [
-    Stray("update", FLAT_ROWS, "dispatch", FLAT_ROWS, ("the counts of tokens",)),
+    Stray("update", FLAT_ROWS, "dispatch", FLAT_ROWS, ("the counts of tokens",), "ht/counts.cuh"),
     # With such an alignment it finds that there is not enough room, and sends no records.
-    Stray("update", EM_ROWS, "update", replace(EM_ROWS, alignment=64), ("the record of a row",)),
-    Stray("dispatch", FLAT_ROWS, "dispatch", FLAT_BACKWARD, ("the weights of a row",)),
+    Stray(
+        "update", EM_ROWS, "update", replace(EM_ROWS, alignment=64), ("the record of a row",), "ht/place.cuh"
+    ),
+    Stray("dispatch", FLAT_ROWS, "dispatch", FLAT_BACKWARD, ("the weights of a row",), "ht/dispatch.cuh"),
     Stray("dispatch", FLAT_BACKWARD, "update", FLAT_ROWS, ROWS),
     Stray("dispatch", EM_BACKWARD, "update", EM_ROWS, ROWS),
-    Stray("dispatch", DIRECT, "update", DIRECT, ("the last rows",)),
-    Stray("combine", FLAT_ROWS, "update", FLAT_ROWS, ("a combined row",)),
+    Stray("dispatch", DIRECT, "update", DIRECT, ("the last rows",), "ht/tickets.cuh"),
+    Stray("combine", FLAT_ROWS, "update", FLAT_ROWS, ("a combined row",), "ht/combine.cuh"),
     Stray("combine", EM_ROWS, "update", EM_ROWS, ("a combined row",)),
-    Stray("combine", FLAT_BACKWARD, "combine", FLAT_ROWS, ("the weights of a row",)),
+    Stray("combine", FLAT_BACKWARD, "combine", FLAT_ROWS, ("the weights of a row",), "ht/combine.cuh"),
 ]
 
 

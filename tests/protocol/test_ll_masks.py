@@ -100,9 +100,13 @@ def test_survivors_go_on_without_a_dead_rank(make_cluster: Any, layout: ep.Layou
                 mine.run(handle)
             results = [mine.results() for mine in exchanges]
             assert mask_of(rank, group) == mask_without(LOST)
-            assert group.async_error() == ep.RemoteError(6, "").code
+            loss = group.async_error()
+            assert isinstance(loss, ep.RemoteError)
+            assert loss.ranks == (LOST,)
+            assert f"rank {rank.rank} waited 0.0004 s for the " in loss.message
+            assert f" from rank {LOST} (token 0, epoch 1), and goes on without it" in loss.message
             group.clear_error()
-            assert group.async_error() == 0
+            assert group.async_error() is None
             return results
 
     cluster = make_cluster(SHAPE.num_ranks, seed)

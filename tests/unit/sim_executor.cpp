@@ -180,6 +180,19 @@ TEST_CASE("sim_executor: a silent rank stands still until it wakes") {
   CHECK(world.words[0][5] == 2005);
 }
 
+TEST_CASE("sim_executor: warps that are stopped stand still, and others run on") {
+  World without(small_config(8));
+  without.executor->stop_warps(0, 1, 1);
+  CHECK(without.run("test_global_idx", 1, 64) == Executor::Outcome::idle);
+  CHECK(without.num_done == 2);
+  World with(small_config(8));
+  with.executor->stop_warps(0, 1, 1);
+  CHECK(with.run("test_global_idx", 2, 64) == Executor::Outcome::failed);
+  CHECK(with.num_done == 1);
+  CHECK(with.words[0][64 + 5] == 2069);
+  CHECK(with.words[0][96 + 5] == 0);
+}
+
 TEST_CASE("sim_executor: actions happen in the order of their steps, and pauses are obeyed") {
   World world(small_config(9));
   std::vector<int> order;

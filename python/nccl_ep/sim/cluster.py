@@ -182,6 +182,13 @@ class Cluster(Closing):
         check(library().ncclEpSimGetScheduleHash(self.c, digest))
         return int(digest[0])
 
+    @property
+    def clock_ns(self) -> int:
+        """Simulated nanoseconds, by which time-outs end. They tell nothing about speed."""
+        clock = ffi.new("uint64_t*")
+        check(library().ncclEpSimGetClock(self.c, clock))
+        return int(clock[0])
+
     def traffic(self) -> npt.NDArray[np.void]:
         """What went from GPU to GPU since the last :meth:`reset_traffic`.
 
@@ -218,8 +225,19 @@ class Cluster(Closing):
         else:
             check(library().ncclEpSimSilenceRank(self.c, rank))
 
+    def stop_warps(self, rank: int, *, first_block: int = 0, first_warp: int = 0, after: int = 0) -> None:
+        """Fault: some warps of the rank's kernels stand still, the others run on.
+
+        Args:
+            rank: whose.
+            first_block: the first block with such warps; all later ones have them too.
+            first_warp: the first such warp of each of these blocks.
+            after: when so many scheduling steps have passed.
+        """
+        check(library().ncclEpSimStopWarpsAfter(self.c, rank, first_block, first_warp, after))
+
     def wake(self, rank: int) -> None:
-        """Ends :meth:`silence`: the GPU goes on where it stopped."""
+        """Ends :meth:`silence` and :meth:`stop_warps`: the GPU goes on where it stopped."""
         check(library().ncclEpSimWakeRank(self.c, rank))
 
     def delay(self, rank: int, steps: int) -> None:

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Low-Latency groups with masks that lose several ranks, one after the other or at once, and in the middle of
+operations that overlap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import nccl_ep as ep
+import pytest
+from ll import EM, RM, Exchange, Shape, expert_rows, make_problem
+from oracle import Problem
+from test_ll_masks import SHAPE, check_survivors, make_exchange, mask_of, mask_without, masked_config, without
+
+pytestmark = pytest.mark.sim_only
+LAYOUTS = pytest.mark.parametrize("layout", [EM, RM], ids=["expert-major", "rank-major"])
+EIGHT = Shape(num_ranks=8, num_local_experts=1, num_topk=3, hidden=16, max_tokens=3)
+TIMEOUT_NS = 500_000
+
+
+def without_all(problem: Problem, lost: tuple[int, ...]) -> Problem:
+    for rank in lost:
+        problem = without(problem, rank)
+    return problem
+
+
+def exchange_without(rank: Any, problem: Problem, layout: ep.Layout, lost: tuple[int, ...]) -> Exchange:
+    """Buffers for the whole problem, with what experts give back for the one without lost ranks."""
+    mine = Exchange(rank, problem, layout)
+    rank.write(mine.expert_rows, expert_rows(without_all(problem, lost), rank.rank, layout))
+    return mine
+
+
+@LAYOUTS
+@pytest.mark.parametrize("losses", [((2, 5),), ((7,), (0, 3)), ((1,), (6,), (4,))], ids=str)
+def test_eight_ranks_lose_several(
+    make_cluster: Any, layout: ep.Layout, losses: tuple[tuple[int, ...], ...], seed: int
+) -> None:
+    """Each time some fall silent, the others go on: nobody takes one that waits for a dead one for dead."""
+    problem = make_problem(EIGHT, seed)
+    gone = [tuple(rank for some in losses[: i + 1] for rank in some) for i in range(len(losses))]
+
+    def main(rank: Any) -> Any:
+        found = []
+        with ep.Group(rank.comm, masked_config(problem, timeout_ns=TIMEOUT_NS)) as group:
+            handle = Exchange(rank, problem, layout).make_handle(group)
+            for some, lost in zip(losses, gone, strict=True):
+                rank.synchronize()
+                rank.barrier()
+                if rank.rank in some:
+                    cluster.sim.silence(rank.rank)
+                    break
+                exchanges = [exchange_without(rank, problem, layout, lost) for _ in range(2)]
+                for mine in exchanges:
+                    mine.run(handle)
+                found.append([mine.results() for mine in exchanges])
+                assert mask_of(rank, group) == [int(other not in lost) for other in range(8)]
+            for _ in losses[len(found) + 1 :]:  # its host still meets the others'
+                rank.barrier()
+        return found
+
+    cluster = make_cluster(8, seed, sms=2, threads_per_block=64)
+    found = cluster.run(main)
+    for i, lost in enumerate(gone):
+        for j in range(2):
+            results = [None if rank in lost else found[rank][i][j] for rank in range(8)]
+            check_survivors(without_all(problem, lost[:-1]), layout, results, lost[-1])
+
+
+@LAYOUTS
+def test_micro_batches_in_flight_go_on(make_cluster: Any, layout: ep.Layout, seed: int) -> None:
+    """Each operation begins while the one before is still to be received; a rank is dead for all of them."""
+    lost = 2
+    problems = [make_problem(replace(SHAPE, tokens=tokens), seed) for tokens in ((6, 3, 5, 4), (2, 6, 1, 5))]
+
+    def main(rank: Any) -> Any:
+        with ep.Group(rank.comm, masked_config(problems[0], timeout_ns=TIMEOUT_NS)) as group:
+            batches = [make_exchange(rank, problem, layout, lost) for problem in problems]
+            handles = [mine.make_handle(group) for mine in batches]
+            rank.barrier()
+            if rank.rank == lost:
+                cluster.sim.silence(lost)
+                return None
+            for call in ("dispatch", "combine"):
+                for mine, handle in zip(batches, handles, strict=True):
+                    getattr(mine, call)(handle, send_only=True)
+                for handle in handles:
+                    handle.complete()
+            results = [mine.results() for mine in batches]
+            assert mask_of(rank, group) == mask_without(lost)
+            return results
+
+    cluster = make_cluster(SHAPE.num_ranks, seed)
+    found = cluster.run(main)
+    for i, problem in enumerate(problems):
+        check_survivors(problem, layout, [results and results[i] for results in found], lost)
