@@ -96,8 +96,8 @@ EP_DEVICE void add_up(const Addend* addends, uint32_t num_addends, const Span& s
 
 // Pushes rows of a flow: the results for the ranks of a team, to the rank of this team that hosts them. Calls
 // push(row, to, flag) for those that this warp pushes: what it is, its home slot, and the flag there. The lanes look them up.
-template <class Others, class Push>
-EP_DEVICE void push_flow(const Operation& op, const HtCombineArgs& args, const Others& others, uint32_t flow,
+template <class Others, class Push, Peers kPeers>
+EP_DEVICE void push_flow(const Operation<kPeers>& op, const HtCombineArgs& args, const Others& others, uint32_t flow,
                          Push push) {
   const HtGroupState& group = op.group;
   const uint32_t host = others.host_of(group, flow), begin = *args.handle.source(flow);
@@ -115,9 +115,9 @@ EP_DEVICE void push_flow(const Operation& op, const HtCombineArgs& args, const O
 }
 
 // All flows, own ones first. `others` has those for other teams.
-template <class Others, class Push>
-EP_DEVICE void for_each_result(const Operation& op, const HtCombineArgs& args, const Others& others, bool with_own,
-                               Push push) {
+template <class Others, class Push, Peers kPeers>
+EP_DEVICE void for_each_result(const Operation<kPeers>& op, const HtCombineArgs& args, const Others& others,
+                               bool with_own, Push push) {
   const auto num_rows = [&](uint32_t flow) { return *args.handle.source(flow + 1) - *args.handle.source(flow); };
   const auto push_rows = [&](uint32_t flow) { push_flow(op, args, others, flow, push); };
   for_each_own_flow(op, args.move, with_own, num_rows, push_rows);
@@ -125,9 +125,9 @@ EP_DEVICE void for_each_result(const Operation& op, const HtCombineArgs& args, c
 }
 
 // Flat: a row is pushed as it is, by way of shared memory.
-template <class Others>
-EP_DEVICE void push_results(const Operation& op, const HtCombineArgs& args, const Others& others, unsigned char* shared,
-                            FlagQueue& queue) {
+template <class Others, Peers kPeers>
+EP_DEVICE void push_results(const Operation<kPeers>& op, const HtCombineArgs& args, const Others& others,
+                            unsigned char* shared, FlagQueue& queue) {
   const Rows from = rows_of(args.tokens, args.move.row_bytes);
   Mover mover(args.move, true, queue, shared + dev::warp_idx() * args.move.mover_bytes());
   if (dev::lane_idx() == 0) mover.open();
@@ -145,8 +145,8 @@ EP_DEVICE bool is_in_place(const HtGroupState& group, uint32_t other, uint32_t n
 }
 
 // Expert-major: the sum of a row's slots goes straight from registers to its home slot.
-template <DType kDType, class Others>
-EP_DEVICE void push_sums(const Operation& op, const HtCombineArgs& args, const Others& others, Addend* addends,
+template <DType kDType, class Others, Peers kPeers>
+EP_DEVICE void push_sums(const Operation<kPeers>& op, const HtCombineArgs& args, const Others& others, Addend* addends,
                          FlagQueue& queue) {
   const Rows from = rows_of(args.tokens, args.move.row_bytes);
   FlagSender flags{queue};
@@ -164,9 +164,9 @@ EP_DEVICE void push_sums(const Operation& op, const HtCombineArgs& args, const O
 
 // Lists what is added up for a hosted token as soon as it is there: the results of the team's ranks, in their order, then
 // the sums of other teams, in theirs. False: something did not come.
-template <bool kExpertMajor, class Others>
-EP_DEVICE bool list_results(const Operation& op, const HtCombineArgs& args, const Others& others, uint32_t token,
-                            Addend* addends, uint32_t& num_addends) {
+template <bool kExpertMajor, class Others, Peers kPeers>
+EP_DEVICE bool list_results(const Operation<kPeers>& op, const HtCombineArgs& args, const Others& others,
+                            uint32_t token, Addend* addends, uint32_t& num_addends) {
   const HtGroupState& group = op.group;
   const Rows arrived = window_rows(group, group.rank), own = rows_of(args.tokens, args.move.row_bytes);
   dev::sync_warp();  // the addends are about to be replaced
@@ -209,8 +209,9 @@ struct SumItems {
 };
 
 // Adds up the results of guests, for whom others wait, and then of this rank's tokens.
-template <bool kExpertMajor, DType kDType, class Others>
-EP_DEVICE void collect_results(const Operation& op, const HtCombineArgs& args, const Others& others, Addend* addends) {
+template <bool kExpertMajor, DType kDType, class Others, Peers kPeers>
+EP_DEVICE void collect_results(const Operation<kPeers>& op, const HtCombineArgs& args, const Others& others,
+                               Addend* addends) {
   const SumItems items(args);
   const uint32_t num_guests = others.num_guests();
   for (;;) {
@@ -229,8 +230,8 @@ EP_DEVICE void collect_results(const Operation& op, const HtCombineArgs& args, c
 }
 
 // Backward: sends the gradients of the weights of this rank's rows to the tokens' hosts: a lane for each row.
-template <bool kExpertMajor>
-EP_DEVICE void send_gradients(const Operation& op, const HtCombineArgs& args, const Crew& crew) {
+template <bool kExpertMajor, Peers kPeers>
+EP_DEVICE void send_gradients(const Operation<kPeers>& op, const HtCombineArgs& args, const Crew& crew) {
   const HtGroupState& group = op.group;
   const uint32_t num_rows = args.handle.totals()->num_rows;
   for (uint32_t row = crew.thread(); row < num_rows; row += crew.num_threads()) {
@@ -246,8 +247,8 @@ EP_DEVICE void send_gradients(const Operation& op, const HtCombineArgs& args, co
 
 // Backward: the gradients of this rank's tokens, at the places of their experts; zero where there is none. A lane for each
 // token.
-template <class Others>
-EP_DEVICE void collect_gradients(const Operation& op, const HtCombineArgs& args, const Others& others,
+template <class Others, Peers kPeers>
+EP_DEVICE void collect_gradients(const Operation<kPeers>& op, const HtCombineArgs& args, const Others& others,
                                  const Crew& crew) {
   const uint32_t num_tokens = args.handle.totals()->num_tokens;
   for (uint32_t token = crew.thread(); token < num_tokens; token += crew.num_threads()) {
@@ -274,7 +275,9 @@ EP_DEVICE void collect_gradients(const Operation& op, const HtCombineArgs& args,
 }
 
 // Other teams, where there are none (combine_remote.cuh has those that there are).
+template <Peers kOthers = Peers::team>
 struct NoOthers {
+  static constexpr Peers kPeers = kOthers;
   static constexpr bool kExist = false;
 
   EP_DEVICE static NoRails rails() { return {}; }
@@ -283,16 +286,16 @@ struct NoOthers {
   EP_DEVICE static uint32_t num_guests() { return 0; }
   template <class... Args>
   EP_DEVICE static void for_each_flow(const Args&...) {}
-  EP_DEVICE static bool list_sum(const Operation&, const HtDest&, bool, Addend*) { return true; }
+  EP_DEVICE static bool list_sum(const Operation<kPeers>&, const HtDest&, bool, Addend*) { return true; }
   template <bool kExpertMajor, DType kDType>
-  EP_DEVICE static bool sum_guest(const Operation&, uint32_t, Addend*) {
+  EP_DEVICE static bool sum_guest(const Operation<kPeers>&, uint32_t, Addend*) {
     return true;
   }
   template <class Put>
-  EP_DEVICE static bool receive_gradients(const Operation&, const HtDest&, Put) {
+  EP_DEVICE static bool receive_gradients(const Operation<kPeers>&, const HtDest&, Put) {
     return true;
   }
-  EP_DEVICE static void await_all(const Operation&) {}
+  EP_DEVICE static void await_all(const Operation<kPeers>&) {}
 };
 
 template <bool kExpertMajor, DType kDType, class Others>
@@ -302,7 +305,7 @@ EP_DEVICE void combine_with(const HtCombineArgs& args, const Others& others) {
   EP_SHARED(FlagQueue, queues, [kMoveWarps]);
   open_queues(queues);
   const Start start = begin(args.group, others.rails());
-  const Operation op{{args.group, start.epoch}};
+  const Operation<Others::kPeers> op{{args.group, start.epoch}};
   const Crews crews(args.move, true);
   Addend* warp_addends = addends[dev::warp_idx()];
   if (start.ready) {
@@ -331,7 +334,7 @@ EP_DEVICE void combine_with(const HtCombineArgs& args, const Others& others) {
 
 template <bool kExpertMajor, DType kDType>
 EP_DEVICE void combine(const HtCombineArgs& args) {
-  combine_with<kExpertMajor, kDType>(args, NoOthers());
+  combine_with<kExpertMajor, kDType>(args, NoOthers<>());
 }
 
 }  // namespace nccl_ep::ht

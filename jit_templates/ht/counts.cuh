@@ -127,7 +127,8 @@ EP_DEVICE void add_quad(const HtUpdateArgs& args, const UpdateScratch& scratch, 
 
 // Adds up the blocks of this rank: `next` gets what the blocks before have, `total` what all have. The block's threads share
 // the counters and the blocks.
-EP_DEVICE bool add_blocks(const Operation& op, const HtUpdateArgs& args, const UpdateScratch& scratch) {
+template <Peers kPeers>
+EP_DEVICE bool add_blocks(const Operation<kPeers>& op, const HtUpdateArgs& args, const UpdateScratch& scratch) {
   bool ok = true;
   for_each_thread(dev::num_blocks(), [&](uint32_t block) {
     ok &= wait_for(op.group, op.epoch, {Wait::block_counts, op.group.rank, block},
@@ -144,7 +145,8 @@ EP_DEVICE bool add_blocks(const Operation& op, const HtUpdateArgs& args, const U
 }
 
 // Some of this rank's counts, as they are sent.
-EP_DEVICE Unit count_unit(const Operation& op, const UpdateScratch& scratch, uint32_t u) {
+template <Peers kPeers>
+EP_DEVICE Unit count_unit(const Operation<kPeers>& op, const UpdateScratch& scratch, uint32_t u) {
   Unit unit{{0, 0, 0}, op.epoch};
 #pragma unroll
   for (uint32_t j = 0; j < 3; ++j) {
@@ -154,7 +156,8 @@ EP_DEVICE Unit count_unit(const Operation& op, const UpdateScratch& scratch, uin
 }
 
 // Sends this rank's counts to every rank of the team: a block for each.
-EP_DEVICE bool send_counts(const Operation& op, const UpdateScratch& scratch) {
+template <Peers kPeers>
+EP_DEVICE bool send_counts(const Operation<kPeers>& op, const UpdateScratch& scratch) {
   const HtGroupState& group = op.group;
   bool ok = true;
   for (uint32_t i = dev::block_idx(); i < group.layout.team_size; i += dev::num_blocks()) {
@@ -169,7 +172,8 @@ EP_DEVICE bool send_counts(const Operation& op, const UpdateScratch& scratch) {
 
 // Waits for the counts of all ranks: `next` gets what the ranks before have on top, `total` what all have. Where each
 // rank's rows begin here is remembered.
-EP_DEVICE bool add_ranks(const Operation& op, const HtHandle& handle, const UpdateScratch& scratch) {
+template <Peers kPeers>
+EP_DEVICE bool add_ranks(const Operation<kPeers>& op, const HtHandle& handle, const UpdateScratch& scratch) {
   constexpr uint32_t kBatch = 4;
   const HtGroupState& group = op.group;
   bool ok = true;

@@ -52,7 +52,8 @@ struct FlagSender {
 };
 
 // Raises the flags of some queues until all are closed: a lane for each. The whole warp calls it.
-EP_DEVICE void raise_flags(const Operation& op, FlagQueue* queues, uint32_t num_queues) {
+template <Peers kPeers>
+EP_DEVICE void raise_flags(const Operation<kPeers>& op, FlagQueue* queues, uint32_t num_queues) {
   FlagQueue& queue = queues[dev::lane_idx() < num_queues ? dev::lane_idx() : 0];
   bool is_open = dev::lane_idx() < num_queues;
   uint32_t num_raised = 0;
@@ -81,14 +82,16 @@ EP_DEVICE uint32_t* flag_of(const HtGroupState& group, uint32_t rank, uint64_t s
 }
 
 // Whether a row's flag is raised.
-EP_DEVICE bool has_come(const Operation& op, uint64_t slot) {
+template <Peers kPeers>
+EP_DEVICE bool has_come(const Operation<kPeers>& op, uint64_t slot) {
   return dev::ld_acquire<dev::Scope::system>(flag_of(op.group, op.group.rank, slot)) == op.epoch;
 }
 
 // Waits for the flags of rows that are on their way to this rank: each lane for one, if `awaits`. The whole warp calls it.
-EP_DEVICE bool await_rows(const Operation& op, const Awaited& mine, bool awaits, uint64_t slot) {
+template <Peers kPeers>
+EP_DEVICE bool await_rows(const Operation<kPeers>& op, const Awaited& mine, bool awaits, uint64_t slot) {
   Awaited awaited = mine;
-  return op.wait_for<true>(awaited, [&] {
+  return op.template wait_for<true>(awaited, [&] {
     const uint32_t missing = dev::ballot(awaits && !has_come(op, slot));
     if (missing == 0) return true;
     const uint32_t lane = dev::find_first(missing);  // a fault speaks of what is missing

@@ -16,7 +16,11 @@ EP_DEVICE uint32_t team_peer(const HtGroupState& group, uint32_t i) {
 }
 
 // One operation as a block sees it.
+template <Peers kPeers>
 struct Operation : OperationOf<HtGroupState> {
+  using Base = OperationOf<HtGroupState>;
+  using Base::group, Base::epoch, Base::has_arrived;
+
   // Bounded waits, as in common/waiting.cuh, for what others send once they have started.
   template <bool kWholeWarp = false, class Ready>
   EP_DEVICE bool wait_for(const Awaited& awaited, Ready ready) const {
@@ -62,7 +66,8 @@ EP_DEVICE uint32_t scan_warp(uint32_t value) {
 }
 
 // Waits until all ranks of the team have started this operation, too. The whole warp calls it.
-EP_DEVICE bool await_peers(const Operation& op) {
+template <Peers kPeers>
+EP_DEVICE bool await_peers(const Operation<kPeers>& op) {
   bool ok = true;
   for (uint32_t i = dev::lane_idx(); i < op.group.layout.team_size; i += 32)
     ok &= op.await_peer(team_peer(op.group, i));
@@ -95,7 +100,8 @@ EP_DEVICE Start begin(const HtGroupState& group, const Rails& rails) {
   return start[0];
 }
 
-EP_DEVICE void finish(const Operation& op) {
+template <Peers kPeers>
+EP_DEVICE void finish(const Operation<kPeers>& op) {
   GroupProgress* progress = op.group.progress;
   if (is_last_block(progress->blocks_done)) dev::st_relaxed<dev::Scope::gpu>(&progress->epoch, op.epoch);
 }

@@ -22,9 +22,11 @@ EP_DEVICE void write_record(uint32_t source, uint32_t token, uint32_t dest_idx, 
 }
 
 // Tells a rank of the team a unit of what it must know of a row.
-EP_DEVICE void send_record_unit(const Operation& op, uint32_t rank, uint32_t row, uint32_t i, Unit unit) {
+template <Peers kPeers>
+EP_DEVICE void send_record_unit(const Operation<kPeers>& op, uint32_t rank, uint32_t row, uint32_t i, Unit unit) {
   unit.epoch = op.epoch;
-  dev::st_unit(op.group.window.at<Unit>(rank, op.group.layout.record_at(row, i)), unit);
+  const HtGroupState& group = op.group;
+  dev::st_unit(group.window.at<Unit>(rank, group.layout.record_at(row, i)), unit);
 }
 
 // Where a token of the tile lies on each rank.
@@ -71,8 +73,8 @@ struct Places {
 
 // Gives some tokens of the tile, from `begin` on, their rows. All threads of the block call it, and meet. `Departures` is
 // about other teams (update_remote.cuh).
-template <bool kExpertMajor, class Departures>
-EP_DEVICE void place_tokens(const Operation& op, const HtUpdateArgs& args, const UpdateScratch& scratch,
+template <bool kExpertMajor, class Departures, Peers kPeers>
+EP_DEVICE void place_tokens(const Operation<kPeers>& op, const HtUpdateArgs& args, const UpdateScratch& scratch,
                             const Tile& tile, uint32_t begin, bool thins, const Departures& departures) {
   EP_SHARED(Places, places, [1]);
   const uint32_t num_topk = args.topk.num_topk, num_local = args.group.num_local_experts;
@@ -136,9 +138,9 @@ EP_DEVICE void place_tokens(const Operation& op, const HtUpdateArgs& args, const
   dev::sync_block();  // the places are about to be replaced
 }
 
-template <bool kExpertMajor, class Departures>
-EP_DEVICE void place_all(const Operation& op, const HtUpdateArgs& args, const UpdateScratch& scratch, bool thins,
-                         const Departures& departures) {
+template <bool kExpertMajor, class Departures, Peers kPeers>
+EP_DEVICE void place_all(const Operation<kPeers>& op, const HtUpdateArgs& args, const UpdateScratch& scratch,
+                         bool thins, const Departures& departures) {
   const uint32_t num_tokens = dev::num_threads() / args.topk.num_topk;  // at a time
   for (uint32_t i = 0; i < args.tiles_per_block; ++i) {
     const Tile tile(args, i);
@@ -154,7 +156,8 @@ EP_DEVICE void place_all(const Operation& op, const HtUpdateArgs& args, const Up
 }
 
 // Who sends a row to this rank, found once more from the counts, for the words of a fault. `rows`: what is kept of them.
-EP_DEVICE uint32_t source_of(const Operation& op, const Thinning& rows, uint32_t row) {
+template <Peers kPeers>
+EP_DEVICE uint32_t source_of(const Operation<kPeers>& op, const Thinning& rows, uint32_t row) {
   const HtGroupState& group = op.group;
   uint32_t end = 0, source = 0;
 #pragma unroll 1
@@ -168,8 +171,8 @@ EP_DEVICE uint32_t source_of(const Operation& op, const Thinning& rows, uint32_t
 
 // Waits for the records of this rank's rows and remembers them: a thread for each row. Flat, they say which tokens are left
 // if some are not.
-template <bool kExpertMajor>
-EP_DEVICE void receive_records(const Operation& op, const HtUpdateArgs& args, const UpdateScratch& scratch) {
+template <bool kExpertMajor, Peers kPeers>
+EP_DEVICE void receive_records(const Operation<kPeers>& op, const HtUpdateArgs& args, const UpdateScratch& scratch) {
   const HtGroupState& group = op.group;
   const bool thinned = !kExpertMajor && is_thinned(args, scratch.wanted[group.rank]);
   const uint32_t num_rows = thinned ? static_cast<uint32_t>(args.max_slots) : scratch.total[group.rank];

@@ -13,7 +13,9 @@
 namespace nccl_ep::ht {
 
 // The other LSA teams, where there are none (update_remote.cuh has those that there are).
+template <Peers kOthers = Peers::team>
 struct NoOtherTeams {
+  static constexpr Peers kPeers = kOthers;
   struct Departure {};
   struct Departures {
     EP_DEVICE static uint32_t team_begin(uint32_t) { return 0; }
@@ -27,10 +29,10 @@ struct NoOtherTeams {
   };
 
   EP_DEVICE static NoRails rails() { return {}; }
-  EP_DEVICE static bool exchange_counts(const Operation&, const UpdateScratch&) { return true; }
-  EP_DEVICE static bool begin_lists(const Operation&) { return true; }
+  EP_DEVICE static bool exchange_counts(const Operation<kPeers>&, const UpdateScratch&) { return true; }
+  EP_DEVICE static bool begin_lists(const Operation<kPeers>&) { return true; }
   EP_DEVICE static Departures departures(const UpdateScratch&) { return {}; }
-  EP_DEVICE static void exchange_lists(const Operation&, const UpdateScratch&) {}
+  EP_DEVICE static void exchange_lists(const Operation<kPeers>&, const UpdateScratch&) {}
 };
 
 template <bool kExpertMajor, class OtherTeams>
@@ -38,7 +40,7 @@ EP_DEVICE void update_with(const HtUpdateArgs& args, const OtherTeams& others) {
   EP_DYNAMIC_SHARED(shared);
   const UpdateScratch scratch(args, shared);
   const Start start = begin(args.group, others.rails());
-  const Operation op{{args.group, start.epoch}};
+  const Operation<OtherTeams::kPeers> op{{args.group, start.epoch}};
   if (start.ready) {
     if (dev::block_idx() == 0 && dev::thread_idx() == 0) check_count(args.group, args.topk.tokens);
     count_block(args, scratch, op.epoch);
@@ -65,7 +67,7 @@ EP_DEVICE void update_with(const HtUpdateArgs& args, const OtherTeams& others) {
 
 template <bool kExpertMajor>
 EP_DEVICE void update(const HtUpdateArgs& args) {
-  update_with<kExpertMajor>(args, NoOtherTeams());
+  update_with<kExpertMajor>(args, NoOtherTeams<>());
 }
 
 }  // namespace nccl_ep::ht

@@ -68,8 +68,7 @@ std::string template_parameters(const Variant& variant) {
                              : variant.layout == Layout::expert_major    ? "true"
                                                                          : "false";
   const std::string dtype = variant.op == Op::combine ? ", DType::" + dtype_name(variant.dtype) : "";
-  if (variant.masked)
-    return "<" + layout + dtype + (variant.scaled ? ", true" : ", false") + ", ll::Peers::masked_team>";
+  if (variant.masked) return "<" + layout + dtype + (variant.scaled ? ", true" : ", false") + ", Peers::masked_team>";
   return "<" + layout + dtype + (variant.scaled ? ", true" : "") + ">";
 }
 
