@@ -26,13 +26,19 @@ typedef struct {
 // Called in the thread of the call that it was given to. The kernel's texts are valid until it returns.
 typedef void (*ncclEpJitVisitor_t)(const ncclEpJitKernel_t* kernel, void* context);
 
-// Compiles every kernel that is not in the cache yet, for each architecture of a comma-separated list such as
-// "sm_90a,sm_100a"; NULL: those of the visible GPUs. `across_teams` 0: the kernels of groups inside one LSA team; 1:
-// those of groups across several, which use the network. Needs NVRTC, for 1 also libcu++ and the headers of CUDA and
-// NCCL (ncclSystemError says which is missing), and GPUs only for NULL. `visit` may be NULL; it is called for every
-// kernel once it is ready. Stops at the first kernel that does not compile (ncclInternalError, the message has the
-// compiler's log) or cannot be kept (ncclSystemError).
-ncclResult_t ncclEpJitWarmup(const char* archs, int across_teams, ncclEpJitVisitor_t visit, void* context);
+typedef enum {
+  NCCL_EP_JIT_INSIDE_A_TEAM = 0,  // of groups inside one LSA team, but for the last of these
+  NCCL_EP_JIT_ACROSS_TEAMS = 1,   // of groups across several, which use the network
+  NCCL_EP_JIT_HT_WITH_MASKS = 2   // of High-Throughput groups with enable_mask
+} ncclEpJitKernels_t;
+
+// Compiles every kernel that is not in the cache yet, of those that `which` says (ncclEpJitKernels_t; else
+// ncclInvalidArgument), for each architecture of a comma-separated list such as "sm_90a,sm_100a"; NULL: those of the
+// visible GPUs. Needs NVRTC, across teams also libcu++ and the headers of CUDA and NCCL (ncclSystemError says which
+// is missing), and GPUs only for NULL. `visit` may be NULL; it is called for every kernel once it is ready. Stops at
+// the first kernel that does not compile (ncclInternalError, the message has the compiler's log) or cannot be kept
+// (ncclSystemError).
+ncclResult_t ncclEpJitWarmup(const char* archs, int which, ncclEpJitVisitor_t visit, void* context);
 
 // Visits what is in the cache, by name.
 ncclResult_t ncclEpJitList(ncclEpJitVisitor_t visit, void* context);

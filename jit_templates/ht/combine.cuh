@@ -105,6 +105,9 @@ EP_DEVICE void push_flow(const Operation<kPeers>& op, const HtCombineArgs& args,
   for_each_ticket(args.move, flow, *args.handle.source(flow + 1) - begin, [&](uint32_t first, uint32_t end) {
     const uint32_t row = first + dev::lane_idx();
     const ReceivedRow mine = row < end ? look_up_row(args.handle, begin + row, flow) : ReceivedRow{};
+    if constexpr (Operation<kPeers>::kMasks) {
+      if (!dev::any(mine.exists) || !op.warp_reaches(host)) return;  // a host that gets nothing may have gone on
+    }
     for (uint32_t i = 0; first + i < end; ++i) {
       const ReceivedRow it = mine.from_lane(i);
       if (it.home.num_hits == 0) continue;
@@ -187,6 +190,34 @@ EP_DEVICE bool list_results(const Operation<kPeers>& op, const HtCombineArgs& ar
   return true;
 }
 
+// The same in a group with masks: what does not come since its rank is lost is left out. False: the group has failed.
+template <bool kExpertMajor, class Others>
+EP_DEVICE bool list_results(const Operation<Peers::masked_team>& op, const HtCombineArgs& args, const Others&,
+                            uint32_t token, Addend* addends, uint32_t& num_addends) {
+  const HtGroupState& group = op.group;
+  const Rows arrived = window_rows(group, group.rank), own = rows_of(args.tokens, args.move.row_bytes);
+  const uint32_t num_dests = *args.handle.num_dests(token);
+  dev::sync_warp();  // the last token's addends are about to be replaced
+  num_addends = 0;
+  for (uint32_t first = 0; first < num_dests; first += 32) {
+    const uint32_t i = first + dev::lane_idx();
+    const bool exists = i < num_dests;
+    const HtDest dest = exists ? dev::ld(args.handle.dest(token, i)) : HtDest{};
+    const uint64_t slot = group.layout.home_slot(token, exists ? i : 0);
+    const bool in_place = kExpertMajor ? is_in_place(group, dest.rank, dest.hits.count) : dest.rank == group.rank;
+    uint32_t lost = 0;
+    if (!await_rows(op, {Wait::combine_row, dest.rank, token}, exists && !in_place, slot, lost)) return false;
+    const uint32_t come = dev::ballot(exists) & ~lost, before = come & ((1u << dev::lane_idx()) - 1);
+    if (come >> dev::lane_idx() & 1) {
+      addends[num_addends + dev::popc(before)] =
+          !in_place ? arrived.at(slot) : own.at(kExpertMajor ? *args.handle.hit(dest.row, 0) : dest.row);
+    }
+    num_addends += dev::popc(come);
+  }
+  dev::sync_warp();
+  return true;
+}
+
 // What a warp adds up at a time: a token's row or, of the last tokens, a part of one, so that nobody is left with much when
 // the last rows have come.
 struct SumItems {
@@ -240,6 +271,7 @@ EP_DEVICE void send_gradients(const Operation<kPeers>& op, const HtCombineArgs& 
       return dev::ld_nc(args.topk_weights +
                         (kExpertMajor ? *args.handle.hit(row, i) : uint64_t{row} * args.num_topk + i));
     };
+    if (Operation<kPeers>::kMasks && (home.num_hits == 0 || !op.reaches(home.source))) continue;
     send_floats(op, rank_of_flow(group, home.source), group.layout.home_slot(home.token, home.dest), home.num_hits,
                 get);
   }
@@ -269,7 +301,9 @@ EP_DEVICE void collect_gradients(const Operation<kPeers>& op, const HtCombineArg
       const bool ok = others.is_in_team(op.group, dest.rank)
                           ? receive_floats(op, awaited, op.group.layout.home_slot(token, i), dest.hits.count, put)
                           : others.receive_gradients(op, dest, put);
-      if (!ok) return;
+      if (ok) continue;
+      if (!op.goes_on()) return;
+      for (uint32_t j = 0; j < dest.hits.count; ++j) put(j, 0);  // who has them is lost
     }
   }
 }
@@ -332,9 +366,9 @@ EP_DEVICE void combine_with(const HtCombineArgs& args, const Others& others) {
   finish_pushing(op, args.move);
 }
 
-template <bool kExpertMajor, DType kDType>
+template <bool kExpertMajor, DType kDType, Peers kPeers = Peers::team>
 EP_DEVICE void combine(const HtCombineArgs& args) {
-  combine_with<kExpertMajor, kDType>(args, NoOthers<>());
+  combine_with<kExpertMajor, kDType>(args, NoOthers<kPeers>());
 }
 
 }  // namespace nccl_ep::ht

@@ -137,7 +137,8 @@ EP_DEVICE void push_flow(const Operation<kPeers>& op, const HtDispatchArgs& args
   uint32_t num_mine = 0;
   bool ok = true;
   for_each_ticket(args.move, flow, outgoing.num_rows, [&](uint32_t first, uint32_t end) {
-    ok = ok && push_ticket(args, from, flow, outgoing, first, end, mover);
+    ok = ok && op.warp_reaches(rank_of_flow(args.group, flow)) &&
+         push_ticket(args, from, flow, outgoing, first, end, mover);
     num_mine += end - first;
   });
   if (!mover.takes_part() || num_mine == 0) return;
@@ -184,9 +185,26 @@ EP_DEVICE void send_weights(const Operation<kPeers>& op, const HtDispatchArgs& a
     for (uint32_t i = 0; i < num_dests; ++i) {
       const HtDest dest = dev::ld(args.handle.dest(token, i));
       if (!op.group.is_in_team(dest.rank)) break;
+      if (!op.reaches(dest.rank)) continue;
       send_floats(op, dest.rank, dest.row, dest.hits.count,
                   [&](uint32_t j) { return weight_of(args, token, dest.hits.first + j); });
     }
+  }
+}
+
+// Flat: a row that nothing is known of is for no expert. A lane for each row.
+EP_DEVICE void clear_row_topk(const HtDispatchArgs& args, uint32_t row) {
+  for (uint32_t i = 0; i < args.num_topk; ++i) {
+    args.out_topk_idx[uint64_t{row} * args.num_topk + i] = -1;
+    args.out_topk_weights[uint64_t{row} * args.num_topk + i] = 0;
+  }
+}
+
+// The same for all rows of which no record has come, in a group with masks.
+EP_DEVICE void clear_unknown_rows(const HtDispatchArgs& args, const Crew& crew) {
+  const uint32_t num_rows = args.handle.totals()->num_rows;
+  for (uint32_t row = crew.thread(); row < num_rows; row += crew.num_threads()) {
+    if (args.handle.home(row)->num_hits == 0) clear_row_topk(args, row);
   }
 }
 
@@ -263,7 +281,7 @@ EP_DEVICE bool deliver_row(const Operation<kPeers>& op, const HtDispatchArgs& ar
   const bool direct = is_direct(args, it.source, rank);
   if (direct && num_slots == 1) return true;
   const Awaited awaited{Wait::dispatch_row, it.source, it.home.token};
-  if (!it.has_come && !await_rows(op, awaited, true, it.row)) return false;
+  if (!it.has_come && !await_rows(op, awaited, true, it.row)) return op.warp_goes_on();
   dev::sync_warp();  // another lane may have seen it come
   const uint32_t first = direct ? 1 : 0;
   copy_row(direct ? to(0) : window_rows(op.group, rank).at(it.row), row_bytes, first, num_slots, to);
@@ -280,7 +298,11 @@ EP_DEVICE void receive_rows(const Operation<kPeers>& op, const HtDispatchArgs& a
     mine = row_in_turn(args.handle, ranges, crew, i);
     if (!mine.exists) return true;
     mine.has_come = flags && (mine.source != op.group.rank || pushes_own(args.move)) && has_come(op, mine.row);
-    return !args.topk_weights || receive_weights<kExpertMajor>(op, args, mine);
+    if (!args.topk_weights || receive_weights<kExpertMajor>(op, args, mine)) return true;
+    if (!op.goes_on()) return false;
+    if (!kExpertMajor) clear_row_topk(args, mine.row);
+    mine.exists = false;
+    return true;
   };
   for_each_row(crew, uint64_t{ranges.most} * ranges.num_ranks, look_up,
                [&](const ReceivedRow& it) { return deliver_row<kExpertMajor>(op, args, tokens, it); });
@@ -348,6 +370,9 @@ EP_DEVICE void take_part(const Operation<kPeers>& op, const HtDispatchArgs& args
   } else {
     const bool receives = crews.receivers.has_me();
     if (receives && kExpertMajor) fill_padding<Tokens::kHasScales>(args, crews.receivers);
+    if constexpr (Guests::kPeers == Peers::masked_team && !kExpertMajor) {
+      if (receives && args.topk_weights) clear_unknown_rows(args, crews.receivers);
+    }
     if (receives && args.topk_weights && await_peers(op)) send_weights(op, args, crews.receivers);
     if constexpr (Tokens::kHasScales) tokens.quantize();
     if (receives) receive_all<kExpertMajor>(op, args, tokens, guests, crews.receivers, ranges);
@@ -373,9 +398,9 @@ EP_DEVICE void dispatch_with(const HtDispatchArgs& args, const Guests& guests) {
   finish_pushing(op, args.move);
 }
 
-template <bool kExpertMajor, bool kHasScales = false>
+template <bool kExpertMajor, bool kHasScales = false, Peers kPeers = Peers::team>
 EP_DEVICE void dispatch(const HtDispatchArgs& args) {
-  dispatch_with<kExpertMajor, kHasScales>(args, NoGuests<>());
+  dispatch_with<kExpertMajor, kHasScales>(args, NoGuests<kPeers>());
 }
 
 }  // namespace nccl_ep::ht

@@ -36,7 +36,7 @@ EP_DEVICE uint32_t rank_of_flow(const HtGroupState& group, uint32_t flow) {
 }
 
 // Calls push(flow) for those of some flows that still have rows to be taken, when the rank has started. Warps begin with
-// different ones. The whole warp calls it. False: a rank has not started.
+// different ones. The whole warp calls it. False: a rank has not started. Those to masked ranks are left out.
 template <class FlowOf, class NumRows, class Push, Peers kPeers>
 EP_DEVICE bool for_each_flow(const Operation<kPeers>& op, const HtMovePlan& plan, uint32_t num_flows, FlowOf flow_of,
                              NumRows num_rows, Push push) {
@@ -50,7 +50,10 @@ EP_DEVICE bool for_each_flow(const Operation<kPeers>& op, const HtMovePlan& plan
       if (!left) break;
       const uint32_t lane = dev::find_first(left), flow = dev::shfl(mine, lane);
       unvisited &= ~(1u << lane);
-      if (!dev::all(op.await_peer(rank_of_flow(op.group, flow)))) return false;
+      if (!dev::all(op.await_peer(rank_of_flow(op.group, flow)))) {
+        if (!op.warp_goes_on()) return false;
+        continue;
+      }
       dev::fence_proxy_async();  // bulk copies will overwrite what others have written there
       push(flow);
     }
@@ -94,7 +97,7 @@ EP_DEVICE void add_arrived(const Operation<kPeers>& op, const HtMovePlan& plan, 
   if (before + count == num_rows) tell_done(op, flow);
 }
 
-// Waits until all rows of all ranks have been pushed to this one. One warp of the grid calls it.
+// Waits until all rows of all ranks that take part have been pushed to this one. One warp of the grid calls it.
 template <Peers kPeers>
 EP_DEVICE bool await_all_done(const Operation<kPeers>& op) {
   const HtGroupState& group = op.group;

@@ -11,10 +11,24 @@
 using namespace nccl_ep;
 using namespace nccl_ep::api;
 
-extern "C" ncclResult_t ncclEpJitWarmup(const char* archs, int across_teams, ncclEpJitVisitor_t visit, void* context) {
+namespace {
+
+jit::KernelSet set_of(int which) {
+  switch (which) {
+    case NCCL_EP_JIT_INSIDE_A_TEAM: return jit::KernelSet::inside_a_team;
+    case NCCL_EP_JIT_ACROSS_TEAMS: return jit::KernelSet::across_teams;
+    case NCCL_EP_JIT_HT_WITH_MASKS: return jit::KernelSet::high_throughput_with_masks;
+  }
+  refuse(ncclInvalidArgument, "which", "is " + std::to_string(which) + ", expected an ncclEpJitKernels_t");
+}
+
+}  // namespace
+
+extern "C" ncclResult_t ncclEpJitWarmup(const char* archs, int which, ncclEpJitVisitor_t visit, void* context) {
   return guarded("ncclEpJitWarmup", nullptr, [&] {
+    const jit::KernelSet set = set_of(which);
     const std::vector<std::string> known = archs ? jit::parse_archs(archs) : runtime::visible_archs();
-    jit::warm_up(known, across_teams != 0, [&](const jit::WarmKernel& kernel) {
+    jit::warm_up(known, set, [&](const jit::WarmKernel& kernel) {
       const ncclEpJitKernel_t seen{kernel.name.c_str(),
                                    kernel.arch.c_str(),
                                    kernel.file.c_str(),

@@ -32,16 +32,15 @@ std::vector<std::string> parse_archs(const std::string& list) {
   return archs;
 }
 
-void warm_up(const std::vector<std::string>& archs, bool uses_network,
-             const std::function<void(const WarmKernel&)>& done) {
+void warm_up(const std::vector<std::string>& archs, KernelSet set, const std::function<void(const WarmKernel&)>& done) {
   struct Pending {
     std::string name, arch;
     std::future<Build> build;
   };
-  const BuildInputs inputs = BuildInputs::read(uses_network);
+  const BuildInputs inputs = BuildInputs::read(set == KernelSet::across_teams);
   std::vector<Pending> pending;
   for (const std::string& arch : archs) {
-    for (const Variant& variant : all_variants(uses_network)) {
+    for (const Variant& variant : variants_in(set)) {
       pending.push_back({name(variant), arch, std::async(std::launch::async, build, variant, arch, std::cref(inputs))});
     }
   }

@@ -23,9 +23,7 @@ struct WarmKernel {
 // "sm_90a,sm_100a" → {"sm_90a", "sm_100a"}. Throws Error(ncclInvalidArgument) for anything else.
 std::vector<std::string> parse_archs(const std::string& list);
 
-// Builds all variants, of groups inside one LSA team or across several, for all architectures side by side; `done` is
-// called in this thread, in order.
-void warm_up(const std::vector<std::string>& archs, bool uses_network,
-             const std::function<void(const WarmKernel&)>& done);
+// Builds all variants of a set for all architectures side by side; `done` is called in this thread, in order.
+void warm_up(const std::vector<std::string>& archs, KernelSet set, const std::function<void(const WarmKernel&)>& done);
 
 }  // namespace nccl_ep::jit

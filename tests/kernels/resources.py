@@ -5,7 +5,8 @@ python tests/kernels/resources.py            prints the table beside the recorde
 python tests/kernels/resources.py --accept   records it in resources.json
 
 Kernels of groups across LSA teams are compiled with the headers of NCCL's wheel, or of --nccl-include, for
-one architecture, since the others take a minute a kernel. Without headers nothing can be recorded.
+one architecture, since the others take a minute a kernel. Without headers nothing can be recorded. Those of
+High-Throughput groups with masks are compiled for one architecture as well: they are variants of others.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from rich.table import Table
 
 ARCHS = ("sm_90a", "sm_100a", "sm_120a")
 ARCHS_ACROSS_TEAMS = ("sm_90a",)
+ARCHS_HT_MASKS = ("sm_90a",)
 RECORD = Path(__file__).with_name("resources.json")
 
 _BOUNDS = re.compile(r"__launch_bounds__\((\d+),")
@@ -71,16 +73,21 @@ class Measurement:
     ptxas_ms: dict[str, dict[str, float]]
 
 
-def measure(nccl: Path | None = None) -> Measurement:
-    """Compiles afresh the kernels of groups inside an LSA team, or with NCCL's headers those across teams."""
+def measure(nccl: Path | None = None, *, ht_masks: bool = False) -> Measurement:
+    """Compiles afresh the kernels of groups inside an LSA team, or with NCCL's headers those across teams.
+
+    With ``ht_masks`` those of High-Throughput groups with masks instead.
+    """
     resources: dict[str, dict[str, Resources]] = {}
     times: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         environment = {"NCCL_EP_JIT_DUMP": folder} | ({"NCCL_EP_NCCL_INCLUDE_DIR": str(nccl)} if nccl else {})
         with mock.patch.dict(os.environ, environment):
-            archs = ARCHS_ACROSS_TEAMS if nccl else ARCHS
-            compiled = jit.warmup(archs, across_teams=nccl is not None)
+            archs = ARCHS_ACROSS_TEAMS if nccl else ARCHS_HT_MASKS if ht_masks else ARCHS
+            compiled = jit.warmup(archs, across_teams=nccl is not None, ht_masks=ht_masks)
         for kernel in compiled:
+            if ht_masks and not is_of_ht_masks(kernel.name):
+                continue  # what cleans masks is also there without
             stem = Path(folder, f"{kernel.name}.{kernel.arch}")
             source, log, ptx = (
                 stem.with_name(stem.name + end).read_text() for end in (".cu", ".log", ".ptx")
@@ -91,11 +98,16 @@ def measure(nccl: Path | None = None) -> Measurement:
     return Measurement(_find(_COMPILER, ptx)[1], nccl_version(nccl) if nccl else "", resources, times)
 
 
+def is_of_ht_masks(name: str) -> bool:
+    """Whether a kernel is only there for High-Throughput groups with masks."""
+    return name.startswith("ht_") and name.endswith("_masked")
+
+
 def joined(inside: Measurement, across: Measurement) -> Measurement:
     """Both in one table."""
     return Measurement(
         inside.compiler,
-        across.nccl,
+        inside.nccl or across.nccl,
         {arch: kernels | across.kernels.get(arch, {}) for arch, kernels in inside.kernels.items()},
         {arch: times | across.ptxas_ms.get(arch, {}) for arch, times in inside.ptxas_ms.items()},
     )
@@ -175,7 +187,7 @@ def main() -> None:
     include = options.nccl_include or next(iter(nccl_includes([])), None)
     if options.accept and include is None:
         parser.error("--accept needs NCCL's headers: install its wheel, or name them with --nccl-include")
-    measured = measure()
+    measured = joined(measure(), measure(ht_masks=True))
     if include is not None:
         measured = joined(measured, measure(include))
     table = show(measured, recorded() if RECORD.exists() else None)

@@ -18,11 +18,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 from headers import nccl_includes
 from nccl_ep import paths
 from nccl_ep.errors import SystemFailure
-from resources import Measurement, measure, recorded
+from resources import Measurement, is_of_ht_masks, measure, recorded
 
 # Each in one process, when there are several.
 IN_ONE_PROCESS = [
-    pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in ("inside-a-team", "across-teams")
+    pytest.param(name, marks=pytest.mark.xdist_group(name))
+    for name in ("inside-a-team", "across-teams", "ht-masks")
 ]
 
 
@@ -33,7 +34,7 @@ def measured(request: pytest.FixtureRequest) -> Measurement:
     if across_teams and not includes:
         pytest.skip("neither NCCL's wheel nor --nccl-include")
     try:
-        return measure(includes[0] if across_teams else None)
+        return measure(includes[0] if across_teams else None, ht_masks=request.param == "ht-masks")
     except SystemFailure as failure:
         if across_teams or "NVRTC" in failure.message:
             pytest.skip(f"the compiler or its headers are missing here: {failure.message}")
@@ -56,14 +57,15 @@ def test_kernels_cost_what_is_recorded(measured: Measurement) -> None:
         pytest.skip(f"recorded with NVRTC {record.compiler}, here is {measured.compiler}")
     if measured.nccl not in ("", record.nccl):
         pytest.skip(f"recorded with the headers of NCCL {record.nccl}, here are those of {measured.nccl}")
-    uses_network = measured.nccl != ""
     for arch, kernels in measured.kernels.items():
-        expected = {
-            name: kernel
-            for name, kernel in record.kernels[arch].items()
-            if name.endswith("_remote") == uses_network
-        }
+        which = set_of(next(iter(kernels)))
+        expected = {name: kernel for name, kernel in record.kernels[arch].items() if set_of(name) == which}
         assert kernels == expected, arch
+
+
+def set_of(name: str) -> str:
+    """Kernels that are compiled together."""
+    return "across-teams" if name.endswith("_remote") else "ht-masks" if is_of_ht_masks(name) else ""
 
 
 def max_static_shared_bytes() -> int:

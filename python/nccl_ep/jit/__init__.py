@@ -46,6 +46,7 @@ def warmup(
     visit: Callable[[Kernel], None] = lambda _: None,
     *,
     across_teams: bool = False,
+    ht_masks: bool = False,
 ) -> list[Kernel]:
     """Compiles every kernel that is not kept yet.
 
@@ -54,6 +55,7 @@ def warmup(
         visit: called with each kernel once it is ready.
         across_teams: the kernels of groups across several LSA teams, which use the network, instead of those
             of groups inside one.
+        ht_masks: instead, those of High-Throughput groups with ``enable_mask``.
 
     Returns:
         All kernels.
@@ -64,9 +66,11 @@ def warmup(
             NCCL cannot be used; the message says which and why.
     """
     names = _jit().ffi.NULL if archs is None else ",".join(archs).encode()
-    return _visited(
-        lambda visitor, context: _jit().c.ncclEpJitWarmup(names, across_teams, visitor, context), visit
-    )
+    c = _jit().c
+    which = c.NCCL_EP_JIT_ACROSS_TEAMS if across_teams else c.NCCL_EP_JIT_INSIDE_A_TEAM
+    if ht_masks:
+        which = c.NCCL_EP_JIT_HT_WITH_MASKS
+    return _visited(lambda visitor, context: c.ncclEpJitWarmup(names, which, visitor, context), visit)
 
 
 def kernels() -> list[Kernel]:

@@ -27,6 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
         default="auto",
         help="kernels of groups across several LSA teams, which need more headers; auto: if these are found",
     )
+    warm.add_argument(
+        "--ht-masks", action="store_true", help="kernels of High-Throughput groups with enable_mask, too"
+    )
     commands.add_parser("list", help="show the kept kernels")
     commands.add_parser("clear", help="remove the kept kernels")
     headers = commands.add_parser(
@@ -38,9 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console()
     try:
         if options.command == "warmup":
-            _warmup(
-                console, options.arch.split(",") if options.arch is not None else None, options.across_teams
-            )
+            archs = options.arch.split(",") if options.arch is not None else None
+            _warmup(console, archs, options.across_teams, ht_masks=options.ht_masks)
         elif options.command == "list":
             _list(console)
         elif options.command == "headers":
@@ -54,9 +56,11 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _warmup(console: Console, archs: list[str] | None, across_teams: str) -> None:
+def _warmup(console: Console, archs: list[str] | None, across_teams: str, *, ht_masks: bool) -> None:
     start = time.monotonic()
-    ready = _compile(console, archs, across_teams=False)
+    ready = _compile(console, archs)
+    if ht_masks:
+        ready += _compile(console, archs, ht_masks=True)
     if across_teams != "no":
         try:
             ready += _compile(console, archs, across_teams=True)
@@ -75,7 +79,7 @@ def _warmup(console: Console, archs: list[str] | None, across_teams: str) -> Non
     )
 
 
-def _compile(console: Console, archs: list[str] | None, across_teams: bool) -> list[jit.Kernel]:
+def _compile(console: Console, archs: list[str] | None, **which: bool) -> list[jit.Kernel]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("compiling", total=None)
@@ -85,7 +89,7 @@ def _compile(console: Console, archs: list[str] | None, across_teams: bool) -> l
             state = "kept" if kernel.was_cached else "compiled"
             progress.console.print(f"{kernel.name} {kernel.arch}: {state}, {kernel.num_bytes / 1024:.0f} KiB")
 
-        return jit.warmup(archs, show, across_teams=across_teams)
+        return jit.warmup(archs, show, **which)
 
 
 def _list(console: Console) -> None:

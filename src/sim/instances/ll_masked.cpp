@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// The Low-Latency kernels of groups with masks for the simulated cluster.
+// The Low-Latency kernels of groups with masks for the simulated cluster, and what cleans the masks of all.
+#include "common/clean.cuh"
 #include "device/device.hpp"
-#include "ll/clean.cuh"
 #include "ll/combine.cuh"
 #include "ll/dispatch.cuh"
 
 using namespace nccl_ep;
 
-EP_SIM_KERNEL("ll_clean", ll::clean, LlCleanArgs)
+EP_SIM_KERNEL("clean", clean, CleanArgs)
 EP_SIM_KERNEL("ll_dispatch_expert_major_masked", (ll::dispatch<Layout::expert_major, false, Peers::masked_team>),
               LlDispatchArgs)
 EP_SIM_KERNEL("ll_dispatch_expert_major_scaled_masked", (ll::dispatch<Layout::expert_major, true, Peers::masked_team>),
