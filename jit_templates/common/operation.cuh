@@ -9,6 +9,13 @@ namespace nccl_ep {
 // The i-th rank from the next one on: links carry more than when all ranks visit the others in the same order.
 EP_DEVICE uint32_t peer_of(const GroupState& group, uint32_t i) { return (group.rank + 1 + i) % group.num_ranks; }
 
+// Whom the kernels of a group deal with.
+enum class Peers {
+  team,         // one LSA team
+  masked_team,  // the same without those that do not answer
+  teams,        // one's own LSA team, and others through the network
+};
+
 // kMasks: it goes on without ranks that do not answer.
 template <class Group, bool kMasks = false>
 struct OperationOf {

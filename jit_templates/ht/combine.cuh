@@ -96,8 +96,8 @@ EP_DEVICE void add_up(const Addend* addends, uint32_t num_addends, const Span& s
 
 // Pushes rows of a flow: the results for the ranks of a team, to the rank of this team that hosts them. Calls
 // push(row, to, flag) for those that this warp pushes: what it is, its home slot, and the flag there. The lanes look them up.
-template <class Others, class Push>
-EP_DEVICE void push_flow(const Operation& op, const HtCombineArgs& args, const Others& others, uint32_t flow,
+template <class Others, class Push, Peers kPeers>
+EP_DEVICE void push_flow(const Operation<kPeers>& op, const HtCombineArgs& args, const Others& others, uint32_t flow,
                          Push push) {
   const HtGroupState& group = op.group;
   const uint32_t host = others.host_of(group, flow), begin = *args.handle.source(flow);
@@ -105,6 +105,9 @@ EP_DEVICE void push_flow(const Operation& op, const HtCombineArgs& args, const O
   for_each_ticket(args.move, flow, *args.handle.source(flow + 1) - begin, [&](uint32_t first, uint32_t end) {
     const uint32_t row = first + dev::lane_idx();
     const ReceivedRow mine = row < end ? look_up_row(args.handle, begin + row, flow) : ReceivedRow{};
+    if constexpr (Operation<kPeers>::kMasks) {
+      if (!dev::any(mine.exists) || !op.warp_reaches(host)) return;  // a host that gets nothing may have gone on
+    }
     for (uint32_t i = 0; first + i < end; ++i) {
       const ReceivedRow it = mine.from_lane(i);
       if (it.home.num_hits == 0) continue;
@@ -115,9 +118,9 @@ EP_DEVICE void push_flow(const Operation& op, const HtCombineArgs& args, const O
 }
 
 // All flows, own ones first. `others` has those for other teams.
-template <class Others, class Push>
-EP_DEVICE void for_each_result(const Operation& op, const HtCombineArgs& args, const Others& others, bool with_own,
-                               Push push) {
+template <class Others, class Push, Peers kPeers>
+EP_DEVICE void for_each_result(const Operation<kPeers>& op, const HtCombineArgs& args, const Others& others,
+                               bool with_own, Push push) {
   const auto num_rows = [&](uint32_t flow) { return *args.handle.source(flow + 1) - *args.handle.source(flow); };
   const auto push_rows = [&](uint32_t flow) { push_flow(op, args, others, flow, push); };
   for_each_own_flow(op, args.move, with_own, num_rows, push_rows);
@@ -125,9 +128,9 @@ EP_DEVICE void for_each_result(const Operation& op, const HtCombineArgs& args, c
 }
 
 // Flat: a row is pushed as it is, by way of shared memory.
-template <class Others>
-EP_DEVICE void push_results(const Operation& op, const HtCombineArgs& args, const Others& others, unsigned char* shared,
-                            FlagQueue& queue) {
+template <class Others, Peers kPeers>
+EP_DEVICE void push_results(const Operation<kPeers>& op, const HtCombineArgs& args, const Others& others,
+                            unsigned char* shared, FlagQueue& queue) {
   const Rows from = rows_of(args.tokens, args.move.row_bytes);
   Mover mover(args.move, true, queue, shared + dev::warp_idx() * args.move.mover_bytes());
   if (dev::lane_idx() == 0) mover.open();
@@ -145,8 +148,8 @@ EP_DEVICE bool is_in_place(const HtGroupState& group, uint32_t other, uint32_t n
 }
 
 // Expert-major: the sum of a row's slots goes straight from registers to its home slot.
-template <DType kDType, class Others>
-EP_DEVICE void push_sums(const Operation& op, const HtCombineArgs& args, const Others& others, Addend* addends,
+template <DType kDType, class Others, Peers kPeers>
+EP_DEVICE void push_sums(const Operation<kPeers>& op, const HtCombineArgs& args, const Others& others, Addend* addends,
                          FlagQueue& queue) {
   const Rows from = rows_of(args.tokens, args.move.row_bytes);
   FlagSender flags{queue};
@@ -164,9 +167,9 @@ EP_DEVICE void push_sums(const Operation& op, const HtCombineArgs& args, const O
 
 // Lists what is added up for a hosted token as soon as it is there: the results of the team's ranks, in their order, then
 // the sums of other teams, in theirs. False: something did not come.
-template <bool kExpertMajor, class Others>
-EP_DEVICE bool list_results(const Operation& op, const HtCombineArgs& args, const Others& others, uint32_t token,
-                            Addend* addends, uint32_t& num_addends) {
+template <bool kExpertMajor, class Others, Peers kPeers>
+EP_DEVICE bool list_results(const Operation<kPeers>& op, const HtCombineArgs& args, const Others& others,
+                            uint32_t token, Addend* addends, uint32_t& num_addends) {
   const HtGroupState& group = op.group;
   const Rows arrived = window_rows(group, group.rank), own = rows_of(args.tokens, args.move.row_bytes);
   dev::sync_warp();  // the addends are about to be replaced
@@ -182,6 +185,34 @@ EP_DEVICE bool list_results(const Operation& op, const HtCombineArgs& args, cons
     }
     if (!await_rows(op, {Wait::combine_row, dest.rank, token}, exists && !in_place, slot)) return false;
     if (!others.list_sum(op, dest, i < num_addends && !exists, addends + i)) return false;
+  }
+  dev::sync_warp();
+  return true;
+}
+
+// The same in a group with masks: what does not come since its rank is lost is left out. False: the group has failed.
+template <bool kExpertMajor, class Others>
+EP_DEVICE bool list_results(const Operation<Peers::masked_team>& op, const HtCombineArgs& args, const Others&,
+                            uint32_t token, Addend* addends, uint32_t& num_addends) {
+  const HtGroupState& group = op.group;
+  const Rows arrived = window_rows(group, group.rank), own = rows_of(args.tokens, args.move.row_bytes);
+  const uint32_t num_dests = *args.handle.num_dests(token);
+  dev::sync_warp();  // the last token's addends are about to be replaced
+  num_addends = 0;
+  for (uint32_t first = 0; first < num_dests; first += 32) {
+    const uint32_t i = first + dev::lane_idx();
+    const bool exists = i < num_dests;
+    const HtDest dest = exists ? dev::ld(args.handle.dest(token, i)) : HtDest{};
+    const uint64_t slot = group.layout.home_slot(token, exists ? i : 0);
+    const bool in_place = kExpertMajor ? is_in_place(group, dest.rank, dest.hits.count) : dest.rank == group.rank;
+    uint32_t lost = 0;
+    if (!await_rows(op, {Wait::combine_row, dest.rank, token}, exists && !in_place, slot, lost)) return false;
+    const uint32_t come = dev::ballot(exists) & ~lost, before = come & ((1u << dev::lane_idx()) - 1);
+    if (come >> dev::lane_idx() & 1) {
+      addends[num_addends + dev::popc(before)] =
+          !in_place ? arrived.at(slot) : own.at(kExpertMajor ? *args.handle.hit(dest.row, 0) : dest.row);
+    }
+    num_addends += dev::popc(come);
   }
   dev::sync_warp();
   return true;
@@ -209,8 +240,9 @@ struct SumItems {
 };
 
 // Adds up the results of guests, for whom others wait, and then of this rank's tokens.
-template <bool kExpertMajor, DType kDType, class Others>
-EP_DEVICE void collect_results(const Operation& op, const HtCombineArgs& args, const Others& others, Addend* addends) {
+template <bool kExpertMajor, DType kDType, class Others, Peers kPeers>
+EP_DEVICE void collect_results(const Operation<kPeers>& op, const HtCombineArgs& args, const Others& others,
+                               Addend* addends) {
   const SumItems items(args);
   const uint32_t num_guests = others.num_guests();
   for (;;) {
@@ -229,8 +261,8 @@ EP_DEVICE void collect_results(const Operation& op, const HtCombineArgs& args, c
 }
 
 // Backward: sends the gradients of the weights of this rank's rows to the tokens' hosts: a lane for each row.
-template <bool kExpertMajor>
-EP_DEVICE void send_gradients(const Operation& op, const HtCombineArgs& args, const Crew& crew) {
+template <bool kExpertMajor, Peers kPeers>
+EP_DEVICE void send_gradients(const Operation<kPeers>& op, const HtCombineArgs& args, const Crew& crew) {
   const HtGroupState& group = op.group;
   const uint32_t num_rows = args.handle.totals()->num_rows;
   for (uint32_t row = crew.thread(); row < num_rows; row += crew.num_threads()) {
@@ -239,6 +271,7 @@ EP_DEVICE void send_gradients(const Operation& op, const HtCombineArgs& args, co
       return dev::ld_nc(args.topk_weights +
                         (kExpertMajor ? *args.handle.hit(row, i) : uint64_t{row} * args.num_topk + i));
     };
+    if (Operation<kPeers>::kMasks && (home.num_hits == 0 || !op.reaches(home.source))) continue;
     send_floats(op, rank_of_flow(group, home.source), group.layout.home_slot(home.token, home.dest), home.num_hits,
                 get);
   }
@@ -246,8 +279,8 @@ EP_DEVICE void send_gradients(const Operation& op, const HtCombineArgs& args, co
 
 // Backward: the gradients of this rank's tokens, at the places of their experts; zero where there is none. A lane for each
 // token.
-template <class Others>
-EP_DEVICE void collect_gradients(const Operation& op, const HtCombineArgs& args, const Others& others,
+template <class Others, Peers kPeers>
+EP_DEVICE void collect_gradients(const Operation<kPeers>& op, const HtCombineArgs& args, const Others& others,
                                  const Crew& crew) {
   const uint32_t num_tokens = args.handle.totals()->num_tokens;
   for (uint32_t token = crew.thread(); token < num_tokens; token += crew.num_threads()) {
@@ -268,13 +301,17 @@ EP_DEVICE void collect_gradients(const Operation& op, const HtCombineArgs& args,
       const bool ok = others.is_in_team(op.group, dest.rank)
                           ? receive_floats(op, awaited, op.group.layout.home_slot(token, i), dest.hits.count, put)
                           : others.receive_gradients(op, dest, put);
-      if (!ok) return;
+      if (ok) continue;
+      if (!op.goes_on()) return;
+      for (uint32_t j = 0; j < dest.hits.count; ++j) put(j, 0);  // who has them is lost
     }
   }
 }
 
 // Other teams, where there are none (combine_remote.cuh has those that there are).
+template <Peers kOthers = Peers::team>
 struct NoOthers {
+  static constexpr Peers kPeers = kOthers;
   static constexpr bool kExist = false;
 
   EP_DEVICE static NoRails rails() { return {}; }
@@ -283,16 +320,16 @@ struct NoOthers {
   EP_DEVICE static uint32_t num_guests() { return 0; }
   template <class... Args>
   EP_DEVICE static void for_each_flow(const Args&...) {}
-  EP_DEVICE static bool list_sum(const Operation&, const HtDest&, bool, Addend*) { return true; }
+  EP_DEVICE static bool list_sum(const Operation<kPeers>&, const HtDest&, bool, Addend*) { return true; }
   template <bool kExpertMajor, DType kDType>
-  EP_DEVICE static bool sum_guest(const Operation&, uint32_t, Addend*) {
+  EP_DEVICE static bool sum_guest(const Operation<kPeers>&, uint32_t, Addend*) {
     return true;
   }
   template <class Put>
-  EP_DEVICE static bool receive_gradients(const Operation&, const HtDest&, Put) {
+  EP_DEVICE static bool receive_gradients(const Operation<kPeers>&, const HtDest&, Put) {
     return true;
   }
-  EP_DEVICE static void await_all(const Operation&) {}
+  EP_DEVICE static void await_all(const Operation<kPeers>&) {}
 };
 
 template <bool kExpertMajor, DType kDType, class Others>
@@ -302,7 +339,7 @@ EP_DEVICE void combine_with(const HtCombineArgs& args, const Others& others) {
   EP_SHARED(FlagQueue, queues, [kMoveWarps]);
   open_queues(queues);
   const Start start = begin(args.group, others.rails());
-  const Operation op{{args.group, start.epoch}};
+  const Operation<Others::kPeers> op{{args.group, start.epoch}};
   const Crews crews(args.move, true);
   Addend* warp_addends = addends[dev::warp_idx()];
   if (start.ready) {
@@ -329,9 +366,9 @@ EP_DEVICE void combine_with(const HtCombineArgs& args, const Others& others) {
   finish_pushing(op, args.move);
 }
 
-template <bool kExpertMajor, DType kDType>
+template <bool kExpertMajor, DType kDType, Peers kPeers = Peers::team>
 EP_DEVICE void combine(const HtCombineArgs& args) {
-  combine_with<kExpertMajor, kDType>(args, NoOthers());
+  combine_with<kExpertMajor, kDType>(args, NoOthers<kPeers>());
 }
 
 }  // namespace nccl_ep::ht

@@ -14,6 +14,7 @@
 namespace nccl_ep::ht {
 
 struct OtherSums {
+  static constexpr Peers kPeers = Peers::teams;
   static constexpr bool kExist = true;
 
   const HtCombineArgs& args;
@@ -25,7 +26,7 @@ struct OtherSums {
 
   // The flows for ranks of other teams, to those who host their tokens here. This rank does so last, if `with_own`.
   template <class NumRows, class Push>
-  EP_DEVICE void for_each_flow(const Operation& op, bool with_own, NumRows num_rows, Push push) const {
+  EP_DEVICE void for_each_flow(const Operation<Peers::teams>& op, bool with_own, NumRows num_rows, Push push) const {
     const uint32_t team_size = args.group.layout.team_size, num_hosts = team_size - (with_own ? 0 : 1);
     const auto flow_of = [&](uint32_t n) {
       return it.team(n / num_hosts) * team_size + (team_peer(args.group, n % num_hosts) - args.group.first_rank);
@@ -34,7 +35,7 @@ struct OtherSums {
   }
 
   // Waits for the sums of other teams that the lanes look at, and lists them.
-  EP_DEVICE bool list_sum(const Operation& op, const HtDest& dest, bool exists, Addend* addend) const {
+  EP_DEVICE bool list_sum(const Operation<Peers::teams>& op, const HtDest& dest, bool exists, Addend* addend) const {
     const uint32_t i = exists ? number_of(dest) : 0;
     const bool ok = !exists || boxes().await(op, i, dest.row);
     if (exists) *addend = boxes().incoming(i, dest.row);
@@ -53,7 +54,7 @@ struct OtherSums {
 
   // Adds up a guest's results in this team for its home. The whole warp calls it.
   template <bool kExpertMajor, DType kDType>
-  EP_DEVICE bool sum_guest(const Operation& op, uint32_t number, Addend* addends) const {
+  EP_DEVICE bool sum_guest(const Operation<Peers::teams>& op, uint32_t number, Addend* addends) const {
     const uint32_t i = number % it.size(), parcel = number / it.size(), guest = it.first_guest(i) + parcel;
     if (parcel >= args.handle.parcels(i)->guests) return true;
     uint32_t num_addends = 0;
@@ -68,7 +69,7 @@ struct OtherSums {
 
   // The gradients that another team has sent with its sum.
   template <class Put>
-  EP_DEVICE bool receive_gradients(const Operation& op, const HtDest& dest, Put put) const {
+  EP_DEVICE bool receive_gradients(const Operation<Peers::teams>& op, const HtDest& dest, Put put) const {
     const uint32_t i = number_of(dest);
     if (!boxes().await(op, i, dest.row)) return false;
     const float* gradients = boxes().weights(boxes().incoming(i, dest.row));
@@ -76,7 +77,7 @@ struct OtherSums {
     return true;
   }
 
-  EP_DEVICE void await_all(const Operation& op) const {
+  EP_DEVICE void await_all(const Operation<Peers::teams>& op) const {
     for (uint32_t i = 0; i < it.size(); ++i) {
       if (!boxes().await_all(op, i, args.handle.parcels(i)->departing)) return;
     }
@@ -89,7 +90,7 @@ struct OtherSums {
   }
 
   // A lane for each rank of the team that has some.
-  EP_DEVICE bool collect_guest_gradients(const Operation& op, uint32_t guest, float* gradients) const {
+  EP_DEVICE bool collect_guest_gradients(const Operation<Peers::teams>& op, uint32_t guest, float* gradients) const {
     bool ok = true;
     const uint32_t num_dests = *args.handle.num_dests(guest);
     for (uint32_t i = dev::lane_idx(); i < num_dests; i += 32) {
@@ -102,7 +103,7 @@ struct OtherSums {
   }
 
   // The warp that completes a chunk puts it.
-  EP_DEVICE void finish_parcel(const Operation& op, uint32_t i, uint32_t chunk) const {
+  EP_DEVICE void finish_parcel(const Operation<Peers::teams>& op, uint32_t i, uint32_t chunk) const {
     dev::sync_warp();  // all of the parcel is written
     if (dev::lane_idx() != 0) return;
     const uint32_t num_parcels = args.handle.parcels(i)->guests;

@@ -40,6 +40,19 @@ EP_DEVICE bool all_in_block(bool mine) {
   return some_do_not[0] == 0;
 }
 
+// The ranks that take part in an update, as participants.cuh has found out: bits in the block's shared memory, where there are
+// masks.
+EP_DEVICE uint32_t* participant_words() {
+  EP_SHARED(uint32_t, words, [kHtMaxRanks / 32]);
+  return words;
+}
+
+template <Peers kPeers>
+EP_DEVICE bool takes_part(const Operation<kPeers>&, uint32_t rank) {
+  if constexpr (kPeers != Peers::masked_team) return true;
+  return participant_words()[rank / 32] >> rank % 32 & 1;
+}
+
 // Calls visit(i) for each i below `count`, a thread each.
 template <class Visit>
 EP_DEVICE void for_each_thread(uint32_t count, Visit visit) {
@@ -127,11 +140,12 @@ EP_DEVICE void add_quad(const HtUpdateArgs& args, const UpdateScratch& scratch, 
 
 // Adds up the blocks of this rank: `next` gets what the blocks before have, `total` what all have. The block's threads share
 // the counters and the blocks.
-EP_DEVICE bool add_blocks(const Operation& op, const HtUpdateArgs& args, const UpdateScratch& scratch) {
+template <Peers kPeers>
+EP_DEVICE bool add_blocks(const Operation<kPeers>& op, const HtUpdateArgs& args, const UpdateScratch& scratch) {
   bool ok = true;
   for_each_thread(dev::num_blocks(), [&](uint32_t block) {
-    ok &= wait_for(op.group, op.epoch, {Wait::block_counts, op.group.rank, block},
-                   [&] { return dev::ld_acquire<dev::Scope::gpu>(args.block_flags + block) == op.epoch; });
+    ok &= op.wait_for_own({Wait::block_counts, op.group.rank, block},
+                          [&] { return dev::ld_acquire<dev::Scope::gpu>(args.block_flags + block) == op.epoch; });
   });
   for_each_thread(scratch.num_counters, [&](uint32_t c) { scratch.next[c] = scratch.total[c] = 0; });
   if (!all_in_block(ok)) return false;
@@ -144,7 +158,8 @@ EP_DEVICE bool add_blocks(const Operation& op, const HtUpdateArgs& args, const U
 }
 
 // Some of this rank's counts, as they are sent.
-EP_DEVICE Unit count_unit(const Operation& op, const UpdateScratch& scratch, uint32_t u) {
+template <Peers kPeers>
+EP_DEVICE Unit count_unit(const Operation<kPeers>& op, const UpdateScratch& scratch, uint32_t u) {
   Unit unit{{0, 0, 0}, op.epoch};
 #pragma unroll
   for (uint32_t j = 0; j < 3; ++j) {
@@ -154,22 +169,34 @@ EP_DEVICE Unit count_unit(const Operation& op, const UpdateScratch& scratch, uin
 }
 
 // Sends this rank's counts to every rank of the team: a block for each.
-EP_DEVICE bool send_counts(const Operation& op, const UpdateScratch& scratch) {
+template <Peers kPeers>
+EP_DEVICE bool send_counts(const Operation<kPeers>& op, const UpdateScratch& scratch) {
   const HtGroupState& group = op.group;
   bool ok = true;
   for (uint32_t i = dev::block_idx(); i < group.layout.team_size; i += dev::num_blocks()) {
     const uint32_t peer = team_peer(group, i);
     for_each_thread(group.layout.count_units(), [&](uint32_t u) {
-      if (!ok || !(ok = op.await_peer(peer))) return;
+      if (!ok) return;
+      if (!op.await_peer(peer)) {
+        ok = op.goes_on();
+        return;
+      }
+      if (!op.reaches(peer)) return;
       dev::st_unit(group.window.at<Unit>(peer, group.layout.counts_at(group.rank, u)), count_unit(op, scratch, u));
     });
   }
   return ok;
 }
 
-// Waits for the counts of all ranks: `next` gets what the ranks before have on top, `total` what all have. Where each
-// rank's rows begin here is remembered.
-EP_DEVICE bool add_ranks(const Operation& op, const HtHandle& handle, const UpdateScratch& scratch) {
+// Whose tokens a counter counts: a rank's or an expert's.
+EP_DEVICE uint32_t rank_of_counter(const HtGroupState& group, uint32_t counter) {
+  return counter < group.num_ranks ? counter : (counter - group.num_ranks) / group.num_local_experts;
+}
+
+// Waits for the counts of all ranks that take part: `next` gets what the ranks before have on top, `total` what all have.
+// Where each rank's rows begin here is remembered.
+template <Peers kPeers>
+EP_DEVICE bool add_ranks(const Operation<kPeers>& op, const HtHandle& handle, const UpdateScratch& scratch) {
   constexpr uint32_t kBatch = 4;
   const HtGroupState& group = op.group;
   bool ok = true;
@@ -188,6 +215,7 @@ EP_DEVICE bool add_ranks(const Operation& op, const HtHandle& handle, const Upda
 #pragma unroll
         for (uint32_t i = 0; i < kBatch; ++i) {
           if (first + i >= group.num_ranks || units[i].epoch == op.epoch) continue;
+          if (!takes_part(op, first + i)) continue;
           awaited.peer = first + i;
           arrived = false;
         }
@@ -199,6 +227,7 @@ EP_DEVICE bool add_ranks(const Operation& op, const HtHandle& handle, const Upda
 #pragma unroll
         for (uint32_t j = 0; j < 3; ++j) {
           if (3 * u + j == group.rank && dev::block_idx() == 0) *handle.source(first + i) = all[j];
+          if (!takes_part(op, first + i)) continue;
           if (first + i < group.rank) before[j] += units[i].word[j];
           all[j] += units[i].word[j];
         }
@@ -207,6 +236,7 @@ EP_DEVICE bool add_ranks(const Operation& op, const HtHandle& handle, const Upda
 #pragma unroll
     for (uint32_t j = 0; j < 3; ++j) {
       if (3 * u + j >= group.layout.num_counters()) continue;
+      if (!takes_part(op, rank_of_counter(group, 3 * u + j))) all[j] = scratch.total[3 * u + j] = 0;
       if (3 * u + j == group.rank && dev::block_idx() == 0) *handle.source(group.num_ranks) = all[j];
       if (3 * u + j < group.num_ranks) scratch.outgoing[3 * u + j] = {0, before[j], scratch.total[3 * u + j]};
       scratch.next[3 * u + j] += before[j];

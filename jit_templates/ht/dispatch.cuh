@@ -74,9 +74,10 @@ struct GivenTokens {
 };
 
 // The same with scales: the caller's or quantized.
+template <Peers kPeers>
 struct ScaledTokens {
   static constexpr bool kHasScales = true;
-  const Operation& op;
+  const Operation<kPeers>& op;
   const HtDispatchArgs& args;
   QuantizedTokens quantized;
 
@@ -129,14 +130,15 @@ EP_DEVICE bool push_ticket(const HtDispatchArgs& args, const From& from, uint32_
 }
 
 // Pushes rows of a flow until others have taken all that are left. The whole warp calls it.
-template <class From, class RowMover>
-EP_DEVICE void push_flow(const Operation& op, const HtDispatchArgs& args, const From& from, uint32_t flow,
+template <class From, class RowMover, Peers kPeers>
+EP_DEVICE void push_flow(const Operation<kPeers>& op, const HtDispatchArgs& args, const From& from, uint32_t flow,
                          RowMover& mover) {
   const HtOutgoing outgoing = *args.handle.outgoing(flow);
   uint32_t num_mine = 0;
   bool ok = true;
   for_each_ticket(args.move, flow, outgoing.num_rows, [&](uint32_t first, uint32_t end) {
-    ok = ok && push_ticket(args, from, flow, outgoing, first, end, mover);
+    ok = ok && op.warp_reaches(rank_of_flow(args.group, flow)) &&
+         push_ticket(args, from, flow, outgoing, first, end, mover);
     num_mine += end - first;
   });
   if (!mover.takes_part() || num_mine == 0) return;
@@ -144,15 +146,17 @@ EP_DEVICE void push_flow(const Operation& op, const HtDispatchArgs& args, const 
   if (ok && dev::lane_idx() == 0) add_arrived(op, args.move, flow, num_mine, outgoing.num_rows);
 }
 
-template <class Tokens, class RowMover>
-EP_DEVICE void push_own_rows(const Operation& op, const HtDispatchArgs& args, const Tokens& tokens, RowMover& mover) {
+template <class Tokens, class RowMover, Peers kPeers>
+EP_DEVICE void push_own_rows(const Operation<kPeers>& op, const HtDispatchArgs& args, const Tokens& tokens,
+                             RowMover& mover) {
   const auto num_rows = [&](uint32_t flow) { return args.handle.outgoing(flow)->num_rows; };
   for_each_own_flow(op, args.move, pushes_own(args.move), num_rows,
                     [&](uint32_t flow) { push_flow(op, args, tokens, flow, mover); });
 }
 
 // Nobody pushes where nothing goes.
-EP_DEVICE void finish_idle_flows(const Operation& op, const HtDispatchArgs& args) {
+template <Peers kPeers>
+EP_DEVICE void finish_idle_flows(const Operation<kPeers>& op, const HtDispatchArgs& args) {
   for (uint32_t flow = dev::lane_idx(); flow < op.group.num_ranks; flow += 32) {
     if (flow != op.group.rank && args.handle.outgoing(flow)->num_rows == 0) tell_done(op, flow);
   }
@@ -173,23 +177,41 @@ EP_DEVICE float weight_of(const HtDispatchArgs& args, uint32_t token, uint32_t h
 }
 
 // Sends the weights of this rank's tokens to the ranks of the team that their rows go to: a lane for each token.
-EP_DEVICE void send_weights(const Operation& op, const HtDispatchArgs& args, const Crew& crew) {
+template <Peers kPeers>
+EP_DEVICE void send_weights(const Operation<kPeers>& op, const HtDispatchArgs& args, const Crew& crew) {
   const uint32_t num_tokens = args.handle.totals()->num_tokens;
   for (uint32_t token = crew.thread(); token < num_tokens; token += crew.num_threads()) {
     const uint32_t num_dests = *args.handle.num_dests(token);
     for (uint32_t i = 0; i < num_dests; ++i) {
       const HtDest dest = dev::ld(args.handle.dest(token, i));
       if (!op.group.is_in_team(dest.rank)) break;
+      if (!op.reaches(dest.rank)) continue;
       send_floats(op, dest.rank, dest.row, dest.hits.count,
                   [&](uint32_t j) { return weight_of(args, token, dest.hits.first + j); });
     }
   }
 }
 
+// Flat: a row that nothing is known of is for no expert. A lane for each row.
+EP_DEVICE void clear_row_topk(const HtDispatchArgs& args, uint32_t row) {
+  for (uint32_t i = 0; i < args.num_topk; ++i) {
+    args.out_topk_idx[uint64_t{row} * args.num_topk + i] = -1;
+    args.out_topk_weights[uint64_t{row} * args.num_topk + i] = 0;
+  }
+}
+
+// The same for all rows of which no record has come, in a group with masks.
+EP_DEVICE void clear_unknown_rows(const HtDispatchArgs& args, const Crew& crew) {
+  const uint32_t num_rows = args.handle.totals()->num_rows;
+  for (uint32_t row = crew.thread(); row < num_rows; row += crew.num_threads()) {
+    if (args.handle.home(row)->num_hits == 0) clear_row_topk(args, row);
+  }
+}
+
 // Waits for the weights of a row and writes them out, in the flat layout with the experts that they are for. A lane for each
 // row.
-template <bool kExpertMajor>
-EP_DEVICE bool receive_weights(const Operation& op, const HtDispatchArgs& args, const ReceivedRow& it) {
+template <bool kExpertMajor, Peers kPeers>
+EP_DEVICE bool receive_weights(const Operation<kPeers>& op, const HtDispatchArgs& args, const ReceivedRow& it) {
   float* out = args.out_topk_weights + (kExpertMajor ? 0 : uint64_t{it.row} * args.num_topk);
   const bool ok =
       receive_floats(op, {Wait::row_weights, it.source, it.home.token}, it.row, it.home.num_hits,
@@ -243,8 +265,8 @@ EP_DEVICE bool bring_token(const HtDispatchArgs& args, const Tokens& tokens, uin
 
 // Brings a row to its final places: an own one from the caller's tensor if nobody pushes it, another from where it has
 // arrived.
-template <bool kExpertMajor, class Tokens>
-EP_DEVICE bool deliver_row(const Operation& op, const HtDispatchArgs& args, const Tokens& tokens,
+template <bool kExpertMajor, class Tokens, Peers kPeers>
+EP_DEVICE bool deliver_row(const Operation<kPeers>& op, const HtDispatchArgs& args, const Tokens& tokens,
                            const ReceivedRow& it) {
   const uint32_t rank = op.group.rank, row_bytes = args.move.row_bytes;
   const Rows out = rows_of(args.out_tokens, row_bytes), out_scales = rows_of(args.scales.out, args.scales.row_bytes);
@@ -259,7 +281,7 @@ EP_DEVICE bool deliver_row(const Operation& op, const HtDispatchArgs& args, cons
   const bool direct = is_direct(args, it.source, rank);
   if (direct && num_slots == 1) return true;
   const Awaited awaited{Wait::dispatch_row, it.source, it.home.token};
-  if (!it.has_come && !await_rows(op, awaited, true, it.row)) return false;
+  if (!it.has_come && !await_rows(op, awaited, true, it.row)) return op.warp_goes_on();
   dev::sync_warp();  // another lane may have seen it come
   const uint32_t first = direct ? 1 : 0;
   copy_row(direct ? to(0) : window_rows(op.group, rank).at(it.row), row_bytes, first, num_slots, to);
@@ -268,15 +290,19 @@ EP_DEVICE bool deliver_row(const Operation& op, const HtDispatchArgs& args, cons
   return true;
 }
 
-template <bool kExpertMajor, class Tokens>
-EP_DEVICE void receive_rows(const Operation& op, const HtDispatchArgs& args, const Tokens& tokens, const Crew& crew,
-                            const RowRanges& ranges) {
+template <bool kExpertMajor, class Tokens, Peers kPeers>
+EP_DEVICE void receive_rows(const Operation<kPeers>& op, const HtDispatchArgs& args, const Tokens& tokens,
+                            const Crew& crew, const RowRanges& ranges) {
   const bool flags = has_flags<kExpertMajor>(args);
   const auto look_up = [&](uint64_t i, ReceivedRow& mine) {
     mine = row_in_turn(args.handle, ranges, crew, i);
     if (!mine.exists) return true;
     mine.has_come = flags && (mine.source != op.group.rank || pushes_own(args.move)) && has_come(op, mine.row);
-    return !args.topk_weights || receive_weights<kExpertMajor>(op, args, mine);
+    if (!args.topk_weights || receive_weights<kExpertMajor>(op, args, mine)) return true;
+    if (!op.goes_on()) return false;
+    if (!kExpertMajor) clear_row_topk(args, mine.row);
+    mine.exists = false;
+    return true;
   };
   for_each_row(crew, uint64_t{ranges.most} * ranges.num_ranks, look_up,
                [&](const ReceivedRow& it) { return deliver_row<kExpertMajor>(op, args, tokens, it); });
@@ -299,27 +325,29 @@ EP_DEVICE void fill_padding(const HtDispatchArgs& args, const Crew& crew) {
 }
 
 // Guests and what leaves the team, where there is but one (dispatch_remote.cuh has those that there are).
+template <Peers kOthers = Peers::team>
 struct NoGuests {
+  static constexpr Peers kPeers = kOthers;
   EP_DEVICE static NoRails rails() { return {}; }
   template <class RowMover>
-  EP_DEVICE static void push_rows(const Operation&, RowMover&) {}
+  EP_DEVICE static void push_rows(const Operation<kPeers>&, RowMover&) {}
   template <class Tokens>
-  EP_DEVICE static void send_parcels(const Operation&, const Tokens&, const Crew&) {}
-  EP_DEVICE static void await_all(const Operation&) {}
+  EP_DEVICE static void send_parcels(const Operation<kPeers>&, const Tokens&, const Crew&) {}
+  EP_DEVICE static void await_all(const Operation<kPeers>&) {}
 };
 
-template <class Tokens, class Guests, class RowMover>
-EP_DEVICE void push_all(const Operation& op, const HtDispatchArgs& args, const Tokens& tokens, const Guests& guests,
-                        RowMover mover) {
+template <class Tokens, class Guests, class RowMover, Peers kPeers>
+EP_DEVICE void push_all(const Operation<kPeers>& op, const HtDispatchArgs& args, const Tokens& tokens,
+                        const Guests& guests, RowMover mover) {
   if (mover.takes_part()) mover.open();
   push_own_rows(op, args, tokens, mover);
   guests.push_rows(op, mover);
   if (mover.takes_part()) mover.close();
 }
 
-template <bool kExpertMajor, class Tokens, class Guests>
-EP_DEVICE void receive_all(const Operation& op, const HtDispatchArgs& args, const Tokens& tokens, const Guests& guests,
-                           const Crew& crew, const RowRanges& ranges) {
+template <bool kExpertMajor, class Tokens, class Guests, Peers kPeers>
+EP_DEVICE void receive_all(const Operation<kPeers>& op, const HtDispatchArgs& args, const Tokens& tokens,
+                           const Guests& guests, const Crew& crew, const RowRanges& ranges) {
   guests.send_parcels(op, tokens, crew);
   receive_rows<kExpertMajor>(op, args, tokens, crew, ranges);
   if (crew.worker() != 0) return;
@@ -329,9 +357,9 @@ EP_DEVICE void receive_all(const Operation& op, const HtDispatchArgs& args, cons
 }
 
 // What a warp does, by its party.
-template <bool kExpertMajor, class Tokens, class Guests>
-EP_DEVICE void take_part(const Operation& op, const HtDispatchArgs& args, const Tokens& tokens, const Guests& guests,
-                         const RowRanges& ranges, FlagQueue* queues, unsigned char* shared) {
+template <bool kExpertMajor, class Tokens, class Guests, Peers kPeers>
+EP_DEVICE void take_part(const Operation<kPeers>& op, const HtDispatchArgs& args, const Tokens& tokens,
+                         const Guests& guests, const RowRanges& ranges, FlagQueue* queues, unsigned char* shared) {
   const bool flags = has_flags<kExpertMajor>(args);
   const Crews crews(args.move, flags);
   if (crews.pushers.has_me()) {
@@ -342,6 +370,9 @@ EP_DEVICE void take_part(const Operation& op, const HtDispatchArgs& args, const 
   } else {
     const bool receives = crews.receivers.has_me();
     if (receives && kExpertMajor) fill_padding<Tokens::kHasScales>(args, crews.receivers);
+    if constexpr (Guests::kPeers == Peers::masked_team && !kExpertMajor) {
+      if (receives && args.topk_weights) clear_unknown_rows(args, crews.receivers);
+    }
     if (receives && args.topk_weights && await_peers(op)) send_weights(op, args, crews.receivers);
     if constexpr (Tokens::kHasScales) tokens.quantize();
     if (receives) receive_all<kExpertMajor>(op, args, tokens, guests, crews.receivers, ranges);
@@ -355,10 +386,10 @@ EP_DEVICE void dispatch_with(const HtDispatchArgs& args, const Guests& guests) {
   open_queues(queues);
   const RowRanges ranges = load_row_ranges(args.group, args.handle);
   const Start start = begin(args.group, guests.rails());
-  const Operation op{{args.group, start.epoch}};
+  const Operation<Guests::kPeers> op{{args.group, start.epoch}};
   if (start.ready) {
     if constexpr (kHasScales) {
-      const ScaledTokens tokens{op, args, QuantizedTokens(args.group, ranges)};
+      const ScaledTokens<Guests::kPeers> tokens{op, args, QuantizedTokens(args.group, ranges)};
       take_part<kExpertMajor>(op, args, tokens, guests, ranges, queues, shared);
     } else {
       take_part<kExpertMajor>(op, args, GivenTokens{args}, guests, ranges, queues, shared);
@@ -367,9 +398,9 @@ EP_DEVICE void dispatch_with(const HtDispatchArgs& args, const Guests& guests) {
   finish_pushing(op, args.move);
 }
 
-template <bool kExpertMajor, bool kHasScales = false>
+template <bool kExpertMajor, bool kHasScales = false, Peers kPeers = Peers::team>
 EP_DEVICE void dispatch(const HtDispatchArgs& args) {
-  dispatch_with<kExpertMajor, kHasScales>(args, NoGuests());
+  dispatch_with<kExpertMajor, kHasScales>(args, NoGuests<kPeers>());
 }
 
 }  // namespace nccl_ep::ht

@@ -14,7 +14,7 @@ namespace nccl_ep::ht {
 
 // Guests' rows, as they are pushed.
 struct GuestRows {
-  const Operation& op;
+  const Operation<Peers::teams>& op;
   const HtDispatchArgs& args;
   const ParcelBoxes& boxes;
 
@@ -43,13 +43,14 @@ struct GuestRows {
 };
 
 struct Guests {
+  static constexpr Peers kPeers = Peers::teams;
   const HtDispatchArgs& args;
   Rails it;
 
   EP_DEVICE const Rails& rails() const { return it; }
 
   template <class RowMover>
-  EP_DEVICE void push_rows(const Operation& op, RowMover& mover) const {
+  EP_DEVICE void push_rows(const Operation<Peers::teams>& op, RowMover& mover) const {
     const uint32_t team_size = args.group.layout.team_size;
     const ParcelBoxes boxes{it, args.parcels};
     const GuestRows rows{op, args, boxes};
@@ -63,7 +64,7 @@ struct Guests {
 
   // A warp for each chunk; neighbours have different teams. The whole warp calls it.
   template <class Tokens>
-  EP_DEVICE void send_parcels(const Operation& op, const Tokens& tokens, const Crew& crew) const {
+  EP_DEVICE void send_parcels(const Operation<Peers::teams>& op, const Tokens& tokens, const Crew& crew) const {
     const ParcelBoxes boxes{it, args.parcels};
     uint32_t most = 0;
     for (uint32_t i = 0; i < it.size(); ++i) {
@@ -77,7 +78,7 @@ struct Guests {
     }
   }
 
-  EP_DEVICE void await_all(const Operation& op) const {
+  EP_DEVICE void await_all(const Operation<Peers::teams>& op) const {
     const ParcelBoxes boxes{it, args.parcels};
     for (uint32_t i = 0; i < it.size(); ++i) {
       if (!boxes.await_all(op, i, args.handle.parcels(i)->guests)) return;
@@ -86,8 +87,8 @@ struct Guests {
 
  private:
   template <class Tokens>
-  EP_DEVICE bool send_chunk(const Operation& op, const Tokens& tokens, const ParcelBoxes& boxes, uint32_t i,
-                            uint32_t chunk) const {
+  EP_DEVICE bool send_chunk(const Operation<Peers::teams>& op, const Tokens& tokens, const ParcelBoxes& boxes,
+                            uint32_t i, uint32_t chunk) const {
     const uint32_t num_parcels = args.handle.parcels(i)->departing, first = chunk * boxes.chunk_parcels();
     if (first >= num_parcels) return true;
     if (!dev::all(it.await_peer(op, i))) return false;

@@ -52,7 +52,8 @@ struct FlagSender {
 };
 
 // Raises the flags of some queues until all are closed: a lane for each. The whole warp calls it.
-EP_DEVICE void raise_flags(const Operation& op, FlagQueue* queues, uint32_t num_queues) {
+template <Peers kPeers>
+EP_DEVICE void raise_flags(const Operation<kPeers>& op, FlagQueue* queues, uint32_t num_queues) {
   FlagQueue& queue = queues[dev::lane_idx() < num_queues ? dev::lane_idx() : 0];
   bool is_open = dev::lane_idx() < num_queues;
   uint32_t num_raised = 0;
@@ -81,14 +82,16 @@ EP_DEVICE uint32_t* flag_of(const HtGroupState& group, uint32_t rank, uint64_t s
 }
 
 // Whether a row's flag is raised.
-EP_DEVICE bool has_come(const Operation& op, uint64_t slot) {
+template <Peers kPeers>
+EP_DEVICE bool has_come(const Operation<kPeers>& op, uint64_t slot) {
   return dev::ld_acquire<dev::Scope::system>(flag_of(op.group, op.group.rank, slot)) == op.epoch;
 }
 
 // Waits for the flags of rows that are on their way to this rank: each lane for one, if `awaits`. The whole warp calls it.
-EP_DEVICE bool await_rows(const Operation& op, const Awaited& mine, bool awaits, uint64_t slot) {
+template <Peers kPeers>
+EP_DEVICE bool await_rows(const Operation<kPeers>& op, const Awaited& mine, bool awaits, uint64_t slot) {
   Awaited awaited = mine;
-  return op.wait_for<true>(awaited, [&] {
+  return op.template wait_for<true>(awaited, [&] {
     const uint32_t missing = dev::ballot(awaits && !has_come(op, slot));
     if (missing == 0) return true;
     const uint32_t lane = dev::find_first(missing);  // a fault speaks of what is missing
@@ -96,6 +99,23 @@ EP_DEVICE bool await_rows(const Operation& op, const Awaited& mine, bool awaits,
     awaited.token = dev::shfl(mine.token, lane);
     return false;
   });
+}
+
+// The same in a group with masks, where rows of lost ranks do not come: leaves in `lost` which lanes wait for one of those.
+// False: the group has failed.
+EP_DEVICE bool await_rows(const Operation<Peers::masked_team>& op, const Awaited& mine, bool awaits, uint64_t slot,
+                          uint32_t& lost) {
+  const auto is_missing = [&] { return awaits && !has_come(op, slot); };
+  for (lost = 0;;) {
+    const bool missing = is_missing(), is_gone = mine.peer != op.group.rank && is_masked(op.group, mine.peer);
+    lost |= dev::ballot(missing && is_gone);
+    const uint32_t left = dev::ballot(missing) & ~lost;
+    if (left == 0) return true;
+    const uint32_t lane = dev::find_first(left);
+    const Awaited first{mine.what, dev::shfl(mine.peer, lane), dev::shfl(mine.token, lane)};
+    const bool came = op.wait_for<true>(first, [&] { return (dev::ballot(is_missing()) >> lane & 1) == 0; });
+    if (!came && !op.warp_goes_on()) return false;
+  }
 }
 
 }  // namespace nccl_ep::ht

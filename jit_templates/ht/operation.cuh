@@ -16,25 +16,60 @@ EP_DEVICE uint32_t team_peer(const HtGroupState& group, uint32_t i) {
 }
 
 // One operation as a block sees it.
-struct Operation : OperationOf<HtGroupState> {
+template <Peers kPeers>
+struct Operation : OperationOf<HtGroupState, kPeers == Peers::masked_team> {
+  static constexpr bool kMasks = kPeers == Peers::masked_team;
+  using Base = OperationOf<HtGroupState, kMasks>;
+  using Base::group, Base::epoch, Base::has_arrived;
+
   // Bounded waits, as in common/waiting.cuh, for what others send once they have started.
   template <bool kWholeWarp = false, class Ready>
   EP_DEVICE bool wait_for(const Awaited& awaited, Ready ready) const {
-    return wait_until<kWholeWarp>(group, epoch, ready, [&] { return or_who_is_behind(awaited); });
+    if constexpr (kMasks) {
+      if (awaited.peer == group.rank) return wait_for_own<kWholeWarp>(awaited, ready);
+      return Base::template wait_for<kWholeWarp>(awaited, ready);
+    } else {
+      return wait_until<kWholeWarp>(group, epoch, ready, [&] { return or_who_is_behind(awaited); });
+    }
+  }
+  // For what this rank's own warps do. Where a rank may stand still and come back, that takes as long as it takes.
+  template <bool kWholeWarp = false, class Ready>
+  EP_DEVICE bool wait_for_own(const Awaited& awaited, Ready ready) const {
+    if constexpr (!kMasks) return nccl_ep::wait_for<kWholeWarp>(group, epoch, awaited, ready);
+    while (!ready()) {
+      if (kWholeWarp ? dev::any(has_failed(group)) : has_failed(group)) return false;
+      dev::pause();
+    }
+    return true;
   }
   EP_DEVICE bool wait_for_unit(const Awaited& awaited, const Unit* address, Unit& unit) const {
     return wait_for(awaited, [&] { return has_arrived(address, unit); });
   }
-  // Waits until a rank of the team has started this operation, too.
+  // Waits until a rank of the team has started this operation, too. Nobody waits for one that is masked.
   EP_DEVICE bool await_peer(uint32_t peer) const {
-    return wait_for({Wait::peer_start, peer, 0}, [&] {
-      return static_cast<int32_t>(dev::ld_acquire<dev::Scope::system>(hello(peer)) - epoch) >= 0;
-    });
+    if (kMasks && (peer == group.rank || is_masked(group, peer))) return peer == group.rank;
+    return wait_for({Wait::peer_start, peer, 0}, [&] { return static_cast<int32_t>(last_of(peer) - epoch) >= 0; });
+  }
+  // Whether this rank may write what a peer that has started is to read in this operation. In a group with masks the peer may
+  // have gone on without it, and then has other things in these places: the peer's operation must be this one.
+  EP_DEVICE bool reaches(uint32_t peer) const {
+    if (!kMasks || peer == group.rank) return true;
+    if (is_masked(group, peer)) return false;
+    const int32_t ahead = static_cast<int32_t>(last_of(peer) - epoch);
+    if (ahead > 0) lose(group, epoch, {Wait::peer_start, peer, 0});
+    return ahead == 0;
+  }
+  // The same for a warp, which calls it together.
+  EP_DEVICE bool warp_reaches(uint32_t peer) const {
+    if constexpr (!kMasks) return true;
+    return dev::all(reaches(peer));
   }
 
  private:
+  // The last operation that a rank has started.
+  EP_DEVICE uint32_t last_of(uint32_t peer) const { return dev::ld_acquire<dev::Scope::system>(hello(peer)); }
   EP_DEVICE const uint32_t* hello(uint32_t peer) const {
-    return group.window.at<uint32_t>(group.rank, group.layout.hello_at(peer));
+    return group.window.template at<uint32_t>(group.rank, group.layout.hello_at(peer));
   }
   // Who has not even started keeps others from sending as well: a fault names the rank that is furthest behind.
   EP_DEVICE Awaited or_who_is_behind(Awaited missing) const {
@@ -61,12 +96,13 @@ EP_DEVICE uint32_t scan_warp(uint32_t value) {
   return value;
 }
 
-// Waits until all ranks of the team have started this operation, too. The whole warp calls it.
-EP_DEVICE bool await_peers(const Operation& op) {
+// Waits until all ranks of the team that take part have started this operation, too. The whole warp calls it.
+template <Peers kPeers>
+EP_DEVICE bool await_peers(const Operation<kPeers>& op) {
   bool ok = true;
   for (uint32_t i = dev::lane_idx(); i < op.group.layout.team_size; i += 32)
     ok &= op.await_peer(team_peer(op.group, i));
-  return dev::all(ok);
+  return dev::all(ok) || op.warp_goes_on();
 }
 
 // The rail peers in other teams, where there are none.
@@ -75,9 +111,16 @@ struct NoRails {
   EP_DEVICE void announce() const {}
 };
 
-// Finds out what operation this is, and says hello. All threads of all blocks call it, and meet.
-template <class Rails>
-EP_DEVICE Start begin(const HtGroupState& group, const Rails& rails) {
+// Tells a rank of the team that this one has started an operation.
+EP_DEVICE void say_hello(const HtGroupState& group, uint32_t rank, uint32_t epoch) {
+  uint32_t* hello = group.window.at<uint32_t>(rank, group.layout.hello_at(group.rank));
+  dev::st_release<dev::Scope::system>(hello, epoch);
+}
+
+// Finds out what operation this is, and says hello, to those of the team that `greets` names. All threads of all blocks call
+// it, and meet.
+template <class Rails, class Greets>
+EP_DEVICE Start begin(const HtGroupState& group, const Rails& rails, Greets greets) {
   EP_SHARED(Start, start, [1]);
   if (dev::warp_idx() == 0) {
     const uint32_t epoch = dev::ld_relaxed<dev::Scope::gpu>(&group.progress->epoch) + 1;
@@ -85,8 +128,7 @@ EP_DEVICE Start begin(const HtGroupState& group, const Rails& rails) {
     if (dev::lane_idx() == 0) start[0] = {epoch, !failed};
     if (dev::block_idx() == 0) {
       for (uint32_t i = dev::lane_idx(); i < group.layout.team_size; i += 32) {
-        uint32_t* hello = group.window.at<uint32_t>(group.first_rank + i, group.layout.hello_at(group.rank));
-        dev::st_release<dev::Scope::system>(hello, epoch);
+        if (greets(group.first_rank + i)) say_hello(group, group.first_rank + i, epoch);
       }
       rails.announce();
     }
@@ -95,7 +137,13 @@ EP_DEVICE Start begin(const HtGroupState& group, const Rails& rails) {
   return start[0];
 }
 
-EP_DEVICE void finish(const Operation& op) {
+template <class Rails>
+EP_DEVICE Start begin(const HtGroupState& group, const Rails& rails) {
+  return begin(group, rails, [](uint32_t) { return true; });
+}
+
+template <Peers kPeers>
+EP_DEVICE void finish(const Operation<kPeers>& op) {
   GroupProgress* progress = op.group.progress;
   if (is_last_block(progress->blocks_done)) dev::st_relaxed<dev::Scope::gpu>(&progress->epoch, op.epoch);
 }

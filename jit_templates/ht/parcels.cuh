@@ -30,16 +30,16 @@ struct ParcelBoxes {
   }
 
   // One lane calls it, after all that have written the chunk have met.
-  EP_DEVICE void put(const Operation& op, uint32_t i, uint32_t chunk, uint32_t num_parcels) const {
+  EP_DEVICE void put(const Operation<Peers::teams>& op, uint32_t i, uint32_t chunk, uint32_t num_parcels) const {
     rails.put(op, i, HtRemoteLayout::kFirstChunk + chunk, offset(chunk * chunk_parcels()),
               uint64_t{size_of_chunk(chunk, num_parcels)} * parcels.stride());
   }
   // Waits for a parcel: each thread for itself.
-  EP_DEVICE bool await(const Operation& op, uint32_t i, uint32_t parcel) const {
+  EP_DEVICE bool await(const Operation<Peers::teams>& op, uint32_t i, uint32_t parcel) const {
     return rails.await(op, Wait::remote_rows, i, HtRemoteLayout::kFirstChunk + chunk_of(parcel));
   }
   // Waits for all that come from a team, whether or not anybody needs them: then the boxes are free. One warp calls it.
-  EP_DEVICE bool await_all(const Operation& op, uint32_t i, uint32_t num_parcels) const {
+  EP_DEVICE bool await_all(const Operation<Peers::teams>& op, uint32_t i, uint32_t num_parcels) const {
     bool ok = true;
     for (uint32_t parcel = chunk_parcels() * dev::lane_idx(); parcel < num_parcels; parcel += 32 * chunk_parcels()) {
       ok = ok && await(op, i, parcel);

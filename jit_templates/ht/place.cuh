@@ -22,9 +22,12 @@ EP_DEVICE void write_record(uint32_t source, uint32_t token, uint32_t dest_idx, 
 }
 
 // Tells a rank of the team a unit of what it must know of a row.
-EP_DEVICE void send_record_unit(const Operation& op, uint32_t rank, uint32_t row, uint32_t i, Unit unit) {
+template <Peers kPeers>
+EP_DEVICE void send_record_unit(const Operation<kPeers>& op, uint32_t rank, uint32_t row, uint32_t i, Unit unit) {
   unit.epoch = op.epoch;
-  dev::st_unit(op.group.window.at<Unit>(rank, op.group.layout.record_at(row, i)), unit);
+  const HtGroupState& group = op.group;
+  if (!op.reaches(rank)) return;
+  dev::st_unit(group.window.at<Unit>(rank, group.layout.record_at(row, i)), unit);
 }
 
 // Where a token of the tile lies on each rank.
@@ -69,16 +72,24 @@ struct Places {
   uint32_t hits[kHtUpdateThreads];     // [token][hit]: flat the local expert, expert-major the slot
 };
 
+// The expert at a place of the table, or kNone: also one whose rank does not take part.
+template <Peers kPeers>
+EP_DEVICE uint32_t load_hosted_expert(const Operation<kPeers>& op, const TopkTable& topk, uint64_t place) {
+  const uint32_t expert = load_expert(op.group, topk, place);
+  if (expert == kNone || takes_part(op, expert / op.group.num_local_experts)) return expert;
+  return kNone;
+}
+
 // Gives some tokens of the tile, from `begin` on, their rows. All threads of the block call it, and meet. `Departures` is
 // about other teams (update_remote.cuh).
-template <bool kExpertMajor, class Departures>
-EP_DEVICE void place_tokens(const Operation& op, const HtUpdateArgs& args, const UpdateScratch& scratch,
+template <bool kExpertMajor, class Departures, Peers kPeers>
+EP_DEVICE void place_tokens(const Operation<kPeers>& op, const HtUpdateArgs& args, const UpdateScratch& scratch,
                             const Tile& tile, uint32_t begin, bool thins, const Departures& departures) {
   EP_SHARED(Places, places, [1]);
   const uint32_t num_topk = args.topk.num_topk, num_local = args.group.num_local_experts;
   const uint32_t me = dev::thread_idx(), k = me % num_topk, base = me - k, token = begin + me / num_topk;
   const bool is_mine = me < dev::num_threads() / num_topk * num_topk && token < tile.end;
-  const uint32_t expert = is_mine ? load_expert(args.group, args.topk, uint64_t{token} * num_topk + k) : kNone;
+  const uint32_t expert = is_mine ? load_hosted_expert(op, args.topk, uint64_t{token} * num_topk + k) : kNone;
   const uint32_t rank = expert / num_local, first_expert = rank * num_local;
   const auto is_here = [&](uint32_t other) { return other - first_expert < num_local; };
   const Placement<kExpertMajor> placement{args, scratch, thins, token - tile.begin};
@@ -136,9 +147,9 @@ EP_DEVICE void place_tokens(const Operation& op, const HtUpdateArgs& args, const
   dev::sync_block();  // the places are about to be replaced
 }
 
-template <bool kExpertMajor, class Departures>
-EP_DEVICE void place_all(const Operation& op, const HtUpdateArgs& args, const UpdateScratch& scratch, bool thins,
-                         const Departures& departures) {
+template <bool kExpertMajor, class Departures, Peers kPeers>
+EP_DEVICE void place_all(const Operation<kPeers>& op, const HtUpdateArgs& args, const UpdateScratch& scratch,
+                         bool thins, const Departures& departures) {
   const uint32_t num_tokens = dev::num_threads() / args.topk.num_topk;  // at a time
   for (uint32_t i = 0; i < args.tiles_per_block; ++i) {
     const Tile tile(args, i);
@@ -154,11 +165,13 @@ EP_DEVICE void place_all(const Operation& op, const HtUpdateArgs& args, const Up
 }
 
 // Who sends a row to this rank, found once more from the counts, for the words of a fault. `rows`: what is kept of them.
-EP_DEVICE uint32_t source_of(const Operation& op, const Thinning& rows, uint32_t row) {
+template <Peers kPeers>
+EP_DEVICE uint32_t source_of(const Operation<kPeers>& op, const Thinning& rows, uint32_t row) {
   const HtGroupState& group = op.group;
   uint32_t end = 0, source = 0;
 #pragma unroll 1
   for (; source + 1 < group.num_ranks; ++source) {
+    if (!takes_part(op, source)) continue;
     const Unit unit = dev::ld_unit(group.window.at<Unit>(group.rank, group.layout.counts_at(source, group.rank / 3)));
     end += group.rank % 3 == 0 ? unit.word[0] : group.rank % 3 == 1 ? unit.word[1] : unit.word[2];
     if (row < rows.kept(end)) break;
@@ -166,10 +179,22 @@ EP_DEVICE uint32_t source_of(const Operation& op, const Thinning& rows, uint32_t
   return source;
 }
 
+// Waits for a unit of a record. `missing()` takes a while to find out whose it is; masks must know that before a wait ends.
+template <Peers kPeers, class Missing>
+EP_DEVICE bool await_record(const Operation<kPeers>& op, const Unit* address, Unit& unit, Missing missing) {
+  const auto has_arrived = [&] { return op.has_arrived(address, unit); };
+  if constexpr (!Operation<kPeers>::kMasks) return wait_until(op.group, op.epoch, has_arrived, missing);
+#pragma unroll 1
+  for (uint32_t polls = 0; polls < dev::kPollsBeforeClock; ++polls) {
+    if (has_arrived()) return true;
+  }
+  return op.wait_for(missing(), has_arrived);
+}
+
 // Waits for the records of this rank's rows and remembers them: a thread for each row. Flat, they say which tokens are left
 // if some are not.
-template <bool kExpertMajor>
-EP_DEVICE void receive_records(const Operation& op, const HtUpdateArgs& args, const UpdateScratch& scratch) {
+template <bool kExpertMajor, Peers kPeers>
+EP_DEVICE void receive_records(const Operation<kPeers>& op, const HtUpdateArgs& args, const UpdateScratch& scratch) {
   const HtGroupState& group = op.group;
   const bool thinned = !kExpertMajor && is_thinned(args, scratch.wanted[group.rank]);
   const uint32_t num_rows = thinned ? static_cast<uint32_t>(args.max_slots) : scratch.total[group.rank];
@@ -181,20 +206,29 @@ EP_DEVICE void receive_records(const Operation& op, const HtUpdateArgs& args, co
   };
   const auto get = [&](uint32_t row, uint32_t i, Unit& unit) {
     const Unit* address = group.window.at<Unit>(group.rank, group.layout.record_at(row, i));
-    return wait_until(
-        group, op.epoch, [&] { return op.has_arrived(address, unit); },
-        [&] { return Awaited{Wait::row_record, source_of(op, rows, row), row}; });
+    return await_record(op, address, unit, [&] { return Awaited{Wait::row_record, source_of(op, rows, row), row}; });
+  };
+  // A row whose rank is lost stays, and has no hits.
+  const auto lose_row = [&](uint32_t row) {
+    if (op.goes_on()) *args.handle.home(row) = {};
+    return op.goes_on();
   };
   const uint32_t first = dev::block_idx() * dev::num_threads() + dev::thread_idx();
   for (uint32_t row = first; row < num_rows; row += dev::num_blocks() * dev::num_threads()) {
     Unit unit;
-    if (!get(row, 0, unit)) return;
+    if (!get(row, 0, unit)) {
+      if (!lose_row(row)) return;
+      continue;
+    }
     const uint32_t num_hits = unit.word[0] >> 16 & 0xff;
     *args.handle.home(row) = {static_cast<uint16_t>(unit.word[0]), static_cast<uint8_t>(unit.word[0] >> 24),
                               static_cast<uint8_t>(num_hits), unit.word[1]};
     note(row, 0, unit.word[2]);
     for (uint32_t hit = 1; hit < num_hits; ++hit) {
-      if (hit % 3 == 1 && !get(row, 1 + hit / 3, unit)) return;
+      if (hit % 3 == 1 && !get(row, 1 + hit / 3, unit)) {
+        if (!lose_row(row)) return;
+        break;
+      }
       note(row, hit, unit.word[(hit - 1) % 3]);
     }
   }

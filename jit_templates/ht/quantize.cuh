@@ -101,7 +101,9 @@ struct QuantizedTokens {
 };
 
 // Quantizes this rank's tokens until others have begun with all that are left. The whole warp calls it.
-EP_DEVICE void quantize_tokens(const Operation& op, const HtDispatchArgs& args, const QuantizedTokens& quantized) {
+template <Peers kPeers>
+EP_DEVICE void quantize_tokens(const Operation<kPeers>& op, const HtDispatchArgs& args,
+                               const QuantizedTokens& quantized) {
   const HtQuantization& it = args.quantization;
   for (;;) {
     const uint32_t token = dev::shfl(take_ticket(args.move.num_begun, 1), 0);
@@ -115,7 +117,8 @@ EP_DEVICE void quantize_tokens(const Operation& op, const HtDispatchArgs& args, 
 }
 
 // Waits for a token that is quantized: each thread for itself.
-EP_DEVICE bool await_quantized(const Operation& op, const HtQuantization& it, uint32_t token) {
+template <Peers kPeers>
+EP_DEVICE bool await_quantized(const Operation<kPeers>& op, const HtQuantization& it, uint32_t token) {
   return op.wait_for({Wait::dispatch_row, op.group.rank, token},
                      [&] { return dev::ld_acquire<dev::Scope::gpu>(it.ready + token) == op.epoch; });
 }

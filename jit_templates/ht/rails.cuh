@@ -57,20 +57,21 @@ struct Rails {
     }
   }
   // Waits until a rail peer has started this operation, too: each thread for itself.
-  EP_DEVICE bool await_peer(const Operation& op, uint32_t i) const {
+  EP_DEVICE bool await_peer(const Operation<Peers::teams>& op, uint32_t i) const {
     const dev::Signal hello = dev::signal(HtSignals::hello(team(i)));
     return op.wait_for({Wait::peer_start, peer(i), 0},
                        [&] { return has_reached(gin(kContext).read_signal(hello), op.epoch); });
   }
   // Waits for all of them. The whole warp calls it.
-  EP_DEVICE bool await_peers(const Operation& op) const {
+  EP_DEVICE bool await_peers(const Operation<Peers::teams>& op) const {
     bool ok = true;
     for (uint32_t i = dev::lane_idx(); i < size(); i += 32) ok &= await_peer(op, i);
     return dev::all(ok);
   }
 
   // Puts a part of an outbox that has a word. One thread calls it, after all that have written it have met.
-  EP_DEVICE void put(const Operation& op, uint32_t i, uint32_t word, uint64_t offset, uint64_t bytes) const {
+  EP_DEVICE void put(const Operation<Peers::teams>& op, uint32_t i, uint32_t word, uint64_t offset,
+                     uint64_t bytes) const {
     const HtRemoteLayout& layout = network.layout;
     const uint32_t there = own_number_at(team(i));
     uint32_t* sent = group.window.at<uint32_t>(group.rank, layout.sent_at(i, word));
@@ -81,12 +82,12 @@ struct Rails {
     dev::st(sent, op.epoch);
   }
   // Whether what has that word has arrived from a team. Who has seen it may read it.
-  EP_DEVICE bool has(const Operation& op, uint32_t i, uint32_t word) const {
+  EP_DEVICE bool has(const Operation<Peers::teams>& op, uint32_t i, uint32_t word) const {
     return has_reached(gin(kContext).read_signal(dev::signal(in_window(network.layout.word_at(i, word)))), op.epoch);
   }
   // Waits for it: each thread for itself, or with kWholeWarp the lanes together.
   template <bool kWholeWarp = false>
-  EP_DEVICE bool await(const Operation& op, Wait what, uint32_t i, uint32_t word) const {
+  EP_DEVICE bool await(const Operation<Peers::teams>& op, Wait what, uint32_t i, uint32_t word) const {
     return op.wait_for<kWholeWarp>({what, peer(i), 0}, [&] {
       const bool arrived = has(op, i, word);
       return kWholeWarp ? dev::all(arrived) : arrived;

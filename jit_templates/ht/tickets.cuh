@@ -36,9 +36,9 @@ EP_DEVICE uint32_t rank_of_flow(const HtGroupState& group, uint32_t flow) {
 }
 
 // Calls push(flow) for those of some flows that still have rows to be taken, when the rank has started. Warps begin with
-// different ones. The whole warp calls it. False: a rank has not started.
-template <class FlowOf, class NumRows, class Push>
-EP_DEVICE bool for_each_flow(const Operation& op, const HtMovePlan& plan, uint32_t num_flows, FlowOf flow_of,
+// different ones. The whole warp calls it. False: a rank has not started. Those to masked ranks are left out.
+template <class FlowOf, class NumRows, class Push, Peers kPeers>
+EP_DEVICE bool for_each_flow(const Operation<kPeers>& op, const HtMovePlan& plan, uint32_t num_flows, FlowOf flow_of,
                              NumRows num_rows, Push push) {
   const uint32_t num_warps = plan.push_blocks * plan.push_warps;
   const uint32_t warp = dev::block_idx() * plan.push_warps + dev::warp_idx();
@@ -50,7 +50,10 @@ EP_DEVICE bool for_each_flow(const Operation& op, const HtMovePlan& plan, uint32
       if (!left) break;
       const uint32_t lane = dev::find_first(left), flow = dev::shfl(mine, lane);
       unvisited &= ~(1u << lane);
-      if (!dev::all(op.await_peer(rank_of_flow(op.group, flow)))) return false;
+      if (!dev::all(op.await_peer(rank_of_flow(op.group, flow)))) {
+        if (!op.warp_goes_on()) return false;
+        continue;
+      }
       dev::fence_proxy_async();  // bulk copies will overwrite what others have written there
       push(flow);
     }
@@ -59,8 +62,8 @@ EP_DEVICE bool for_each_flow(const Operation& op, const HtMovePlan& plan, uint32
 }
 
 // The flows between this rank and its team, with that to itself as if it was a peer, if `with_own`.
-template <class NumRows, class Push>
-EP_DEVICE bool for_each_own_flow(const Operation& op, const HtMovePlan& plan, bool with_own, NumRows num_rows,
+template <class NumRows, class Push, Peers kPeers>
+EP_DEVICE bool for_each_own_flow(const Operation<kPeers>& op, const HtMovePlan& plan, bool with_own, NumRows num_rows,
                                  Push push) {
   return for_each_flow(
       op, plan, op.group.layout.team_size - (with_own ? 0 : 1), [&](uint32_t i) { return team_peer(op.group, i); },
@@ -68,7 +71,8 @@ EP_DEVICE bool for_each_own_flow(const Operation& op, const HtMovePlan& plan, bo
 }
 
 // Makes the operation count, and nothing taken for the next one. All threads of all blocks call it.
-EP_DEVICE void finish_pushing(const Operation& op, const HtMovePlan& plan) {
+template <Peers kPeers>
+EP_DEVICE void finish_pushing(const Operation<kPeers>& op, const HtMovePlan& plan) {
   GroupProgress* progress = op.group.progress;
   dev::sync_block();  // other warps of the block may still look for rows
   if (!is_last_block<dev::Order::acq_rel>(progress->blocks_done)) return;
@@ -78,21 +82,24 @@ EP_DEVICE void finish_pushing(const Operation& op, const HtMovePlan& plan) {
 }
 
 // Tells the rank of a flow that everything has arrived: from this rank, or from the one that it stands in for.
-EP_DEVICE void tell_done(const Operation& op, uint32_t flow) {
+template <Peers kPeers>
+EP_DEVICE void tell_done(const Operation<kPeers>& op, uint32_t flow) {
   const HtGroupState& group = op.group;
   const uint32_t peer = rank_of_flow(group, flow), source = group.rank + (flow - peer);
   dev::st_release<dev::Scope::system>(group.window.at<uint32_t>(peer, group.layout.done_at(source)), op.epoch);
 }
 
 // Says that so many of a flow's rows have arrived; who completes them tells its rank. One lane calls it.
-EP_DEVICE void add_arrived(const Operation& op, const HtMovePlan& plan, uint32_t flow, uint32_t count,
+template <Peers kPeers>
+EP_DEVICE void add_arrived(const Operation<kPeers>& op, const HtMovePlan& plan, uint32_t flow, uint32_t count,
                            uint32_t num_rows) {
   const uint32_t before = dev::atomic_add<dev::Order::acq_rel, dev::Scope::gpu>(&plan.pushed[flow].num_arrived, count);
   if (before + count == num_rows) tell_done(op, flow);
 }
 
-// Waits until all rows of all ranks have been pushed to this one. One warp of the grid calls it.
-EP_DEVICE bool await_all_done(const Operation& op) {
+// Waits until all rows of all ranks that take part have been pushed to this one. One warp of the grid calls it.
+template <Peers kPeers>
+EP_DEVICE bool await_all_done(const Operation<kPeers>& op) {
   const HtGroupState& group = op.group;
   bool ok = true;
   for (uint32_t peer = dev::lane_idx(); peer < group.num_ranks; peer += 32) {

@@ -8,12 +8,15 @@
 // handle's memory. Waits: for blocks, for peers, for records.
 #pragma once
 
+#include "ht/participants.cuh"
 #include "ht/place.cuh"
 
 namespace nccl_ep::ht {
 
 // The other LSA teams, where there are none (update_remote.cuh has those that there are).
+template <Peers kOthers = Peers::team>
 struct NoOtherTeams {
+  static constexpr Peers kPeers = kOthers;
   struct Departure {};
   struct Departures {
     EP_DEVICE static uint32_t team_begin(uint32_t) { return 0; }
@@ -27,26 +30,38 @@ struct NoOtherTeams {
   };
 
   EP_DEVICE static NoRails rails() { return {}; }
-  EP_DEVICE static bool exchange_counts(const Operation&, const UpdateScratch&) { return true; }
-  EP_DEVICE static bool begin_lists(const Operation&) { return true; }
+  EP_DEVICE static bool exchange_counts(const Operation<kPeers>&, const UpdateScratch&) { return true; }
+  EP_DEVICE static bool begin_lists(const Operation<kPeers>&) { return true; }
   EP_DEVICE static Departures departures(const UpdateScratch&) { return {}; }
-  EP_DEVICE static void exchange_lists(const Operation&, const UpdateScratch&) {}
+  EP_DEVICE static void exchange_lists(const Operation<kPeers>&, const UpdateScratch&) {}
 };
+
+// All ranks tell each other their counts. All threads of all blocks call it, and meet.
+template <Peers kPeers, class OtherTeams>
+EP_DEVICE bool exchange_counts(const Operation<kPeers>& op, const HtUpdateArgs& args, const UpdateScratch& scratch,
+                               const OtherTeams& others) {
+  if constexpr (kPeers == Peers::masked_team) {
+    if (enter(op, scratch)) send_counts(op, scratch);
+    return agree(op) && all_in_block(add_ranks(op, args.handle, scratch));
+  } else {
+    const bool sent = send_counts(op, scratch), exchanged = others.exchange_counts(op, scratch);
+    return all_in_block(sent && exchanged && add_ranks(op, args.handle, scratch));
+  }
+}
 
 template <bool kExpertMajor, class OtherTeams>
 EP_DEVICE void update_with(const HtUpdateArgs& args, const OtherTeams& others) {
   EP_DYNAMIC_SHARED(shared);
   const UpdateScratch scratch(args, shared);
-  const Start start = begin(args.group, others.rails());
-  const Operation op{{args.group, start.epoch}};
+  const Start start = begin(args.group, others.rails(), [&](uint32_t rank) {
+    return OtherTeams::kPeers != Peers::masked_team || rank == args.group.rank || !is_masked(args.group, rank);
+  });
+  const Operation<OtherTeams::kPeers> op{{args.group, start.epoch}};
   if (start.ready) {
     if (dev::block_idx() == 0 && dev::thread_idx() == 0) check_count(args.group, args.topk.tokens);
     count_block(args, scratch, op.epoch);
     bool ok = add_blocks(op, args, scratch);
-    if (ok) {
-      const bool sent = send_counts(op, scratch), exchanged = others.exchange_counts(op, scratch);
-      ok = all_in_block(sent && exchanged && add_ranks(op, args.handle, scratch));
-    }
+    if (ok) ok = exchange_counts(op, args, scratch, others);
     if (ok) {
       if (!kExpertMajor && args.drops) thin_rows(args, scratch);
       find_outgoing(args, scratch);
@@ -63,9 +78,9 @@ EP_DEVICE void update_with(const HtUpdateArgs& args, const OtherTeams& others) {
   finish(op);
 }
 
-template <bool kExpertMajor>
+template <bool kExpertMajor, Peers kPeers = Peers::team>
 EP_DEVICE void update(const HtUpdateArgs& args) {
-  update_with<kExpertMajor>(args, NoOtherTeams());
+  update_with<kExpertMajor>(args, NoOtherTeams<kPeers>());
 }
 
 }  // namespace nccl_ep::ht

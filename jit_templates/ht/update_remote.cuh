@@ -137,7 +137,7 @@ struct GuestList {
   }
   // Remembers a guest's row, and passes its record on.
   template <bool kExpertMajor>
-  EP_DEVICE void receive_row(const Operation& op, uint32_t record) const {
+  EP_DEVICE void receive_row(const Operation<Peers::teams>& op, uint32_t record) const {
     uint32_t place = 0;
     while (place + 1 < list.team_size && record >= outgoing(place + 1).first) ++place;
     const uint32_t rank = args.group.first_rank + place, row = outgoing(place).row + (record - outgoing(place).first);
@@ -159,6 +159,7 @@ struct GuestList {
 // The other LSA teams in an update.
 template <bool kExpertMajor>
 struct OtherTeams {
+  static constexpr Peers kPeers = Peers::teams;
   const HtUpdateArgs& args;
   Rails it;
 
@@ -166,7 +167,7 @@ struct OtherTeams {
 
   // Puts this rank's counts to its rail peers, a block to each, and passes theirs on: a block for each of theirs and each
   // rank of the team.
-  EP_DEVICE bool exchange_counts(const Operation& op, const UpdateScratch& scratch) const {
+  EP_DEVICE bool exchange_counts(const Operation<Peers::teams>& op, const UpdateScratch& scratch) const {
     const HtLayout& layout = args.group.layout;
     bool ok = true;
     for (uint32_t i = dev::block_idx(); i < it.size(); i += dev::num_blocks()) {
@@ -192,7 +193,7 @@ struct OtherTeams {
   }
 
   // The outboxes may be written. All threads of the block call it, and meet.
-  EP_DEVICE bool begin_lists(const Operation& op) const {
+  EP_DEVICE bool begin_lists(const Operation<Peers::teams>& op) const {
     dev::sync_block();
     return all_in_block(dev::warp_idx() != 0 || it.await_peers(op));
   }
@@ -204,7 +205,7 @@ struct OtherTeams {
 
   // Puts the lists when all blocks have written theirs, and receives the guests: a thread for each of their rows. All
   // threads of all blocks call it.
-  EP_DEVICE void exchange_lists(const Operation& op, const UpdateScratch& scratch) const {
+  EP_DEVICE void exchange_lists(const Operation<Peers::teams>& op, const UpdateScratch& scratch) const {
     put_lists(op, departures(scratch));
     const uint32_t me = dev::block_idx() * dev::num_threads() + dev::thread_idx();
     const uint32_t num_threads = dev::num_blocks() * dev::num_threads();
@@ -221,12 +222,12 @@ struct OtherTeams {
   }
 
  private:
-  EP_DEVICE static Unit tagged(const Operation& op, Unit unit) {
+  EP_DEVICE static Unit tagged(const Operation<Peers::teams>& op, Unit unit) {
     unit.epoch = op.epoch;
     return unit;
   }
 
-  EP_DEVICE void put_lists(const Operation& op, const DepartureLists& lists) const {
+  EP_DEVICE void put_lists(const Operation<Peers::teams>& op, const DepartureLists& lists) const {
     EP_SHARED(uint32_t, is_last, [1]);
     uint32_t* blocks_written = &args.group.progress->senders_done;
     dev::sync_block();  // all of this block's are written

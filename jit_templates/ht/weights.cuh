@@ -7,8 +7,8 @@
 namespace nccl_ep::ht {
 
 // Sends the floats get(0) ... get(count - 1) to a slot of a rank.
-template <class Get>
-EP_DEVICE void send_floats(const Operation& op, uint32_t rank, uint64_t slot, uint32_t count, Get get) {
+template <class Get, Peers kPeers>
+EP_DEVICE void send_floats(const Operation<kPeers>& op, uint32_t rank, uint64_t slot, uint32_t count, Get get) {
   const HtGroupState& group = op.group;
   for (uint32_t u = 0; 3 * u < count; ++u) {
     Unit unit{{0, 0, 0}, op.epoch};
@@ -21,8 +21,9 @@ EP_DEVICE void send_floats(const Operation& op, uint32_t rank, uint64_t slot, ui
 }
 
 // Waits for a slot's floats and calls put(i, value) for each.
-template <class Put>
-EP_DEVICE bool receive_floats(const Operation& op, const Awaited& awaited, uint64_t slot, uint32_t count, Put put) {
+template <class Put, Peers kPeers>
+EP_DEVICE bool receive_floats(const Operation<kPeers>& op, const Awaited& awaited, uint64_t slot, uint32_t count,
+                              Put put) {
   const HtGroupState& group = op.group;
   for (uint32_t u = 0; 3 * u < count; ++u) {
     Unit unit;

@@ -56,13 +56,6 @@ struct LsaTeam {
   EP_DEVICE uint32_t peer(uint32_t rank, uint32_t i) const { return first + (rank - first + 1 + i) % size; }
 };
 
-// Whom the kernels of a group deal with.
-enum class Peers {
-  team,         // one LSA team
-  masked_team,  // the same without those that do not answer (lost_ranks.cuh)
-  teams,        // one's own LSA team, and others through the network
-};
-
 template <Peers kPeers, class Args>
 EP_DEVICE LsaTeam team_of(const Args& args) {
   if constexpr (kPeers == Peers::teams) return {args.network.first_rank, args.group.layout.num_ranks};

@@ -2,7 +2,7 @@
 // What the kernels of either algorithm know of a group.
 #pragma once
 
-#include "shared/types.hpp"
+#include "shared/mask_meetings.hpp"
 #include "shared/waits.hpp"
 
 namespace nccl_ep {
@@ -28,7 +28,8 @@ struct GroupProgress {
 // in other groups.
 struct RankMask {
   uint32_t* active;    // [rank]: 1, or 0 for one that is masked
-  uint32_t* verdicts;  // [bank][rank]: whether the last operation of the bank has the rank's tokens (lost_ranks.cuh)
+  uint32_t* verdicts;  // whether an operation has a rank's tokens: Low Latency [bank][rank] (ll/lost_ranks.cuh), High
+                       // Throughput [rank] (ht/participants.cuh)
   uint32_t* seen;      // [phase][rank]: the tag of what was last read at a meeting (clean.cuh)
   uint64_t life_at;    // in every rank's window, [rank]: a word that a rank changes while it waits for others
 };
@@ -42,6 +43,13 @@ struct GroupState {
   uint32_t num_ranks;
   uint32_t num_local_experts;
   RankMask mask;
+};
+
+constexpr uint32_t kCleanThreads = 32;
+
+struct CleanArgs {
+  GroupState group;
+  MaskMeetings meetings;
 };
 
 }  // namespace nccl_ep

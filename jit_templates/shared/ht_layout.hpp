@@ -16,6 +16,11 @@
 //   rows     [row or home slot]    rows on their way to outputs that are no windows, and combine's rows on their way home;
 //                                  dispatch: the rank's own tokens when it has quantized them, where no others' rows go
 //
+// and in a group with masks
+//   participation  one word: in which operation this rank was last said to take part or not (participants.cuh)
+//   life     [source]          one word that the source changes while it waits for others
+//   meeting  [phase][source]   what ranks tell each other when they clean their masks: a unit
+//
 // A home slot belongs to a token and one of the ranks of the team it went to, in the order of the ranks.
 //
 // Where ranks form several LSA teams, all of this is about one of them. A rank looks after the tokens of its rail peers
@@ -24,7 +29,7 @@
 // behind them the guests from each other team, max_tokens of each. ht_network.hpp has what crosses between teams.
 #pragma once
 
-#include "shared/types.hpp"
+#include "shared/mask_meetings.hpp"
 
 namespace nccl_ep {
 
@@ -113,6 +118,11 @@ struct HtLayout {
   EP_HOST_DEVICE uint64_t flag_at(uint64_t slot) const { return flags + sizeof(uint32_t) * slot; }
   EP_HOST_DEVICE uint64_t row_at(uint64_t slot) const { return rows + slot * row_bytes; }
   EP_HOST_DEVICE uint64_t size() const { return end; }
+  // Behind all that, with masks.
+  EP_HOST_DEVICE uint64_t participation_at() const { return end; }
+  EP_HOST_DEVICE uint64_t life_at(uint32_t source) const { return end + kAlign + sizeof(uint32_t) * source; }
+  EP_HOST_DEVICE MaskMeetings meetings() const { return {align_up(life_at(num_ranks), kAlign), num_ranks}; }
+  EP_HOST_DEVICE uint64_t size_with_masks() const { return meetings().end(); }
 };
 
 // Some of a token's hits, which are in the order of the experts; of a guest's those in this team.

@@ -13,7 +13,6 @@ namespace nccl_ep {
 // Threads of a block at most; one block takes an SM's registers.
 constexpr uint32_t kLlDispatchThreads = 768;
 constexpr uint32_t kLlCombineThreads = 384;
-constexpr uint32_t kLlCleanThreads = 32;
 
 // Threads of a block of an operation at most. NCCL's calls for the network take more registers.
 EP_HOST_DEVICE constexpr uint32_t ll_dispatch_threads(bool uses_network) {
@@ -113,10 +112,6 @@ struct LlDispatchArgs {
   int32_t* src_rank_counters;   // rank-major: [ranks], or null
   LlScales scales;
   LlNetwork network;  // of a group of several LSA teams
-};
-
-struct LlCleanArgs {
-  LlGroupState group;
 };
 
 struct LlCombineArgs {

@@ -15,7 +15,7 @@
 // so nothing has to be cleared: what an earlier operation left does not match.
 #pragma once
 
-#include "shared/types.hpp"
+#include "shared/mask_meetings.hpp"
 
 namespace nccl_ep {
 
@@ -28,7 +28,6 @@ constexpr uint32_t kPacksPerStrip = 31;
 
 struct LlLayout {
   static constexpr uint32_t kNumBanks = 2;
-  static constexpr uint32_t kMeetingPhases = 2;
   static constexpr uint64_t kAlign = 128;
 
   uint32_t num_ranks;
@@ -68,10 +67,8 @@ struct LlLayout {
     return bank_at(bank) + rows + slot(source, token) * line_row_bytes;
   }
   EP_HOST_DEVICE uint64_t slot(uint32_t source, uint32_t token) const { return uint64_t{source} * max_tokens + token; }
-  EP_HOST_DEVICE uint64_t meeting_at(uint32_t phase, uint32_t source) const {
-    return bank_at(kNumBanks) + sizeof(Unit) * (uint64_t{phase} * num_ranks + source);
-  }
-  EP_HOST_DEVICE uint64_t size() const { return meeting_at(kMeetingPhases, 0); }
+  EP_HOST_DEVICE MaskMeetings meetings() const { return {bank_at(kNumBanks), num_ranks}; }
+  EP_HOST_DEVICE uint64_t size() const { return meetings().end(); }
 };
 
 // What a handle remembers of a dispatch, in the handle's own memory: how each received row was routed.

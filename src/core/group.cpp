@@ -235,8 +235,15 @@ std::string Group::describe(const FaultRecord& fault) const {
   return core::describe(fault, timeout_ns(), config_.max_dispatch_tokens_per_rank);
 }
 
-void Group::add_mask(uint64_t life_at) {
+void Group::require_one_team_for_masks() const {
+  if (!config_.enable_mask || !needs_network()) return;
+  refuse(ncclInvalidUsage, "config.enable_mask",
+         "is set for ranks in several LSA teams, expected 0: this version has masks inside one team");
+}
+
+void Group::add_mask(uint64_t life_at, const MaskMeetings& meetings) {
   mask_ = std::make_unique<RankMask>(device(), *allocator_, comm_->num_ranks(), life_at);
+  mask_meetings_ = meetings;
 }
 
 RankMask& Group::mask() {
@@ -244,7 +251,18 @@ RankMask& Group::mask() {
   return *mask_;
 }
 
-void Group::clean_mask(cudaStream_t) { mask(); }
+void Group::clean_mask(cudaStream_t stream) {
+  throw_if_faulted();
+  RankMask& ranks = mask();
+  const CleanArgs args{group_state(), mask_meetings_};
+  device().launch(kernels().at(jit::cleaning_variant()), {1, kCleanThreads, 0}, &args, sizeof(args), stream);
+  device().synchronize(stream);
+  throw_if_faulted();
+  std::string absent;
+  for (uint32_t rank : ranks.masked_ranks()) absent += (absent.empty() ? "" : ", ") + number(rank);
+  if (absent.empty()) return;
+  throw Error(ncclRemoteError, "ranks " + absent + " have not called it too in time and stay masked");
+}
 
 // The record first: kernels write it only when nothing is said to be lost.
 void Group::clear_error() {

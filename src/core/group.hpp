@@ -70,6 +70,7 @@ class Group {
   virtual uint64_t plan() = 0;
   // Gets the algorithm's kernels and memory of its own.
   virtual void load() = 0;
+  virtual jit::Kernels& kernels() = 0;
   // Collective.
   virtual void connect();
   // Collective: what the kernels need to use the network. Called by connect() of a group that needs it.
@@ -84,9 +85,11 @@ class Group {
   plan::Limits limits(uint32_t num_sms) const;
   // The kernels of these variants, which may use what shared memory a plan may give them. A block fits on an SM.
   jit::Kernels load_kernels(const std::vector<jit::Variant>& variants);
-  // Once the window is planned, where algorithms can do without ranks that do not answer: `life_at` is where it has signs of
-  // life.
-  void add_mask(uint64_t life_at);
+  // Refuses masks of ranks that form several LSA teams.
+  void require_one_team_for_masks() const;
+  // Once the window is planned, of a group that can do without ranks that do not answer: where the window has signs of life,
+  // and where ranks meet.
+  void add_mask(uint64_t life_at, const MaskMeetings& meetings);
   // Whether the ranks form several LSA teams.
   bool needs_network() const { return comm_->lsa_size() != comm_->num_ranks(); }
 
@@ -108,6 +111,7 @@ class Group {
   DeviceMemory progress_;
   HostMemory faults_;
   std::unique_ptr<RankMask> mask_;
+  MaskMeetings mask_meetings_{};
 };
 
 }  // namespace nccl_ep::core

@@ -14,10 +14,6 @@ constexpr uint32_t kFlatSms = 16;         // enough to fill the links
 constexpr uint32_t kManySms = 32;         // and to copy and sum what a row has for several experts, or to quantize
 
 void check_config(const ncclEpGroupConfig_t& config) {
-  if (config.enable_mask) {
-    refuse(ncclInvalidUsage, "config.enable_mask",
-           "is set, expected 0: High Throughput has no rank masks in this version");
-  }
   if (config.max_token_bytes % 16 != 0) {
     refuse(ncclInvalidArgument, "config.max_token_bytes",
            "is " + number(config.max_token_bytes) + ", expected a multiple of 16 for High Throughput");
@@ -52,8 +48,9 @@ void HtGroup::check_sizes() const {
 
 uint64_t HtGroup::plan() {
   check_config(config());
+  require_one_team_for_masks();
   shape_ = {shape_of_config(), comm().lsa_size(), config().max_recv_tokens_per_rank,
-            config().overflow_policy == NCCL_EP_OVERFLOW_DROP};
+            config().overflow_policy == NCCL_EP_OVERFLOW_DROP, config().enable_mask != 0};
   check_sizes();
   tuning_ = plan::parse_ht_tuning(environment_variable("NCCL_EP_HT_TUNING"));
   update_limits_ = limits_of(device().limits().num_sms, ht_update_threads(needs_network()));
@@ -75,7 +72,13 @@ plan::Limits HtGroup::limits_of(uint32_t num_sms, uint32_t max_threads) const {
 }
 
 void HtGroup::load() {
-  kernels_ = load_kernels(jit::variants_of(jit::Algorithm::high_throughput, needs_network()));
+  constexpr jit::Algorithm kAlgorithm = jit::Algorithm::high_throughput;
+  if (shape_.masks) {
+    add_mask(shape_.layout().life_at(0), shape_.layout().meetings());
+    kernels_ = load_kernels(jit::masked_variants(kAlgorithm));
+  } else {
+    kernels_ = load_kernels(jit::variants_of(kAlgorithm, needs_network()));
+  }
   const HtRemoteLayout remote = shape_.remote_layout();
   num_parcel_chunks_ = size_t{remote.num_teams} * remote.num_chunks();
   const size_t num_words = num_block_counts_ + max_update_blocks_ + 1 + num_parcel_chunks_ + shape_.max_tokens;

@@ -29,7 +29,7 @@ class HtGroup : public Group {
   const plan::Limits& move_limits(Layout layout, bool quantizes = false) const {
     return layout == Layout::expert_major || quantizes ? wide_limits_ : flat_limits_;
   }
-  jit::Kernels& kernels() { return kernels_; }
+  jit::Kernels& kernels() override { return kernels_; }
   const HtGroupState& state() const { return state_; }
   const HtNetwork& network() const { return network_; }  // of a group of several LSA teams
 

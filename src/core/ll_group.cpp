@@ -22,10 +22,7 @@ uint64_t LlGroup::plan() {
   shape_ = {shape_of_config(), comm().lsa_size()};
   tuning_ = plan::parse_ll_tuning(environment_variable("NCCL_EP_LL_TUNING"));
   limits_ = limits(config().max_num_sms ? config().max_num_sms : device().limits().num_sms);
-  if (config().enable_mask && needs_network()) {
-    refuse(ncclInvalidUsage, "config.enable_mask",
-           "is set for ranks in several LSA teams, expected 0: this version has masks inside one team");
-  }
+  require_one_team_for_masks();
   const uint64_t window_bytes = shape_.window_bytes();
   check_buffer_size(config(), window_bytes);
   return window_bytes;
@@ -33,8 +30,8 @@ uint64_t LlGroup::plan() {
 
 void LlGroup::load() {
   if (config().enable_mask) {
-    add_mask(shape_.layout().life_at(0));
-    kernels_ = load_kernels(jit::masked_variants());
+    add_mask(shape_.layout().life_at(0), shape_.layout().meetings());
+    kernels_ = load_kernels(jit::masked_variants(jit::Algorithm::low_latency));
   } else {
     kernels_ = load_kernels(jit::variants_of(jit::Algorithm::low_latency, needs_network()));
   }
@@ -52,16 +49,7 @@ void LlGroup::clean_mask(cudaStream_t stream) {
   throw_if_faulted();
   if (pending_.are_any())
     refuse(ncclInvalidUsage, "ep_group", "has a send_only operation pending, expected ncclEpComplete first");
-  RankMask& ranks = mask();
-  const LlCleanArgs args{state_};
-  const jit::Variant variant = jit::cleaning_variant();
-  device().launch(kernels_.at(variant), {1, kLlCleanThreads, 0}, &args, sizeof(args), stream);
-  device().synchronize(stream);
-  throw_if_faulted();
-  std::string absent;
-  for (uint32_t rank : ranks.masked_ranks()) absent += (absent.empty() ? "" : ", ") + number(rank);
-  if (absent.empty()) return;
-  throw Error(ncclRemoteError, "ranks " + absent + " have not called it too in time and stay masked");
+  Group::clean_mask(stream);
 }
 
 void LlGroup::check_layout(ncclEpLayout_t layout) const {

@@ -50,7 +50,7 @@ class LlGroup : public Group {
   const plan::LlShape& shape() const { return shape_; }
   const plan::Limits& launch_limits() const { return limits_; }
   const plan::LlTuning& tuning() const { return tuning_; }
-  jit::Kernels& kernels() { return kernels_; }
+  jit::Kernels& kernels() override { return kernels_; }
   const LlGroupState& state() const { return state_; }
   const LlNetwork& network() const { return network_; }  // of a group of several LSA teams
 

@@ -8,12 +8,17 @@ namespace nccl_ep::jit {
 namespace {
 
 struct AlgorithmText {
-  const char* folder;       // of templates, also the kernels' namespace
+  const char* folder;       // of templates
+  const char* scope;        // of the kernels' functions
+  const char* prefix;       // of kernels' names
   const char* args_prefix;  // "Ll" of LlDispatchArgs
 };
 
-AlgorithmText text_of(Algorithm algorithm) {
-  return algorithm == Algorithm::low_latency ? AlgorithmText{"ll", "Ll"} : AlgorithmText{"ht", "Ht"};
+// What cleans masks is neither algorithm's.
+AlgorithmText text_of(const Variant& variant) {
+  if (variant.op == Op::clean) return {"common", "nccl_ep::", "", ""};
+  if (variant.algorithm == Algorithm::low_latency) return {"ll", "ll::", "ll_", "Ll"};
+  return {"ht", "ht::", "ht_", "Ht"};
 }
 
 struct OpText {
@@ -55,28 +60,32 @@ size_t args_bytes(const Variant& variant) {
     case Op::update: return sizeof(HtUpdateArgs);
     case Op::dispatch: return is_ll ? sizeof(LlDispatchArgs) : sizeof(HtDispatchArgs);
     case Op::combine: return is_ll ? sizeof(LlCombineArgs) : sizeof(HtCombineArgs);
-    case Op::clean: return sizeof(LlCleanArgs);
+    case Op::clean: return sizeof(CleanArgs);
   }
   return 0;
 }
 
+// Whether kernels of the operation come for rows with scales, too.
+bool may_be_scaled(const Variant& variant) {
+  return variant.op == Op::dispatch || (variant.op == Op::combine && variant.algorithm == Algorithm::low_latency);
+}
+
 // Low-Latency kernels take their layout, whether rows have scales, and whom they deal with; High-Throughput ones take whether
-// the layout is expert-major, and dispatch whether rows have scales.
+// the layout is expert-major, dispatch whether rows have scales, and whom they deal with.
 std::string template_parameters(const Variant& variant) {
   if (variant.op == Op::clean) return "";
   const std::string layout = variant.algorithm == Algorithm::low_latency ? "Layout::" + layout_name(variant.layout)
                              : variant.layout == Layout::expert_major    ? "true"
                                                                          : "false";
   const std::string dtype = variant.op == Op::combine ? ", DType::" + dtype_name(variant.dtype) : "";
-  if (variant.masked)
-    return "<" + layout + dtype + (variant.scaled ? ", true" : ", false") + ", ll::Peers::masked_team>";
-  return "<" + layout + dtype + (variant.scaled ? ", true" : "") + ">";
+  const std::string scaled = variant.scaled ? ", true" : variant.masked && may_be_scaled(variant) ? ", false" : "";
+  return "<" + layout + dtype + scaled + (variant.masked ? ", Peers::masked_team>" : ">");
 }
 
 }  // namespace
 
 std::string name(const Variant& variant) {
-  const std::string function = std::string(text_of(variant.algorithm).folder) + "_" + text_of(variant.op).name;
+  const std::string function = std::string(text_of(variant).prefix) + text_of(variant.op).name;
   if (variant.op == Op::clean) return function;
   const std::string stem = function + "_" + layout_name(variant.layout);
   return (variant.op == Op::combine ? stem + "_" + dtype_name(variant.dtype) : stem) +
@@ -85,7 +94,7 @@ std::string name(const Variant& variant) {
 }
 
 uint32_t max_threads(const Variant& variant) {
-  if (variant.op == Op::clean) return kLlCleanThreads;
+  if (variant.op == Op::clean) return kCleanThreads;
   if (variant.algorithm == Algorithm::low_latency) {
     return variant.op == Op::dispatch ? ll_dispatch_threads(variant.uses_network)
                                       : ll_combine_threads(variant.uses_network);
@@ -94,7 +103,7 @@ uint32_t max_threads(const Variant& variant) {
 }
 
 std::string source(const Variant& variant) {
-  const AlgorithmText algorithm = text_of(variant.algorithm);
+  const AlgorithmText algorithm = text_of(variant);
   const OpText op = text_of(variant.op);
   const std::string folder = algorithm.folder;
   const std::string function = std::string(op.name) + (variant.uses_network ? "_remote" : "");
@@ -103,7 +112,7 @@ std::string source(const Variant& variant) {
   return "#include \"" + folder + "/" + function + ".cuh\"\n" +  //
          "using namespace nccl_ep;\n" + "static_assert(sizeof(" + args + ") == " + std::to_string(args_bytes(variant)) +
          ", \"host and device disagree\");\n" + "extern \"C\" __global__ void __launch_bounds__(" + bounds + ")\n" +  //
-         name(variant) + "(const __grid_constant__ " + args + " args) { " + folder + "::" + function +
+         name(variant) + "(const __grid_constant__ " + args + " args) { " + algorithm.scope + function +
          template_parameters(variant) + "(args); }\n";
 }
 
@@ -122,8 +131,8 @@ std::vector<Variant> variants_of(Algorithm algorithm, bool uses_network) {
   return variants;
 }
 
-std::vector<Variant> masked_variants() {
-  std::vector<Variant> variants = variants_of(Algorithm::low_latency);
+std::vector<Variant> masked_variants(Algorithm algorithm) {
+  std::vector<Variant> variants = variants_of(algorithm);
   for (Variant& variant : variants) variant.masked = true;
   variants.push_back(cleaning_variant());
   return variants;
@@ -134,10 +143,13 @@ Variant cleaning_variant() {
 }
 
 std::vector<Variant> all_variants(Groups groups) {
-  if (groups == Groups::masked) return masked_variants();
-  const bool uses_network = groups == Groups::several_teams;
-  std::vector<Variant> variants = variants_of(Algorithm::low_latency, uses_network);
-  for (const Variant& variant : variants_of(Algorithm::high_throughput, uses_network)) variants.push_back(variant);
+  const auto of = [&](Algorithm algorithm) {
+    return groups == Groups::masked ? masked_variants(algorithm)
+                                    : variants_of(algorithm, groups == Groups::several_teams);
+  };
+  std::vector<Variant> variants = of(Algorithm::low_latency);
+  if (groups == Groups::masked) variants.pop_back();  // what cleans a mask: both algorithms have it
+  for (const Variant& variant : of(Algorithm::high_throughput)) variants.push_back(variant);
   return variants;
 }
 

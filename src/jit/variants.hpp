@@ -20,21 +20,21 @@ struct Variant {
   DType dtype;                // of combine's rows; the others move bytes and are always compiled for bf16
   bool uses_network = false;  // for groups of several LSA teams; includes device/gin.hpp, and so NCCL's device headers
   bool scaled = false;        // rows have scales
-  bool masked = false;        // for Low-Latency groups with masks
+  bool masked = false;        // for groups with masks
 
   bool operator==(const Variant&) const = default;
 };
 
-// "ll_combine_rank_major_fp16", "ht_update_flat", "ll_dispatch_rank_major_scaled_remote", "ll_clean": combine alone has a
-// dtype in its name, and what cleans masks has no layout.
+// "ll_combine_rank_major_fp16", "ht_update_flat", "ll_dispatch_rank_major_scaled_remote", "clean": combine alone has a
+// dtype in its name, and what cleans masks has no more than this.
 std::string name(const Variant& variant);
 std::string source(const Variant& variant);
 // The widest block that a plan may launch. Kernels are compiled for one such block an SM.
 uint32_t max_threads(const Variant& variant);
 // All that a group of this algorithm needs, inside one LSA team or across several.
 std::vector<Variant> variants_of(Algorithm algorithm, bool uses_network = false);
-// The same for a Low-Latency group with masks, which has one LSA team; one of them cleans its mask.
-std::vector<Variant> masked_variants();
+// The same for a group with masks, which has one LSA team; one of them cleans its mask.
+std::vector<Variant> masked_variants(Algorithm algorithm);
 Variant cleaning_variant();
 // Which groups of all algorithms kernels are for.
 enum class Groups { one_team, several_teams, masked };

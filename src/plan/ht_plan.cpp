@@ -124,6 +124,11 @@ HtRemoteLayout HtShape::remote_layout() const {
   return HtRemoteLayout::make(window, static_cast<uint32_t>(chunk_parcels));
 }
 
+uint64_t HtShape::window_bytes() const {
+  if (team_size < num_ranks) return remote_layout().size();
+  return masks ? layout().size_with_masks() : layout().size();
+}
+
 // As many blocks as there are tiles, or each takes several in a row. All of them must be resident at once.
 HtUpdatePlan plan_ht_update(const HtShape& shape, uint32_t num_tokens, const Limits& limits, const HtTuning& tuning) {
   HtUpdatePlan plan;

@@ -47,7 +47,7 @@ MemoryPieces window_pieces(const LlShape& shape) {
                          {"counts", kBanks * window.routes},
                          {"routes and weights on their way", kBanks * (window.rows - window.routes)},
                          {"rows on their way", kBanks * (window.bank_bytes - window.rows)},
-                         {"meetings of masks", window.size() - window.meeting_at(0, 0)}};
+                         {"meetings of masks", window.size() - window.meetings().begin}};
   if (shape.num_remote_ranks()) add_remote(pieces, shape.remote_layout());
   return pieces;
 }
@@ -62,6 +62,7 @@ MemoryPieces window_pieces(const HtShape& shape) {
                              {"rows on their way", window.rows}},
                             window.size());
   if (window.num_other_teams()) add_remote(pieces, shape.remote_layout());
+  if (shape.masks) pieces.push_back({"masks", window.size_with_masks() - window.size()});
   return pieces;
 }
 

@@ -34,11 +34,6 @@ MISUSES = [
         r"config\.alloc.*alloc_fn.*expected both",
     ),
     ({"alloc": ep.AllocConfig(free_fn=LONE_FREE)}, ep.InvalidUsage, r"config\.alloc.*free_fn.*expected both"),
-    (
-        {"enable_mask": True, "algorithm": ep.Algorithm.HIGH_THROUGHPUT},
-        ep.InvalidUsage,
-        r"config\.enable_mask.*expected 0.*High Throughput",
-    ),
     ({"zero_copy": 9}, ep.InvalidArgument, r"config\.zero_copy.*9.*expected"),
     ({"overflow_policy": 9}, ep.InvalidArgument, r"config\.overflow_policy.*9.*expected"),
     ({"rdma_buffer_size": 1}, ep.InvalidUsage, r"config\.rdma_buffer_size.*\b1\b.*expected.*at least"),

@@ -37,8 +37,8 @@ BEGIN = [
     Mutant(
         "a peer is taken to have started one operation too early",
         "ht/operation.cuh",
-        "dev::ld_acquire<dev::Scope::system>(hello(peer)) - epoch) >= 0;",
-        "dev::ld_acquire<dev::Scope::system>(hello(peer)) - epoch) >= -1;",
+        "last_of(peer) - epoch) >= 0;",
+        "last_of(peer) - epoch) >= -1;",
         "What it still reads is overwritten.",
         FLAT,
     ),
@@ -246,8 +246,8 @@ UPDATE = [
     Mutant(
         "zones are found before all ranks' counts are added up",
         "ht/update.cuh",
-        "ok = all_in_block(sent && exchanged && add_ranks(op, args.handle, scratch));",
-        "ok = sent && exchanged && add_ranks(op, args.handle, scratch);",
+        "return all_in_block(sent && exchanged && add_ranks(op, args.handle, scratch));",
+        "return sent && exchanged && add_ranks(op, args.handle, scratch);",
         "Rows get places that belong to others.",
         FLAT,
     ),
@@ -302,16 +302,17 @@ UPDATE = [
     Mutant(
         "records are sent as ordinary stores",
         "ht/place.cuh",
-        "dev::st_unit(op.group.window.at<Unit>(rank, op.group.layout.record_at",
-        "dev::st(op.group.window.at<Unit>(rank, op.group.layout.record_at",
+        "dev::st_unit(group.window.at<Unit>(rank, group.layout.record_at",
+        "dev::st(group.window.at<Unit>(rank, group.layout.record_at",
         "The tag may be seen before the words that it vouches for.",
         FLAT,
     ),
     Mutant(
         "records are not awaited",
         "ht/place.cuh",
-        "if (!get(row, 0, unit)) return;",
-        "unit = dev::ld_unit(group.window.at<Unit>(group.rank, group.layout.record_at(row, 0)));",
+        "if (!get(row, 0, unit)) {",
+        "unit = dev::ld_unit(group.window.at<Unit>(group.rank, group.layout.record_at(row, 0)));\n"
+        "if (false) {",
         "Records of the update before are taken for new ones.",
         FLAT,
     ),
@@ -326,9 +327,10 @@ UPDATE = [
     Mutant(
         "further hits are not awaited",
         "ht/place.cuh",
-        "if (hit % 3 == 1 && !get(row, 1 + hit / 3, unit)) return;",
+        "if (hit % 3 == 1 && !get(row, 1 + hit / 3, unit)) {",
         "if (hit % 3 == 1) unit = dev::ld_unit("
-        "group.window.at<Unit>(group.rank, group.layout.record_at(row, 1 + hit / 3)));",
+        "group.window.at<Unit>(group.rank, group.layout.record_at(row, 1 + hit / 3)));\n"
+        "if (false) {",
         "Hits of the update before are taken for new ones.",
         MANY_HITS + TILES,
     ),
@@ -385,8 +387,8 @@ PUSHING = [
     Mutant(
         "rows are pushed to a peer that has not started",
         "ht/tickets.cuh",
-        "      if (!dev::all(op.await_peer(rank_of_flow(op.group, flow)))) return false;\n",
-        "",
+        "if (!dev::all(op.await_peer(rank_of_flow(op.group, flow)))) {",
+        "if (false) {",
         "It still reads what is overwritten.",
         AHEAD,
     ),
@@ -582,7 +584,7 @@ DISPATCH = [
     Mutant(
         "rows are delivered that have not come",
         "ht/dispatch.cuh",
-        "  if (!it.has_come && !await_rows(op, awaited, true, it.row)) return false;\n",
+        "  if (!it.has_come && !await_rows(op, awaited, true, it.row)) return op.warp_goes_on();\n",
         "",
         "Rows of the operation before are delivered.",
         FLAT,
@@ -625,8 +627,8 @@ COMBINE = [
     Mutant(
         "results are added up that have not come",
         "ht/combine.cuh",
-        "if (!await_rows(op, {Wait::combine_row, dest.rank",
-        "if (false && !await_rows(op, {Wait::combine_row, dest.rank",
+        "dest.rank, token}, exists && !in_place, slot)) return false;",
+        "dest.rank, token}, false, slot)) return false;",
         "Results of the operation before are added.",
         FLAT,
     ),

@@ -14,6 +14,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent / folder) for folder in ("", "protocol", "litmus")]
 
+import ht_mask_scenarios  # noqa: E402
 import ht_remote_scenarios  # noqa: E402
 import ht_scale_scenarios  # noqa: E402
 import ht_scenarios  # noqa: E402
@@ -29,6 +30,7 @@ SCENARIOS = {
     "ht": ht_scenarios.SCENARIOS,
     "rails": ht_remote_scenarios.SCENARIOS,
     "scales": ht_scale_scenarios.SCENARIOS,
+    "masks": ht_mask_scenarios.SCENARIOS,
 }
 
 

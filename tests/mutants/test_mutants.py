@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import ht_mask_mutants
 import ht_mutants
 import ht_remote_mutants
 import ht_scale_mutants
@@ -31,6 +32,7 @@ MUTANTS = {
     "ht": ht_mutants.MUTANTS,
     "rails": ht_remote_mutants.MUTANTS,
     "scales": ht_scale_mutants.MUTANTS,
+    "masks": ht_mask_mutants.MUTANTS,
 }
 LEAST_SEEDS = 3  # --seeds N runs more
 SECONDS = 60

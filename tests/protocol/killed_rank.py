@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One process of ``test_ll_killed``: a GPU whose process may be killed while it replays a graph.
+"""One process of ``test_killed``: a GPU whose process may be killed while it replays a graph.
 
-    python killed_rank.py RANK RANKS FOLDER VICTIM
+    python killed_rank.py RANK RANKS FOLDER VICTIM ALGORITHM
 
-Ranks meet in FOLDER. A survivor exits with 0 when all has been as it must.
+Ranks meet in FOLDER. ALGORITHM is ll or ht. A survivor exits with 0 when all has been as it must.
 """
 
 from __future__ import annotations
@@ -14,17 +14,68 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
+import ht
+import ll
 import nccl_ep as ep
 from cuda_cluster import CudaRank, communicator_of, make_unique_id, use_gpu
-from ll import EM, Exchange, Shape, assert_same_bits, expected, expert_rows, group_config, make_problem
+from ll import EM, Shape, assert_same_bits, make_problem
+from oracle import Array, Problem
 from test_ll_masks import mask_of, mask_without, without
 
 REPLAYS, REPLAYS_BEFORE = 2000, 300
 TIMEOUT_NS = 200_000_000
 
 
-def main(rank: int, num_ranks: int, folder: Path, victim: int) -> None:
+class LowLatency:
+    """A step is a dispatch and a combine."""
+
+    counters = ("counters",)
+
+    def config(self, problem: Problem) -> ep.GroupConfig:
+        return ll.group_config(problem, enable_mask=True, timeout_ns=TIMEOUT_NS)
+
+    def exchange(self, face: CudaRank, problem: Problem) -> Any:
+        return ll.Exchange(face, problem, EM)
+
+    def step(self, mine: Any, handle: ep.Handle, stream: Any) -> None:
+        mine.run(handle, stream)
+
+    def expert_rows(self, problem: Problem, rank: int) -> Array:
+        return ll.expert_rows(problem, rank, EM)
+
+    def expected(self, problem: Problem, rank: int) -> dict[str, Array]:
+        return ll.expected(problem, rank, EM)
+
+
+class HighThroughput:
+    """A step is an update as well."""
+
+    counters = ("expert_counters", "total")
+
+    def __init__(self, problem: Problem) -> None:
+        mode = ht.Mode(ht.FLAT, windows=True)
+        self.mode = ht.Mode(ht.FLAT, windows=True, budget=ht.budget_for(problem, mode))
+
+    def config(self, problem: Problem) -> ep.GroupConfig:
+        return ht.group_config(problem, self.mode, enable_mask=True, timeout_ns=TIMEOUT_NS)
+
+    def exchange(self, face: CudaRank, problem: Problem) -> Any:
+        return ht.Exchange(face, problem, self.mode)
+
+    def step(self, mine: Any, handle: ep.Handle, stream: Any) -> None:
+        mine.update(handle, stream)
+        mine.run(handle, stream)
+
+    def expert_rows(self, problem: Problem, rank: int) -> Array:
+        return ht.expert_rows(problem, rank, self.mode)
+
+    def expected(self, problem: Problem, rank: int) -> dict[str, Array]:
+        return ht.expected(problem, rank, self.mode)
+
+
+def main(rank: int, num_ranks: int, folder: Path, victim: int, algorithm: str) -> None:
     use_gpu(rank)
     place = folder / "unique_id"
     if rank == 0:
@@ -37,12 +88,14 @@ def main(rank: int, num_ranks: int, folder: Path, victim: int) -> None:
     )
     shape = Shape(num_ranks=num_ranks, num_topk=3, hidden=1024, max_tokens=32, tokens=(32,) * num_ranks)
     problem = make_problem(shape, seed=1)
-    group = ep.Group(face.comm, group_config(problem, enable_mask=True, timeout_ns=TIMEOUT_NS))
-    mine = Exchange(face, problem, EM)
+    body = LowLatency() if algorithm == "ll" else HighThroughput(problem)
+    group = ep.Group(face.comm, body.config(problem))
+    mine = body.exchange(face, problem)
     left = without(problem, victim)
     handle = mine.make_handle(group)
+    face.synchronize()
     with face.capture() as graph:
-        mine.run(handle, graph.stream)
+        body.step(mine, handle, graph.stream)
     for _ in range(REPLAYS_BEFORE):
         graph.launch()
     if rank == victim:
@@ -58,11 +111,12 @@ def main(rank: int, num_ranks: int, folder: Path, victim: int) -> None:
     lost = group.async_error()
     assert isinstance(lost, ep.RemoteError)
     assert lost.ranks == (victim,)
-    face.write(mine.expert_rows, expert_rows(left, rank, EM))
+    face.write(mine.expert_rows, body.expert_rows(left, rank))
     graph.launch()
     graph.stream.synchronize()
-    found, wanted = mine.results(), expected(left, rank, EM)
-    assert_same_bits(found["counters"], wanted["counters"], "counters")
+    found, wanted = mine.results(), body.expected(left, rank)
+    for name in body.counters:
+        assert_same_bits(found[name], wanted[name], name)
     zero = problem.dtype.type(0)
     assert_same_bits(found["combined"] + zero, wanted["combined"] + zero, "combined")
     print(f"rank {rank}: the longest replay took {longest * 1e3:.1f} ms", flush=True)
@@ -72,4 +126,4 @@ def main(rank: int, num_ranks: int, folder: Path, victim: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), sys.argv[5])

@@ -41,6 +41,7 @@ class Scene:
         sources: the ranks that have tokens; None: all.
         witnesses, bystanders: as in :class:`Fault`.
         options: of the cluster.
+        has_masks: of the group, which goes on without the missing ranks and says so.
     """
 
     site: Site
@@ -53,15 +54,17 @@ class Scene:
     bystanders: frozenset[int] = frozenset()
     sources: frozenset[int] | None = None
     options: dict[str, int] = field(default_factory=dict)
+    has_masks: bool = False
 
     def run(self, make_cluster: Any, seed: int) -> list[str]:
         tokens = tuple(10 if self.sources is None or rank in self.sources else 0 for rank in range(4))
         problem = make_problem(Shape(num_ranks=4, max_tokens=10, tokens=tokens, no_route=0, num_topk=3), seed)
         mode = replace(self.mode, team_size=4 // self.nodes)
         cluster = make_cluster(4, seed, nodes=self.nodes, **self.options)
+        config = group_config(problem, mode, timeout_ns=TIMEOUT_NS, enable_mask=self.has_masks)
 
         def main(rank: Any) -> str:
-            with ep.Group(rank.comm, group_config(problem, mode, timeout_ns=TIMEOUT_NS)) as group:
+            with ep.Group(rank.comm, config) as group:
                 mine = Exchange(rank, problem, mode)
                 handle = mine.make_handle(group)
                 mine.dispatch(handle)
@@ -70,11 +73,16 @@ class Scene:
                 if rank.rank not in self.missing:
                     getattr(mine, self.call)(handle)
                     rank.synchronize()
-                    return fault(rank, group, partial(mine.dispatch, handle)) if group.async_error() else ""
+                    found = group.async_error()
+                    if self.has_masks or found is None:
+                        return "" if found is None else found.message
+                    return fault(rank, group, partial(mine.dispatch, handle))
                 if self.stray is None:
                     cluster.sim.silence(rank.rank)
                 else:
                     self.stray.act(mine, group, handle)
+                if self.has_masks:
+                    rank.synchronize()  # it ends, and the group is left then
                 return ""
 
         said: list[str] = cluster.run(main)
@@ -96,6 +104,8 @@ def does(stray_call: str, stray_mode: Mode = FLAT_ROWS) -> Stray:
 # Of ranks 0, 1 and 2, 3 on two nodes, 0 and 2 are rail peers.
 SCENES = [
     Scene(("ht/operation.cuh", "peer_start"), "dispatch", FLAT_ROWS, ranks(1), None, 1, ranks(0, 2, 3)),
+    Scene(("ht/participants.cuh", "source_counts"), "update", FLAT_ROWS, ranks(1), does("dispatch"), 1,
+          ranks(0, 2, 3), has_masks=True),
     Scene(("ht/dispatch.cuh", "dispatch_row"), "dispatch", FLAT_BACKWARD, ranks(1), does("update"), 1,
           ranks(0, 2, 3), options=ONE_OF_EACH),
     Scene(("ht/rails.cuh", "peer_start"), "update", FLAT_ROWS, ranks(2, 3), None, 2, ranks(0, 1)),

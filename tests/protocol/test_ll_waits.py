@@ -309,7 +309,7 @@ def who_did_not_come(group: ep.Group) -> tuple[int, ...]:
 
 
 CLEANING_FAULTS = [
-    Fault(("ll/clean.cuh", wait), MISSING, partial(run_cleaning, wait, searched), witnesses)
+    Fault(("common/clean.cuh", wait), MISSING, partial(run_cleaning, wait, searched), witnesses)
     for wait, searched, witnesses in (
         ("mask_meeting", False, None),
         ("mask_agreement", True, frozenset[int]()),

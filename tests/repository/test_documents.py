@@ -118,7 +118,7 @@ def test_the_example_of_the_window_layout_is_right(tmp_path: Path) -> None:
         'show("hello", x.hello_at(0)); show("life", x.life_at(0));\n'
         'show("bank 0", x.bank_at(0)); show("counts", 0);\n'
         'show("routes", x.routes); show("rows", x.rows);\n'
-        'show("bank 1", x.bank_at(1)); show("meeting", x.meeting_at(0, 0)); show("end", x.size());\n'
+        'show("bank 1", x.bank_at(1)); show("meeting", x.meetings().begin); show("end", x.size());\n'
         'show("row", x.row_at(0, 1, 2)); }\n'
     )
     binary = tmp_path / "layout"

@@ -38,8 +38,8 @@ TEST_CASE("jit_variants: names and sources are unique and agree") {
   CHECK(names.count("ht_dispatch_flat_scaled") == 1);
   CHECK(names.count("ht_combine_flat_bf16") == 1);
   CHECK(names.count("ll_dispatch_rank_major_scaled_masked") == 1);
-  CHECK(names.count("ll_clean") == 1);
-  CHECK(names.size() == 24 + 13);
+  CHECK(names.count("clean") == 1);
+  CHECK(names.size() == 24 + 25);
 }
 
 TEST_CASE("jit_variants: groups of several LSA teams have kernels of their own") {
@@ -98,6 +98,28 @@ TEST_CASE("jit_variants: High-Throughput source as NVRTC sees it") {
   CHECK(update.find("__launch_bounds__(" + std::to_string(kHtUpdateThreads) + ", 1)") != std::string::npos);
   CHECK(update.find("ht_update_flat(const __grid_constant__ HtUpdateArgs args) { ht::update<false>(args); }") !=
         std::string::npos);
+}
+
+TEST_CASE("jit_variants: groups with masks have kernels of their own, and clean with the same one") {
+  for (const Algorithm algorithm : {Algorithm::low_latency, Algorithm::high_throughput}) {
+    const std::vector<Variant> plain = variants_of(algorithm), masked = masked_variants(algorithm);
+    REQUIRE(masked.size() == plain.size() + 1);
+    for (size_t i = 0; i < plain.size(); ++i) CHECK(name(masked[i]) == name(plain[i]) + "_masked");
+    CHECK(name(masked.back()) == "clean");
+  }
+  const auto call_of = [](const Variant& variant) {
+    const std::string text = source(variant);
+    const size_t begin = text.rfind("{ ") + 2;
+    return text.substr(begin, text.rfind("(args)") - begin);
+  };
+  constexpr Algorithm kHt = Algorithm::high_throughput;
+  CHECK(call_of({kHt, Op::update, Layout::flat, DType::bf16, false, false, true}) ==
+        "ht::update<false, Peers::masked_team>");
+  CHECK(call_of({kHt, Op::dispatch, Layout::flat, DType::bf16, false, false, true}) ==
+        "ht::dispatch<false, false, Peers::masked_team>");
+  CHECK(call_of({kHt, Op::combine, Layout::expert_major, DType::fp16, false, false, true}) ==
+        "ht::combine<true, DType::fp16, Peers::masked_team>");
+  CHECK(call_of(cleaning_variant()) == "nccl_ep::clean");
 }
 
 TEST_CASE("jit_variants: a binary's key depends on source, templates, architecture and compiler") {

@@ -28,8 +28,8 @@ std::vector<Region> regions_of(const LlLayout& layout) {
         {layout.route_at(bank, 0, 0, 0), layout.route_at(bank, rank, token, layout.max_hits - 1) + sizeof(Unit)});
     regions.push_back({layout.row_at(bank, 0, 0), layout.row_at(bank, rank, token) + layout.line_row_bytes});
   }
-  for (uint32_t phase = 0; phase < LlLayout::kMeetingPhases; ++phase) {
-    regions.push_back({layout.meeting_at(phase, 0), layout.meeting_at(phase, rank) + sizeof(Unit)});
+  for (uint32_t phase = 0; phase < MaskMeetings::kPhases; ++phase) {
+    regions.push_back({layout.meetings().at(phase, 0), layout.meetings().at(phase, rank) + sizeof(Unit)});
   }
   return regions;
 }

@@ -8,13 +8,13 @@
 // Memory: a unit for each phase and source in every window. A tag that has been read before is old.
 #pragma once
 
-#include "ll/operation.cuh"
+#include "common/patience.cuh"
 
-namespace nccl_ep::ll {
+namespace nccl_ep {
 
 // One meeting, as a lane sees it: with the ranks at its index, 32 behind, and so on.
 struct MaskMeeting {
-  const LlCleanArgs& args;
+  const CleanArgs& args;
   uint32_t phase;
   Wait wait;
 
@@ -42,7 +42,7 @@ struct MaskMeeting {
 
  private:
   EP_DEVICE Unit* place(uint32_t at_rank, uint32_t of_rank) const {
-    return args.group.window.at<Unit>(at_rank, args.group.layout.meeting_at(phase, of_rank));
+    return args.group.window.at<Unit>(at_rank, args.meetings.at(phase, of_rank));
   }
 };
 
@@ -53,7 +53,7 @@ EP_DEVICE uint32_t epoch_after(uint32_t greatest) {
 }
 
 // All ranks are waited for, masked or not.
-EP_DEVICE void unmask_all(const LlCleanArgs& args) {
+EP_DEVICE void unmask_all(const CleanArgs& args) {
   for (uint32_t rank = dev::lane_idx(); rank < args.group.num_ranks; rank += 32) {
     dev::st_relaxed<dev::Scope::gpu>(args.group.mask.active + rank, 1u);
   }
@@ -61,8 +61,8 @@ EP_DEVICE void unmask_all(const LlCleanArgs& args) {
 }
 
 // A block of one warp.
-EP_DEVICE void clean(const LlCleanArgs& args) {
-  const LlGroupState& group = args.group;
+EP_DEVICE void clean(const CleanArgs& args) {
+  const GroupState& group = args.group;
   GroupProgress* progress = group.progress;
   const uint32_t epoch = dev::ld_relaxed<dev::Scope::gpu>(&progress->epoch);
   const uint32_t tag = dev::ld(&progress->num_cleanings) + 1;
@@ -89,4 +89,4 @@ EP_DEVICE void clean(const LlCleanArgs& args) {
   dev::st(&progress->num_cleanings, tag);
 }
 
-}  // namespace nccl_ep::ll
+}  // namespace nccl_ep

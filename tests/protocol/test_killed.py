@@ -14,7 +14,10 @@ HERE = Path(__file__).parent
 PATIENCE_S = 120
 
 
-def test_survivors_of_a_killed_process_go_on(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+@pytest.mark.parametrize("algorithm", ["ll", "ht"])
+def test_survivors_of_a_killed_process_go_on(
+    request: pytest.FixtureRequest, tmp_path: Path, algorithm: str
+) -> None:
     if request.config.getoption("device") != "cuda":
         pytest.skip("processes are killed on GPUs only")
     from cuda_cluster import num_gpus
@@ -26,7 +29,10 @@ def test_survivors_of_a_killed_process_go_on(request: pytest.FixtureRequest, tmp
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent), *sys.path])}
     ranks = [
         subprocess.Popen(
-            [sys.executable, str(HERE / "killed_rank.py"), *map(str, (rank, num_ranks, tmp_path, victim))],
+            [
+                *(sys.executable, str(HERE / "killed_rank.py")),
+                *map(str, (rank, num_ranks, tmp_path, victim, algorithm)),
+            ],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

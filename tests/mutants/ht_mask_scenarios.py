@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scenarios for High-Throughput groups with masks, in which ranks are lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ht import FLAT, Mode
+from ht_masks import (
+    FOUR,
+    LOST,
+    SHAPE,
+    run_until_the_lost_are_gone,
+    run_with_a_late_rank,
+    run_with_unequal_masks,
+)
+from ht_scenarios import simulated
+from ll import make_problem
+
+MODE = Mode(FLAT, budget=64)
+STEPS = 20_000
+
+
+def dies(seed: int) -> None:
+    """At several moments of a step."""
+    for again in range(4):
+        with simulated(SHAPE.num_ranks, seed + 1000 * again) as cluster:
+            moment = STEPS * again // 4 + seed % 1000
+            run_until_the_lost_are_gone(cluster, make_problem(SHAPE, seed), MODE, (LOST,), [moment], seed)
+
+
+def late(seed: int) -> None:
+    with simulated(SHAPE.num_ranks, seed) as cluster:
+        run_with_a_late_rank(cluster, make_problem(SHAPE, seed), MODE)
+
+
+def unequal(seed: int) -> None:
+    for again in range(4):
+        with simulated(FOUR.num_ranks, seed + 1000 * again) as cluster:
+            run_with_unequal_masks(cluster, make_problem(FOUR, seed), MODE, seed + again)
+
+
+SCENARIOS: dict[str, Callable[[int], None]] = {"dies": dies, "late": late, "unequal": unequal}
