@@ -37,6 +37,7 @@ def group_config(case: Case, inputs: Inputs) -> nccl_ep.GroupConfig:
         num_topk=case.top_k,
         enable_mask=case.mask,
         timeout_ns=case.timeout_ns,
+        exact_combine=case.recipe.exact,
     )
 
 

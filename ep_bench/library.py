@@ -33,8 +33,8 @@ class Library:
         """Why this library must not be asked for a case, or None."""
         if self._is_ours():
             return None
-        if case.recipe.quantizes_combine:
-            return "NCCL EP has no recipe fp8-combine"
+        if case.recipe.quantizes_combine or case.recipe.exact:
+            return f"NCCL EP has no recipe {case.recipe}"
         if case.algorithm != "ht":
             return None
         if case.tokens > _MAX_TOKENS:

@@ -40,8 +40,9 @@ tokens, 16 SMs, and dispatch and combine in turn, which is how both libraries ar
 
 --recipe: fwd dispatches rows that the caller has quantized. TOKEN is e4m3, e5m2, float4x2, bf16, fp16 or
 fp32, SCALE fp32, fp16, bf16, e4m3, e5m2 or uint8, and N elements share a scale, 128 unless it is given.
-mxfp8 is fwd:e4m3/uint8/32, nvfp4 is fwd:float4x2/e4m3/16. ds-fp8 quantizes bf16 in dispatch, fp8-combine, of
-low latency, in combine. Rows of combine are of --dtype.
+mxfp8 is fwd:e4m3/uint8/32, nvfp4 is fwd:float4x2/e4m3/16. ds-fp8 quantizes bf16 in dispatch, fp8-combine in
+combine. exact, of em inside one node, makes groups with exact_combine. Rows of combine are of
+--dtype.
 
 --pass, --eager, --budget, --alignment and --overflow are of high throughput. Without --eager and --budget the
 budget is what the fullest rank needs. With a smaller one and --overflow drop, rows are dropped, and counted.
@@ -205,10 +206,15 @@ def _check_algorithm(given: argparse.Namespace) -> None:
                 text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
                 option = f"--{name}" if value is True else f"--{name} {text}"
                 raise UsageError(f"{option}: expected --algorithm ht; low latency has no such option")
-    elif given.recipe.quantizes_combine:
-        raise UsageError(
-            f"--recipe {given.recipe}: expected --algorithm ll; high throughput has no such recipe"
-        )
+    elif given.recipe.quantizes_combine and "bwd" in (getattr(given, "pass") or ()):
+        raise UsageError(f"--pass bwd: expected fwd with --recipe {given.recipe}")
+    if given.recipe.exact:
+        if set(given.layout or ()) - {"em"}:
+            raise UsageError(f"--layout {','.join(given.layout)}: expected em with --recipe {given.recipe}")
+        if given.mask:
+            raise UsageError(f"--mask and --recipe {given.recipe} exclude each other")
+        if (given.nodes or 1) > 1:
+            raise UsageError(f"--nodes {given.nodes}: expected 1 with --recipe {given.recipe}")
     if given.eager and given.budget:
         raise UsageError(f"--budget {given.budget} and --eager exclude each other: eager is without a budget")
     if given.eager and given.overflow == "drop":
@@ -224,7 +230,7 @@ def _sweep(given: argparse.Namespace, defaults: Defaults) -> Sweep:
             raise UsageError(f"{name} and --routing {from_file[0]} exclude each other: the file decides")
     return Sweep(
         algorithm=given.algorithm,
-        layout=given.layout or LAYOUTS[given.algorithm],
+        layout=given.layout or (("em",) if given.recipe.exact else LAYOUTS[given.algorithm]),
         tokens=given.tokens or defaults.tokens,
         hidden=given.hidden or defaults.hidden,
         top_k=given.top_k or (8,),
@@ -278,7 +284,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--zero-copy", type=_list(_switch), nargs="?", const=(True,), default=(False,), metavar="on,off",
         help="receive into a window, in ll rank-major only, and in ht combine from one [list]")  # fmt: skip
     add("--recipe", type=_recipe, default=NO_RECIPE, metavar="R",
-        help="none, fwd:TOKEN/SCALE[/N], mxfp8, nvfp4, ds-fp8 or fp8-combine; see below")  # fmt: skip
+        help="none, fwd:TOKEN/SCALE[/N], mxfp8, nvfp4, ds-fp8, fp8-combine or exact; see below")  # fmt: skip
     add("--mask", action="store_true", help="groups that go on without ranks that do not answer")
     add("--kill", type=_kill, metavar="RANK@ITER",
         help="with --mask: a rank dies as an iteration begins, see below")  # fmt: skip

@@ -3,9 +3,9 @@
 
 The tolerance of a number, with w x its summands: ``(n eps(dtype) / 2 + (K + R) 2**-24) * sum |w x|``, and a
 subnormal of the type for each rounded sum. That covers n roundings to the type on a summand's way, and any
-order of float32 sums over K routes and R ranks. What a rank sends is rounded, and the result; in high
-throughput across LSA teams also what a team sends home. With FP8 on the way home, what each rank sends also
-has the error of quantizing.
+order of float32 sums over K routes and R ranks. The result is rounded; what a rank sends, too, unless rows
+travel one by one (exact); in high throughput across LSA teams also what a team sends home. With FP8 on the
+way home, what each rank sends also has the error of quantizing.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def combined(inputs: Inputs, rank: int, zones: list[ZoneTokens]) -> Combined:
             _add_gradients(gradients, inputs, rank, peer, places)
     info: Any = ml_dtypes.finfo(inputs.dtype)  # type: ignore[no-untyped-call]
     teams = case.num_teams if case.algorithm == "ht" else 1
-    num_roundings = 3 if teams > 1 else 2
+    num_roundings = 1 if case.recipe.exact else 3 if teams > 1 else 2
     magnitude *= num_roundings * float(info.eps) / 2 + (case.top_k + case.num_ranks) * 2.0**-24
     magnitude += (case.num_ranks + teams) * float(info.smallest_subnormal)
     return Combined(total, magnitude + quantized * (1 + float(info.eps)), gradients)

@@ -23,6 +23,7 @@ class Recipe:
         name: as it is written on the command line.
         token, scale: types of rows that the caller has quantized.
         group: elements that share a scale.
+        exact: combine adds up every expert's row at home, in top-k order.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Recipe:
     token: DataType | None = None
     scale: DataType | None = None
     group: int = GROUP
+    exact: bool = False
 
     @property
     def quantizes_dispatch(self) -> bool:
@@ -75,6 +77,7 @@ _NAMED = {
     ),
     "ds-fp8": Recipe("ds-fp8", DispatchQuantizationRecipe.DS_FP8E3M4),
     "fp8-combine": Recipe("fp8-combine", combine=CombineQuantizationRecipe.FP8),
+    "exact": Recipe("exact", group=1, exact=True),
 }
 
 

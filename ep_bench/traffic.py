@@ -37,9 +37,13 @@ def remote_routes(inputs: Inputs) -> float:
 
 
 def ideal_remote_bytes(inputs: Inputs, trip: str) -> float:
-    """Bytes of those rows alone with their scales, in ``dispatch`` or ``combine``."""
+    """Bytes of those rows alone with their scales, in ``dispatch`` or ``combine``.
+
+    Exact sums need a row for each route.
+    """
     formats = {"dispatch": inputs.case.received, "combine": inputs.case.returned}
-    return remote_rows(inputs) * formats[trip].num_bytes
+    exact = trip == "combine" and inputs.case.recipe.exact
+    return (remote_routes(inputs) if exact else remote_rows(inputs)) * formats[trip].num_bytes
 
 
 def computed_remote_bytes(inputs: Inputs, trip: str) -> float:

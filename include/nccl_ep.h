@@ -174,6 +174,8 @@ typedef struct {
   ncclEpOverflowPolicy_t overflow_policy;  // DROP needs max_recv_tokens_per_rank
   unsigned int num_topk;                   // bound on K, at most E; 0: none
   unsigned char padding_v2[4];
+  unsigned int exact_combine;  // nonzero: combine adds up each expert's row at home; EM, needs num_topk
+  unsigned char padding_v3[4];
 } ncclEpGroupConfig_t;
 
 #define NCCL_EP_GROUP_CONFIG_SIZE sizeof(ncclEpGroupConfig_t)
@@ -181,7 +183,9 @@ typedef struct {
 #define NCCL_EP_GROUP_CONFIG_V1_SIZE 96
 #define NCCL_EP_GROUP_CONFIG_V2_LAST_FIELD padding_v2
 #define NCCL_EP_GROUP_CONFIG_V2_SIZE 112
-#define NCCL_EP_GROUP_CONFIG_CURRENT_VERSION 2
+#define NCCL_EP_GROUP_CONFIG_V3_LAST_FIELD padding_v3
+#define NCCL_EP_GROUP_CONFIG_V3_SIZE 120
+#define NCCL_EP_GROUP_CONFIG_CURRENT_VERSION 3
 #ifdef __cplusplus
 }
 constexpr ncclEpGroupConfig_t ncclEpGroupConfigInit() {
@@ -532,23 +536,27 @@ ncclResult_t ncclEpDispatch(ncclEpHandle_t handle, const ncclEpDispatchInputs_t*
 //           tokens      topk_weights  scales         tokens  topk_weights
 //   LL EM   [L,R*B,H]   ignored       per recipe     [b,H]   [b,K] fp32: an input, the weights
 //   LL RM   [R,B,H]     ignored       per recipe     [b,H]   ignored
-//   HT FWD  [M,H]       -             -              [b,H]   ignored
+//   HT FWD  [M,H]       -             per recipe     [b,H]   ignored
 //   HT BWD  [M,H]       [M,K] FLAT,   -              [b,H]   [b,K] fp32
 //                       [M] EM, fp32
 //
 // Rows stand where dispatch put them; M may be as low as what recv_total_counter says, outside of graphs,
 // and need not exceed max_recv_tokens_per_rank.
-// Recipe NONE: bf16, fp16 or fp32, the same on both sides; no scales. FP8 (LL; not in NCCL EP 0.2): bf16 on both
-// sides, H a multiple of 128; no scales here, since they are made on the way, as in dispatch with DS_FP8E3M4, of
-// what each rank sends. NVFP4 is not available.
+// Recipe NONE: bf16, fp16 or fp32, the same on both sides; no scales. FP8 (LL, and HT FWD inside one LSA team; not in
+// NCCL EP 0.2): bf16 on both sides, H a multiple of 128; no scales here, since they are made on the way, as in dispatch
+// with DS_FP8E3M4, of what each rank sends. NVFP4 is not available.
 //   LL EM   out[t] = sum over k of weights[t, k] * the row of token t at its k-th expert
 //   others  out[t] = sum over ranks (EM: slots) of token t's rows, which the caller has weighted and, if
 //           there is one row a token, added over its rank's experts
 //   HT BWD  also brings home the gradients of the weights, to each place its expert's, zero without one
+// With exact_combine, which NCCL EP 0.2 does not have, each expert's row travels home as it is. There the rows, in LL
+// the products weights[t, k] * row, are added one after the other in the order of the top-k, in fp32 without fused
+// operations, and the sum is rounded to the rows' type: the same bits wherever the experts are. An expert that is
+// repeated in the top-k adds its row each time in LL, once in HT.
 // A token without experts, or of which nothing was kept, gets a row of zeros. The routing is that of the dispatch.
 //
 // Collective. Stream-ordered, as ncclEpDispatch. Allocates nothing. Capturable. Errors: as ncclEpDispatch;
-// ncclInvalidUsage: a recipe with HT, NVFP4.
+// ncclInvalidUsage: FP8 with HT BWD, with HT across LSA teams or enable_mask, or with exact_combine; NVFP4.
 ncclResult_t ncclEpCombine(ncclEpHandle_t handle, const ncclEpCombineInputs_t* inputs,
                            const ncclEpCombineOutputs_t* outputs, const ncclEpCombineConfig_t* config,
                            cudaStream_t stream);
@@ -575,7 +583,7 @@ ncclResult_t ncclEpHandleMemSize(ncclEpGroup_t ep_group, ncclEpLayout_t layout, 
 // Errors: ncclInvalidArgument: NULL or malformed arguments; a layout the algorithm does not have (LL: EM, RM;
 // HT: EM, FLAT); num_topk below 1 or above the group's bound (HT: ncclInvalidUsage); an alignment that is no
 // power of two; handle_mem too small. ncclInvalidUsage: an alignment with LL or FLAT; HT EM in a group that
-// has neither max_recv_tokens_per_rank nor num_topk.
+// has neither max_recv_tokens_per_rank nor num_topk; RM or FLAT in a group with exact_combine.
 ncclResult_t ncclEpInitHandle(ncclEpHandle_t* handle, ncclEpGroup_t ep_group, ncclEpLayout_t layout,
                               const ncclEpHandleConfig_t* config, int num_topk, const ncclEpTensor_t* handle_mem);
 
@@ -642,11 +650,13 @@ NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpAllocConfig_t, alloc_fn, 0);
 NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpAllocConfig_t, free_fn, 8);
 NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpAllocConfig_t, context, 16);
 
-NCCL_EP_STATIC_ASSERT_STRUCT_ABI(ncclEpGroupConfig_t, NCCL_EP_GROUP_CONFIG_V2_SIZE);
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI(ncclEpGroupConfig_t, NCCL_EP_GROUP_CONFIG_V3_SIZE);
 NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpGroupConfig_t, NCCL_EP_GROUP_CONFIG_V1_LAST_FIELD,
                                           NCCL_EP_GROUP_CONFIG_V1_SIZE);
 NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpGroupConfig_t, NCCL_EP_GROUP_CONFIG_V2_LAST_FIELD,
                                           NCCL_EP_GROUP_CONFIG_V2_SIZE);
+NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpGroupConfig_t, NCCL_EP_GROUP_CONFIG_V3_LAST_FIELD,
+                                          NCCL_EP_GROUP_CONFIG_V3_SIZE);
 NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpGroupConfig_t, version, 8);
 NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpGroupConfig_t, algorithm, 12);
 NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpGroupConfig_t, num_experts, 16);
@@ -664,6 +674,8 @@ NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpGroupConfig_t, zero_copy, 96);
 NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpGroupConfig_t, overflow_policy, 100);
 NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpGroupConfig_t, num_topk, 104);
 NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpGroupConfig_t, padding_v2, 108);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpGroupConfig_t, exact_combine, 112);
+NCCL_EP_STATIC_ASSERT_OFFSET(ncclEpGroupConfig_t, padding_v3, 116);
 
 NCCL_EP_STATIC_ASSERT_STRUCT_ABI(ncclEpHandleConfig_t, NCCL_EP_HANDLE_CONFIG_V1_SIZE);
 NCCL_EP_STATIC_ASSERT_STRUCT_ABI_BOUNDARY(ncclEpHandleConfig_t, NCCL_EP_HANDLE_CONFIG_V1_LAST_FIELD,

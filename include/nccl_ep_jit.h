@@ -30,7 +30,8 @@ typedef void (*ncclEpJitVisitor_t)(const ncclEpJitKernel_t* kernel, void* contex
 typedef enum {
   NCCL_EP_JIT_ONE_TEAM = 0,       // inside one LSA team
   NCCL_EP_JIT_SEVERAL_TEAMS = 1,  // across several, with the network between them
-  NCCL_EP_JIT_MASKED = 2          // inside one LSA team, with ncclEpGroupConfig_t.enable_mask
+  NCCL_EP_JIT_MASKED = 2,         // inside one LSA team, with ncclEpGroupConfig_t.enable_mask
+  NCCL_EP_JIT_EXACT = 3           // what those with ncclEpGroupConfig_t.exact_combine use besides ONE_TEAM's
 } ncclEpJitGroups_t;
 
 // Compiles every kernel of some groups that is not in the cache yet, for each architecture of a comma-separated list such

@@ -8,6 +8,7 @@ each rank's output has room: what is more is dropped. None: there is room for al
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -192,12 +193,17 @@ def combine_flat(
 
     ``team_size`` 0: all ranks are one LSA team.
     """
+    return _sums(problem, home, arrivals_flat(problem, home, rows, room), team_size)
+
+
+def arrivals_flat(problem: Problem, home: int, rows: list[Array], room: int | None = None) -> list[Arrivals]:
+    """For each of rank ``home``'s tokens what the ranks send home."""
     arrivals: list[Arrivals] = [[] for _ in problem.tokens[home]]
     for rank in range(problem.num_ranks):
         for i, row in enumerate(rows_of(problem, rank, room)):
             if row.source == home:
                 arrivals[row.token].append((rank, rows[rank][i]))
-    return _sums(problem, home, arrivals, team_size)
+    return arrivals
 
 
 def combine_expert_major(
@@ -208,16 +214,42 @@ def combine_expert_major(
     room: int | None = None,
     team_size: int = 0,
 ) -> Array:
-    """The same from every rank's slots. A rank sums a token's slots in the order of its experts."""
+    """The same from every rank's slots."""
+    arrivals = [
+        [(rank, total.astype(problem.dtype)) for rank, total in totals]
+        for totals in arrivals_expert_major(problem, home, slots, alignment, room)
+    ]
+    return _sums(problem, home, arrivals, team_size)
+
+
+def arrivals_expert_major(
+    problem: Problem, home: int, slots: list[Array], alignment: int = 1, room: int | None = None
+) -> list[Arrivals]:
+    """The same, before it is rounded. A rank sums a token's slots in the order of its experts, in float32."""
     arrivals: list[Arrivals] = [[] for _ in problem.tokens[home]]
     for rank in range(problem.num_ranks):
         slot = slots_of(problem, rank, alignment, room)
         for row in rows_of(problem, rank):
             places = [(expert, home, row.token) for expert in row.experts]
-            mine = [slots[rank][slot[place]] for place in places if place in slot]
+            mine = [slots[rank][slot[place]].astype(np.float32) for place in places if place in slot]
             if row.source == home and mine:
-                arrivals[row.token].append((rank, _sum_in_order(mine, problem)))
-    return _sums(problem, home, arrivals, team_size)
+                arrivals[row.token].append((rank, functools.reduce(np.add, mine)))
+    return arrivals
+
+
+def combine_exact(
+    problem: Problem, home: int, slots: list[Array], alignment: int = 1, room: int | None = None
+) -> Array:
+    """The same in a group with ``exact_combine``: a plain loop over a token's experts in top-k order."""
+    slot = [slots_of(problem, rank, alignment, room) for rank in range(problem.num_ranks)]
+    out = np.zeros_like(problem.tokens[home])
+    for token, experts in enumerate(problem.topk_idx[home].tolist()):
+        rows = []
+        for expert in dict.fromkeys(expert for expert in experts if expert >= 0):
+            rank, place = problem.rank_of(expert), (expert, home, token)
+            rows += [slots[rank][slot[rank][place]]] if place in slot[rank] else []
+        out[token] = _sum_in_order(rows, problem)
+    return out
 
 
 def _sums(problem: Problem, home: int, arrivals: list[Arrivals], team_size: int) -> Array:

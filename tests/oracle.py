@@ -135,6 +135,22 @@ def combine_expert_major(problem: Problem, home: int, expert_rows: list[Array]) 
     return out
 
 
+def combine_exact(problem: Problem, home: int, expert_rows: list[Array]) -> Array:
+    """The same in a group with ``exact_combine``: a plain loop over the top-k, in float32."""
+    out = np.zeros_like(problem.tokens[home])
+    place = _places(problem)
+    for token, experts in enumerate(problem.topk_idx[home].tolist()):
+        total = None
+        for expert, weight in zip(experts, problem.topk_weights[home][token], strict=True):
+            if expert >= 0:
+                zone = expert_rows[problem.rank_of(expert)][expert % problem.num_local_experts]
+                product = weight * zone[place[expert][home, token]].astype(np.float32)
+                total = product if total is None else total + product
+        if total is not None:
+            out[token] = total.astype(problem.dtype)
+    return out
+
+
 def sums_expert_major(problem: Problem, home: int, expert_rows: list[Array]) -> list[list[Array]]:
     """For each token the ranks' sums over their own experts, in rank order, float32."""
     place = _places(problem)

@@ -37,15 +37,20 @@ struct GroupScale {
   }
 };
 
-// Two words of bf16 elements as a word of E4M3 numbers.
+// Twice two elements as a word of E4M3 numbers.
+EP_DEVICE uint32_t quantize_floats(const float (&low)[2], const float (&high)[2], float inverse) {
+  const uint32_t first = dev::e4m3x2_from_floats(dev::mul(low[0], inverse), dev::mul(low[1], inverse));
+  const uint32_t second = dev::e4m3x2_from_floats(dev::mul(high[0], inverse), dev::mul(high[1], inverse));
+  return first | second << 16;
+}
+
+// The same of two words of bf16 elements.
 EP_DEVICE uint32_t quantize(uint32_t low, uint32_t high, float inverse) {
   using Bf16 = WordOf<DType::bf16>;
   float a[Bf16::kSize], b[Bf16::kSize];
   Bf16::unpack(low, a);
   Bf16::unpack(high, b);
-  const uint32_t first = dev::e4m3x2_from_floats(dev::mul(a[0], inverse), dev::mul(a[1], inverse));
-  const uint32_t second = dev::e4m3x2_from_floats(dev::mul(b[0], inverse), dev::mul(b[1], inverse));
-  return first | second << 16;
+  return quantize_floats(a, b, inverse);
 }
 
 // Two packs of them as a pack.

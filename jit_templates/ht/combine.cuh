@@ -71,19 +71,27 @@ EP_DEVICE void add_rows(PackSum<kDType>& sum, const Addend* addends, const Span&
   for (uint32_t r = 0; r < kRows; ++r) sum.add(packs[r]);
 }
 
+// Adds a span of some rows to what a lane has, kMost rows at a time.
+template <uint32_t kMost = 4, class Sum>
+EP_DEVICE void add_all(Sum& sum, const Addend* addends, uint32_t num_addends, const Span& span) {
+  static_assert(kMost == 2 || kMost == 4);
+  uint32_t first = 0;
+#pragma unroll 1
+  for (; num_addends - first >= kMost; first += kMost) add_rows<kMost>(sum, addends + first, span);
+  if constexpr (kMost == 4) {
+    if (num_addends - first == 3) add_rows<3>(sum, addends + first, span);
+    if (num_addends - first == 2) add_rows<2>(sum, addends + first, span);
+  }
+  if (num_addends - first == 1) add_rows<1>(sum, addends + first, span);
+}
+
 // Adds up a span of some rows into that of another; without rows it is zero. The whole warp calls it.
-template <DType kDType>
-EP_DEVICE void add_up(const Addend* addends, uint32_t num_addends, const Span& span, unsigned char* out) {
+template <class Sum>
+EP_DEVICE void sum_rows(const Addend* addends, uint32_t num_addends, const Span& span, unsigned char* out) {
 #pragma unroll 1
   for (uint32_t begin = span.begin + 16 * dev::lane_idx(); begin < span.end; begin += kSumPacks * kStripBytes) {
-    PackSum<kDType> sum;
-    const Span rest{begin, span.end};
-    uint32_t first = 0;
-#pragma unroll 1
-    for (; num_addends - first >= 4; first += 4) add_rows<4>(sum, addends + first, rest);
-    if (num_addends - first == 3) add_rows<3>(sum, addends + first, rest);
-    if (num_addends - first == 2) add_rows<2>(sum, addends + first, rest);
-    if (num_addends - first == 1) add_rows<1>(sum, addends + first, rest);
+    Sum sum;
+    add_all(sum, addends, num_addends, Span{begin, span.end});
     Pack packs[kSumPacks] = {};
     if (num_addends > 0) sum.round(packs);
 #pragma unroll
@@ -92,6 +100,11 @@ EP_DEVICE void add_up(const Addend* addends, uint32_t num_addends, const Span& s
       if (at < span.end) dev::st(reinterpret_cast<Pack*>(out + at), packs[p]);
     }
   }
+}
+
+template <DType kDType>
+EP_DEVICE void add_up(const Addend* addends, uint32_t num_addends, const Span& span, unsigned char* out) {
+  sum_rows<PackSum<kDType>>(addends, num_addends, span, out);
 }
 
 // Pushes rows of a flow: the results for the ranks of a team, to the rank of this team that hosts them. Calls
@@ -111,7 +124,7 @@ EP_DEVICE void push_flow(const Operation<kPeers>& op, const HtCombineArgs& args,
     for (uint32_t i = 0; first + i < end; ++i) {
       const ReceivedRow it = mine.from_lane(i);
       if (it.home.num_hits == 0) continue;
-      const uint64_t slot = group.layout.home_slot(it.home.token, it.home.dest);
+      const uint64_t slot = group.layout.home_slot(it.home.token, it.home.place);
       push(it, homes.at(slot), flag_of(group, host, slot));
     }
   });
@@ -272,7 +285,7 @@ EP_DEVICE void send_gradients(const Operation<kPeers>& op, const HtCombineArgs& 
                         (kExpertMajor ? *args.handle.hit(row, i) : uint64_t{row} * args.num_topk + i));
     };
     if (Operation<kPeers>::kMasks && (home.num_hits == 0 || !op.reaches(home.source))) continue;
-    send_floats(op, rank_of_flow(group, home.source), group.layout.home_slot(home.token, home.dest), home.num_hits,
+    send_floats(op, rank_of_flow(group, home.source), group.layout.home_slot(home.token, home.place), home.num_hits,
                 get);
   }
 }
@@ -298,9 +311,10 @@ EP_DEVICE void collect_gradients(const Operation<kPeers>& op, const HtCombineArg
         }
       };
       const Awaited awaited{Wait::row_weights, dest.rank, token};
-      const bool ok = others.is_in_team(op.group, dest.rank)
-                          ? receive_floats(op, awaited, op.group.layout.home_slot(token, i), dest.hits.count, put)
-                          : others.receive_gradients(op, dest, put);
+      const bool ok =
+          others.is_in_team(op.group, dest.rank)
+              ? receive_floats(op, awaited, others.home_slot(op.group, token, i, dest), dest.hits.count, put)
+              : others.receive_gradients(op, dest, put);
       if (ok) continue;
       if (!op.goes_on()) return;
       for (uint32_t j = 0; j < dest.hits.count; ++j) put(j, 0);  // who has them is lost
@@ -317,6 +331,9 @@ struct NoOthers {
   EP_DEVICE static NoRails rails() { return {}; }
   EP_DEVICE static bool is_in_team(const HtGroupState&, uint32_t) { return true; }
   EP_DEVICE static uint32_t host_of(const HtGroupState&, uint32_t source) { return source; }
+  EP_DEVICE static uint64_t home_slot(const HtGroupState& group, uint32_t token, uint32_t i, const HtDest&) {
+    return group.layout.home_slot(token, i);
+  }
   EP_DEVICE static uint32_t num_guests() { return 0; }
   template <class... Args>
   EP_DEVICE static void for_each_flow(const Args&...) {}
@@ -365,6 +382,8 @@ EP_DEVICE void combine_with(const HtCombineArgs& args, const Others& others) {
   }
   finish_pushing(op, args.move);
 }
+
+using TeamOperation = Operation<Peers::team>;  // of kernels that are there for nothing else
 
 template <bool kExpertMajor, DType kDType, Peers kPeers = Peers::team>
 EP_DEVICE void combine(const HtCombineArgs& args) {

@@ -23,6 +23,9 @@ struct OtherSums {
   EP_DEVICE const Rails& rails() const { return it; }
   EP_DEVICE static bool is_in_team(const HtGroupState& group, uint32_t rank) { return group.is_in_team(rank); }
   EP_DEVICE static uint32_t host_of(const HtGroupState& group, uint32_t source) { return rank_of_flow(group, source); }
+  EP_DEVICE static uint64_t home_slot(const HtGroupState& group, uint32_t token, uint32_t i, const HtDest&) {
+    return group.layout.home_slot(token, i);
+  }
 
   // The flows for ranks of other teams, to those who host their tokens here. This rank does so last, if `with_own`.
   template <class NumRows, class Push>

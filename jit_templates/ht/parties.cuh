@@ -98,9 +98,9 @@ struct ReceivedRow {
     ReceivedRow it{true, dev::shfl(row, lane), dev::shfl(source, lane), {}, {}, false};
     it.home.token = dev::shfl(home.token, lane);
     const uint32_t packed =
-        dev::shfl(uint32_t{has_come} << 16 | uint32_t{home.dest} << 8 | uint32_t{home.num_hits}, lane);
+        dev::shfl(uint32_t{has_come} << 16 | uint32_t{home.place} << 8 | uint32_t{home.num_hits}, lane);
     it.home.num_hits = static_cast<uint8_t>(packed);
-    it.home.dest = static_cast<uint8_t>(packed >> 8);
+    it.home.place = static_cast<uint8_t>(packed >> 8);
     it.has_come = packed >> 16;
 #pragma unroll
     for (uint32_t i = 0; i < kFirstHits; ++i) it.first_hits[i] = dev::shfl(first_hits[i], lane);

@@ -6,11 +6,11 @@
 
 namespace nccl_ep::ht {
 
-// The source rank of a row, its token, and its hits, as units without a tag: calls put(i, unit).
+// The source rank of a row, its token, the place of its home slot, and its hits, as units without a tag: calls put(i, unit).
 template <class Put>
-EP_DEVICE void write_record(uint32_t source, uint32_t token, uint32_t dest_idx, uint32_t num_hits, const uint32_t* hits,
+EP_DEVICE void write_record(uint32_t source, uint32_t token, uint32_t place, uint32_t num_hits, const uint32_t* hits,
                             Put put) {
-  put(0, Unit{{source | num_hits << 16 | dest_idx << 24, token, hits[0]}, 0});
+  put(0, Unit{{source | num_hits << 16 | place << 24, token, hits[0]}, 0});
   for (uint32_t hit = 1; hit < num_hits; hit += 3) {
     Unit more{{0, 0, 0}, 0};
 #pragma unroll
@@ -140,7 +140,8 @@ EP_DEVICE void place_tokens(const Operation<kPeers>& op, const HtUpdateArgs& arg
       if (is_dest) *args.handle.dest(token, dest_idx) = dest;
       const uint32_t slot = !is_dest ? HtHandleLayout::kNoSlot : kExpertMajor ? hits[0] : row;
       *args.handle.send(send) = {token, slot};
-      write_record(args.group.rank, token, dest_idx, num_hits, hits,
+      const uint32_t place = args.group.layout.slots_are_of_hits ? hit : dest_idx;
+      write_record(args.group.rank, token, place, num_hits, hits,
                    [&](uint32_t i, const Unit& unit) { send_record_unit(op, rank, row, i, unit); });
     }
   }

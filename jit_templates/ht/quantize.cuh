@@ -20,6 +20,16 @@ EP_DEVICE uint32_t scale_bytes(uint32_t num_elements) {
   return num_elements / kScaleGroup * static_cast<uint32_t>(sizeof(float));
 }
 
+// The largest of the magnitudes that the lanes of a group have. All lanes of the warp call it.
+EP_DEVICE uint32_t max_of_group(uint32_t magnitude) {
+#pragma unroll
+  for (uint32_t other = 1; other < kGroupLanes; other *= 2) {
+    const uint32_t theirs = dev::shfl_xor(magnitude, other);
+    magnitude = magnitude > theirs ? magnitude : theirs;
+  }
+  return magnitude;
+}
+
 // What a lane has of a quantized strip.
 struct QuantizedPack {
   struct alignas(8) Elements {
@@ -33,12 +43,7 @@ struct QuantizedPack {
     uint32_t magnitude = 0;
 #pragma unroll
     for (uint32_t i = 0; i < 4; ++i) magnitude = max_magnitude(magnitude, pack.word[i]);
-#pragma unroll
-    for (uint32_t other = 1; other < kGroupLanes; other *= 2) {
-      const uint32_t theirs = dev::shfl_xor(magnitude, other);
-      magnitude = magnitude > theirs ? magnitude : theirs;
-    }
-    const GroupScale group = GroupScale::of(magnitude, rounds);
+    const GroupScale group = GroupScale::of(max_of_group(magnitude), rounds);
     return {
         {{quantize(pack.word[0], pack.word[1], group.inverse), quantize(pack.word[2], pack.word[3], group.inverse)}},
         group.scale};

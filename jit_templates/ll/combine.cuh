@@ -98,8 +98,8 @@ struct Addend {
 
 // Adds weight times row over what a lane has. kRows rows are in flight at a time; the order of the sum is that of the
 // addends. It starts at -0, which changes nothing, whatever is added. fetch(first, count) gets the rows first ...
-// first + count - 1 into `rows`.
-template <DType kDType, uint32_t kRows, class Fetch>
+// first + count - 1 into `rows`. kRoundProducts: not only sums are rounded.
+template <DType kDType, uint32_t kRows, bool kRoundProducts = false, class Fetch>
 EP_DEVICE bool add_rows(const Addend* addends, uint32_t num_addends, LaneRow (&rows)[kRows], Fetch fetch,
                         LaneRow& result) {
   using Word = WordOf<kDType>;
@@ -121,7 +121,13 @@ EP_DEVICE bool add_rows(const Addend* addends, uint32_t num_addends, LaneRow (&r
         float value[Word::kSize], (&total)[Word::kSize] = sum[i / 4][i % 4];
         Word::unpack(rows[r].word[i / 4][i % 4], value);
 #pragma unroll
-        for (int j = 0; j < Word::kSize; ++j) total[j] = dev::fma(weight, value[j], total[j]);
+        for (int j = 0; j < Word::kSize; ++j) {
+          if constexpr (kRoundProducts) {
+            total[j] = dev::add(total[j], dev::mul(weight, value[j]));
+          } else {
+            total[j] = dev::fma(weight, value[j], total[j]);
+          }
+        }
       }
     }
   }

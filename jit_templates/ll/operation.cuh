@@ -84,6 +84,9 @@ struct Operation : OperationOf<LlGroupState, kPeers == Peers::masked_team> {
   EP_DEVICE Unit* row(uint32_t rank, uint32_t source, uint32_t token) const {
     return at<Unit>(rank, group.layout.row_at(bank, source - team.first, token));
   }
+  EP_DEVICE Unit* row_of_route(uint32_t rank, uint32_t token, uint32_t k) const {
+    return at<Unit>(rank, group.layout.row_of_route_at(bank, token, k));
+  }
   EP_DEVICE uint32_t* hello(uint32_t rank, uint32_t source) const {
     return at<uint32_t>(rank, group.layout.hello_at(source - team.first));
   }

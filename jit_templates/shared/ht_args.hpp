@@ -171,6 +171,8 @@ struct HtCombineArgs {
   const float* topk_weights;    // backward: the gradients of the weights, as dispatch's out_topk_weights; else null
   unsigned char* out_tokens;    // [tokens, row]
   float* out_topk_weights;      // backward: [tokens, num_topk]
+  DType dtype;                  // of the rows, for kernels that are not compiled for one
+  bool is_expert_major;         // for kernels that are not compiled for a layout
   HtNetwork network;            // of a group of several LSA teams
   HtParcels parcels;
   uint32_t* num_ready;  // [other team][chunk]: parcels that are ready to leave

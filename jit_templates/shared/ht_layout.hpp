@@ -21,7 +21,8 @@
 //   life     [source]          one word that the source changes while it waits for others
 //   meeting  [phase][source]   what ranks tell each other when they clean their masks: a unit
 //
-// A home slot belongs to a token and one of the ranks of the team it went to, in the order of the ranks.
+// A home slot belongs to a token and one of the ranks of the team it went to, in the order of the ranks. In a group with
+// exact_combine it belongs to a token and one of its hits, in the order of the experts.
 //
 // Where ranks form several LSA teams, all of this is about one of them. A rank looks after the tokens of its rail peers
 // there, the ranks with its place in the other teams, as after its own: these are its "guests". To the ranks of its team it
@@ -45,12 +46,14 @@ struct HtLayout {
   uint32_t num_experts;
   uint32_t max_tokens;  // of a rank
   uint32_t max_topk;
-  uint32_t max_rows;  // that a rank may receive
+  uint32_t max_rows;           // that a rank may receive
+  uint32_t slots_are_of_hits;  // home slots, one for each
   uint64_t row_bytes;
   uint64_t done, counts, records, weights, flags, rows, end;
 
   EP_HOST_DEVICE static HtLayout make(uint32_t num_ranks, uint32_t team_size, uint32_t num_experts, uint32_t max_tokens,
-                                      uint32_t max_topk, uint32_t max_rows, uint64_t row_bytes) {
+                                      uint32_t max_topk, uint32_t max_rows, uint64_t row_bytes,
+                                      bool slots_are_of_hits = false) {
     HtLayout x{};
     x.num_ranks = num_ranks;
     x.team_size = team_size;
@@ -59,6 +62,7 @@ struct HtLayout {
     x.max_tokens = max_tokens;
     x.max_topk = max_topk;
     x.max_rows = max_rows;
+    x.slots_are_of_hits = slots_are_of_hits;
     x.row_bytes = align_up(row_bytes, kAlign);
     x.done = align_up(sizeof(uint32_t) * num_ranks, kAlign);
     x.counts = align_up(x.done + sizeof(uint32_t) * num_ranks, kAlign);
@@ -82,13 +86,14 @@ struct HtLayout {
     const uint32_t most = team_size + num_other_teams();
     return num_topk < most ? num_topk : most;
   }
-  EP_HOST_DEVICE uint64_t home_slot(uint32_t hosted_token, uint32_t dest) const {
-    return uint64_t{hosted_token} * max_team_dests() + dest;
+  EP_HOST_DEVICE uint32_t home_slots_of_token() const { return slots_are_of_hits ? max_topk : max_team_dests(); }
+  EP_HOST_DEVICE uint64_t home_slot(uint32_t hosted_token, uint32_t place) const {
+    return uint64_t{hosted_token} * home_slots_of_token() + place;
   }
   // Of rows on their way, in either direction. Dispatch needs some for the rows of others and, to quantize, for this rank's
   // tokens.
   EP_HOST_DEVICE uint64_t num_slots() const {
-    const uint64_t home = uint64_t{num_hosted()} * max_team_dests();
+    const uint64_t home = uint64_t{num_hosted()} * home_slots_of_token();
     const uint64_t most_of_others = uint64_t{num_ranks - 1} * max_tokens;
     const uint64_t dispatch = (max_rows < most_of_others ? max_rows : most_of_others) + max_tokens;
     return home > dispatch ? home : dispatch;
@@ -159,7 +164,7 @@ struct alignas(8) HtSend {
 // Where a received row came from.
 struct alignas(8) HtHome {
   uint16_t source;
-  uint8_t dest;      // which of the token's ranks this one is
+  uint8_t place;     // of the token's home slots, the one for this row, or for its first hit
   uint8_t num_hits;  // 0: dropped
   uint32_t token;
 };

@@ -124,6 +124,7 @@ struct LlCombineArgs {
   const unsigned char* tokens;  // as dispatch's out_tokens
   const float* topk_weights;    // expert-major: [num_tokens, num_topk]
   unsigned char* out_tokens;    // [num_tokens, row]
+  DType dtype;                  // of the rows, for kernels that are not compiled for one
   uint32_t num_groups;          // of a row that travels quantized
   LlNetwork network;            // of a group of several LSA teams
 };

@@ -7,7 +7,8 @@
 //   bank 0, bank 1: operations alternate between the banks by the parity of their epoch
 //     counts  [source rank][unit]               dispatch: unit 0 = {tokens, rows for this rank}, then 3 experts a unit
 //     routes  [source rank][token][hit]         dispatch: one unit a hit; combine: the hits' weights, 3 a unit
-//     rows    [source rank][token][line]        a slot for every token that any rank may send or get back
+//     rows    [source rank][token][line]        a slot for every token that any rank may send or get back;
+//             [token][place in the top-k][line]  combine of a group with exact_combine: one for every route
 //
 //   meeting [phase][source rank]                what ranks tell each other when they clean their masks: a unit
 //
@@ -37,8 +38,9 @@ struct LlLayout {
   uint64_t line_row_bytes;            // of a row of the greatest size, as lines
   uint64_t routes, rows, bank_bytes;  // offsets inside a bank, and its size
 
+  // `rows_back`: of one token in combine, where there may be more than one from each rank.
   EP_HOST_DEVICE static LlLayout make(uint32_t num_ranks, uint32_t max_tokens, uint32_t num_local_experts,
-                                      uint32_t max_hits, uint64_t row_bytes) {
+                                      uint32_t max_hits, uint64_t row_bytes, uint32_t rows_back = 0) {
     LlLayout x{};
     x.num_ranks = num_ranks;
     x.max_tokens = max_tokens;
@@ -48,7 +50,8 @@ struct LlLayout {
     const uint64_t slots = uint64_t{num_ranks} * max_tokens;
     x.routes = align_up(sizeof(Unit) * num_ranks * x.count_units, kAlign);
     x.rows = align_up(x.routes + sizeof(Unit) * slots * max_hits, kAlign);
-    x.bank_bytes = x.rows + slots * x.line_row_bytes;
+    const uint64_t rows_of_token = rows_back > num_ranks ? rows_back : num_ranks;
+    x.bank_bytes = x.rows + rows_of_token * max_tokens * x.line_row_bytes;
     return x;
   }
 
@@ -65,6 +68,9 @@ struct LlLayout {
   }
   EP_HOST_DEVICE uint64_t row_at(uint32_t bank, uint32_t source, uint32_t token) const {
     return bank_at(bank) + rows + slot(source, token) * line_row_bytes;
+  }
+  EP_HOST_DEVICE uint64_t row_of_route_at(uint32_t bank, uint32_t token, uint32_t k) const {
+    return bank_at(bank) + rows + (uint64_t{token} * max_hits + k) * line_row_bytes;
   }
   EP_HOST_DEVICE uint64_t slot(uint32_t source, uint32_t token) const { return uint64_t{source} * max_tokens + token; }
   EP_HOST_DEVICE MaskMeetings meetings() const { return {bank_at(kNumBanks), num_ranks}; }

@@ -68,7 +68,11 @@ class GroupConfig(CStruct):
             only there; no difference in low latency.
         overflow_policy: what to do with rows beyond the receive budget: TRAP makes it an error, DROP leaves
             some out, evenly over ranks and experts.
-        num_topk: largest top-k of any handle, 0: any; needed by expert-major high throughput without budget.
+        num_topk: largest top-k of any handle, 0: any; needed by expert-major high throughput without budget,
+            and with ``exact_combine``.
+        exact_combine: combine brings every expert's row home and adds them up there in top-k order, in
+            float32, so that sums do not depend on which ranks the experts are on (expert-major, one LSA
+            team).
     """
 
     algorithm: Algorithm | int = Algorithm.LOW_LATENCY
@@ -86,6 +90,7 @@ class GroupConfig(CStruct):
     zero_copy: ZeroCopyMode | int = ZeroCopyMode.AUTO
     overflow_policy: OverflowPolicy | int = OverflowPolicy.AUTO
     num_topk: int = 0
+    exact_combine: bool = False
 
 
 @paired_with("ncclEpHandleConfig_t")

@@ -18,10 +18,11 @@ jit::Groups decode(ncclEpJitGroups_t groups) {
     case NCCL_EP_JIT_ONE_TEAM: return jit::Groups::one_team;
     case NCCL_EP_JIT_SEVERAL_TEAMS: return jit::Groups::several_teams;
     case NCCL_EP_JIT_MASKED: return jit::Groups::masked;
+    case NCCL_EP_JIT_EXACT: return jit::Groups::exact;
   }
   refuse(ncclInvalidArgument, "groups",
          "is " + std::to_string(static_cast<int>(groups)) +
-             ", expected NCCL_EP_JIT_ONE_TEAM (0) to NCCL_EP_JIT_MASKED (2)");
+             ", expected NCCL_EP_JIT_ONE_TEAM (0) to NCCL_EP_JIT_EXACT (3)");
 }
 
 }  // namespace

@@ -58,11 +58,27 @@ void check_config(const ncclEpGroupConfig_t& config, runtime::Communicator& comm
   }
 }
 
+void check_exact_combine(const ncclEpGroupConfig_t& config, runtime::Communicator& comm) {
+  if (config.exact_combine == 0) return;
+  if (config.num_topk == 0) {
+    refuse(ncclInvalidArgument, "config.num_topk",
+           "is 0, expected the largest top-k with config.exact_combine: there is room for so many rows of a token");
+  }
+  if (config.enable_mask) {
+    refuse(ncclInvalidUsage, "config.exact_combine",
+           "is set with config.enable_mask, expected one of them: a sum without a lost rank's rows is not exact");
+  }
+  if (comm.lsa_size() != comm.num_ranks()) {
+    refuse(ncclInvalidUsage, "config.exact_combine",
+           "is set for ranks in several LSA teams, expected 0: this version has exact sums inside one team");
+  }
+}
+
 // What every rank must agree on, in the order of kAgreedNames.
 constexpr std::array kAgreedNames = {
-    "config.algorithm",  "config.num_experts", "config.max_dispatch_tokens_per_rank", "config.max_token_bytes",
-    "config.num_topk",   "config.zero_copy",   "config.max_recv_tokens_per_rank",     "config.overflow_policy",
-    "config.enable_mask"};
+    "config.algorithm",   "config.num_experts",  "config.max_dispatch_tokens_per_rank", "config.max_token_bytes",
+    "config.num_topk",    "config.zero_copy",    "config.max_recv_tokens_per_rank",     "config.overflow_policy",
+    "config.enable_mask", "config.exact_combine"};
 struct Agreement {
   uint64_t refused = 0;  // this rank's own checks or preparations failed
   std::array<uint64_t, kAgreedNames.size()> values{};
@@ -78,7 +94,7 @@ Agreement agreement_of(const ncclEpGroupConfig_t& config) {
           {static_cast<uint64_t>(config.algorithm), config.num_experts, config.max_dispatch_tokens_per_rank,
            config.max_token_bytes, config.num_topk, static_cast<uint64_t>(config.zero_copy),
            has_budget ? config.max_recv_tokens_per_rank : 0, has_budget ? overflow_policy(config) : 0u,
-           config.enable_mask != 0}};
+           config.enable_mask != 0, config.exact_combine != 0}};
 }
 
 // Collective: throws on every rank if any rank refused, or if the configurations differ.
@@ -119,6 +135,7 @@ std::unique_ptr<Group> Group::create(std::unique_ptr<runtime::Communicator> comm
   std::exception_ptr failure;
   try {
     check_config(config, group->comm());
+    check_exact_combine(config, group->comm());
     group->prepare();
   } catch (...) {
     mine.refused = 1;
@@ -197,8 +214,12 @@ GroupState Group::group_state() const {
 const char* Group::environment_variable(const char* variable) { return std::getenv(variable); }
 
 plan::Shape Group::shape_of_config() const {
-  return {comm_->num_ranks(), config_.num_experts, config_.max_dispatch_tokens_per_rank, max_topk(),
-          align_up(config_.max_token_bytes, 16)};
+  return {comm_->num_ranks(),
+          config_.num_experts,
+          config_.max_dispatch_tokens_per_rank,
+          max_topk(),
+          align_up(config_.max_token_bytes, 16),
+          config_.exact_combine != 0};
 }
 
 plan::Limits Group::limits(uint32_t num_sms) const {
@@ -210,6 +231,14 @@ uint64_t Group::timeout_ns() const { return config_.timeout_ns ? config_.timeout
 
 uint32_t Group::max_topk() const {
   return config_.num_topk ? config_.num_topk : std::min(kMaxTopk, config_.num_experts);
+}
+
+void Group::check_exact_layout(ncclEpLayout_t layout) const {
+  if (!config_.exact_combine || layout == NCCL_EP_LAYOUT_EXPERT_MAJOR) return;
+  refuse(ncclInvalidUsage, "layout",
+         "is " + std::to_string(static_cast<int>(layout)) +
+             ", expected NCCL_EP_LAYOUT_EXPERT_MAJOR (1) in a group with config.exact_combine: in the other layout the "
+             "caller adds up the rows of a rank's experts");
 }
 
 void Group::check_num_topk(int num_topk, ncclResult_t code) const {

@@ -93,6 +93,9 @@ class Group {
   // Whether the ranks form several LSA teams.
   bool needs_network() const { return comm_->lsa_size() != comm_->num_ranks(); }
 
+  // Of a group with exact_combine, in which there are expert-major handles alone.
+  void check_exact_layout(ncclEpLayout_t layout) const;
+
   uint32_t max_topk() const;  // of a handle
   void check_num_topk(int num_topk, ncclResult_t code) const;
 

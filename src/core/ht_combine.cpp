@@ -19,9 +19,25 @@ void check_weights(const CombineRequest& request, bool is_expert_major, const Ex
 
 }  // namespace
 
+// What quantizes on the way goes forward, inside one LSA team, and needs all its ranks.
+void HtGroup::check_recipe(const CombineRequest& request, size_t hidden) const {
+  check_combine_recipe(request, hidden, config().exact_combine != 0);
+  if (request.recipe == NCCL_EP_COMB_QUANT_NONE) return;
+  if (request.pass_direction != NCCL_EP_FWD_PASS) {
+    refuse(ncclInvalidUsage, "config.pass_direction",
+           "is NCCL_EP_BWD_PASS, expected NCCL_EP_FWD_PASS with NCCL_EP_COMB_QUANT_FP8: gradients are not quantized");
+  }
+  if (shape_.team_size < shape_.num_ranks || shape_.masks) {
+    refuse(ncclInvalidUsage, kRecipe,
+           "is NCCL_EP_COMB_QUANT_FP8 (2), expected NCCL_EP_COMB_QUANT_NONE (0) " +
+               std::string(shape_.masks ? "in a group with config.enable_mask" : "across LSA teams") +
+               ": this version has it inside one team and without masks in High Throughput");
+  }
+}
+
 RowPaths HtGroup::check_rows(const CombineRequest& request, const Extent& rows) const {
-  check_plain(request);
   const size_t hidden = request.tokens && request.tokens->ndim > 1 ? request.tokens->sizes[1] : 0;
+  check_recipe(request, hidden);
   check_tensor(kTokens, request.tokens, {ncclBfloat16, ncclFloat16, ncclFloat32}, {rows, {hidden, "hidden"}});
   check_row(kTokens, hidden, request.tokens->datatype, 0, config().max_token_bytes);
   check_window(kTokens, *request.tokens, config().zero_copy);
@@ -44,7 +60,12 @@ void HtHandle::combine(const CombineRequest& request, cudaStream_t stream) {
     check_weights(request, is_expert_major(), rows, num_tokens_, num_topk());
   }
 
-  const plan::HtRowPlan plan = plan::plan_ht_combine(layout_, row_bytes, group_.move_limits(layout_), group_.tuning());
+  const bool is_exact = group_.shape().exact_combine;
+  const bool quantizes = request.recipe == NCCL_EP_COMB_QUANT_FP8;
+  // As they are, by way of stages, or from the registers in which they are made.
+  const Layout moved_as = is_exact ? Layout::flat : quantizes ? Layout::expert_major : layout_;
+  const plan::Limits& limits = group_.move_limits(layout_, quantizes);
+  const plan::HtRowPlan plan = plan::plan_ht_combine(moved_as, row_bytes, limits, group_.tuning());
   runtime::Communicator& comm = group_.comm();
   HtCombineArgs args{};
   args.group = group_.state();
@@ -59,10 +80,16 @@ void HtHandle::combine(const CombineRequest& request, cudaStream_t stream) {
     args.topk_weights = static_cast<const float*>(address_of(kWeights, *request.topk_weights, comm, 4));
     args.out_topk_weights = static_cast<float*>(address_of(kOutWeights, *request.out_topk_weights, comm, 4));
   }
+  args.dtype = dtype_of(request.tokens->datatype);
+  args.is_expert_major = is_expert_major();
   args.network = group_.network();
   args.parcels = {static_cast<uint32_t>(row_bytes), is_forward ? 0 : num_topk()};
   args.num_ready = group_.num_ready();
-  launch(group_.kernels().at(jit::Op::combine, layout_, dtype_of(request.tokens->datatype)), plan.launch, args, stream);
+  jit::Kernels& kernels = group_.kernels();
+  runtime::Kernel* kernel = is_exact    ? kernels.at(jit::exact_combine_variant(jit::Algorithm::high_throughput))
+                            : quantizes ? kernels.at(jit::quantized_combine_variant())
+                                        : kernels.at(jit::Op::combine, layout_, args.dtype);
+  launch(kernel, plan.launch, args, stream);
 }
 
 }  // namespace nccl_ep::core

@@ -76,6 +76,8 @@ void HtGroup::load() {
   if (shape_.masks) {
     add_mask(shape_.layout().life_at(0), shape_.layout().meetings());
     kernels_ = load_kernels(jit::masked_variants(kAlgorithm));
+  } else if (config().exact_combine) {
+    kernels_ = load_kernels(jit::exact_variants(kAlgorithm));
   } else {
     kernels_ = load_kernels(jit::variants_of(kAlgorithm, needs_network()));
   }
@@ -107,6 +109,7 @@ void HtGroup::check_layout(ncclEpLayout_t layout) const {
            "is " + std::to_string(static_cast<int>(layout)) +
                ", expected NCCL_EP_LAYOUT_EXPERT_MAJOR (1) or NCCL_EP_LAYOUT_FLAT (3) for High Throughput");
   }
+  check_exact_layout(layout);
 }
 
 void HtGroup::check_handle(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const {

@@ -50,6 +50,7 @@ class HtGroup : public Group {
   void load() override;
   void connect() override;
   void check_sizes() const;
+  void check_recipe(const CombineRequest& request, size_t hidden) const;
   plan::Limits limits_of(uint32_t num_sms, uint32_t max_threads) const;
   void check_layout(ncclEpLayout_t layout) const;
   void check_handle(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const;

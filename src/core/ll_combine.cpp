@@ -9,7 +9,7 @@ RowPaths LlGroup::check_rows(Layout layout, const CombineRequest& request) const
   if (request.pass_direction != NCCL_EP_FWD_PASS) refuse_backward_pass();
   const std::initializer_list<ncclDataType_t> dtypes = {ncclBfloat16, ncclFloat16, ncclFloat32};
   const size_t hidden = request.tokens && request.tokens->ndim > 2 ? request.tokens->sizes[2] : 0;
-  check_combine_recipe(request, hidden);
+  check_combine_recipe(request, hidden, config().exact_combine != 0);
   if (layout == Layout::expert_major) {
     check_tensor(kTokens, request.tokens, dtypes,
                  {{shape_.num_local_experts(), "local experts"},
@@ -43,8 +43,10 @@ LlOperation<LlCombineArgs> LlHandle::prepare(const CombineRequest& request) {
   const plan::LlPlan plan =
       plan::plan_ll_combine(shape, layout_, rows, routing_.tokens.most, group_.launch_limits(), group_.tuning());
   const DType dtype = dtype_of(request.tokens->datatype);
-  LlOperation<LlCombineArgs> operation{
-      group_.kernels().at(jit::Op::combine, layout_, dtype, quantizes), plan.launch, {}};
+  runtime::Kernel* kernel = shape.exact_combine
+                                ? group_.kernels().at(jit::exact_combine_variant(jit::Algorithm::low_latency))
+                                : group_.kernels().at(jit::Op::combine, layout_, dtype, quantizes);
+  LlOperation<LlCombineArgs> operation{kernel, plan.launch, {}};
   runtime::Communicator& comm = group_.comm();
   LlCombineArgs& args = operation.args;
   args.group = group_.state();
@@ -52,6 +54,7 @@ LlOperation<LlCombineArgs> LlHandle::prepare(const CombineRequest& request) {
   args.routing = routing_;
   args.rows = plan.rows;
   args.push_warps = plan.push_warps;
+  args.dtype = dtype;
   args.num_groups = num_groups;
   args.tokens = static_cast<const unsigned char*>(address_of(kTokens, *request.tokens, comm, 16));
   args.out_tokens = static_cast<unsigned char*>(address_of(kOutTokens, *request.out_tokens, comm, 16));

@@ -32,6 +32,8 @@ void LlGroup::load() {
   if (config().enable_mask) {
     add_mask(shape_.layout().life_at(0), shape_.layout().meetings());
     kernels_ = load_kernels(jit::masked_variants(jit::Algorithm::low_latency));
+  } else if (config().exact_combine) {
+    kernels_ = load_kernels(jit::exact_variants(jit::Algorithm::low_latency));
   } else {
     kernels_ = load_kernels(jit::variants_of(jit::Algorithm::low_latency, needs_network()));
   }
@@ -58,6 +60,7 @@ void LlGroup::check_layout(ncclEpLayout_t layout) const {
            "is " + std::to_string(static_cast<int>(layout)) +
                ", expected NCCL_EP_LAYOUT_EXPERT_MAJOR (1) or NCCL_EP_LAYOUT_RANK_MAJOR (2) for Low Latency");
   }
+  check_exact_layout(layout);
 }
 
 LlHandleLayout LlGroup::handle_layout(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const {

@@ -76,8 +76,8 @@ SentRows check_sent_rows(const DispatchRequest& request, size_t num_tokens, uint
   return rows;
 }
 
-void check_combine_recipe(const CombineRequest& request, size_t hidden) {
-  if (request.recipe != NCCL_EP_COMB_QUANT_FP8) {
+void check_combine_recipe(const CombineRequest& request, size_t hidden, bool is_exact) {
+  if (is_exact || request.recipe != NCCL_EP_COMB_QUANT_FP8) {
     check_plain(request);
     return;
   }

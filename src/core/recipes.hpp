@@ -37,8 +37,9 @@ SentRows check_sent_rows(const DispatchRequest& request, size_t num_tokens, uint
 // Checks outputs.scales, of exactly these extents; absent without scales.
 void check_received_scales(const DispatchRequest& request, const SentRows& rows, std::initializer_list<Extent> extents);
 
-// Low-Latency combine: checks what a recipe says of config, inputs.tokens, of this many elements, and inputs.scales.
-void check_combine_recipe(const CombineRequest& request, size_t hidden);
+// Combine: checks what a recipe says of config, inputs.tokens, of this many elements, and inputs.scales. A group
+// with exact_combine has none.
+void check_combine_recipe(const CombineRequest& request, size_t hidden, bool is_exact);
 
 // Scales are read and written element by element, so that their rows need not be multiples of anything.
 void* address_of_scales(const char* field, const ncclEpTensor_t* scales, runtime::Communicator& comm);

@@ -17,7 +17,7 @@ class Kernels {
   runtime::Kernel*& at(const Variant& variant) { return at(variant.op, variant.layout, variant.dtype, variant.scaled); }
 
  private:
-  runtime::Kernel* kernels_[4][2][3][2] = {};  // [operation][is expert-major][dtype][scaled]
+  runtime::Kernel* kernels_[kNumOps][2][3][2] = {};  // [operation][is expert-major][dtype][scaled]
 };
 
 // Variants that are not in the cache yet are compiled side by side. Throws Error with the compiler's log when one does not

@@ -31,6 +31,8 @@ OpText text_of(Op op) {
     case Op::update: return {"update", "UpdateArgs"};
     case Op::dispatch: return {"dispatch", "DispatchArgs"};
     case Op::combine: return {"combine", "CombineArgs"};
+    case Op::combine_exact: return {"combine_exact", "CombineArgs"};
+    case Op::combine_quantized: return {"combine_quantized", "CombineArgs"};
     case Op::clean: return {"clean", "CleanArgs"};
   }
   return {};
@@ -59,7 +61,9 @@ size_t args_bytes(const Variant& variant) {
   switch (variant.op) {
     case Op::update: return sizeof(HtUpdateArgs);
     case Op::dispatch: return is_ll ? sizeof(LlDispatchArgs) : sizeof(HtDispatchArgs);
-    case Op::combine: return is_ll ? sizeof(LlCombineArgs) : sizeof(HtCombineArgs);
+    case Op::combine:
+    case Op::combine_exact:
+    case Op::combine_quantized: return is_ll ? sizeof(LlCombineArgs) : sizeof(HtCombineArgs);
     case Op::clean: return sizeof(CleanArgs);
   }
   return 0;
@@ -70,10 +74,13 @@ bool may_be_scaled(const Variant& variant) {
   return variant.op == Op::dispatch || (variant.op == Op::combine && variant.algorithm == Algorithm::low_latency);
 }
 
+// Not compiled for a layout, or there is only one.
+bool is_plain(Op op) { return op == Op::combine_exact || op == Op::combine_quantized || op == Op::clean; }
+
 // Low-Latency kernels take their layout, whether rows have scales, and whom they deal with; High-Throughput ones take whether
 // the layout is expert-major, dispatch whether rows have scales, and whom they deal with.
 std::string template_parameters(const Variant& variant) {
-  if (variant.op == Op::clean) return "";
+  if (is_plain(variant.op)) return "";
   const std::string layout = variant.algorithm == Algorithm::low_latency ? "Layout::" + layout_name(variant.layout)
                              : variant.layout == Layout::expert_major    ? "true"
                                                                          : "false";
@@ -86,7 +93,7 @@ std::string template_parameters(const Variant& variant) {
 
 std::string name(const Variant& variant) {
   const std::string function = std::string(text_of(variant).prefix) + text_of(variant.op).name;
-  if (variant.op == Op::clean) return function;
+  if (is_plain(variant.op)) return function;
   const std::string stem = function + "_" + layout_name(variant.layout);
   return (variant.op == Op::combine ? stem + "_" + dtype_name(variant.dtype) : stem) +
          (variant.scaled ? "_scaled" : "") + (variant.masked ? "_masked" : "") +
@@ -128,11 +135,13 @@ std::vector<Variant> variants_of(Algorithm algorithm, bool uses_network) {
     }
     if (is_ll) variants.push_back({algorithm, Op::combine, layout, DType::bf16, uses_network, true});
   }
+  if (!is_ll && !uses_network) variants.push_back(quantized_combine_variant());
   return variants;
 }
 
 std::vector<Variant> masked_variants(Algorithm algorithm) {
   std::vector<Variant> variants = variants_of(algorithm);
+  std::erase(variants, quantized_combine_variant());
   for (Variant& variant : variants) variant.masked = true;
   variants.push_back(cleaning_variant());
   return variants;
@@ -142,7 +151,28 @@ Variant cleaning_variant() {
   return {Algorithm::low_latency, Op::clean, Layout::expert_major, DType::bf16, false, false, true};
 }
 
+Variant quantized_combine_variant() {
+  return {Algorithm::high_throughput, Op::combine_quantized, Layout::expert_major, DType::bf16};
+}
+
+std::vector<Variant> exact_variants(Algorithm algorithm) {
+  std::vector<Variant> variants;
+  for (const Variant& variant : variants_of(algorithm)) {
+    const bool is_combine = variant.op == Op::combine || variant.op == Op::combine_quantized;
+    if (variant.layout == Layout::expert_major && !is_combine) variants.push_back(variant);
+  }
+  variants.push_back(exact_combine_variant(algorithm));
+  return variants;
+}
+
+Variant exact_combine_variant(Algorithm algorithm) {
+  return {algorithm, Op::combine_exact, Layout::expert_major, DType::bf16};
+}
+
 std::vector<Variant> all_variants(Groups groups) {
+  if (groups == Groups::exact) {
+    return {exact_combine_variant(Algorithm::low_latency), exact_combine_variant(Algorithm::high_throughput)};
+  }
   const auto of = [&](Algorithm algorithm) {
     return groups == Groups::masked ? masked_variants(algorithm)
                                     : variants_of(algorithm, groups == Groups::several_teams);

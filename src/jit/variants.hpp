@@ -11,7 +11,8 @@
 namespace nccl_ep::jit {
 
 enum class Algorithm { low_latency, high_throughput };
-enum class Op { update, dispatch, combine, clean };
+enum class Op { update, dispatch, combine, combine_exact, combine_quantized, clean };
+constexpr size_t kNumOps = 6;
 
 struct Variant {
   Algorithm algorithm;
@@ -26,7 +27,7 @@ struct Variant {
 };
 
 // "ll_combine_rank_major_fp16", "ht_update_flat", "ll_dispatch_rank_major_scaled_remote", "clean": combine alone has a
-// dtype in its name, and what cleans masks has no more than this.
+// dtype in its name, and kernels that are not compiled for a layout have neither.
 std::string name(const Variant& variant);
 std::string source(const Variant& variant);
 // The widest block that a plan may launch. Kernels are compiled for one such block an SM.
@@ -36,8 +37,13 @@ std::vector<Variant> variants_of(Algorithm algorithm, bool uses_network = false)
 // The same for a group with masks, which has one LSA team; one of them cleans its mask.
 std::vector<Variant> masked_variants(Algorithm algorithm);
 Variant cleaning_variant();
+// The same for a group with exact_combine, which has one LSA team and expert-major handles; one of them is such groups' alone.
+std::vector<Variant> exact_variants(Algorithm algorithm);
+Variant exact_combine_variant(Algorithm algorithm);
+// Of High Throughput inside one LSA team, without masks: combine with NCCL_EP_COMB_QUANT_FP8.
+Variant quantized_combine_variant();
 // Which groups of all algorithms kernels are for.
-enum class Groups { one_team, several_teams, masked };
+enum class Groups { one_team, several_teams, masked, exact };
 std::vector<Variant> all_variants(Groups groups);
 
 }  // namespace nccl_ep::jit

@@ -115,7 +115,7 @@ uint64_t HtShape::max_rows() const {
 
 HtLayout HtShape::layout() const {
   return HtLayout::make(num_ranks, team_size, num_experts, max_tokens, max_topk, static_cast<uint32_t>(max_rows()),
-                        max_row_bytes);
+                        max_row_bytes, exact_combine);
 }
 
 HtRemoteLayout HtShape::remote_layout() const {

@@ -20,7 +20,8 @@ struct LlShape : Shape {
   uint32_t num_remote_ranks() const { return num_ranks - team_size; }
   // The window: what the team uses, and behind it what the network uses, if there are remote ranks.
   LlLayout layout() const {
-    return LlLayout::make(team_size, max_tokens, num_local_experts(), max_topk, max_row_bytes);
+    return LlLayout::make(team_size, max_tokens, num_local_experts(), max_topk, max_row_bytes,
+                          exact_combine ? max_topk : 0);
   }
   LlRemoteLayout remote_layout() const { return LlRemoteLayout::make(layout(), num_remote_ranks(), max_row_bytes); }
   uint64_t window_bytes() const { return num_remote_ranks() ? remote_layout().size() : layout().size(); }

@@ -45,6 +45,7 @@ void add_ll_team(TrafficPieces& pieces, const LlShape& group, const HandleShape&
   const size_t count_units = expert_major ? window.count_units : 1;
   const auto routes = each_token(num_topk, [](uint32_t hits) { return sizeof(Unit) * hits; }, sizeof(Unit));
   const auto rows = all_tokens(num_topk, window.line_row_bytes);
+  const auto rows_of_routes = each_token(num_topk, [&](uint32_t routes) { return window.line_row_bytes * routes; });
 
   pieces.push_back(fixed("hello", kDispatch, kTeam, num_topk, sizeof(uint32_t)));
   pieces.push_back(fixed("counts", kDispatch, kTeam, num_topk, sizeof(Unit) * count_units));
@@ -52,11 +53,11 @@ void add_ll_team(TrafficPieces& pieces, const LlShape& group, const HandleShape&
   pieces.push_back({"rows", kDispatch, kTeam, false, 0, rows});
 
   pieces.push_back(fixed("hello", kCombine, kTeam, num_topk, sizeof(uint32_t)));
-  if (expert_major) {
+  if (expert_major && !group.exact_combine) {
     const size_t bytes = sizeof(Unit) * div_up(num_topk, kFloatsPerUnit);
     pieces.push_back({"weights", kCombine, kTeam, false, 0, all_tokens(num_topk, bytes)});
   }
-  pieces.push_back({"rows", kCombine, kTeam, true, 0, rows});
+  pieces.push_back({"rows", kCombine, kTeam, true, 0, group.exact_combine ? rows_of_routes : rows});
 }
 
 void add_ll_network(TrafficPieces& pieces, const LlShape& group, const HandleShape& handle) {
@@ -78,8 +79,10 @@ void add_ll_network(TrafficPieces& pieces, const LlShape& group, const HandleSha
   pieces.push_back(signals("all rows sent", kCombine, kNetwork, num_topk, kLlNetworkContexts, true));
 }
 
-void add_ht_team(TrafficPieces& pieces, const HtLayout& window, const HandleShape& handle, size_t row_bytes) {
+void add_ht_team(TrafficPieces& pieces, const HtShape& group, const HandleShape& handle) {
   constexpr ncclEpTrafficPath_t kTeam = NCCL_EP_PATH_LSA, kForwarded = NCCL_EP_PATH_LSA_FORWARDED;
+  const HtLayout window = group.layout();
+  const size_t row_bytes = group.max_row_bytes;
   const uint32_t num_topk = handle.num_topk;
   const auto units = [](uint32_t floats) { return sizeof(Unit) * div_up(floats, kFloatsPerUnit); };
   const auto records = each_token(num_topk, [&](uint32_t hits) { return sizeof(Unit) + units(hits - 1); });
@@ -96,8 +99,11 @@ void add_ht_team(TrafficPieces& pieces, const HtLayout& window, const HandleShap
   pieces.push_back({"weights", kDispatch, kForwarded, false, 0, each_token(num_topk, units)});
   pieces.push_back(fixed("done", kDispatch, kForwarded, num_topk, sizeof(uint32_t)));
 
-  pieces.push_back({"rows", kCombine, kForwarded, true, 0, all_tokens(num_topk, row_bytes)});
-  pieces.push_back({"flags", kCombine, kForwarded, true, 0, all_tokens(num_topk, sizeof(uint32_t))});
+  const auto back = [&](size_t bytes) {
+    return each_token(num_topk, [&](uint32_t hits) { return bytes * (group.exact_combine ? hits : 1); });
+  };
+  pieces.push_back({"rows", kCombine, kForwarded, true, 0, back(row_bytes)});
+  pieces.push_back({"flags", kCombine, kForwarded, true, 0, back(sizeof(uint32_t))});
 }
 
 // A token crosses once for each team, as a parcel; parcels travel in chunks.
@@ -135,7 +141,7 @@ TrafficPieces traffic_of(const LlShape& group, const HandleShape& handle) {
 
 TrafficPieces traffic_of(const HtShape& group, const HandleShape& handle) {
   TrafficPieces pieces;
-  add_ht_team(pieces, group.layout(), handle, group.max_row_bytes);
+  add_ht_team(pieces, group, handle);
   if (group.team_size < group.num_ranks) add_ht_rails(pieces, group, handle);
   return pieces;
 }

@@ -19,7 +19,7 @@ STRUCTS: dict[str, tuple[int, dict[str, int]]] = {
     ),
     "ncclEpTensorAllocConfig_t": (8, {}),
     "ncclEpGroupConfig_t": (
-        112,
+        120,
         {
             "version": 8,
             "algorithm": 12,
@@ -38,6 +38,8 @@ STRUCTS: dict[str, tuple[int, dict[str, int]]] = {
             "overflow_policy": 100,
             "num_topk": 104,
             "padding_v2": 108,
+            "exact_combine": 112,
+            "padding_v3": 116,
         },
     ),
     "ncclEpLayoutInfo_t": (
@@ -94,7 +96,7 @@ STRUCTS: dict[str, tuple[int, dict[str, int]]] = {
 VERSIONS = {
     "TENSOR": [48],
     "TENSOR_ALLOC_CONFIG": [8],
-    "GROUP_CONFIG": [96, 112],
+    "GROUP_CONFIG": [96, 112, 120],
     "LAYOUT_INFO": [40, 48, 56],
     "DISPATCH_INPUTS": [32],
     "DISPATCH_OUTPUTS": [40],
@@ -224,7 +226,7 @@ int main(void) {
   CHECK_INIT(ncclEpCapabilities_t, NCCL_EP_CAPABILITIES, NCCL_EP_MAGIC)
 
   ncclEpGroupConfig_t group = NCCL_EP_GROUP_CONFIG_INIT;
-  if (group.size != 112 || group.magic != NCCL_EP_MAGIC || group.version != 2) return __LINE__;
+  if (group.size != 120 || group.magic != NCCL_EP_MAGIC || group.version != 2) return __LINE__;
   if (group.num_experts != 0 || group.alloc.alloc_fn || group.timeout_ns != 0) return __LINE__;
   group.size = NCCL_EP_GROUP_CONFIG_V1_SIZE;
   if (NCCL_EP_HAS_FIELD(&group, ncclEpGroupConfig_t, num_topk)) return __LINE__;

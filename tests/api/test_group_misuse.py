@@ -34,6 +34,16 @@ MISUSES = [
         r"config\.alloc.*alloc_fn.*expected both",
     ),
     ({"alloc": ep.AllocConfig(free_fn=LONE_FREE)}, ep.InvalidUsage, r"config\.alloc.*free_fn.*expected both"),
+    (
+        {"exact_combine": True},
+        ep.InvalidArgument,
+        r"config\.num_topk.*\b0\b.*expected the largest top-k with config\.exact_combine",
+    ),
+    (
+        {"exact_combine": True, "num_topk": 2, "enable_mask": True},
+        ep.InvalidUsage,
+        r"config\.exact_combine.*enable_mask.*expected one of them",
+    ),
     ({"zero_copy": 9}, ep.InvalidArgument, r"config\.zero_copy.*9.*expected"),
     ({"overflow_policy": 9}, ep.InvalidArgument, r"config\.overflow_policy.*9.*expected"),
     ({"rdma_buffer_size": 1}, ep.InvalidUsage, r"config\.rdma_buffer_size.*\b1\b.*expected.*at least"),
@@ -186,6 +196,14 @@ def test_low_latency_needs_more_than_rails(make_cluster: Any) -> None:
     for message in refusals(make_cluster(4, nodes=2, rails_only=True), GOOD):
         assert "along rails only, which is enough for High Throughput" in message
         assert "ncclEpSimConfig_t.network is RAILS, expected ON" in message
+
+
+@pytest.mark.sim_only
+@pytest.mark.parametrize("algorithm", list(ep.Algorithm), ids=lambda algorithm: algorithm.name)
+def test_sums_are_exact_inside_one_lsa_team(make_cluster: Any, algorithm: ep.Algorithm) -> None:
+    config = replace(GOOD, algorithm=algorithm, num_topk=2, exact_combine=True)
+    for message in refusals(make_cluster(2, nodes=2), config):
+        assert "config.exact_combine: is set for ranks in several LSA teams, expected 0" in message
 
 
 @pytest.mark.sim_only

@@ -139,8 +139,8 @@ class World:
         weights_table[place] = np.where(here, weights, 0)[order]
 
     def combine(self) -> None:
-        """As the library does: each rank's part is rounded to the type, then parts are added; in high
-        throughput, those of each other LSA team are first added there, and rounded."""
+        """As the library does: each rank's part is rounded to the type, unless sums are exact, then parts are
+        added; in high throughput, those of each other LSA team are first added there, and rounded."""
         for home, buffers in enumerate(self.buffers):
             total = np.zeros(buffers.combined.shape, np.float32)
             if buffers.combined_weights is not None:
@@ -173,7 +173,7 @@ class World:
         if self.case.recipe.quantizes_combine:
             elements, scales = quantized(part)
             return np.asarray(elements.astype(np.float32) * np.repeat(scales, GROUP, axis=1))
-        return part.astype(self.inputs.dtype)
+        return part if self.case.recipe.exact else part.astype(self.inputs.dtype)
 
     def _give_gradients(self, home: int, rank: int, zone: int, token: int, gradients: Array) -> None:
         ids, found = self.inputs.routing[home].topk_idx[token], self.buffers[home].combined_weights[token]

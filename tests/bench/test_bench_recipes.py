@@ -16,7 +16,7 @@ from ep_bench.options import parse, settle
 from ep_bench.oracle import combined
 from ep_bench.recipes import recipe_of
 from ep_bench.tokens import Rows
-from ep_bench.traffic import ideal_remote_bytes
+from ep_bench.traffic import ideal_remote_bytes, remote_routes
 from ep_bench.verify import check_combine, check_dispatch
 
 FORWARDED = ["fwd:e4m3/fp32", "fwd:e5m2/bf16/64", "fwd:fp32/uint8/7", "fwd:bf16/fp16/4", "mxfp8", "nvfp4"]
@@ -57,9 +57,20 @@ def test_right_results_are_accepted(kind: dict, recipe: str):
     check_all(done(recipe, **kind))
 
 
-@pytest.mark.parametrize("layout", ["em", "rm"])
-def test_right_sums_of_quantized_rows_are_accepted(layout: str):
-    check_all(done("fp8-combine", layout=layout))
+@pytest.mark.parametrize(("algorithm", "layout"), [("ll", "em"), ("ll", "rm"), ("ht", "em"), ("ht", "fl")])
+def test_right_sums_of_quantized_rows_are_accepted(algorithm: str, layout: str):
+    check_all(done("fp8-combine", algorithm=algorithm, layout=layout))
+
+
+@pytest.mark.parametrize("algorithm", ["ll", "ht"])
+def test_exact_sums_are_rounded_once(algorithm: str):
+    world = done("exact", algorithm=algorithm, layout="em")
+    check_all(world)
+    sums = world.buffers[2].combined
+    row = int(np.argmax(np.abs(sums.astype(np.float32)).sum(axis=1)))
+    sums[row] = (sums[row].astype(np.float32) * (1 + 3 / 256)).astype(sums.dtype)
+    with pytest.raises(WrongData, match="combined tokens"):
+        check_all(world)
 
 
 def used_rows(world: World) -> tuple[int, int]:
@@ -179,12 +190,18 @@ def test_bytes_are_those_that_travel():
         inputs = Inputs(case(hidden=128, recipe=recipe_of(recipe)))
         found = [ideal_remote_bytes(inputs, trip) / num_rows for trip in ("dispatch", "combine")]
         assert found == pytest.approx([there, back]), recipe
+    exact = Inputs(case(hidden=128, recipe=recipe_of("exact")))
+    assert ideal_remote_bytes(exact, "dispatch") == num_rows * 256
+    assert ideal_remote_bytes(exact, "combine") == remote_routes(exact) * 256
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("fp8", "'fp8' is unknown, expected none, mxfp8, nvfp4, ds-fp8, fp8-combine or fwd:TOKEN/SCALE"),
+        (
+            "fp8",
+            "'fp8' is unknown, expected none, mxfp8, nvfp4, ds-fp8, fp8-combine, exact or fwd:TOKEN/SCALE",
+        ),
         ("fwd:e4m3", "is unknown, expected none"),
         ("fwd:e4m3/fp32/0", "is unknown, expected none"),
         ("fwd:e4m3/fp32/128/1", "is unknown, expected none"),
@@ -201,7 +218,10 @@ def test_what_is_no_recipe_is_said(text: str, message: str, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--algorithm ht --recipe fp8-combine", "--recipe fp8-combine: expected --algorithm ll"),
+        ("--algorithm ht --recipe fp8-combine --pass fwd,bwd", "--pass bwd: expected fwd with --recipe"),
+        ("--recipe exact --layout em,rm", "--layout em,rm: expected em with --recipe exact"),
+        ("--recipe exact --nodes 2", "--nodes 2: expected 1 with --recipe exact"),
+        ("--recipe exact --mask", "--mask and --recipe exact exclude each other"),
         ("--recipe ds-fp8 --dtype fp16", "--dtype fp16: expected bf16 with --recipe ds-fp8"),
         ("--recipe fp8-combine --hidden 64", "--hidden 64: expected a multiple of 128"),
         ("--recipe fwd:e4m3/fp32/8 --hidden 24", "a row of --recipe fwd:e4m3/fp32/8 has 24 bytes"),

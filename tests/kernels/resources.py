@@ -4,9 +4,9 @@
 python tests/kernels/resources.py            prints the table beside the recorded one
 python tests/kernels/resources.py --accept   records it in resources.json
 
-Kernels of groups with masks or across LSA teams are compiled for one architecture: they have much in common
-with the others, and NVRTC takes minutes for them. Those across teams need the headers of NCCL's wheel, or of
---nccl-include; without headers nothing can be recorded.
+Kernels of groups with masks, with exact sums or across LSA teams are compiled for one architecture: they
+have much in common with the others, and NVRTC takes minutes for them. Those across teams need the headers of
+NCCL's wheel, or of --nccl-include; without headers nothing can be recorded.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ def measure(nccl: Path | None = None) -> Measurement:
     """Compiles afresh the kernels of groups inside an LSA team, or with NCCL's headers those across teams."""
     runs = [(FEW_ARCHS, jit.Groups.SEVERAL_TEAMS)]
     if nccl is None:
-        runs = [(ARCHS, jit.Groups.ONE_TEAM), (FEW_ARCHS, jit.Groups.MASKED)]
+        few = (jit.Groups.MASKED, jit.Groups.EXACT)
+        runs = [(ARCHS, jit.Groups.ONE_TEAM), *((FEW_ARCHS, groups) for groups in few)]
     resources: dict[str, dict[str, Resources]] = {}
     times: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deliberate bugs in how High-Throughput dispatch moves and makes scales."""
+"""Deliberate bugs in how High-Throughput dispatch moves and makes scales, and combine makes them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from mutant import Mutant
 IN_BULK = ("in-bulk",)
 IN_BYTES = ("in-bytes",)
 QUANTIZED = ("quantized",)
+COMBINED = ("combined",)
 
 MUTANTS = [
     Mutant(
@@ -49,5 +50,13 @@ MUTANTS = [
         "",
         "Bulk copies may send what was there before.",
         QUANTIZED,
+    ),
+    Mutant(
+        "combine looks at half of a group",
+        "ht/combine_quantized.cuh",
+        "i < kElementsOfLane;",
+        "i < kElementsOfLane / 2;",
+        "Larger elements in the other half are cut off.",
+        COMBINED,
     ),
 ]

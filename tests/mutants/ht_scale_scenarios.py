@@ -1,16 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scenarios for High-Throughput dispatch with scales: chained calls into the same outputs."""
+"""Scenarios for High-Throughput kernels with scales: chained calls into the same outputs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import nccl_ep as ep
 from harness import TIMEOUT_NS
-from ht import EM, Mode
-from ht_recipes import Rows, ScaledExchange, config_for, expected, quantized_rows
+from ht import EM, FLAT, Mode
+from ht_recipes import (
+    Rows,
+    ScaledExchange,
+    check_combined,
+    combine_quantized,
+    config_for,
+    expected,
+    quantized_rows,
+)
 from ht_scenarios import copies, make_problems, simulated, with_budget
 from ll import Shape, assert_same_bits
 
@@ -45,7 +54,16 @@ def chained(seed: int, rows: Rows, *, windows: bool) -> None:
                 assert_same_bits(mine[name], wanted[name], f"rank {rank}: {name}")
 
 
+def combined(seed: int) -> None:
+    """A dispatch and a combine whose rows travel as FP8."""
+    problems, mode = make_problems(seed, replace(SHAPE, hidden=384)), Mode(FLAT)
+    main = partial(combine_quantized, problems=problems, mode=mode, timeout_ns=TIMEOUT_NS)
+    with simulated(SHAPE.num_ranks, seed) as cluster:
+        check_combined(problems, mode, cluster.run(main))
+
+
 SCENARIOS: dict[str, Callable[[int], None]] = {
+    "combined": combined,
     "in-bulk": partial(chained, rows=Rows(64, 8), windows=True),
     "in-bytes": partial(chained, rows=Rows(32, 35, scale_dtype=ep.DataType.UINT8), windows=False),
     "quantized": partial(chained, rows=quantized_rows(1152), windows=True),

@@ -14,6 +14,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent / folder) for folder in ("", "protocol", "litmus")]
 
+import exact_scenarios  # noqa: E402
 import ht_mask_scenarios  # noqa: E402
 import ht_remote_scenarios  # noqa: E402
 import ht_scale_scenarios  # noqa: E402
@@ -31,6 +32,7 @@ SCENARIOS = {
     "rails": ht_remote_scenarios.SCENARIOS,
     "scales": ht_scale_scenarios.SCENARIOS,
     "masks": ht_mask_scenarios.SCENARIOS,
+    "exact": exact_scenarios.SCENARIOS,
 }
 
 

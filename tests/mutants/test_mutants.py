@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import exact_mutants
 import ht_mask_mutants
 import ht_mutants
 import ht_remote_mutants
@@ -33,6 +34,7 @@ MUTANTS = {
     "rails": ht_remote_mutants.MUTANTS,
     "scales": ht_scale_mutants.MUTANTS,
     "masks": ht_mask_mutants.MUTANTS,
+    "exact": exact_mutants.MUTANTS,
 }
 LEAST_SEEDS = 3  # --seeds N runs more
 SECONDS = 60

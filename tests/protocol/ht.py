@@ -171,13 +171,19 @@ class Exchange:
         info = ep.LayoutInfo(recv_topk_idx_kind=kind)
         handle.dispatch(inputs, outputs, layout_info=info, config=config, stream=stream)
 
-    def combine(self, handle: ep.Handle, stream: Any = None) -> None:
+    def combine(
+        self,
+        handle: ep.Handle,
+        stream: Any = None,
+        *,
+        recipe: ep.CombineQuantizationRecipe = ep.CombineQuantizationRecipe.NONE,
+    ) -> None:
         rows = ep.Tensor(self.expert_rows, window=self.expert_window)
         weights, out_weights = (self.gradients, self.combined_weights) if self.mode.backward else (None, None)
         handle.combine(
             ep.CombineInputs(rows, weights),
             ep.CombineOutputs(self.combined, out_weights),
-            config=ep.CombineConfig(pass_direction=self._direction()),
+            config=ep.CombineConfig(pass_direction=self._direction(), quantization_recipe=recipe),
             stream=stream,
         )
 

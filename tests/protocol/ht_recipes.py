@@ -2,7 +2,8 @@
 """Exchanges whose rows travel with scales: given by the caller, or made on the way.
 
 Scales go where rows go, so the oracle of rows says where they are. What dispatch sends is independent of the
-problem's tokens, whose type combine's rows have. All is compared to the bit.
+problem's tokens, whose type combine's rows have. All is compared to the bit, but for sums of what combine
+quantizes.
 """
 
 from __future__ import annotations
@@ -190,3 +191,30 @@ def check(problem: Problem, mode: Mode, rows: Rows, results: list[dict[str, Arra
     for rank, found in enumerate(results):
         for name, wanted in expected(problem, rank, mode, rows).items():
             assert_same_bits(found[name], wanted, f"rank {rank}: {name}")
+
+
+def combine_quantized(
+    rank: Any, problems: list[Problem], mode: Mode, **config: Any
+) -> list[dict[str, Array]]:
+    """Steps in one group whose combine sends FP8, and once more without: what a rank received of each."""
+    with ep.Group(rank.comm, group_config(problems[0], mode, **config)) as group:
+        exchanges = [Exchange(rank, problem, mode) for problem in problems]
+        handles = [mine.make_handle(group) for mine in exchanges]
+        for mine, handle in zip(exchanges, handles, strict=True):
+            mine.dispatch(handle)
+            mine.combine(handle)
+            mine.combine(handle, recipe=ep.CombineQuantizationRecipe.FP8)
+        return [mine.results() for mine in exchanges]
+
+
+def check_combined(problems: list[Problem], mode: Mode, results: list[list[dict[str, Array]]]) -> None:
+    """Compares what every rank has combined with the sums of quantized rows."""
+    for i, problem in enumerate(problems):
+        rows = [ht.expert_rows(problem, rank, mode) for rank in range(problem.num_ranks)]
+        for rank, found in enumerate(results):
+            if mode.layout is EM:
+                arrivals = oracle.arrivals_expert_major(problem, rank, rows, mode.alignment, mode.room)
+            else:
+                arrivals = oracle.arrivals_flat(problem, rank, rows, mode.room)
+            sums = [[row for _, row in rows_of_token] for rows_of_token in arrivals]
+            fp8_oracle.assert_sums(sums, found[i]["combined"], f"problem {i}, rank {rank}: combined")

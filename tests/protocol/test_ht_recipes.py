@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""High-Throughput dispatch with scales, the caller's or its own: they arrive with their rows, to the bit."""
+"""High-Throughput dispatch with scales, the caller's or its own: they arrive with their rows, to the bit.
+And combine whose rows travel as FP8: sums are within the stated error.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,18 @@ from typing import Any
 
 import nccl_ep as ep
 import pytest
-from ht import EM, FLAT, Exchange, Mode, Shape, budget_for, make_problem, reroute
+from ht import EM, FLAT, Exchange, Mode, Shape, budget_for, group_config, make_problem, reroute
 from ht import check as check_plain
-from ht_recipes import Rows, ScaledExchange, check, config_for, exchange, quantized_rows
+from ht_recipes import (
+    Rows,
+    ScaledExchange,
+    check,
+    check_combined,
+    combine_quantized,
+    config_for,
+    exchange,
+    quantized_rows,
+)
 from nccl_ep import DataType
 
 MODES = pytest.mark.parametrize(
@@ -172,3 +183,41 @@ def test_a_captured_step(make_cluster: Any, rows: Rows, seed: int) -> None:
             return mine.results()
 
     check(problem, mode, rows, make_cluster(3, seed).run(main))
+
+
+# Blocks that are full or not, groups in both halves of a warp, rows of several parts.
+@pytest.mark.parametrize("hidden", [128, 640, 4352])
+@pytest.mark.parametrize("mode", [Mode(FLAT), Mode(EM, windows=True, alignment=4)], ids=str)
+def test_combine_with_quantized_rows(make_cluster: Any, mode: Mode, hidden: int, seed: int) -> None:
+    shape = Shape(num_topk=5, num_local_experts=4, hidden=hidden, max_tokens=5, repeats=True)
+    problems = [make_problem(shape, seed + i) for i in range(2)]
+    results = make_cluster(2, seed).run(lambda rank: combine_quantized(rank, problems, mode))
+    check_combined(problems, mode, results)
+
+
+@pytest.mark.parametrize("layout", [EM, FLAT], ids=["expert-major", "flat"])
+def test_what_is_dropped_adds_nothing(make_cluster: Any, layout: ep.Layout, seed: int) -> None:
+    problem = make_problem(replace(SHAPE, tokens=(8, 5, 7), no_route=0, hidden=256), seed)
+    mode = Mode(layout, budget=problem.max_tokens, drop=True)
+    results = make_cluster(3, seed).run(lambda rank: combine_quantized(rank, [problem], mode, max_num_sms=1))
+    check_combined([problem], mode, results)
+
+
+@pytest.mark.sim_only
+def test_combine_quantizes_forward_inside_one_team(make_cluster: Any) -> None:
+    problem, fp8 = make_problem(Shape(hidden=128), seed=1), ep.CombineQuantizationRecipe.FP8
+
+    def main(rank: Any, **config: Any) -> list[str]:
+        with ep.Group(rank.comm, group_config(problem, Mode(FLAT), **config)) as group:
+            query = ep.CapabilityQuery(ep.Operation.COMBINE, hidden=128, quantization_recipe=fp8)
+            answers = [group.capabilities(FLAT, replace(query, pass_direction=way)) for way in ep.PassDir]
+            return [answer.inputs_tokens.reason for answer in answers]
+
+    forward, backward = make_cluster(2).run(main)[0]
+    assert "reads it where it is" in forward
+    assert "config.pass_direction: is NCCL_EP_BWD_PASS, expected NCCL_EP_FWD_PASS" in backward
+    across, _ = make_cluster(2, nodes=2).run(main)[0]
+    masked, _ = make_cluster(2).run(lambda rank: main(rank, enable_mask=True))[0]
+    for said, where in ((across, "across LSA teams"), (masked, "in a group with config.enable_mask")):
+        expected = "config.quant_recipe: is NCCL_EP_COMB_QUANT_FP8 (2), expected NCCL_EP_COMB_QUANT_NONE (0) "
+        assert expected + where in said

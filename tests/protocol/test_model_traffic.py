@@ -75,6 +75,21 @@ def check_high_throughput(make_cluster: Any, mode: Mode, seed: int, nodes: int, 
         check_messages(counted[operation], links, operation, puts_with_signals=counted[operation]["gin_puts"])
 
 
+@pytest.mark.parametrize("algorithm", ep.Algorithm, ids=lambda algorithm: algorithm.name.lower())
+def test_a_row_for_each_route(make_cluster: Any, algorithm: ep.Algorithm, seed: int) -> None:
+    """The same of groups with ``exact_combine``."""
+    shape = ll.Shape(num_ranks=2, num_local_experts=5, num_topk=6, hidden=800, max_tokens=9)
+    problem, mode = ll.make_problem(shape, seed), Mode(EM)
+    cluster = make_cluster(2, seed, checker=False)
+    config = replace(ht.group_config(problem, mode), algorithm=algorithm, exact_combine=True)
+    exchange, calls = partial(ll.Exchange, problem=problem, layout=EM), LL_CALLS
+    if algorithm is ep.Algorithm.HIGH_THROUGHPUT:
+        exchange, calls = partial(ht.Exchange, problem=problem, mode=mode), HT_CALLS
+    counted = counted_traffic(cluster, config, exchange, calls)
+    for operation, links in planned_traffic(problem, config, EM, 2).items():
+        check_bytes(counted[operation], links, operation)
+
+
 def counted_traffic(
     cluster: Any,
     config: ep.GroupConfig,

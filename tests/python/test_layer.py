@@ -104,7 +104,7 @@ def test_configurations_are_frozen() -> None:
 
 def test_a_configuration_fills_its_struct() -> None:
     c = ep.GroupConfig(num_experts=6, timeout_ns=5, enable_mask=True, zero_copy=ep.ZeroCopyMode.ON).c
-    assert (c.size, c.magic, c.version) == (112, 0xC00FFFEE, 2)
+    assert (c.size, c.magic, c.version) == (120, 0xC00FFFEE, 2)
     assert (c.num_experts, c.timeout_ns, c.enable_mask, c.zero_copy) == (6, 5, 1, 2)
 
 

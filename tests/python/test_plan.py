@@ -86,6 +86,16 @@ def test_memory_follows_what_can_be_received() -> None:
     assert [rows(budget) for budget in (8, 16, 32, 64, 0)] == [256 * n for n in (16, 24, 32, 32, 32)]
 
 
+@pytest.mark.parametrize("config", [LL, HT], ids=["low-latency", "high-throughput"])
+def test_exact_sums_take_memory_where_there_are_more_routes_than_ranks(config: ep.GroupConfig) -> None:
+    def rows(num_topk: int, **changes: bool) -> int:
+        shaped = replace(config, num_topk=num_topk, max_token_bytes=256, **changes)
+        return sum(p.num_bytes for p in memory_plan(shaped, 4, EM, 2) if p.name == "rows on their way")
+
+    assert rows(4, exact_combine=True) == rows(4)
+    assert rows(8, exact_combine=True) == 2 * rows(8)
+
+
 def test_memory_for_other_nodes_follows_their_number() -> None:
     def of_nodes(config: ep.GroupConfig, layout: ep.Layout, nodes: int) -> dict[str, int]:
         config = replace(config, num_experts=48, num_topk=2)

@@ -22,7 +22,7 @@ namespace fs = std::filesystem;
 
 TEST_CASE("jit_variants: names and sources are unique and agree") {
   std::set<std::string> names, sources;
-  for (const Groups groups : {Groups::one_team, Groups::masked}) {
+  for (const Groups groups : {Groups::one_team, Groups::masked, Groups::exact}) {
     for (const Variant& variant : all_variants(groups)) {
       CHECK(names.insert(name(variant)).second);
       CHECK(sources.insert(source(variant)).second);
@@ -39,7 +39,10 @@ TEST_CASE("jit_variants: names and sources are unique and agree") {
   CHECK(names.count("ht_combine_flat_bf16") == 1);
   CHECK(names.count("ll_dispatch_rank_major_scaled_masked") == 1);
   CHECK(names.count("clean") == 1);
-  CHECK(names.size() == 24 + 25);
+  CHECK(names.count("ll_combine_exact") == 1);
+  CHECK(names.count("ht_combine_exact") == 1);
+  CHECK(names.count("ht_combine_quantized") == 1);
+  CHECK(names.size() == 25 + 25 + 2);
 }
 
 TEST_CASE("jit_variants: groups of several LSA teams have kernels of their own") {
@@ -72,6 +75,7 @@ TEST_CASE("jit_variants: every variant has a place of its own among a group's ke
     std::set<runtime::Kernel**> places;
     for (const Variant& variant : variants_of(algorithm)) places.insert(&kernels.at(variant));
     CHECK(places.size() == variants_of(algorithm).size());
+    CHECK(places.insert(&kernels.at(exact_combine_variant(algorithm))).second);
   }
 }
 

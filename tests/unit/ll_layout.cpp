@@ -71,3 +71,13 @@ TEST_CASE("ll_layout: handle memory holds a header and entries for every slot") 
   CHECK(layout.entry_at(0, 0) >= layout.header_at(8 * 128));
   CHECK(layout.size() == layout.entry_at(8 * 128 - 1, 3) + sizeof(LlRouteEntry));
 }
+
+TEST_CASE("ll_layout: a row for each route takes room only where there are more routes than ranks") {
+  const LlLayout plain = LlLayout::make(4, 10, 8, 8, 1024);
+  CHECK(LlLayout::make(4, 10, 8, 4, 1024, 4).bank_bytes == LlLayout::make(4, 10, 8, 4, 1024).bank_bytes);
+  const LlLayout exact = LlLayout::make(4, 10, 8, 8, 1024, 8);
+  CHECK(exact.bank_bytes - plain.bank_bytes == 4 * 10 * exact.line_row_bytes);
+  CHECK(exact.row_of_route_at(1, 0, 0) == exact.row_at(1, 0, 0));
+  CHECK(exact.row_of_route_at(1, 3, 7) == exact.row_at(1, 0, 31));
+  CHECK(exact.row_of_route_at(1, 9, 7) + exact.line_row_bytes == exact.bank_at(2));
+}

@@ -20,11 +20,15 @@ __all__ = ["Groups", "Kernel", "clear", "kernels", "network_headers", "warmup"]
 
 
 class Groups(IntEnum):
-    """The groups that kernels are for: inside one LSA team, across several, or inside one with rank masks."""
+    """The groups that kernels are for: inside one LSA team, across several, or inside one with rank masks.
+
+    EXACT is what groups with ``exact_combine`` use besides those of one LSA team.
+    """
 
     ONE_TEAM = 0
     SEVERAL_TEAMS = 1
     MASKED = 2
+    EXACT = 3
 
 
 @dataclass(frozen=True)

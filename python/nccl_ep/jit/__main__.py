@@ -28,6 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="kernels of groups across several LSA teams, which need more headers; auto: if these are found",
     )
     warm.add_argument("--masks", action="store_true", help="kernels of groups with rank masks, too")
+    warm.add_argument("--exact", action="store_true", help="kernels of groups with exact_combine, too")
     commands.add_parser("list", help="show the kept kernels")
     commands.add_parser("clear", help="remove the kept kernels")
     headers = commands.add_parser(
@@ -40,7 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.command == "warmup":
             archs = options.arch.split(",") if options.arch is not None else None
-            _warmup(console, archs, options.across_teams, options.masks)
+            more = [jit.Groups.MASKED] * options.masks + [jit.Groups.EXACT] * options.exact
+            _warmup(console, archs, options.across_teams, more)
         elif options.command == "list":
             _list(console)
         elif options.command == "headers":
@@ -54,11 +56,11 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _warmup(console: Console, archs: list[str] | None, across_teams: str, masks: bool) -> None:
+def _warmup(console: Console, archs: list[str] | None, across_teams: str, more: list[jit.Groups]) -> None:
     start = time.monotonic()
     ready = _compile(console, archs, jit.Groups.ONE_TEAM)
-    if masks:
-        ready += _compile(console, archs, jit.Groups.MASKED)
+    for groups in more:
+        ready += _compile(console, archs, groups)
     if across_teams != "no":
         try:
             ready += _compile(console, archs, jit.Groups.SEVERAL_TEAMS)

@@ -2,6 +2,7 @@
 // The Low-Latency kernels for the simulated cluster, compiled from the very files that NVRTC compiles for GPUs.
 #include "device/device.hpp"
 #include "ll/combine.cuh"
+#include "ll/combine_exact.cuh"
 #include "ll/dispatch.cuh"
 
 using namespace nccl_ep;
@@ -19,3 +20,4 @@ EP_SIM_KERNEL("ll_combine_rank_major_fp32", (ll::combine<Layout::rank_major, DTy
 EP_SIM_KERNEL("ll_combine_expert_major_bf16_scaled", (ll::combine<Layout::expert_major, DType::bf16, true>),
               LlCombineArgs)
 EP_SIM_KERNEL("ll_combine_rank_major_bf16_scaled", (ll::combine<Layout::rank_major, DType::bf16, true>), LlCombineArgs)
+EP_SIM_KERNEL("ll_combine_exact", ll::combine_exact, LlCombineArgs)

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+// Low-Latency combine of a group with exact_combine: every expert's row travels home and is added up there, in one launch.
+//
+// Parties: a token's home rank, and the ranks of its experts, which push their rows as they are. The home rank has the
+// weights. It adds weight times row in the order of the top-k in fp32, where each product and each sum is rounded, and
+// rounds to the rows' type at the end: so sums do not depend on where the experts are. Memory: the home rank's bank of
+// this epoch; the rank of the expert at place k of a token's top-k writes what lies at [token][k].
+#pragma once
+
+#include "ll/combine.cuh"
+
+namespace nccl_ep::ll {
+
+using TeamOperation = Operation<Peers::team>;
+
+// Pushes a chunk of a token's rows home. The first rows have been loaded.
+EP_DEVICE void push_rows(const TeamOperation& op, const Chunk& chunk, LocalSum<false>& local) {
+  constexpr uint32_t kRows = LocalSum<false>::kRows;
+  for (uint32_t first = 0; first < local.num_rows; first += kRows) {
+    const uint32_t count = local.num_rows - first < kRows ? local.num_rows - first : kRows;
+    if (first > 0) local.load(chunk, first, count);
+#pragma unroll
+    for (uint32_t r = 0; r < kRows; ++r) {
+      if (r >= count) continue;
+      Unit* to = op.row_of_route(local.item.home, local.item.token, local.addends[first + r].k);
+      local.rows[r].write_lines(chunk.packs, to + chunk.first_unit, op.epoch);
+    }
+  }
+}
+
+// Pushes home what falls to this warp. The first item has been started.
+EP_DEVICE void push_routes(const TeamOperation& op, const LlCombineArgs& args, uint32_t most_tokens, BlockQueue queue,
+                           LocalSum<false>& local) {
+  const uint32_t num_items = op.team.size * most_tokens * ResultItem::num_pieces(args.rows);
+  for (uint32_t index = worker_idx(); index < num_items;) {
+    index = queue.next();
+    const ResultItem next(args, op.team, index);
+    const Remembered remembered(args, next);  // on its way while this item is pushed
+    const ResultItem item = local.item;
+#pragma unroll 1
+    for (uint32_t c = item.first_chunk; local.num_rows > 0 && c < item.end_chunk; ++c) {
+      push_rows(op, Chunk(args.rows, c), local);
+      if (c + 1 < item.end_chunk) local.load_first(args, c + 1);
+    }
+    if (index < num_items) local.template start<Layout::expert_major>(args, next, remembered);
+  }
+}
+
+// Where the places of a token's top-k lead, spread over a warp as TopkIds are.
+struct Routes {
+  static constexpr uint32_t kPerLane = TopkIds::kPerLane, kNone = ~0u;
+  static_assert(kPerLane == 2, "a lane has the experts of two places");
+  uint32_t expert[kPerLane];
+  uint32_t first[kPerLane];  // the place where the expert stands first: what it sends lies there
+
+  EP_DEVICE Routes(const LlCombineArgs& args, const TopkIds& ids) {
+    const ExpertHome home(args.group);
+#pragma unroll
+    for (uint32_t i = 0; i < kPerLane; ++i) {
+      const int64_t id = widen(args.routing, ids.raw[i]);
+      first[i] = 32 * i + dev::lane_idx();
+      expert[i] = first[i] < args.routing.num_topk && home.has(id) ? static_cast<uint32_t>(id) : kNone;
+    }
+#pragma unroll 1
+    for (uint32_t k = args.routing.num_topk; k-- > 0;) {
+      const uint32_t other = dev::shfl(k < 32 ? expert[0] : expert[1], k % 32);
+#pragma unroll
+      for (uint32_t i = 0; i < kPerLane; ++i) {
+        if (expert[i] == other && k < first[i]) first[i] = k;
+      }
+    }
+  }
+};
+
+// Lists the rows for one of this rank's tokens, in the order of the top-k. Returns how many there are.
+EP_DEVICE uint32_t list_routes(const TeamOperation& op, const LlCombineArgs& args, const TopkWeights& given,
+                               uint32_t token, Addend* addends) {
+  const Routes routes(args, given.ids);
+  const ExpertHome home(args.group);
+  uint32_t num_addends = 0;
+  dev::sync_warp();  // the addends are about to be replaced
+#pragma unroll
+  for (uint32_t i = 0; i < Routes::kPerLane; ++i) {
+    const uint32_t expert = routes.expert[i], used = dev::ballot(expert != Routes::kNone), lane = dev::lane_idx();
+    if (expert != Routes::kNone) {
+      addends[num_addends + dev::popc(used & ((1u << lane) - 1))] = {
+          op.row_of_route(op.group.rank, token, routes.first[i]), given.weight[i], home.rank_of(expert)};
+    }
+    num_addends += dev::popc(used);
+  }
+  dev::sync_warp();
+  return num_addends;
+}
+
+// Adds up the rows of each token. The next token's ids and weights are on their way while one is worked on.
+template <DType kDType>
+EP_DEVICE void collect_routes(const TeamOperation& op, const LlCombineArgs& args, BlockQueue queue, Addend* addends) {
+  constexpr uint32_t kRows = 4;
+  const TeamRows<Peers::team> all_rows{op};
+  const uint32_t num_chunks = args.rows.num_chunks, num_items = num_tokens(args.routing.tokens) * num_chunks;
+  uint32_t next = queue.next();
+  TopkWeights weights(args, next / num_chunks);
+  while (next < num_items) {
+    const uint32_t token = next / num_chunks;
+    const Chunk chunk(args.rows, next % num_chunks);
+    const uint32_t num_addends = list_routes(op, args, weights, token, addends);
+    next = queue.next();
+    weights = TopkWeights(args, next / num_chunks);
+    LaneRow rows[kRows] = {}, sum;
+    const auto fetch = [&](uint32_t first, uint32_t count) {
+      return await_rows(all_rows, token, chunk, addends + first, count, rows);
+    };
+    if (!add_rows<kDType, kRows, true>(addends, num_addends, rows, fetch, sum)) return;
+    sum.lines_to_packs().store(chunk.packs, args.out_tokens + token * args.rows.row_bytes());
+  }
+}
+
+EP_DEVICE void collect_routes(const TeamOperation& op, const LlCombineArgs& args, BlockQueue queue, Addend* addends) {
+  switch (args.dtype) {
+    case DType::bf16: return collect_routes<DType::bf16>(op, args, queue, addends);
+    case DType::fp16: return collect_routes<DType::fp16>(op, args, queue, addends);
+    case DType::fp32: return collect_routes<DType::fp32>(op, args, queue, addends);
+  }
+}
+
+EP_DEVICE void combine_exact(const LlCombineArgs& args) {
+  EP_SHARED(Addend, addends, [kCombineWarps][kMaxHits]);
+  EP_SHARED(uint32_t, num_taken, [2]);
+  const bool pushes =
+      (args.phases & kLlSend) && dev::warp_idx() < args.push_warps;  // the others collect from the start
+  if (leads() && dev::lane_idx() == 0) {
+    num_taken[0] = args.push_warps;
+    num_taken[1] = 0;
+  }
+  // What the first steps need is got while the peers are awaited.
+  const LsaTeam team = team_of<Peers::team>(args);
+  const uint32_t tokens_seen = most_tokens_seen(args, team);
+  LocalSum<false> local;
+  local.addends = addends[dev::warp_idx()];
+  const Start start = begin(args, NoRemoteRanks<>{}, [&] {
+    const ResultItem item(args, team, worker_idx());
+    if (pushes) local.template start<Layout::expert_major>(args, item, Remembered(args, item));
+  });
+  const TeamOperation op(args, start.epoch);
+  if (start.ready) {
+    if (pushes) push_routes(op, args, dev::max_warp(tokens_seen), {num_taken}, local);
+    if (args.phases & kLlReceive) {
+      collect_routes(op, args, {num_taken + 1}, local.addends);
+      note_free_banks(op, NoRemoteRanks<>{});
+    }
+  }
+  finish(op, args.routing, args.phases);
+}
+
+}  // namespace nccl_ep::ll

@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ll/combine_exact.cuh"
+
+using namespace nccl_ep;
+
+EP_SIM_KERNEL("ll_combine_exact", ll::combine_exact, LlCombineArgs)

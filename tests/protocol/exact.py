@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tests of ``exact_combine`` share: steps in groups that have it, and what they must give."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import ht
+import ht_oracle
+import ll
+import nccl_ep as ep
+import oracle
+from ht import Mode
+from ll import EM, assert_same_bits
+from oracle import Array, Problem
+
+
+def combine_low_latency(
+    rank: Any, problems: list[Problem], *, halves: bool = False, **config: Any
+) -> list[Array]:
+    """A step of each problem in one group, one behind the other: what a rank has combined."""
+    changes = {"num_topk": problems[0].num_topk, "exact_combine": True, **config}
+    with ep.Group(rank.comm, ll.group_config(problems[0], **changes)) as group:
+        exchanges = [ll.Exchange(rank, problem, EM) for problem in problems]
+        handles = [mine.make_handle(group) for mine in exchanges]
+        for mine, handle in zip(exchanges, handles, strict=True):
+            mine.dispatch(handle)
+            mine.combine(handle, send_only=halves)
+            handle.complete()
+        return [mine.results()["combined"] for mine in exchanges]
+
+
+def combine_high_throughput(
+    rank: Any, problems: list[Problem], mode: Mode, **config: Any
+) -> list[dict[str, Array]]:
+    """The same in high throughput: all results."""
+    group_config = replace(ht.group_config(problems[0], mode), exact_combine=True, **config)
+    with ep.Group(rank.comm, group_config) as group:
+        exchanges = [ht.Exchange(rank, problem, mode) for problem in problems]
+        handles = [mine.make_handle(group) for mine in exchanges]
+        for mine, handle in zip(exchanges, handles, strict=True):
+            mine.run(handle)
+        return [mine.results() for mine in exchanges]
+
+
+def check_low_latency(problems: list[Problem], results: list[list[Array]]) -> None:
+    """Compares sums with the plain loop's, to the bit."""
+    for i, problem in enumerate(problems):
+        rows = [ll.expert_rows(problem, rank, EM) for rank in range(problem.num_ranks)]
+        for rank, found in enumerate(results):
+            wanted = oracle.combine_exact(problem, rank, rows)
+            assert_same_bits(found[i], wanted, f"problem {i}, rank {rank}: combined")
+
+
+def check_high_throughput(problems: list[Problem], mode: Mode, results: list[list[dict[str, Array]]]) -> None:
+    """The same, and of all other results that they are as ever."""
+    for i, problem in enumerate(problems):
+        rows = [ht.expert_rows(problem, rank, mode) for rank in range(problem.num_ranks)]
+        for rank, found in enumerate(results):
+            wanted = ht.expected(problem, rank, mode)
+            wanted["combined"] = ht_oracle.combine_exact(problem, rank, rows, mode.alignment, mode.room)
+            for name, values in wanted.items():
+                assert_same_bits(found[i][name], values, f"problem {i}, rank {rank}: {name}")
