@@ -41,7 +41,8 @@ class Scene:
         sources: the ranks that have tokens; None: all.
         witnesses, bystanders: as in :class:`Fault`.
         options: of the cluster.
-        has_masks: of the group, which goes on without the missing ranks and says so.
+        group: changes of its configuration. With masks it goes on without the missing ranks, and says so.
+        how: arguments of the call.
     """
 
     site: Site
@@ -54,14 +55,16 @@ class Scene:
     bystanders: frozenset[int] = frozenset()
     sources: frozenset[int] | None = None
     options: dict[str, int] = field(default_factory=dict)
-    has_masks: bool = False
+    group: dict[str, Any] = field(default_factory=dict)
+    how: dict[str, Any] = field(default_factory=dict)
 
     def run(self, make_cluster: Any, seed: int) -> list[str]:
         tokens = tuple(10 if self.sources is None or rank in self.sources else 0 for rank in range(4))
-        problem = make_problem(Shape(num_ranks=4, max_tokens=10, tokens=tokens, no_route=0, num_topk=3), seed)
+        shape = Shape(num_ranks=4, max_tokens=10, tokens=tokens, no_route=0, num_topk=3, hidden=128)
+        problem = make_problem(shape, seed)
         mode = replace(self.mode, team_size=4 // self.nodes)
         cluster = make_cluster(4, seed, nodes=self.nodes, **self.options)
-        config = group_config(problem, mode, timeout_ns=TIMEOUT_NS, enable_mask=self.has_masks)
+        config = replace(group_config(problem, mode, timeout_ns=TIMEOUT_NS), **self.group)
 
         def main(rank: Any) -> str:
             with ep.Group(rank.comm, config) as group:
@@ -71,17 +74,17 @@ class Scene:
                 rank.synchronize()
                 rank.barrier()
                 if rank.rank not in self.missing:
-                    getattr(mine, self.call)(handle)
+                    getattr(mine, self.call)(handle, **self.how)
                     rank.synchronize()
                     found = group.async_error()
-                    if self.has_masks or found is None:
+                    if config.enable_mask or found is None:
                         return "" if found is None else found.message
                     return fault(rank, group, partial(mine.dispatch, handle))
                 if self.stray is None:
                     cluster.sim.silence(rank.rank)
                 else:
                     self.stray.act(mine, group, handle)
-                if self.has_masks:
+                if config.enable_mask:
                     rank.synchronize()  # it ends, and the group is left then
                 return ""
 
@@ -105,7 +108,7 @@ def does(stray_call: str, stray_mode: Mode = FLAT_ROWS) -> Stray:
 SCENES = [
     Scene(("ht/operation.cuh", "peer_start"), "dispatch", FLAT_ROWS, ranks(1), None, 1, ranks(0, 2, 3)),
     Scene(("ht/participants.cuh", "source_counts"), "update", FLAT_ROWS, ranks(1), does("dispatch"), 1,
-          ranks(0, 2, 3), has_masks=True),
+          ranks(0, 2, 3), group={"enable_mask": True}),
     Scene(("ht/dispatch.cuh", "dispatch_row"), "dispatch", FLAT_BACKWARD, ranks(1), does("update"), 1,
           ranks(0, 2, 3), options=ONE_OF_EACH),
     Scene(("ht/rails.cuh", "peer_start"), "update", FLAT_ROWS, ranks(2, 3), None, 2, ranks(0, 1)),
@@ -115,6 +118,10 @@ SCENES = [
     Scene(("ht/update_remote.cuh", "remote_records"), "update", EM_ROWS, ranks(2),
           does("update", replace(EM_ROWS, alignment=64)), 2, ranks(0), options={"sms": 1}),
     Scene(("ht/parcels.cuh", "remote_rows"), "combine", FLAT_ROWS, ranks(2), does("update"), 2, ranks(0)),
+    Scene(("ht/combine_exact.cuh", "combine_row"), "combine", EM_ROWS, ranks(1), does("update", EM_ROWS), 1,
+          ranks(0, 2, 3), group={"exact_combine": True}),
+    Scene(("ht/combine_quantized.cuh", "combine_row"), "combine", FLAT_ROWS, ranks(1), does("update"), 1,
+          ranks(0, 2, 3), how={"recipe": ep.CombineQuantizationRecipe.FP8}),
     # Rank 0 collects the gradients of rank 2's tokens.
     Scene(("ht/combine_remote.cuh", "row_weights"), "combine", FLAT_BACKWARD, ranks(1),
           does("combine"), 2, ranks(0), bystanders=ranks(3), sources=ranks(2)),
