@@ -33,7 +33,9 @@ def build(folder: Path, algorithm: str, mutant: Mutant | None = None) -> Path:
         kernels = [
             kernel
             for kernel in kernels
-            if mutant.file in headers_of(kernel, templates) and not kernel.stem.endswith(tuple(others))
+            if mutant.file in headers_of(kernel, templates)
+            and mutant.only in kernel.stem
+            and not kernel.stem.endswith(tuple(others))
         ]
     everything = folder / "kernels.cpp"
     everything.write_text("".join(f'#include "{kernel}"\n' for kernel in kernels))

@@ -324,12 +324,14 @@ SCENARIOS: dict[str, Callable[[int], None]] = {
     "bad-expert": bad_expert,
 }
 
-# What kernels are named after, and the scenarios, here and of the network, that use the second layout.
+# What kernels are named after, and the scenarios, here and in the other files of Low Latency, that use the
+# second layout.
 LAYOUTS = frozenset({"expert_major", "rank_major"})
 RANK_MAJOR = frozenset(
     {"rank-major", "rank-major-many", "idle-receiver", "in-flight", "in-flight-again", "in-flight-late"}
     | {"silent-receiver", "silent-source-rank-major"}
     | {"silent-expert", "impatient", "thrift", "bad-expert"}
+    | {"dead-before-combine-rank-major", "quiet-rank-major", "bank-of-the-dead", "comes-back"}
 )
 
 

@@ -20,6 +20,7 @@ class Mutant:
         replacement: what takes its place.
         why: the damage it does.
         scenarios: of the algorithm's; every seed must notice it in at least one of them.
+        only: a part of the names of the kernels that these need mutated; others stay as they are.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Mutant:
     replacement: str
     why: str
     scenarios: tuple[str, ...]
+    only: str = ""
 
     def apply(self, text: str) -> str:
         """The mutated source."""

@@ -19,6 +19,7 @@ import ht_mask_scenarios  # noqa: E402
 import ht_remote_scenarios  # noqa: E402
 import ht_scale_scenarios  # noqa: E402
 import ht_scenarios  # noqa: E402
+import ll_mask_scenarios  # noqa: E402
 import ll_recipe_scenarios  # noqa: E402
 import ll_scenarios  # noqa: E402
 import remote_scenarios  # noqa: E402
@@ -26,6 +27,7 @@ from sim_runner import load_kernels  # noqa: E402
 
 SCENARIOS = {
     "ll": ll_scenarios.SCENARIOS,
+    "masked": ll_mask_scenarios.SCENARIOS,
     "scaled": ll_recipe_scenarios.SCENARIOS,
     "remote": remote_scenarios.SCENARIOS,
     "ht": ht_scenarios.SCENARIOS,

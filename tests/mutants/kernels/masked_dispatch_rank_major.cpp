@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ll/dispatch.cuh"
+
+using namespace nccl_ep;
+
+EP_SIM_KERNEL("ll_dispatch_rank_major_masked", (ll::dispatch<Layout::rank_major, false, ll::Peers::masked_team>),
+              LlDispatchArgs)

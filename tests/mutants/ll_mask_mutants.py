@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Deliberate bugs in what the Low-Latency kernels do to go on without ranks that do not answer."""
+
+from __future__ import annotations
+
+from mutant import Mutant
+
+DEAD = ("dead",)
+BEFORE_COMBINE = ("dead-before-combine",)
+SUMS = ("dead-before-combine-rank-major",)
+QUIET = ("quiet",)
+QUIET_RANK_MAJOR = ("quiet-rank-major",)
+BANK = ("bank-of-the-dead",)
+HASTY = ("hasty",)
+COMES_BACK = ("comes-back",)
+COMBINE = "combine"
+
+PATIENCE = [
+    Mutant(
+        "who waits shows no sign of life",
+        "common/patience.cuh",
+        "if (stage == kFirst && waited > group.timeout_ns / 2) show(",
+        "if (false) show(",
+        "Those that it keeps waiting take it for dead.",
+        BEFORE_COMBINE,
+        COMBINE,
+    ),
+    Mutant(
+        "signs of life are not looked at",
+        "common/patience.cuh",
+        "stage == kSecond || sign_of(group, awaited_peer) == sign",
+        "true",
+        "A rank that waits itself is taken for dead.",
+        BEFORE_COMBINE,
+        COMBINE,
+    ),
+    Mutant(
+        "a sign of life is shown as an ordinary store",
+        "common/patience.cuh",
+        "dev::st_relaxed<dev::Scope::system>(place(group, rank, group.rank), news);",
+        "dev::st(place(group, rank, group.rank), news);",
+        "Nothing says when, or whether, others see it.",
+        BEFORE_COMBINE,
+        COMBINE,
+    ),
+    Mutant(
+        "who is lost is not masked",
+        "common/patience.cuh",
+        "(group.mask.active + awaited.peer, 0u) == 0) return;",
+        "(group.mask.active + awaited.peer, 1u) == 0) return;",
+        "Each wait for it lasts as long as the first.",
+        SUMS,
+        COMBINE,
+    ),
+    Mutant(
+        "a loss is not reported",
+        "common/patience.cuh",
+        "&group.progress->has_losses, 1u) != 0) return;",
+        "&group.progress->has_losses, 1u) == 0) return;",
+        "The host does not know.",
+        SUMS,
+        COMBINE,
+    ),
+    Mutant(
+        "who is masked is waited for",
+        "common/patience.cuh",
+        "agreed(has_failed(group) || is_masked(group, awaited.peer))",
+        "agreed(has_failed(group))",
+        "Whoever finds work of a lost rank waits for it again.",
+        BEFORE_COMBINE,
+        COMBINE,
+    ),
+]
+
+COUNTS = [
+    Mutant(
+        "each block decides for itself whose tokens there are",
+        "ll/lost_ranks.cuh",
+        "return (before == kUndecided ? mine : before) == kPresent;",
+        "return is_complete;",
+        "They put rows into different places.",
+        HASTY,
+    ),
+    Mutant(
+        "a block that has seen all counts does not hear of the others",
+        "ll/arrivals.cuh",
+        "if (!is_complete || !is_present) take_all(",
+        "if (!is_complete) take_all(",
+        "It counts tokens that the others do not.",
+        HASTY,
+    ),
+    Mutant(
+        "verdicts are never forgotten",
+        "ll/dispatch.cuh",
+        "args.phases) && receives) forget_verdicts(op);",
+        "args.phases) && receives) return;",
+        "Who took part two operations ago is believed to take part, with the counts of then.",
+        DEAD,
+    ),
+    Mutant(
+        "a block does not wait for its own warps' counts",
+        "ll/arrivals.cuh",
+        "  team.sync(kReceiversBarrier);\n  for (uint32_t source = team.thread_idx(); source < num_ranks",
+        "  for (uint32_t source = team.thread_idx(); source < num_ranks",
+        "It settles what others still read.",
+        DEAD,
+    ),
+    Mutant(
+        "that counts are missing is noted as ordinary data",
+        "ll/arrivals.cuh",
+        "dev::st_relaxed<dev::Scope::block>(&table.is_incomplete(source), 1u);",
+        "table.is_incomplete(source) = 1;",
+        "Several threads write it at a time.",
+        DEAD,
+    ),
+    Mutant(
+        "who waits for counts in vain gives up",
+        "ll/arrivals.cuh",
+        "ok = op.goes_on();",
+        "ok = false;",
+        "The operation is not received.",
+        DEAD,
+    ),
+]
+
+ROWS = [
+    Mutant(
+        "nobody looks who takes part",
+        "ll/operation.cuh",
+        "if constexpr (RemoteRanks::kPeers == Peers::masked_team) note_active_ranks(args.group);",
+        "",
+        "What an earlier block has left is taken for the mask.",
+        QUIET_RANK_MAJOR,
+        COMBINE,
+    ),
+    Mutant(
+        "an operation ends where a bank is waited for in vain",
+        "ll/operation.cuh",
+        "if (kPeers == Peers::masked_team && !dev::all(ok)) {",
+        "if (false) {",
+        "The others get nothing.",
+        BANK,
+        COMBINE,
+    ),
+    Mutant(
+        "routes go to masked ranks",
+        "ll/routes.cuh",
+        "  if (!is_active(op, peer)) return;\n",
+        "",
+        "Links that may be broken are used, and memory that nobody looks after.",
+        QUIET,
+    ),
+    Mutant(
+        "rows go to masked ranks",
+        "ll/dispatch.cuh",
+        "if (is_active(op, peer)) push.row",
+        "push.row",
+        "Links that may be broken are used, and memory that nobody looks after.",
+        QUIET_RANK_MAJOR,
+    ),
+    Mutant(
+        "rows of others are lost with those of a masked home",
+        "ll/combine.cuh",
+        "        if (!op.warp_goes_on()) return;\n        break;  // its home is masked\n",
+        "        return;\n",
+        "They wait for the rows, and mask this rank.",
+        BEFORE_COMBINE,
+    ),
+    Mutant(
+        "all rows count as lost where one is",
+        "ll/combine.cuh",
+        "if (r < count && addends[r].k == awaited.peer) lost",
+        "if (r < count) lost",
+        "Other ranks' rows are missing from the sum.",
+        SUMS,
+    ),
+    Mutant(
+        "what lies in the place of a lost row is added",
+        "ll/combine.cuh",
+        "  if (lost != 0) clear_rows(lost, rows);\n",
+        "",
+        "It is another operation's.",
+        SUMS,
+    ),
+]
+
+CLEANING = [
+    Mutant(
+        "all go on from an old number",
+        "ll/clean.cuh",
+        "return (greatest / kStride + 2) * kStride;",
+        "return greatest / kStride * kStride;",
+        "What lies in windows looks new.",
+        COMES_BACK,
+    ),
+    Mutant(
+        "a cleaning makes nobody active",
+        "ll/clean.cuh",
+        "  unmask_all(args);\n\n",
+        "",
+        "Who comes back stays masked.",
+        COMES_BACK,
+    ),
+    Mutant(
+        "all cleanings have the same tag",
+        "ll/clean.cuh",
+        "  dev::st(&progress->num_cleanings, tag);\n",
+        "",
+        "At the second one, nobody is heard.",
+        COMES_BACK,
+    ),
+    Mutant(
+        "what has been heard is not noted",
+        "ll/clean.cuh",
+        "    dev::st(seen, unit.epoch);\n",
+        "",
+        "At the second cleaning, the words of the first are believed.",
+        COMES_BACK,
+    ),
+    Mutant(
+        "ranks go on with their own numbers",
+        "ll/clean.cuh",
+        "  dev::st_relaxed<dev::Scope::gpu>(&progress->epoch, agreed);\n",
+        "",
+        "They wait for operations that others do not begin.",
+        COMES_BACK,
+    ),
+]
+
+MUTANTS = [*PATIENCE, *COUNTS, *ROWS, *CLEANING]

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scenarios for the Low-Latency kernels that go on without ranks that do not answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from itertools import product
+from typing import Any
+
+import ll
+import nccl_ep as ep
+import numpy as np
+import oracle
+from harness import simulated, wait_for_all
+from nccl_ep.sim import Schedule
+from oracle import Problem
+from test_ll_masks import mask_of, without
+
+LOST = 1
+TIMEOUT_NS = 500_000  # of simulated time, whose leaps end a little later
+MOST_NS = int(2.1 * 2 * TIMEOUT_NS)  # patience is had twice
+FEW = ll.Shape(num_ranks=3, num_topk=3, hidden=16, max_tokens=4, tokens=(4, 3, 4), no_route=0)
+FEW_WARPS = {"sms": 1, "threads_per_block": 64}  # who waits for one rank keeps others waiting
+HELLO_BYTES = 4  # told to all ranks by each operation
+HASTY_NS = 6 * (80, 100, 120, 150, 190)  # about as long as a launch may be late
+
+
+class Survivor:
+    """A rank of a group with masks, and its buffers."""
+
+    def __init__(self, rank: Any, group: ep.Group, problem: Problem, layout: ep.Layout) -> None:
+        self.rank, self.group, self.problem, self.layout = rank, group, problem, layout
+        self.whole = ll.Exchange(rank, problem, layout)
+        self.handle = self.whole.make_handle(group)
+
+    def exchange(self) -> ll.Exchange:
+        """Fresh buffers, with what experts give back for the problem without the lost rank."""
+        mine = ll.Exchange(self.rank, self.problem, self.layout)
+        rows = ll.expert_rows(without(self.problem, LOST), self.rank.rank, self.layout)
+        self.rank.write(mine.expert_rows, rows)
+        return mine
+
+    def check_without_lost(self, mine: ll.Exchange) -> None:
+        """As if the lost rank had neither tokens nor experts."""
+        wanted = ll.expected(without(self.problem, LOST), self.rank.rank, self.layout)
+        found = mine.results()
+        for name, values in wanted.items():
+            ll.assert_same_bits(plus_zero(found[name]), plus_zero(values), f"rank {self.rank.rank}: {name}")
+
+    def check_mask(self) -> None:
+        """Only the lost rank is masked, and the host knows."""
+        assert mask_of(self.rank, self.group) == [int(rank != LOST) for rank in range(self.rank.num_ranks)]
+        loss = self.group.async_error()
+        assert isinstance(loss, ep.RemoteError), "no loss is reported"
+        assert loss.ranks == (LOST,), loss.message
+
+
+def plus_zero(values: ll.Array) -> ll.Array:
+    """-0 and 0 are both fine where nothing is added."""
+    return values + values.dtype.type(0) if values.dtype.kind == "f" or values.dtype == ll.BF16 else values
+
+
+def lose(
+    seed: int,
+    layout: ep.Layout,
+    act: Callable[[Any, Survivor], None],
+    problem: Problem | None = None,
+    **options: Any,
+) -> None:
+    """After two exchanges that end well, a rank is silent, and the others act.
+
+    ``options`` are the cluster's.
+    """
+    problem = problem or to_all_ranks(ll.make_problem(FEW, seed), seed)
+
+    def main(rank: Any) -> None:
+        with masked_group(rank, problem) as group:
+            survivor = Survivor(rank, group, problem, layout)
+            for _ in range(2):
+                survivor.whole.run(survivor.handle)
+            wait_for_all(rank)
+            if rank.rank == LOST:
+                cluster.sim.silence(LOST)
+                return
+            act(cluster, survivor)
+
+    with simulated(problem.num_ranks, seed, **options) as cluster:
+        cluster.run(main)
+
+
+def to_all_ranks(problem: Problem, seed: int) -> Problem:
+    """The same problem with each token going to an expert of each rank, in any order."""
+    random = np.random.default_rng(seed)
+    ranks = np.arange(problem.num_ranks) * problem.num_local_experts
+    routes = [
+        random.permuted(np.tile(ranks, (len(table), 1)), axis=1).astype(table.dtype)
+        + random.integers(0, problem.num_local_experts, table.shape)
+        for table in problem.topk_idx
+    ]
+    return replace(problem, topk_idx=routes)
+
+
+def masked_group(rank: Any, problem: Problem, timeout_ns: int = TIMEOUT_NS) -> ep.Group:
+    return ep.Group(rank.comm, ll.group_config(problem, enable_mask=True, timeout_ns=timeout_ns))
+
+
+def dead(cluster: Any, survivor: Survivor) -> None:
+    """Exchanges without the dead rank are right, and the first of them takes no longer than it may."""
+    start = cluster.sim.clock_ns
+    exchanges = [survivor.exchange() for _ in range(3)]
+    for mine in exchanges:
+        mine.run(survivor.handle)
+    survivor.rank.synchronize()
+    assert cluster.sim.clock_ns - start <= MOST_NS, f"waits for {cluster.sim.clock_ns - start} ns"
+    for mine in exchanges:
+        survivor.check_without_lost(mine)
+    survivor.check_mask()
+
+
+def dead_before_combine(cluster: Any, survivor: Survivor) -> None:
+    """It has dispatched. Its rows are missing from the sums, and only they."""
+    problem, rank = survivor.problem, survivor.rank.rank
+    start = cluster.sim.clock_ns
+    survivor.whole.combine(survivor.handle)
+    survivor.rank.synchronize()
+    assert cluster.sim.clock_ns - start <= MOST_NS, f"waits for {cluster.sim.clock_ns - start} ns"
+    survivor.check_mask()
+    rows = [ll.expert_rows(problem, r, survivor.layout) for r in range(problem.num_ranks)]
+    found = survivor.rank.read(survivor.whole.combined)
+    if survivor.layout is ll.RM:
+        wanted = oracle.combine_rank_major(without(problem, LOST), rank, rows)
+        ll.assert_same_bits(plus_zero(found), plus_zero(wanted), f"rank {rank}: combined")
+    mine = survivor.exchange()
+    mine.run(survivor.handle)
+    survivor.check_without_lost(mine)
+
+
+def quiet(cluster: Any, survivor: Survivor) -> None:
+    """Nothing is sent to a masked rank but word of what has been finished."""
+    survivor.exchange().run(survivor.handle)
+    survivor.check_mask()
+    before = sent(cluster, survivor.rank.rank)
+    survivor.exchange().run(survivor.handle)
+    survivor.rank.synchronize()
+    bytes_sent = sent(cluster, survivor.rank.rank) - before
+    assert bytes_sent <= 2 * HELLO_BYTES, f"{bytes_sent} bytes are sent to a masked rank"
+
+
+def sent(cluster: Any, rank: int) -> int:
+    return int(cluster.sim.traffic()["bytes"][rank, LOST])
+
+
+def combine_again(cluster: Any, survivor: Survivor) -> None:
+    """Nobody waits for the dead rank but for its word that its bank is free. The operation goes on then."""
+    exchanges = [survivor.exchange() for _ in range(4)]
+    for mine in exchanges:
+        mine.combine(survivor.handle)
+    wanted = ll.expected(survivor.problem, survivor.rank.rank, ll.RM)["combined"]
+    for mine in exchanges:
+        ll.assert_same_bits(survivor.rank.read(mine.combined), wanted, f"rank {survivor.rank.rank}: combined")
+    survivor.check_mask()
+
+
+def bank_of_the_dead(seed: int) -> None:
+    """No token goes to the dead rank's experts."""
+    lose(seed, ll.RM, combine_again, without(ll.make_problem(FEW, seed), LOST))
+
+
+def hasty(seed: int) -> None:
+    """Time is so short that some blocks have given up on a rank whose counts others see."""
+    for i, timeout_ns in enumerate(HASTY_NS):
+        dispatch_hastily(seed + 1000 * i, timeout_ns)
+
+
+def dispatch_hastily(seed: int, timeout_ns: int) -> None:
+    """The counters speak of the tokens of some ranks, all of each, and rows lie where these say."""
+    problem = ll.make_problem(FEW, seed)
+
+    def main(rank: Any) -> dict[str, ll.Array]:
+        with masked_group(rank, problem, timeout_ns) as group:
+            mine = ll.Exchange(rank, problem, ll.EM)
+            handle = mine.make_handle(group)
+            mine.dispatch(handle)
+            found = mine.results()
+            rank.barrier()
+            group.update_mask([1] * rank.num_ranks)
+            return found
+
+    with simulated(problem.num_ranks, seed, sms=8, schedule=Schedule.WARPS) as cluster:
+        cluster.sim.delay(LOST, 1000)
+        results = cluster.run(main)
+    for rank, found in enumerate(results):
+        check_some_sources(problem, rank, found)
+
+
+def check_some_sources(problem: Problem, rank: int, found: dict[str, ll.Array]) -> None:
+    """Each row is a present source's, where that belongs, or what was there before."""
+    others = [source for source in range(problem.num_ranks) if source != rank]
+    for present in product((True, False), repeat=len(others)):
+        sources = {rank, *(source for source, is_there in zip(others, present, strict=True) if is_there)}
+        some = with_tokens_of(problem, sources)
+        wanted = ll.expected(some, rank, ll.EM)
+        rows, right = found["received"], wanted["received"]
+        same = (rows.view(np.uint16) == right.view(np.uint16)).all(axis=-1)
+        before = (rows == ll.POISON).all(axis=-1)
+        if np.array_equal(found["counters"], wanted["counters"]) and (same | before).all():
+            return
+    raise AssertionError(f"rank {rank}: no ranks' tokens are counted by {found['counters']}, and lie there")
+
+
+def with_tokens_of(problem: Problem, sources: set[int]) -> Problem:
+    """The same problem as if other ranks had no tokens."""
+    routes = [
+        table if rank in sources else np.full_like(table, -1) for rank, table in enumerate(problem.topk_idx)
+    ]
+    return replace(problem, topk_idx=routes)
+
+
+def comes_back(seed: int) -> None:
+    """A rank stops, misses some exchanges, and takes part again after a cleaning; all that twice."""
+    problem = ll.make_problem(FEW, seed)
+
+    def main(rank: Any) -> None:
+        with masked_group(rank, problem) as group:
+            survivor = Survivor(rank, group, problem, ll.RM)
+            for _ in range(2):
+                wait_for_all(rank)
+                if rank.rank == LOST:
+                    cluster.sim.silence(LOST)
+                    rank.barrier()
+                    cluster.sim.wake(LOST)
+                else:
+                    survivor.exchange().run(survivor.handle)
+                    rank.synchronize()
+                    rank.barrier()
+                wait_for_all(rank)
+                group.clean_mask()
+                exchanges = [ll.Exchange(rank, problem, ll.RM) for _ in range(3)]
+                for mine in exchanges:
+                    mine.run(survivor.handle)
+                for mine in exchanges:
+                    for name, values in ll.expected(problem, rank.rank, ll.RM).items():
+                        ll.assert_same_bits(mine.results()[name], values, f"rank {rank.rank}: {name}")
+
+    with simulated(problem.num_ranks, seed) as cluster:
+        cluster.run(main)
+
+
+SCENARIOS: dict[str, Callable[[int], None]] = {
+    "dead": partial(lose, layout=ll.EM, act=dead),
+    "dead-before-combine": partial(lose, layout=ll.EM, act=dead_before_combine, **FEW_WARPS),
+    "dead-before-combine-rank-major": partial(lose, layout=ll.RM, act=dead_before_combine, **FEW_WARPS),
+    "quiet": partial(lose, layout=ll.EM, act=quiet),
+    "quiet-rank-major": partial(lose, layout=ll.RM, act=quiet),
+    "bank-of-the-dead": bank_of_the_dead,
+    "hasty": hasty,
+    "comes-back": comes_back,
+}
