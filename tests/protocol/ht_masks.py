@@ -7,7 +7,7 @@ rank dies in the middle, its tokens count on all survivors or on none.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from itertools import chain, combinations
 from typing import Any
@@ -16,7 +16,7 @@ import ht_oracle as oracle
 import nccl_ep as ep
 import numpy as np
 from ht import EM, Exchange, Mode, Shape, expected, expected_counters, expert_rows, gradients, group_config
-from ll import assert_same_bits
+from ll import POISON, assert_same_bits
 from oracle import Array, Problem
 from test_ll_masks import mask_of, without
 
@@ -232,8 +232,8 @@ def run_until_the_lost_are_gone(
     check_survivors(problem, mode, [results and results[1] for results in found], lost)
 
 
-def run_with_a_late_rank(cluster: Any, problem: Problem, mode: Mode) -> None:
-    """One begins with its operations when the others have long gone on, and are in the middle of others."""
+def run_with_a_late_rank(cluster: Any, problem: Problem, mode: Mode, call: str) -> None:
+    """One begins with a call when the others have long gone on, and are in the middle of others."""
 
     def main(rank: Any) -> Any:
         with ep.Group(rank.comm, masked_config(problem, mode)) as group:
@@ -243,14 +243,15 @@ def run_with_a_late_rank(cluster: Any, problem: Problem, mode: Mode) -> None:
             rank.barrier()
             if rank.rank == LOST:
                 cluster.sim.silence(LOST)
-                for _ in range(2):
-                    mine.update(handle)
-                    mine.run(handle)
+                getattr(mine, call)(handle)
+                mine.update(handle)
+                mine.run(handle)
                 rank.barrier()
                 cluster.sim.wake(LOST)
                 rank.synchronize()
-                assert mask_of(rank, group) == [int(other == LOST) for other in range(SHAPE.num_ranks)]
+                assert mask_of(rank, group) == [int(other == LOST) for other in range(rank.num_ranks)]
                 return None
+            getattr(mine, call)(handle)
             run_without(mine, handle, problem)
             rank.synchronize()
             rank.barrier()
@@ -262,7 +263,39 @@ def run_with_a_late_rank(cluster: Any, problem: Problem, mode: Mode) -> None:
 
     results = cluster.run(main)
     for i in range(3):
-        check_survivors(problem, mode, [found and found[i] for found in results])
+        left = without(problem, LOST)
+        for rank, found in enumerate(results):
+            if found is not None:
+                wanted = expected(left, rank, mode)
+                assert_same(found[i], wanted, f"rank {rank}", wanted["received"][:, 0] != POISON)
+
+
+def find_moment(make_cluster: Callable[[], Any], problem: Problem, mode: Mode) -> int:
+    """After how many steps of its first update a rank that dies is just counted by the others."""
+
+    def is_counted(moment: int) -> bool:
+        def main(rank: Any) -> Any:
+            with ep.Group(rank.comm, masked_config(problem, mode)) as group:
+                mine = Exchange(rank, problem, mode)
+                handle = group.init_handle(mode.layout, problem.num_topk)
+                rank.barrier()
+                if rank.rank == LOST:
+                    cluster.sim.silence(LOST, after=moment)
+                    mine.update(handle)
+                    return None
+                mine.update(handle)
+                found = mine.counters()
+                group.update_mask(mask_without([LOST], rank.num_ranks))
+                return found
+
+        cluster = make_cluster()
+        return (LOST,) in find_counted(problem, mode, cluster.run(main), (LOST,))
+
+    low, high = 0, 40_000
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_counted(middle) else (middle, high)
+    return high
 
 
 def run_with_unequal_masks(cluster: Any, problem: Problem, mode: Mode, seed: int) -> None:

@@ -17,6 +17,7 @@ from ht_masks import (
     TIMEOUT_NS,
     assert_same,
     check_survivors,
+    find_moment,
     mask_without,
     masked_config,
     run_until_the_lost_are_gone,
@@ -167,8 +168,19 @@ def test_a_rank_that_comes_back_takes_part_again(make_cluster: Any, mode: Mode, 
 
 @SIM_ONLY
 @EVERY_BUDGET
-def test_a_rank_that_comes_late_disturbs_nobody(make_cluster: Any, mode: Mode, seed: int) -> None:
-    run_with_a_late_rank(make_cluster(SHAPE.num_ranks, seed), make_problem(SHAPE, seed), mode)
+@pytest.mark.parametrize("call", ["update", "dispatch", "combine"])
+def test_a_rank_that_comes_late_disturbs_nobody(make_cluster: Any, mode: Mode, call: str, seed: int) -> None:
+    run_with_a_late_rank(make_cluster(SHAPE.num_ranks, seed), make_problem(SHAPE, seed), mode, call)
+
+
+@SIM_ONLY
+def test_a_rank_dies_when_it_is_just_counted(make_cluster: Any, seed: int) -> None:
+    """Then some have its counts, and others look for them."""
+    mode, problem = MODES[1], make_problem(SHAPE, seed)
+    moment = find_moment(lambda: make_cluster(SHAPE.num_ranks, seed, checker=False), problem, mode)
+    for later in (0, 5, 20, 80):
+        cluster = make_cluster(SHAPE.num_ranks, seed)
+        run_until_the_lost_are_gone(cluster, problem, mode, (LOST,), [moment + later], seed)
 
 
 @SIM_ONLY
