@@ -298,11 +298,14 @@ EP_DEVICE void receive_rows(const Operation<kPeers>& op, const HtDispatchArgs& a
     mine = row_in_turn(args.handle, ranges, crew, i);
     if (!mine.exists) return true;
     mine.has_come = flags && (mine.source != op.group.rank || pushes_own(args.move)) && has_come(op, mine.row);
-    if (!args.topk_weights || receive_weights<kExpertMajor>(op, args, mine)) return true;
-    if (!op.goes_on()) return false;
-    if (!kExpertMajor) clear_row_topk(args, mine.row);
-    mine.exists = false;
-    return true;
+    const bool ok = !args.topk_weights || receive_weights<kExpertMajor>(op, args, mine);
+    if constexpr (Operation<kPeers>::kMasks) {
+      if (ok || !op.goes_on()) return ok;
+      if (!kExpertMajor) clear_row_topk(args, mine.row);
+      mine.exists = false;
+      return true;
+    }
+    return ok;
   };
   for_each_row(crew, uint64_t{ranges.most} * ranges.num_ranks, look_up,
                [&](const ReceivedRow& it) { return deliver_row<kExpertMajor>(op, args, tokens, it); });

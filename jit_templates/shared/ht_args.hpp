@@ -10,8 +10,10 @@ namespace nccl_ep {
 
 constexpr uint32_t kHtUpdateThreads = 1024;
 constexpr uint32_t kHtMoveThreads = 512;  // of dispatch and combine
-// Calls of the network take registers: narrower blocks have enough of them.
-EP_HOST_DEVICE constexpr uint32_t ht_update_threads(bool uses_network) { return uses_network ? 256 : kHtUpdateThreads; }
+// Calls of the network and patient waits take registers: narrower blocks have enough of them.
+EP_HOST_DEVICE constexpr uint32_t ht_update_threads(bool uses_network, bool masks) {
+  return uses_network ? 256 : masks ? 512 : kHtUpdateThreads;
+}
 EP_HOST_DEVICE constexpr uint32_t ht_move_threads(bool uses_network) { return uses_network ? 384 : kHtMoveThreads; }
 
 constexpr uint32_t kHtStages = 4;  // of a warp that pushes rows

@@ -53,7 +53,7 @@ uint64_t HtGroup::plan() {
             config().overflow_policy == NCCL_EP_OVERFLOW_DROP, config().enable_mask != 0};
   check_sizes();
   tuning_ = plan::parse_ht_tuning(environment_variable("NCCL_EP_HT_TUNING"));
-  update_limits_ = limits_of(device().limits().num_sms, ht_update_threads(needs_network()));
+  update_limits_ = limits_of(device().limits().num_sms, ht_update_threads(needs_network(), shape_.masks));
   flat_limits_ = limits_of(kFlatSms, ht_move_threads(needs_network()));
   wide_limits_ = limits_of(kManySms, ht_move_threads(needs_network()));
   max_update_blocks_ = plan::max_ht_update_blocks(shape_, update_limits_);

@@ -7,6 +7,7 @@ from mutant import Mutant
 
 DIES = ("dies",)
 LATE = ("late",)
+JUST_COUNTED = ("just-counted",)
 UNEQUAL = ("unequal",)
 
 MUTANTS = [
@@ -24,7 +25,7 @@ MUTANTS = [
         "return fetch_counts(op, rank) ? Verdict::present : Verdict::past;",
         "return Verdict::absent;",
         "Others have its counts, and rows elsewhere.",
-        UNEQUAL,
+        JUST_COUNTED,
     ),
     Mutant(
         "tokens go to ranks that do not take part",
@@ -37,8 +38,8 @@ MUTANTS = [
     Mutant(
         "a rank writes to peers that have gone on without it",
         "ht/operation.cuh",
-        "return ahead == 0;",
-        "return ahead >= 0;",
+        "    if (ahead > 0) lose(group, epoch, {Wait::peer_start, peer, 0});\n    return ahead == 0;\n",
+        "    return ahead >= 0;\n",
         "What is old lands among what is new.",
         LATE,
     ),

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from ht import FLAT, Mode
 from ht_masks import (
     FOUR,
     LOST,
     SHAPE,
+    find_moment,
     run_until_the_lost_are_gone,
     run_with_a_late_rank,
     run_with_unequal_masks,
@@ -23,21 +25,36 @@ STEPS = 20_000
 
 def dies(seed: int) -> None:
     """At several moments of a step."""
-    for again in range(4):
-        with simulated(SHAPE.num_ranks, seed + 1000 * again) as cluster:
+    for again in range(2):
+        with simulated(SHAPE.num_ranks, seed + 1000 * again, checker=False) as cluster:
             moment = STEPS * again // 4 + seed % 1000
             run_until_the_lost_are_gone(cluster, make_problem(SHAPE, seed), MODE, (LOST,), [moment], seed)
 
 
 def late(seed: int) -> None:
     with simulated(SHAPE.num_ranks, seed) as cluster:
-        run_with_a_late_rank(cluster, make_problem(SHAPE, seed), MODE)
+        run_with_a_late_rank(cluster, make_problem(SHAPE, seed), MODE, "dispatch")
+
+
+def just_counted(seed: int) -> None:
+    """A rank dies when some have its counts and others do not."""
+    with ExitStack() as clusters:
+        find_moment(
+            lambda: clusters.enter_context(simulated(SHAPE.num_ranks, seed, checker=False)),
+            make_problem(SHAPE, seed),
+            MODE,
+        )
 
 
 def unequal(seed: int) -> None:
-    for again in range(4):
+    for again in range(2):
         with simulated(FOUR.num_ranks, seed + 1000 * again) as cluster:
             run_with_unequal_masks(cluster, make_problem(FOUR, seed), MODE, seed + again)
 
 
-SCENARIOS: dict[str, Callable[[int], None]] = {"dies": dies, "late": late, "unequal": unequal}
+SCENARIOS: dict[str, Callable[[int], None]] = {
+    "dies": dies,
+    "late": late,
+    "just-counted": just_counted,
+    "unequal": unequal,
+}

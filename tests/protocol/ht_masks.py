@@ -7,7 +7,7 @@ rank dies in the middle, its tokens count on all survivors or on none.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from itertools import chain, combinations
 from typing import Any
@@ -16,7 +16,7 @@ import ht_oracle as oracle
 import nccl_ep as ep
 import numpy as np
 from ht import EM, Exchange, Mode, Shape, expected, expected_counters, expert_rows, gradients, group_config
-from ll import assert_same_bits
+from ll import POISON, assert_same_bits
 from oracle import Array, Problem
 from test_ll_masks import mask_of, without
 
@@ -96,24 +96,25 @@ def without_experts(problem: Problem, lost: Collection[int]) -> Problem:
     return replace(problem, topk_idx=routes)
 
 
-def check_counted(problem: Problem, mode: Mode, results: list[Any], lost: Collection[int]) -> tuple[int, ...]:
-    """All survivors have counted the tokens of the same ranks of those that died. Returns which."""
-    agreed = set(subsets(lost))
+def find_counted(
+    problem: Problem, mode: Mode, results: list[Any], lost: Collection[int]
+) -> list[tuple[int, ...]]:
+    """Whose tokens of those that died all survivors may have counted, as far as counters tell."""
+    agreed = subsets(lost)
     for rank, found in enumerate(results):
         if rank in lost:
             continue
-        agreed &= {
+        wanted = {
+            counted: expected_counters(without_all(problem, set(lost) - set(counted)), rank, mode)
+            for counted in agreed
+        }
+        agreed = [
             counted
             for counted in agreed
-            if all(
-                np.array_equal(found[name], values)
-                for name, values in expected_counters(
-                    without_all(problem, set(lost) - set(counted)), rank, mode
-                ).items()
-            )
-        }
+            if all(np.array_equal(found[name], values) for name, values in wanted[counted].items())
+        ]
         assert agreed, f"rank {rank} counts {found['expert_counters']}"
-    return max(agreed, key=len)
+    return agreed
 
 
 def is_from(problem: Problem, rank: int, mode: Mode, sources: Collection[int], num_rows: int) -> Array:
@@ -157,7 +158,25 @@ def check_in_the_middle(
     problem: Problem, mode: Mode, results: list[Any], lost: Collection[int], seed: int
 ) -> None:
     """Rows of survivors are right and where all say. Of the sums parts of the lost ranks may be missing."""
-    counted = check_counted(problem, mode, results, lost)
+    failures = []
+    for counted in find_counted(problem, mode, results, lost):
+        try:
+            check_as_counted(problem, mode, results, lost, counted, seed)
+            return
+        except AssertionError as failure:
+            failures.append(failure)
+    raise failures[0]
+
+
+def check_as_counted(
+    problem: Problem,
+    mode: Mode,
+    results: list[Any],
+    lost: Collection[int],
+    counted: Collection[int],
+    seed: int,
+) -> None:
+    """The same, if these are counted of those that died."""
     case = without_all(problem, set(lost) - set(counted))
     given = [results_of_experts(problem, rank, mode, seed) for rank in range(problem.num_ranks)]
     rows, weights = [mine[0] for mine in given], [mine[1] for mine in given]
@@ -168,11 +187,13 @@ def check_in_the_middle(
         received = {name: values for name, values in wanted.items() if name.startswith("received")}
         of_lost = is_from(case, rank, mode, counted, len(received["received"]))
         assert_same(found, received, f"rank {rank}", ~of_lost)
+        if mode.layout is not EM and not mode.backward:
+            ids, known = found["received_idx"][: len(of_lost)], received["received_idx"]
+            assert ((ids == known).all(axis=1) | (ids == -1).all(axis=1))[of_lost].all(), f"rank {rank}: ids"
         possible = [
             combined(without_experts(case, gone), rank, mode, rows, weights) for gone in subsets(lost)
         ]
-        names = ["combined"] + (["combined_weights"] if mode.backward else [])
-        for i, name in enumerate(names):
+        for i, name in enumerate(["combined"] + (["combined_weights"] if mode.backward else [])):
             mine = found[name] + found[name].dtype.type(0)
             fits = [(mine == some[i] + some[i].dtype.type(0)).all(axis=1) for some in possible]
             assert np.any(fits, axis=0).all(), f"rank {rank}: {name}"
@@ -211,8 +232,8 @@ def run_until_the_lost_are_gone(
     check_survivors(problem, mode, [results and results[1] for results in found], lost)
 
 
-def run_with_a_late_rank(cluster: Any, problem: Problem, mode: Mode) -> None:
-    """One begins with its operations when the others have long gone on, and are in the middle of others."""
+def run_with_a_late_rank(cluster: Any, problem: Problem, mode: Mode, call: str) -> None:
+    """One begins with a call when the others have long gone on, and are in the middle of others."""
 
     def main(rank: Any) -> Any:
         with ep.Group(rank.comm, masked_config(problem, mode)) as group:
@@ -222,14 +243,15 @@ def run_with_a_late_rank(cluster: Any, problem: Problem, mode: Mode) -> None:
             rank.barrier()
             if rank.rank == LOST:
                 cluster.sim.silence(LOST)
-                for _ in range(2):
-                    mine.update(handle)
-                    mine.run(handle)
+                getattr(mine, call)(handle)
+                mine.update(handle)
+                mine.run(handle)
                 rank.barrier()
                 cluster.sim.wake(LOST)
                 rank.synchronize()
-                assert mask_of(rank, group) == [int(other == LOST) for other in range(SHAPE.num_ranks)]
+                assert mask_of(rank, group) == [int(other == LOST) for other in range(rank.num_ranks)]
                 return None
+            getattr(mine, call)(handle)
             run_without(mine, handle, problem)
             rank.synchronize()
             rank.barrier()
@@ -241,7 +263,39 @@ def run_with_a_late_rank(cluster: Any, problem: Problem, mode: Mode) -> None:
 
     results = cluster.run(main)
     for i in range(3):
-        check_survivors(problem, mode, [found and found[i] for found in results])
+        left = without(problem, LOST)
+        for rank, found in enumerate(results):
+            if found is not None:
+                wanted = expected(left, rank, mode)
+                assert_same(found[i], wanted, f"rank {rank}", wanted["received"][:, 0] != POISON)
+
+
+def find_moment(make_cluster: Callable[[], Any], problem: Problem, mode: Mode) -> int:
+    """After how many steps of its first update a rank that dies is just counted by the others."""
+
+    def is_counted(moment: int) -> bool:
+        def main(rank: Any) -> Any:
+            with ep.Group(rank.comm, masked_config(problem, mode)) as group:
+                mine = Exchange(rank, problem, mode)
+                handle = group.init_handle(mode.layout, problem.num_topk)
+                rank.barrier()
+                if rank.rank == LOST:
+                    cluster.sim.silence(LOST, after=moment)
+                    mine.update(handle)
+                    return None
+                mine.update(handle)
+                found = mine.counters()
+                group.update_mask(mask_without([LOST], rank.num_ranks))
+                return found
+
+        cluster = make_cluster()
+        return (LOST,) in find_counted(problem, mode, cluster.run(main), (LOST,))
+
+    low, high = 0, 40_000
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_counted(middle) else (middle, high)
+    return high
 
 
 def run_with_unequal_masks(cluster: Any, problem: Problem, mode: Mode, seed: int) -> None:
