@@ -20,14 +20,12 @@ from ht_scenarios import simulated
 from ll import make_problem
 
 MODE = Mode(FLAT, budget=64)
-STEPS = 20_000
 
 
 def dies(seed: int) -> None:
-    """At several moments of a step."""
-    for again in range(2):
-        with simulated(SHAPE.num_ranks, seed + 1000 * again, checker=False) as cluster:
-            moment = STEPS * again // 4 + seed % 1000
+    """In the middle of dispatch, or a little later."""
+    for moment in (30_000, 40_000):
+        with simulated(SHAPE.num_ranks, seed, checker=False) as cluster:
             run_until_the_lost_are_gone(cluster, make_problem(SHAPE, seed), MODE, (LOST,), [moment], seed)
 
 
