@@ -99,8 +99,9 @@ LlOperation<LlDispatchArgs> LlHandle::prepare(const DispatchRequest& request) {
       rows, routing_.tokens.most, routing_.num_topk, shape.num_ranks, shape.max_tokens, shape.num_local_experts()};
   layout == Layout::expert_major ? check_expert_major(request, sizes) : check_rank_major(request, sizes);
 
-  const plan::LlPlan plan = plan::plan_ll_dispatch(shape, layout, rows.sent_bytes(), routing_.tokens.most,
-                                                   group_.launch_limits(), group_.tuning());
+  const plan::LlRow row{rows.sent_bytes(), rows.quantizes};
+  const plan::LlPlan plan =
+      plan::plan_ll_dispatch(shape, layout, row, routing_.tokens.most, group_.launch_limits(), group_.tuning());
   LlOperation<LlDispatchArgs> operation{
       group_.kernels().at(jit::Op::dispatch, layout, DType::bf16, rows.num_scales > 0), plan.launch, {}};
   runtime::Communicator& comm = group_.comm();

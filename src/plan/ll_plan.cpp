@@ -13,8 +13,14 @@ namespace {
 constexpr uint32_t kChunksPerBlock = 8;  // with few tokens: more blocks start as fast and share the work
 constexpr uint32_t kCollectShare = 3;    // rank-major, where pushing is light, one warp in so many collects meanwhile
 constexpr uint32_t kItemsPerWarp = 3;    // of combine, at least, where chunks are taken together
-constexpr uint32_t kPushWarps = 512;     // of all blocks: these keep the links busy (performance-notes.md)
-constexpr uint32_t kPushShare = 5;       // of a block, one warp in so many pushes at most: the others must keep up
+
+// How many warps push in dispatch.
+struct PushWarps {
+  uint32_t wanted;  // of all blocks: these keep the links busy (performance-notes.md)
+  uint32_t share;   // of a block, one warp in so many at most: the others must keep up
+};
+constexpr PushWarps kPushWarps{512, 5}, kQuantizingPushWarps{768, 4};
+
 constexpr size_t kExpertSetBytes = 32 * 1024;  // for the experts of one pass
 
 // As many blocks as there are SMs, but no more than have a few row chunks each; at least one for each rank, since a block
@@ -68,15 +74,16 @@ uint64_t LlShape::handle_bytes(const LlHandleLayout& handle) const {
   return num_remote_ranks() ? LlRemoteHandleLayout::make(handle, num_remote_ranks()).size() : handle.size();
 }
 
-LlPlan plan_ll_dispatch(const LlShape& shape, Layout layout, uint64_t row_bytes, uint32_t num_tokens,
+LlPlan plan_ll_dispatch(const LlShape& shape, Layout layout, const LlRow& row, uint32_t num_tokens,
                         const Limits& limits, const LlTuning& tuning) {
   LlPlan plan;
-  plan.rows = LlRowPlan::make(row_bytes);
+  plan.rows = LlRowPlan::make(row.bytes);
   plan.launch = launch_shape(shape, plan.rows, limits, tuning, ll_dispatch_threads(shape.num_remote_ranks() > 0));
   const uint32_t num_warps = plan.launch.num_threads / 32;
-  const uint32_t wanted = static_cast<uint32_t>(div_up(kPushWarps, plan.launch.num_blocks));
+  const PushWarps pushing = row.quantizes ? kQuantizingPushWarps : kPushWarps;
+  const uint32_t wanted = static_cast<uint32_t>(div_up(pushing.wanted, plan.launch.num_blocks));
   plan.push_warps = tuning.push_warps ? std::min(tuning.push_warps, num_warps - 1)
-                                      : std::clamp(wanted, 1u, std::max(1u, (num_warps + 1) / kPushShare));
+                                      : std::clamp(wanted, 1u, std::max(1u, (num_warps + 1) / pushing.share));
   const size_t set_bytes = sizeof(uint32_t) * div_up(num_tokens, 32);
   plan.launch.shared_bytes = table_bytes(shape, layout) + scratch_bytes(shape, num_tokens);
   plan.experts_per_pass = 1;

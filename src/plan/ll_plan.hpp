@@ -44,8 +44,13 @@ struct LlPlan {
   uint32_t experts_per_pass = 0;  // dispatch
 };
 
-// Of rows that take `row_bytes` with their scales on the way.
-LlPlan plan_ll_dispatch(const LlShape& shape, Layout layout, uint64_t row_bytes, uint32_t num_tokens,
+// What dispatch sends of a token.
+struct LlRow {
+  uint64_t bytes;  // on the way, with its scales
+  bool quantizes = false;
+};
+
+LlPlan plan_ll_dispatch(const LlShape& shape, Layout layout, const LlRow& row, uint32_t num_tokens,
                         const Limits& limits, const LlTuning& tuning);
 LlPlan plan_ll_combine(const LlShape& shape, Layout layout, const LlRowPlan& rows, uint32_t num_tokens,
                        const Limits& limits, const LlTuning& tuning);

@@ -45,7 +45,7 @@ TEST_CASE("plan_ll: random shapes stay within every limit") {
     const LlShape random_shape = shape(ranks, ranks * draw(1, 256), draw(1, 1024), row_bytes);
     const uint32_t num_tokens = draw(0, random_shape.max_tokens);
     for (const Layout layout : {Layout::expert_major, Layout::rank_major}) {
-      const LlPlan dispatch = plan_ll_dispatch(random_shape, layout, row_bytes, num_tokens, limits, {});
+      const LlPlan dispatch = plan_ll_dispatch(random_shape, layout, {row_bytes, i % 4 < 2}, num_tokens, limits, {});
       check(dispatch, row_bytes, limits);
       CHECK(dispatch.experts_per_pass >= 1);
       CHECK(dispatch.push_warps >= 1);
@@ -62,7 +62,7 @@ TEST_CASE("plan_ll: random shapes stay within every limit") {
 }
 
 TEST_CASE("plan_ll: more experts than shared memory can count are refused by name") {
-  CHECK_THROWS_WITH_AS(plan_ll_dispatch(shape(2, 1 << 16, 8, 64), Layout::expert_major, 64, 8, kH200, {}),
+  CHECK_THROWS_WITH_AS(plan_ll_dispatch(shape(2, 1 << 16, 8, 64), Layout::expert_major, {64}, 8, kH200, {}),
                        doctest::Contains("num_experts is 65536"), Error);
 }
 
