@@ -206,21 +206,28 @@ def _check_algorithm(given: argparse.Namespace) -> None:
                 text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
                 option = f"--{name}" if value is True else f"--{name} {text}"
                 raise UsageError(f"{option}: expected --algorithm ht; low latency has no such option")
-    elif given.recipe.quantizes_combine and "bwd" in (getattr(given, "pass") or ()):
-        raise UsageError(f"--pass bwd: expected fwd with --recipe {given.recipe}")
-    if given.recipe.exact:
-        if set(given.layout or ()) - {"em"}:
-            raise UsageError(f"--layout {','.join(given.layout)}: expected em with --recipe {given.recipe}")
-        if given.mask:
-            raise UsageError(f"--mask and --recipe {given.recipe} exclude each other")
-        if (given.nodes or 1) > 1:
-            raise UsageError(f"--nodes {given.nodes}: expected 1 with --recipe {given.recipe}")
+    _check_combine(given)
     if given.eager and given.budget:
         raise UsageError(f"--budget {given.budget} and --eager exclude each other: eager is without a budget")
     if given.eager and given.overflow == "drop":
         raise UsageError("--overflow drop: expected trap with --eager; without a budget nothing overflows")
     if given.alignment and max(given.alignment) > 1 and "em" not in (given.layout or layouts):
         raise UsageError(f"--alignment {max(given.alignment)}: expected --layout em; fl has no experts' rows")
+
+
+def _check_combine(given: argparse.Namespace) -> None:
+    """UsageError for options that do not go with what a recipe does in combine."""
+    recipe, is_forward = given.recipe, "bwd" not in (getattr(given, "pass") or ())
+    if recipe.exact and set(given.layout or ()) - {"em"}:
+        raise UsageError(f"--layout {','.join(given.layout)}: expected em with --recipe {recipe}")
+    if not recipe.exact and not (recipe.quantizes_combine and given.algorithm == "ht"):
+        return
+    if recipe.quantizes_combine and not is_forward:
+        raise UsageError(f"--pass bwd: expected fwd with --recipe {recipe}")
+    if given.mask:
+        raise UsageError(f"--mask and --recipe {recipe} exclude each other")
+    if (given.nodes or 1) > 1:
+        raise UsageError(f"--nodes {given.nodes}: expected 1 with --recipe {recipe}")
 
 
 def _sweep(given: argparse.Namespace, defaults: Defaults) -> Sweep:

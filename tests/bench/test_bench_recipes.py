@@ -219,6 +219,8 @@ def test_what_is_no_recipe_is_said(text: str, message: str, capsys):
     ("arguments", "message"),
     [
         ("--algorithm ht --recipe fp8-combine --pass fwd,bwd", "--pass bwd: expected fwd with --recipe"),
+        ("--algorithm ht --recipe fp8-combine --nodes 2", "--nodes 2: expected 1 with --recipe fp8-combine"),
+        ("--algorithm ht --recipe fp8-combine --mask", "--mask and --recipe fp8-combine exclude each other"),
         ("--recipe exact --layout em,rm", "--layout em,rm: expected em with --recipe exact"),
         ("--recipe exact --nodes 2", "--nodes 2: expected 1 with --recipe exact"),
         ("--recipe exact --mask", "--mask and --recipe exact exclude each other"),
