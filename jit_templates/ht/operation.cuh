@@ -51,11 +51,12 @@ struct Operation : OperationOf<HtGroupState, kPeers == Peers::masked_team> {
     return wait_for({Wait::peer_start, peer, 0}, [&] { return static_cast<int32_t>(last_of(peer) - epoch) >= 0; });
   }
   // Whether this rank may write what a peer that has started is to read in this operation. In a group with masks the peer may
-  // have gone on without it, and then has other things in these places: the peer's operation must be this one.
+  // have gone on without it, and then has other things in these places: the peer's operation must be this one. Nothing is
+  // learned of the peer but that, so no order is needed.
   EP_DEVICE bool reaches(uint32_t peer) const {
     if (!kMasks || peer == group.rank) return true;
     if (is_masked(group, peer)) return false;
-    const int32_t ahead = static_cast<int32_t>(last_of(peer) - epoch);
+    const int32_t ahead = static_cast<int32_t>(dev::ld_relaxed<dev::Scope::system>(hello(peer)) - epoch);
     if (ahead > 0) lose(group, epoch, {Wait::peer_start, peer, 0});
     return ahead == 0;
   }
