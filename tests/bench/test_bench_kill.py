@@ -28,8 +28,12 @@ TIMEOUT_NS = 500_000
 @pytest.mark.sim_only
 @pytest.mark.parametrize(
     ("kill", "options"),
-    [("1@2", ()), ("2@1", ("--layout", "rm", "--mode", "graph"))],
-    ids=["em-host", "rm-graph"],
+    [
+        ("1@2", ()),
+        ("2@1", ("--layout", "rm", "--mode", "graph")),
+        ("1@2", ("--algorithm", "ht", "--layout", "em", "--mode", "graph")),
+    ],
+    ids=["ll-em-host", "ll-rm-graph", "ht-em-graph"],
 )
 def test_the_others_go_on_and_that_is_verified(capsys, kill: str, options: tuple[str, ...]) -> None:
     arguments = [*SMALL, "--kill", kill, "--timeout-ns", str(TIMEOUT_NS), *options, "--json", "-"]

@@ -76,8 +76,8 @@ COUNTS = [
     Mutant(
         "each block decides for itself whose tokens there are",
         "ll/lost_ranks.cuh",
-        "return (before == kUndecided ? mine : before) == kPresent;",
-        "return is_complete;",
+        "if (before == absent || before == present) return before == present;",
+        "if (before == absent || before == present) return is_complete;",
         "They put rows into different places.",
         HASTY,
     ),
@@ -90,10 +90,10 @@ COUNTS = [
         HASTY,
     ),
     Mutant(
-        "verdicts are never forgotten",
-        "ll/dispatch.cuh",
-        "args.phases) && receives) forget_verdicts(op);",
-        "args.phases) && receives) return;",
+        "verdicts do not say of which operation they are",
+        "ll/lost_ranks.cuh",
+        "return epoch << 1 | is_present;",
+        "return 2 | is_present;",
         "Who took part two operations ago is believed to take part, with the counts of then.",
         DEAD,
     ),
@@ -187,7 +187,7 @@ ROWS = [
 CLEANING = [
     Mutant(
         "all go on from an old number",
-        "ll/clean.cuh",
+        "common/clean.cuh",
         "return (greatest / kStride + 2) * kStride;",
         "return greatest / kStride * kStride;",
         "What lies in windows looks new.",
@@ -195,7 +195,7 @@ CLEANING = [
     ),
     Mutant(
         "a cleaning makes nobody active",
-        "ll/clean.cuh",
+        "common/clean.cuh",
         "  unmask_all(args);\n\n",
         "",
         "Who comes back stays masked.",
@@ -203,7 +203,7 @@ CLEANING = [
     ),
     Mutant(
         "all cleanings have the same tag",
-        "ll/clean.cuh",
+        "common/clean.cuh",
         "  dev::st(&progress->num_cleanings, tag);\n",
         "",
         "At the second one, nobody is heard.",
@@ -211,7 +211,7 @@ CLEANING = [
     ),
     Mutant(
         "what has been heard is not noted",
-        "ll/clean.cuh",
+        "common/clean.cuh",
         "    dev::st(seen, unit.epoch);\n",
         "",
         "At the second cleaning, the words of the first are believed.",
@@ -219,7 +219,7 @@ CLEANING = [
     ),
     Mutant(
         "ranks go on with their own numbers",
-        "ll/clean.cuh",
+        "common/clean.cuh",
         "  dev::st_relaxed<dev::Scope::gpu>(&progress->epoch, agreed);\n",
         "",
         "They wait for operations that others do not begin.",

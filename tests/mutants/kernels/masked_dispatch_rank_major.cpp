@@ -3,5 +3,5 @@
 
 using namespace nccl_ep;
 
-EP_SIM_KERNEL("ll_dispatch_rank_major_masked", (ll::dispatch<Layout::rank_major, false, ll::Peers::masked_team>),
+EP_SIM_KERNEL("ll_dispatch_rank_major_masked", (ll::dispatch<Layout::rank_major, false, Peers::masked_team>),
               LlDispatchArgs)
