@@ -183,6 +183,19 @@ struct NoRemoteRanks {
 EP_DEVICE bool leads() { return dev::warp_idx() == dev::num_warps() - 1; }
 EP_DEVICE WarpTeam followers() { return {0, dev::num_warps() - 1}; }
 
+// Up to where operations may write, as an earlier one has found out, which need not have ended yet. What comes through the
+// network is read and written without tags: so who has been told may write where others have read.
+template <Peers kPeers>
+EP_DEVICE uint32_t banks_free(const GroupProgress* progress) {
+  if constexpr (kPeers == Peers::teams) return dev::ld_acquire<dev::Scope::gpu>(&progress->banks_free);
+  return dev::ld_relaxed<dev::Scope::gpu>(&progress->banks_free);
+}
+template <Peers kPeers>
+EP_DEVICE void set_banks_free(GroupProgress* progress, uint32_t epoch) {
+  if constexpr (kPeers == Peers::teams) return dev::st_release<dev::Scope::gpu>(&progress->banks_free, epoch);
+  dev::st_relaxed<dev::Scope::gpu>(&progress->banks_free, epoch);
+}
+
 // Finds out, while this operation runs, whether the next one must wait: not if every rank that takes part has said that it
 // has finished the one before, as it does when it begins this one, or the next if the one before was still to be received.
 // The leader of the last block looks once.
@@ -195,7 +208,8 @@ EP_DEVICE void note_free_banks(const Operation<kPeers>& op, const RemoteRanks& r
     finished &= static_cast<int32_t>(finished_by(op, peer) + 1 - op.epoch) >= 0 || !is_active(op, peer);
   }
   finished = dev::all(finished);
-  if (finished && dev::lane_idx() == 0) dev::st_relaxed<dev::Scope::gpu>(&op.group.progress->banks_free, op.epoch + 1);
+  if constexpr (kPeers == Peers::teams) dev::sync_warp();  // one lane tells what all have seen
+  if (finished && dev::lane_idx() == 0) set_banks_free<kPeers>(op.group.progress, op.epoch + 1);
 }
 
 // Finds out what operation this is and, before sending, says hello and waits for the peers. Followers call meanwhile() and
@@ -209,7 +223,7 @@ EP_DEVICE Start begin(const Args& args, const RemoteRanks& remote, Meanwhile mea
     return shared_start[0];
   }
   const bool sends = args.phases & kLlSend;
-  const uint32_t banks_free = dev::ld_relaxed<dev::Scope::gpu>(&args.group.progress->banks_free);
+  const uint32_t free_until = banks_free<RemoteRanks::kPeers>(args.group.progress);
   const bool failed = has_failed(args.group);
   const uint32_t epoch = operation_epoch(args.group, args.routing, sends);
   if constexpr (RemoteRanks::kPeers == Peers::masked_team) note_active_ranks(args.group);
@@ -220,7 +234,7 @@ EP_DEVICE Start begin(const Args& args, const RemoteRanks& remote, Meanwhile mea
     announce(op, finished);
   }
   const bool may_write =
-      !sends || dev::all(banks_free == op.epoch) || (await_peers(op) && remote.await_peers(op.epoch));
+      !sends || dev::all(free_until == op.epoch) || (await_peers(op) && remote.await_peers(op.epoch));
   const Start start{op.epoch, may_write && !dev::any(failed)};
   if (dev::lane_idx() == 0) shared_start[0] = start;
   dev::sync_warp();  // what one lane of the leader got ready is for the others too
