@@ -279,11 +279,14 @@ EP_DEVICE bool deliver_row(const Operation<kPeers>& op, const HtDispatchArgs& ar
                        [&](uint32_t i) { return ScaledRow<unsigned char>{to(i), scales_to(i)}; });
   }
   const bool direct = is_direct(args, it.source, rank);
-  if (direct && num_slots == 1) return true;
+  if (direct && !kExpertMajor) return true;
+  // Every flag is awaited, also of a row that is where it belongs: it may be raised after all rows are said to be done, and a
+  // later operation uses it again.
   const Awaited awaited{Wait::dispatch_row, it.source, it.home.token};
   if (!it.has_come && !await_rows(op, awaited, true, it.row)) return op.warp_goes_on();
-  dev::sync_warp();  // another lane may have seen it come
   const uint32_t first = direct ? 1 : 0;
+  if (first == num_slots) return true;
+  dev::sync_warp();  // another lane may have seen it come
   copy_row(direct ? to(0) : window_rows(op.group, rank).at(it.row), row_bytes, first, num_slots, to);
   if (!Tokens::kHasScales) return true;
   copy_scales(args.scales, direct ? scales_to(0) : window_scales(args, rank).at(it.row), first, num_slots, scales_to);
