@@ -347,6 +347,12 @@ struct TeamRows {
   EP_DEVICE const void* at(uint32_t rank, uint32_t token) const { return op.row(op.group.rank, rank, token); }
   EP_DEVICE static Wait wait_for_rank(uint32_t) { return Wait::combine_row; }
 
+  // The whole warp calls it; ready() may put another rank into `awaited`.
+  template <class Ready>
+  EP_DEVICE bool wait_for(const Awaited& awaited, Ready ready) const {
+    return op.template wait_for<true, true>(awaited, ready);
+  }
+
   // One look at a row's chunk: whether it has arrived. The whole warp calls it.
   EP_DEVICE bool read(uint32_t, const Chunk& chunk, const Addend& addend, LaneRow& row) const {
     return row.read_lines(chunk.packs, static_cast<const Unit*>(addend.row) + chunk.first_unit, op.epoch);
@@ -380,7 +386,7 @@ EP_DEVICE bool await_rows(const Rows& all_rows, uint32_t token, const Chunk& chu
     }
     return arrived;
   };
-  while (!all_rows.op.template wait_for<true, true>(awaited, have_arrived)) {
+  while (!all_rows.wait_for(awaited, have_arrived)) {
     if (!all_rows.op.warp_goes_on()) return false;
 #pragma unroll
     for (uint32_t r = 0; r < kRows; ++r) {

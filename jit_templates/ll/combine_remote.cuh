@@ -67,8 +67,8 @@ struct RemoteHome {
 
 EP_DEVICE bool await_weights(const RemoteHome& home, const ResultItem& item, uint32_t num_hits, Addend* addends) {
   const Operation<Peers::teams>& op = home.op;
-  if (!op.wait_for<true>({Wait::remote_weights, item.home, item.token},
-                         [&] { return dev::all(home.remote.has_head(op.epoch, item.home)); })) {
+  if (!home.remote.wait_for<true>(op.epoch, {Wait::remote_weights, item.home, item.token},
+                                  [&] { return dev::all(home.remote.has_head(op.epoch, item.home)); })) {
     return false;
   }
   const float* weights =
@@ -132,6 +132,11 @@ struct AllRows {
 
   EP_DEVICE Wait wait_for_rank(uint32_t rank) const {
     return op.team.has(rank) ? Wait::combine_row : Wait::remote_rows;
+  }
+
+  template <class Ready>
+  EP_DEVICE bool wait_for(const Awaited& awaited, Ready ready) const {
+    return remote.wait_for<true>(op.epoch, awaited, ready);
   }
 
   // One look at a row's chunk: whether it has arrived. The whole warp calls it.

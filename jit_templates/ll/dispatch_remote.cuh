@@ -110,7 +110,7 @@ EP_DEVICE bool read_remote_counts(const Operation<Peers::teams>& op, const Remot
   bool ok = true;
   for (uint32_t i = team.thread_idx(); ok && i < remote.size() * units; i += team.num_threads()) {
     const uint32_t source = remote.rank(i / units), number = i % units;
-    ok = op.wait_for({Wait::remote_counts, source, 0}, [&] { return remote.has_head(op.epoch, source); });
+    ok = remote.wait_for(op.epoch, {Wait::remote_counts, source, 0}, [&] { return remote.has_head(op.epoch, source); });
     if (!ok) break;
     const DispatchHead head{remote.inbox(op.bank, i / units), args.network.layout};
     table.take(source, number, dev::ld(head.counts() + number));
@@ -145,8 +145,8 @@ EP_DEVICE void receive_remote_rows(const Operation<Peers::teams>& op, const Remo
     const Arrival arrival{source, record.token, item / num_ranks % num_chunks};
     const Arrived arrived = read_routes(head, record, table.num_rows(source), warp_routes);
     const Chunk chunk(args.rows, arrival.chunk);
-    if (!op.wait_for<true>({Wait::remote_rows, source, record.token},
-                           [&] { return dev::all(remote.has_rows(op.epoch, source, record.token)); })) {
+    if (!remote.wait_for<true>(op.epoch, {Wait::remote_rows, source, record.token},
+                               [&] { return dev::all(remote.has_rows(op.epoch, source, record.token)); })) {
       return;
     }
     LaneRow row;

@@ -24,9 +24,11 @@ struct RemoteRanks {
 
   const LlGroupState& group;
   const LlNetwork& network;
+  const uint32_t num_pending;  // operations, at most, that are finished later than this one begins
 
   template <class Args>
-  EP_DEVICE explicit RemoteRanks(const Args& args) : group(args.group), network(args.network) {}
+  EP_DEVICE explicit RemoteRanks(const Args& args)
+      : group(args.group), network(args.network), num_pending(args.phases & kLlSend ? args.num_pending : 1) {}
 
   EP_DEVICE uint32_t size() const { return network.layout.num_ranks; }
   // By their number; the number of one; this rank's number there.
@@ -53,8 +55,8 @@ struct RemoteRanks {
     bool ok = true;
     for (uint32_t i = dev::lane_idx(); i < size(); i += 32) {
       const uint32_t peer = rank(i);
-      ok &= wait_for(group, epoch, {Wait::bank_free, peer, 0},
-                     [&] { return has_finished(peer, epoch - LlLayout::kNumBanks); });
+      ok &= nccl_ep::wait_for(group, epoch, {Wait::bank_free, peer, 0},
+                              [&] { return has_finished(peer, epoch - LlLayout::kNumBanks); });
     }
     return dev::all(ok);
   }
@@ -63,6 +65,12 @@ struct RemoteRanks {
     bool finished = true;
     for (uint32_t i = dev::lane_idx(); i < size(); i += 32) finished &= has_finished(rank(i), epoch);
     return finished;
+  }
+
+  // Bounded waits for what others send, as Operation::wait_for().
+  template <bool kWholeWarp = false, class Ready>
+  EP_DEVICE bool wait_for(uint32_t epoch, const Awaited& awaited, Ready ready) const {
+    return wait_until<kWholeWarp>(group, epoch, ready, [&] { return or_who_is_behind(epoch, awaited); });
   }
 
   // Puts the beginning of a peer's outbox. One thread calls it, after all that write it have met.
@@ -104,6 +112,14 @@ struct RemoteRanks {
   }
 
  private:
+  // Who has not even started keeps others from sending as well: a fault names such a rank.
+  EP_DEVICE Awaited or_who_is_behind(uint32_t epoch, const Awaited& missing) const {
+#pragma unroll 1
+    for (uint32_t i = 0; i < size(); ++i) {
+      if (!has_finished(rank(i), epoch - 1 - num_pending)) return {missing.what, rank(i), 0};
+    }
+    return missing;
+  }
   EP_DEVICE bool has_finished(uint32_t peer, uint32_t epoch) const {
     return has_reached(count(kContext, signals().hello(peer)), epoch + 1);
   }

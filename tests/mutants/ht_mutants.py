@@ -635,8 +635,8 @@ COMBINE = [
     Mutant(
         "results are added up before all are listed",
         "ht/combine.cuh",
-        "  dev::sync_warp();\n  return true;\n}\n\n// What a warp adds",
-        "  return true;\n}\n\n// What a warp adds",
+        "  dev::sync_warp();\n  return true;\n}\n\n// The same in a group with masks",
+        "  return true;\n}\n\n// The same in a group with masks",
         "Results of another token are added.",
         FLAT,
     ),

@@ -85,7 +85,7 @@ BEGIN = [
     Mutant(
         "peers are not awaited",
         "ll/operation.cuh",
-        "  const bool may_write =\n      !sends || dev::all(banks_free == op.epoch) || "
+        "  const bool may_write =\n      !sends || dev::all(free_until == op.epoch) || "
         "(await_peers(op) && remote.await_peers(op.epoch));",
         "  const bool may_write = true;",
         "A bank may be overwritten while it is read.",
@@ -94,8 +94,8 @@ BEGIN = [
     Mutant(
         "banks that were free for an earlier operation are taken to be free",
         "ll/operation.cuh",
-        "dev::all(banks_free == op.epoch)",
-        "dev::all(banks_free != 0)",
+        "dev::all(free_until == op.epoch)",
+        "dev::all(free_until != 0)",
         "A bank may be overwritten while it is read.",
         IDLE_RECEIVER,
     ),

@@ -55,7 +55,8 @@ def test_a_silent_rank_is_a_timeout_that_names_it(make_cluster: Any, layout: ep.
 def test_a_lost_node_is_a_timeout_that_names_one_of_its_ranks(
     make_cluster: Any, layout: ep.Layout, calls_before: list[str], seed: int
 ) -> None:
-    problem = make_problem(Shape(num_ranks=6, tokens=(4,) * 6, no_route=0), seed)
+    # So many experts that every rank has to do with the node.
+    problem = make_problem(Shape(num_ranks=6, tokens=(4,) * 6, no_route=0, num_topk=6), seed)
     config = group_config(problem, timeout_ns=1_000_000)
     exchange = partial(Exchange, problem=problem, layout=layout)
     cluster = make_cluster(6, seed, nodes=3)
