@@ -14,9 +14,9 @@ import nccl_ep as ep
 import numpy as np
 import oracle
 from harness import simulated, wait_for_all
+from masks import mask_of, mask_without, without
 from nccl_ep.sim import Schedule
 from oracle import Problem
-from test_ll_masks import mask_of, without
 
 LOST = 1
 TIMEOUT_NS = 500_000  # of simulated time, whose leaps end a little later
@@ -51,7 +51,7 @@ class Survivor:
 
     def check_mask(self) -> None:
         """Only the lost rank is masked, and the host knows."""
-        assert mask_of(self.rank, self.group) == [int(rank != LOST) for rank in range(self.rank.num_ranks)]
+        assert mask_of(self.rank, self.group) == mask_without(self.rank.num_ranks, LOST)
         loss = self.group.async_error()
         assert isinstance(loss, ep.RemoteError), "no loss is reported"
         assert loss.ranks == (LOST,), loss.message

@@ -17,8 +17,8 @@ import nccl_ep as ep
 import numpy as np
 from ht import EM, Exchange, Mode, Shape, expected, expected_counters, expert_rows, gradients, group_config
 from ll import POISON, assert_same_bits
+from masks import mask_of, mask_without, without, without_experts
 from oracle import Array, Problem
-from test_ll_masks import mask_of, without
 
 TIMEOUT_NS = 1_000_000  # of simulated time
 LOST = 1
@@ -26,17 +26,6 @@ SHAPE = Shape(num_ranks=3, num_topk=3, hidden=16, max_tokens=6, tokens=(6, 5, 4)
 FOUR = replace(SHAPE, num_ranks=4, tokens=(4, 5, 6, 3))
 
 Results = dict[str, Array]
-
-
-def without_all(problem: Problem, lost: Collection[int]) -> Problem:
-    """The same problem as if some ranks had no tokens and no experts."""
-    for rank in lost:
-        problem = without(problem, rank)
-    return problem
-
-
-def mask_without(lost: Collection[int], num_ranks: int = SHAPE.num_ranks) -> list[int]:
-    return [int(rank not in lost) for rank in range(num_ranks)]
 
 
 def masked_config(problem: Problem, mode: Mode, **changes: Any) -> ep.GroupConfig:
@@ -70,7 +59,7 @@ def check_survivors(
     problem: Problem, mode: Mode, results: list[Any], lost: Collection[int] = (LOST,)
 ) -> None:
     """Survivors have what a problem without the lost ranks gives."""
-    left = without_all(problem, lost)
+    left = without(problem, *lost)
     for rank, found in enumerate(results):
         if rank not in lost:
             assert_same(found, expected(left, rank, mode), f"rank {rank}")
@@ -78,7 +67,7 @@ def check_survivors(
 
 def run_without(mine: Exchange, handle: ep.Handle, problem: Problem, lost: Collection[int] = (LOST,)) -> None:
     """A whole step, when it is known who is lost."""
-    write_results_of_experts(mine, without_all(problem, lost))
+    write_results_of_experts(mine, without(problem, *lost))
     mine.update(handle)
     mine.run(handle)
 
@@ -86,14 +75,6 @@ def run_without(mine: Exchange, handle: ep.Handle, problem: Problem, lost: Colle
 def subsets(ranks: Collection[int]) -> list[tuple[int, ...]]:
     """All of them, the largest first."""
     return list(chain.from_iterable(combinations(ranks, n) for n in range(len(ranks), -1, -1)))
-
-
-def without_experts(problem: Problem, lost: Collection[int]) -> Problem:
-    """The same problem as if some ranks had no experts."""
-    routes = [
-        np.where(np.isin(ids // problem.num_local_experts, list(lost)), -1, ids) for ids in problem.topk_idx
-    ]
-    return replace(problem, topk_idx=routes)
 
 
 def find_counted(
@@ -105,7 +86,7 @@ def find_counted(
         if rank in lost:
             continue
         wanted = {
-            counted: expected_counters(without_all(problem, set(lost) - set(counted)), rank, mode)
+            counted: expected_counters(without(problem, *set(lost) - set(counted)), rank, mode)
             for counted in agreed
         }
         agreed = [
@@ -177,7 +158,7 @@ def check_as_counted(
     seed: int,
 ) -> None:
     """The same, if these are counted of those that died."""
-    case = without_all(problem, set(lost) - set(counted))
+    case = without(problem, *set(lost) - set(counted))
     given = [results_of_experts(problem, rank, mode, seed) for rank in range(problem.num_ranks)]
     rows, weights = [mine[0] for mine in given], [mine[1] for mine in given]
     for rank, found in enumerate(results):
@@ -191,7 +172,7 @@ def check_as_counted(
             ids, known = found["received_idx"][: len(of_lost)], received["received_idx"]
             assert ((ids == known).all(axis=1) | (ids == -1).all(axis=1))[of_lost].all(), f"rank {rank}: ids"
         possible = [
-            combined(without_experts(case, gone), rank, mode, rows, weights) for gone in subsets(lost)
+            combined(without_experts(case, *gone), rank, mode, rows, weights) for gone in subsets(lost)
         ]
         for i, name in enumerate(["combined"] + (["combined_weights"] if mode.backward else [])):
             mine = found[name] + found[name].dtype.type(0)
@@ -224,7 +205,7 @@ def run_until_the_lost_are_gone(
             found = mine.results()
             # By now they are dead for sure, and once more all is as if they had never been.
             run_without(last, handle, problem, lost)
-            assert mask_of(rank, group) == mask_without(lost, problem.num_ranks)
+            assert mask_of(rank, group) == mask_without(problem.num_ranks, *lost)
             return found, last.results()
 
     found = cluster.run(main)
@@ -285,7 +266,7 @@ def find_moment(make_cluster: Callable[[], Any], problem: Problem, mode: Mode) -
                     return None
                 mine.update(handle)
                 found = mine.counters()
-                group.update_mask(mask_without([LOST], rank.num_ranks))
+                group.update_mask(mask_without(rank.num_ranks, LOST))
                 return found
 
         cluster = make_cluster()
@@ -307,13 +288,13 @@ def run_with_unequal_masks(cluster: Any, problem: Problem, mode: Mode, seed: int
             handle = mine.make_handle(group)
             rank.synchronize()
             if rank.rank == 0:
-                group.update_mask(mask_without([LOST], rank.num_ranks))
+                group.update_mask(mask_without(rank.num_ranks, LOST))
             rank.barrier()
             cluster.sim.delay(seed % rank.num_ranks, 100)
             run_without(mine, handle, problem)
             rank.synchronize()
             alone = [int(other == LOST) for other in range(rank.num_ranks)]
-            wanted = alone if rank.rank == LOST else mask_without([LOST], rank.num_ranks)
+            wanted = alone if rank.rank == LOST else mask_without(rank.num_ranks, LOST)
             assert mask_of(rank, group) == wanted
             return mine.results()
 

@@ -21,8 +21,8 @@ import ll
 import nccl_ep as ep
 from cuda_cluster import CudaRank, communicator_of, make_unique_id, use_gpu
 from ll import EM, Shape, assert_same_bits, make_problem
+from masks import mask_of, mask_without, without
 from oracle import Array, Problem
-from test_ll_masks import mask_of, mask_without, without
 
 REPLAYS, REPLAYS_BEFORE = 2000, 300
 TIMEOUT_NS = 200_000_000
@@ -107,7 +107,7 @@ def main(rank: int, num_ranks: int, folder: Path, victim: int, algorithm: str) -
         graph.launch()
         graph.stream.synchronize()
         longest = max(longest, time.perf_counter() - start)
-    assert mask_of(face, group) == mask_without(victim, num_ranks)
+    assert mask_of(face, group) == mask_without(num_ranks, victim)
     lost = group.async_error()
     assert isinstance(lost, ep.RemoteError)
     assert lost.ranks == (victim,)

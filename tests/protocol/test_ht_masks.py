@@ -18,7 +18,6 @@ from ht_masks import (
     assert_same,
     check_survivors,
     find_moment,
-    mask_without,
     masked_config,
     run_until_the_lost_are_gone,
     run_with_a_late_rank,
@@ -28,7 +27,7 @@ from ht_masks import (
 )
 from ht_recipes import Rows, ScaledExchange, config_for, quantized_rows
 from ht_recipes import expected as expected_scaled
-from test_ll_masks import mask_of, without
+from masks import mask_of, mask_without, without
 
 SIM_ONLY = pytest.mark.sim_only
 UPDATE_STEPS, STEPS = 20_000, 200_000  # about what an update and a whole run take
@@ -61,7 +60,7 @@ def test_survivors_go_on_without_a_dead_rank(make_cluster: Any, mode: Mode, seed
             for mine, handle, problem in zip(exchanges, handles, problems, strict=True):
                 run_without(mine, handle, problem)
             results = [mine.results() for mine in exchanges]
-            assert mask_of(rank, group) == mask_without([LOST])
+            assert mask_of(rank, group) == mask_without(SHAPE.num_ranks, LOST)
             assert isinstance(group.async_error(), ep.RemoteError)
             group.clear_error()
             assert group.async_error() is None
@@ -151,7 +150,7 @@ def test_a_rank_that_comes_back_takes_part_again(make_cluster: Any, mode: Mode, 
                 for _ in range(1 + seed % 2):
                     run_without(left, handle, problem)
                 found = left.results()
-                assert mask_of(rank, group) == mask_without([LOST])
+                assert mask_of(rank, group) == mask_without(SHAPE.num_ranks, LOST)
                 assert_same(found, expected(without(problem, LOST), rank.rank, mode), f"rank {rank.rank}")
                 rank.barrier()
             rank.barrier()
@@ -200,7 +199,7 @@ def test_who_does_not_come_to_clean_stays_masked(make_cluster: Any, seed: int) -
             with pytest.raises(ep.RemoteError) as failure:
                 group.clean_mask()
             assert failure.value.ranks == (LOST,)
-            assert mask_of(rank, group) == mask_without([LOST])
+            assert mask_of(rank, group) == mask_without(SHAPE.num_ranks, LOST)
             run_without(mine, handle, problem)
             return mine.results()
 
@@ -221,7 +220,7 @@ def test_the_caller_may_mask_ranks(make_cluster: Any, mode: Mode, seed: int) -> 
             rank.barrier()
             found = None
             if rank.rank != LOST:
-                group.update_mask(mask_without([LOST]))
+                group.update_mask(mask_without(SHAPE.num_ranks, LOST))
                 for _ in range(2):
                     run_without(mine, handle, problem)
                 found = mine.results()

@@ -10,27 +10,14 @@ from typing import Any
 
 import nccl_ep as ep
 import pytest
-from ll import EM, RM, Exchange, Shape, expert_rows, make_problem
-from oracle import Problem
-from test_ll_masks import SHAPE, check_survivors, make_exchange, mask_of, mask_without, masked_config, without
+from ll import EM, RM, Exchange, Shape, make_problem
+from masks import mask_of, mask_without, without
+from test_ll_masks import SHAPE, check_survivors, make_exchange, masked_config
 
 pytestmark = pytest.mark.sim_only
 LAYOUTS = pytest.mark.parametrize("layout", [EM, RM], ids=["expert-major", "rank-major"])
 EIGHT = Shape(num_ranks=8, num_local_experts=1, num_topk=3, hidden=16, max_tokens=3)
 TIMEOUT_NS = 500_000
-
-
-def without_all(problem: Problem, lost: tuple[int, ...]) -> Problem:
-    for rank in lost:
-        problem = without(problem, rank)
-    return problem
-
-
-def exchange_without(rank: Any, problem: Problem, layout: ep.Layout, lost: tuple[int, ...]) -> Exchange:
-    """Buffers for the whole problem, with what experts give back for the one without lost ranks."""
-    mine = Exchange(rank, problem, layout)
-    rank.write(mine.expert_rows, expert_rows(without_all(problem, lost), rank.rank, layout))
-    return mine
 
 
 @LAYOUTS
@@ -52,11 +39,11 @@ def test_eight_ranks_lose_several(
                 if rank.rank in some:
                     cluster.sim.silence(rank.rank)
                     break
-                exchanges = [exchange_without(rank, problem, layout, lost) for _ in range(2)]
+                exchanges = [make_exchange(rank, problem, layout, *lost) for _ in range(2)]
                 for mine in exchanges:
                     mine.run(handle)
                 found.append([mine.results() for mine in exchanges])
-                assert mask_of(rank, group) == [int(other not in lost) for other in range(8)]
+                assert mask_of(rank, group) == mask_without(8, *lost)
             for _ in losses[len(found) + 1 :]:  # its host still meets the others'
                 rank.barrier()
         return found
@@ -66,7 +53,7 @@ def test_eight_ranks_lose_several(
     for i, lost in enumerate(gone):
         for j in range(2):
             results = [None if rank in lost else found[rank][i][j] for rank in range(8)]
-            check_survivors(without_all(problem, lost[:-1]), layout, results, lost[-1])
+            check_survivors(without(problem, *lost[:-1]), layout, results, lost[-1])
 
 
 @LAYOUTS
@@ -89,7 +76,7 @@ def test_micro_batches_in_flight_go_on(make_cluster: Any, layout: ep.Layout, see
                 for handle in handles:
                     handle.complete()
             results = [mine.results() for mine in batches]
-            assert mask_of(rank, group) == mask_without(lost)
+            assert mask_of(rank, group) == mask_without(SHAPE.num_ranks, lost)
             return results
 
     cluster = make_cluster(SHAPE.num_ranks, seed)

@@ -27,6 +27,7 @@ from ll import (
     group_config,
     make_problem,
 )
+from masks import mask_of, mask_without, without, without_tokens
 from oracle import Problem, sources_of_expert
 
 SIM_ONLY = pytest.mark.sim_only
@@ -34,26 +35,6 @@ LAYOUTS = pytest.mark.parametrize("layout", [EM, RM], ids=["expert-major", "rank
 TIMEOUT_NS = 400_000  # of simulated time
 LOST = 2
 SHAPE = Shape(num_ranks=4, num_topk=3, max_tokens=6, tokens=(6, 3, 5, 4))
-
-
-def without(problem: Problem, lost: int) -> Problem:
-    """The same problem as if a rank had no tokens and no experts."""
-    hosted = [
-        np.where((routes >= 0) & (routes // problem.num_local_experts == lost), -1, routes)
-        for routes in problem.topk_idx
-    ]
-    hosted[lost] = np.full_like(hosted[lost], -1)
-    return replace(problem, topk_idx=hosted)
-
-
-def mask_of(rank: Any, group: ep.Group) -> list[int]:
-    mask = rank.array(np.full(rank.num_ranks, -1, np.int32))
-    group.query_mask(mask)
-    return [int(active) for active in rank.read(mask)]
-
-
-def mask_without(lost: int, num_ranks: int = SHAPE.num_ranks) -> list[int]:
-    return [int(rank != lost) for rank in range(num_ranks)]
 
 
 def check_survivors(
@@ -71,10 +52,10 @@ def check_survivors(
             assert_same_bits(mine, theirs, f"rank {rank}: {name}")
 
 
-def make_exchange(rank: Any, problem: Problem, layout: ep.Layout, lost: int = LOST) -> Exchange:
-    """Buffers for the whole problem, with what experts give back for the one without the lost rank."""
+def make_exchange(rank: Any, problem: Problem, layout: ep.Layout, *lost: int) -> Exchange:
+    """Buffers for the whole problem, with what experts give back for the one without the lost ranks."""
     mine = Exchange(rank, problem, layout)
-    rank.write(mine.expert_rows, expert_rows(without(problem, lost), rank.rank, layout))
+    rank.write(mine.expert_rows, expert_rows(without(problem, *lost), rank.rank, layout))
     return mine
 
 
@@ -89,7 +70,7 @@ def test_survivors_go_on_without_a_dead_rank(make_cluster: Any, layout: ep.Layou
 
     def main(rank: Any) -> Any:
         with ep.Group(rank.comm, masked_config(problems[0])) as group:
-            exchanges = [make_exchange(rank, problem, layout) for problem in problems]
+            exchanges = [make_exchange(rank, problem, layout, LOST) for problem in problems]
             handles = [mine.make_handle(group) for mine in exchanges]
             assert mask_of(rank, group) == [1] * SHAPE.num_ranks
             rank.barrier()
@@ -99,7 +80,7 @@ def test_survivors_go_on_without_a_dead_rank(make_cluster: Any, layout: ep.Layou
             for mine, handle in zip(exchanges, handles, strict=True):
                 mine.run(handle)
             results = [mine.results() for mine in exchanges]
-            assert mask_of(rank, group) == mask_without(LOST)
+            assert mask_of(rank, group) == mask_without(SHAPE.num_ranks, LOST)
             loss = group.async_error()
             assert isinstance(loss, ep.RemoteError)
             assert loss.ranks == (LOST,)
@@ -130,7 +111,7 @@ def test_a_rank_that_does_not_call(make_cluster: Any, layout: ep.Layout, seed: i
                 mine.run(handle)
                 mine.run(handle)
                 found = mine.results()
-                assert mask_of(rank, group) == mask_without(lost, 2)
+                assert mask_of(rank, group) == mask_without(2, lost)
             rank.barrier()
             group.clean_mask()
             assert mask_of(rank, group) == [1, 1]
@@ -161,11 +142,11 @@ def test_a_rank_that_dies_before_combine_is_missing_from_the_sums(
             if rank.rank == LOST:
                 cluster.sim.silence(LOST)
                 return None
-            again = make_exchange(rank, problem, layout)
+            again = make_exchange(rank, problem, layout, LOST)
             mine.combine(handle)
             again.run(handle)
             combined = rank.read(mine.combined)
-            assert mask_of(rank, group) == mask_without(LOST)
+            assert mask_of(rank, group) == mask_without(SHAPE.num_ranks, LOST)
             return received, combined, again.results()
 
     cluster = make_cluster(SHAPE.num_ranks, seed)
@@ -194,7 +175,7 @@ def test_a_rank_that_dies_at_any_moment(make_cluster: Any, layout: ep.Layout, se
 
     def main(rank: Any) -> Any:
         with ep.Group(rank.comm, masked_config(problem)) as group:
-            first, last = Exchange(rank, problem, layout), make_exchange(rank, problem, layout)
+            first, last = Exchange(rank, problem, layout), make_exchange(rank, problem, layout, LOST)
             handle = first.make_handle(group)
             rank.barrier()
             if rank.rank == LOST:
@@ -206,7 +187,7 @@ def test_a_rank_that_dies_at_any_moment(make_cluster: Any, layout: ep.Layout, se
             found = first.results()
             # By now it is dead for sure, and once more all is as if it had never been.
             last.run(handle)
-            assert mask_of(rank, group) == mask_without(LOST)
+            assert mask_of(rank, group) == mask_without(SHAPE.num_ranks, LOST)
             return found, last.results()
 
     cluster = make_cluster(SHAPE.num_ranks, seed)
@@ -264,13 +245,6 @@ def check_combined(problem: Problem, layout: ep.Layout, rank: int, rows: list[Ar
     assert np.isfinite(found.astype(np.float32)).all()
 
 
-def without_tokens(problem: Problem, lost: int) -> Problem:
-    """The same problem as if a rank had no tokens."""
-    routes = list(problem.topk_idx)
-    routes[lost] = np.full_like(routes[lost], -1)
-    return replace(problem, topk_idx=routes)
-
-
 def rows_of(problem: Problem, rank: int, layout: ep.Layout, source: int) -> Array:
     """Which rows of dispatch's output are for tokens of a source."""
     if layout is RM:
@@ -291,7 +265,7 @@ def test_a_rank_that_comes_back_takes_part_again(make_cluster: Any, layout: ep.L
 
     def main(rank: Any) -> Any:
         with ep.Group(rank.comm, masked_config(problem)) as group:
-            mine, whole = make_exchange(rank, problem, layout), Exchange(rank, problem, layout)
+            mine, whole = make_exchange(rank, problem, layout, LOST), Exchange(rank, problem, layout)
             handle = mine.make_handle(group)
             rank.barrier()
             if rank.rank == LOST:
@@ -304,7 +278,7 @@ def test_a_rank_that_comes_back_takes_part_again(make_cluster: Any, layout: ep.L
                 for _ in range(1 + seed % 3):
                     mine.run(handle)
                 rank.synchronize()
-                assert mask_of(rank, group) == mask_without(LOST)
+                assert mask_of(rank, group) == mask_without(SHAPE.num_ranks, LOST)
                 rank.barrier()
             rank.barrier()
             group.clean_mask()
@@ -323,7 +297,7 @@ def test_who_does_not_come_to_clean_stays_masked(make_cluster: Any, seed: int) -
 
     def main(rank: Any) -> Any:
         with ep.Group(rank.comm, masked_config(problem)) as group:
-            mine = make_exchange(rank, problem, RM)
+            mine = make_exchange(rank, problem, RM, LOST)
             handle = mine.make_handle(group)
             rank.barrier()
             if rank.rank == LOST:
@@ -333,7 +307,7 @@ def test_who_does_not_come_to_clean_stays_masked(make_cluster: Any, seed: int) -
             with pytest.raises(ep.RemoteError) as failure:
                 group.clean_mask()
             assert failure.value.ranks == (LOST,)
-            assert mask_of(rank, group) == mask_without(LOST)
+            assert mask_of(rank, group) == mask_without(SHAPE.num_ranks, LOST)
             mine.run(handle)
             return mine.results()
 
@@ -348,10 +322,10 @@ def test_the_caller_may_mask_ranks(make_cluster: Any, layout: ep.Layout, seed: i
 
     def main(rank: Any) -> Any:
         with ep.Group(rank.comm, masked_config(problem, timeout_ns=10**15)) as group:
-            mine = make_exchange(rank, problem, layout)
+            mine = make_exchange(rank, problem, layout, LOST)
             handle = mine.make_handle(group)
             if rank.rank != LOST:
-                group.update_mask(mask_without(LOST, rank.num_ranks))
+                group.update_mask(mask_without(rank.num_ranks, LOST))
                 mine.run(handle)
                 mine.run(handle)
             found = mine.results()
@@ -369,7 +343,7 @@ def test_a_replayed_graph_goes_on_too(make_cluster: Any, seed: int) -> None:
 
     def main(rank: Any) -> Any:
         with ep.Group(rank.comm, masked_config(problem)) as group:
-            mine = make_exchange(rank, problem, EM)
+            mine = make_exchange(rank, problem, EM, LOST)
             handle = mine.make_handle(group)
             with rank.capture() as graph:
                 mine.run(handle, graph.stream)

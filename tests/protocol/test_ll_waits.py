@@ -15,9 +15,10 @@ import nccl_ep as ep
 import pytest
 from both import fault
 from ll import EM, RM, Exchange, Shape, group_config, make_problem
+from masks import mask_of, mask_without
 from nccl_ep.sim import Schedule
 from oracle import Problem
-from test_ll_masks import check_survivors, make_exchange, mask_of, mask_without
+from test_ll_masks import check_survivors, make_exchange
 from wait_sites import Fault, Site, at_some_moment, check_witnesses, ends_in, title
 
 pytestmark = pytest.mark.sim_only
@@ -239,7 +240,7 @@ def test_with_masks_a_wait_in_vain_takes_no_longer_than_it_may(
                 loss = group.async_error()
                 after.run(handle)
                 results = after.results()
-                assert mask_of(rank, group) == mask_without(LOST, num_ranks)
+                assert mask_of(rank, group) == mask_without(num_ranks, LOST)
                 return "" if loss is None else loss.message, waited, results
 
         return cluster.run(main)
@@ -254,7 +255,7 @@ def test_with_masks_a_wait_in_vain_takes_no_longer_than_it_may(
 
 def leave_alone(rank: Any, group: ep.Group) -> None:
     """A host destroys its group without the others, if nobody is missing there or its GPU still runs."""
-    group.update_mask(mask_without(LOST, rank.num_ranks))
+    group.update_mask(mask_without(rank.num_ranks, LOST))
     with suppress(ep.SystemFailure):
         rank.synchronize()
 
@@ -280,7 +281,7 @@ def run_cleaning(wait: str, searched: bool, make_cluster: Any, seed: int) -> lis
                 start = cluster.sim.clock_ns
                 ranks = who_did_not_come(group)
                 assert ranks in ((), (LOST,))
-                assert mask_of(rank, group) == [int(other not in ranks) for other in range(num_ranks)]
+                assert mask_of(rank, group) == mask_without(num_ranks, *ranks)
                 assert cluster.sim.clock_ns - start <= LEAP * MOST_TIMEOUTS * TIMEOUT_NS
                 loss = group.async_error()
                 leave_alone(rank, group)
