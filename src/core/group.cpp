@@ -188,16 +188,22 @@ const GinComm& Group::connect_network(const runtime::NetworkNeeds& needs) {
   return network_->comm();
 }
 
-jit::Kernels Group::load_kernels(const std::vector<jit::Variant>& variants) {
-  jit::Kernels kernels = jit::load_kernels(device(), variants);
+std::vector<jit::Variant> Group::variants_of(jit::Algorithm algorithm) const {
+  if (config_.enable_mask) return jit::masked_variants(algorithm);
+  if (config_.exact_combine) return jit::exact_variants(algorithm);
+  return jit::variants_of(algorithm, needs_network());
+}
+
+void Group::load_kernels(jit::Algorithm algorithm) {
+  const std::vector<jit::Variant> variants = variants_of(algorithm);
+  kernels_ = jit::load_kernels(device(), variants);
   const plan::Limits most = limits(device().limits().num_sms);
   for (const jit::Variant& variant : variants) {
     const uint32_t num_threads = std::min(jit::max_threads(variant), most.max_threads_per_block);
-    if (device().blocks_per_sm(kernels.at(variant), {1, num_threads, most.max_dynamic_shared()}) == 0) {
+    if (device().blocks_per_sm(kernels_.at(variant), {1, num_threads, most.max_dynamic_shared()}) == 0) {
       throw Error(ncclInternalError, jit::name(variant) + " does not fit on one of the device's SMs");
     }
   }
-  return kernels;
 }
 
 GroupState Group::group_state() const {

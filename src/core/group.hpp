@@ -60,6 +60,8 @@ class Group {
   // Forgets that a rank was lost.
   void clear_error();
 
+  jit::Kernels& kernels() { return kernels_; }
+
   // Of a group with enable_mask; else throws.
   RankMask& mask();
   // Collective: makes all ranks active that call it. Throws if some do not.
@@ -70,7 +72,6 @@ class Group {
   virtual uint64_t plan() = 0;
   // Gets the algorithm's kernels and memory of its own.
   virtual void load() = 0;
-  virtual jit::Kernels& kernels() = 0;
   // Collective.
   virtual void connect();
   // Collective: what the kernels need to use the network. Called by connect() of a group that needs it.
@@ -83,8 +84,9 @@ class Group {
   static const char* environment_variable(const char* variable);
   plan::Shape shape_of_config() const;
   plan::Limits limits(uint32_t num_sms) const;
-  // The kernels of these variants, which may use what shared memory a plan may give them. A block fits on an SM.
-  jit::Kernels load_kernels(const std::vector<jit::Variant>& variants);
+  // Gets the kernels that the configuration needs of an algorithm. They may use what shared memory a plan may give them, and a
+  // block fits on an SM.
+  void load_kernels(jit::Algorithm algorithm);
   // Refuses masks of ranks that form several LSA teams.
   void require_one_team_for_masks() const;
   // Once the window is planned, of a group that can do without ranks that do not answer: where the window has signs of life,
@@ -101,6 +103,7 @@ class Group {
 
  private:
   void prepare();
+  std::vector<jit::Variant> variants_of(jit::Algorithm algorithm) const;
   uint64_t timeout_ns() const;
   std::string describe(const FaultRecord& fault) const;
   FaultRecords& faults() const { return *faults_.as<FaultRecords>(); }
@@ -111,6 +114,7 @@ class Group {
   uint64_t window_bytes_ = 0;
   SymmetricMemory window_;
   std::unique_ptr<runtime::Network> network_;
+  jit::Kernels kernels_;
   DeviceMemory progress_;
   HostMemory faults_;
   std::unique_ptr<RankMask> mask_;

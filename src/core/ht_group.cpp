@@ -72,15 +72,8 @@ plan::Limits HtGroup::limits_of(uint32_t num_sms, uint32_t max_threads) const {
 }
 
 void HtGroup::load() {
-  constexpr jit::Algorithm kAlgorithm = jit::Algorithm::high_throughput;
-  if (shape_.masks) {
-    add_mask(shape_.layout().life_at(0), shape_.layout().meetings());
-    kernels_ = load_kernels(jit::masked_variants(kAlgorithm));
-  } else if (config().exact_combine) {
-    kernels_ = load_kernels(jit::exact_variants(kAlgorithm));
-  } else {
-    kernels_ = load_kernels(jit::variants_of(kAlgorithm, needs_network()));
-  }
+  load_kernels(jit::Algorithm::high_throughput);
+  if (config().enable_mask) add_mask(shape_.layout().life_at(0), shape_.layout().meetings());
   const HtRemoteLayout remote = shape_.remote_layout();
   num_parcel_chunks_ = size_t{remote.num_teams} * remote.num_chunks();
   const size_t num_words = num_block_counts_ + max_update_blocks_ + 1 + num_parcel_chunks_ + shape_.max_tokens;

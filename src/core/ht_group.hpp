@@ -29,7 +29,6 @@ class HtGroup : public Group {
   const plan::Limits& move_limits(Layout layout, bool quantizes = false) const {
     return layout == Layout::expert_major || quantizes ? wide_limits_ : flat_limits_;
   }
-  jit::Kernels& kernels() override { return kernels_; }
   const HtGroupState& state() const { return state_; }
   const HtNetwork& network() const { return network_; }  // of a group of several LSA teams
 
@@ -59,7 +58,6 @@ class HtGroup : public Group {
   plan::HtTuning tuning_;
   plan::Limits update_limits_;
   plan::Limits flat_limits_, wide_limits_;  // of dispatch and combine
-  jit::Kernels kernels_;
   size_t num_block_counts_ = 0, num_parcel_chunks_ = 0;
   uint32_t max_update_blocks_ = 0;
   DeviceMemory work_;

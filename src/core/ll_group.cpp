@@ -29,14 +29,8 @@ uint64_t LlGroup::plan() {
 }
 
 void LlGroup::load() {
-  if (config().enable_mask) {
-    add_mask(shape_.layout().life_at(0), shape_.layout().meetings());
-    kernels_ = load_kernels(jit::masked_variants(jit::Algorithm::low_latency));
-  } else if (config().exact_combine) {
-    kernels_ = load_kernels(jit::exact_variants(jit::Algorithm::low_latency));
-  } else {
-    kernels_ = load_kernels(jit::variants_of(jit::Algorithm::low_latency, needs_network()));
-  }
+  load_kernels(jit::Algorithm::low_latency);
+  if (config().enable_mask) add_mask(shape_.layout().life_at(0), shape_.layout().meetings());
 }
 
 void LlGroup::connect() {

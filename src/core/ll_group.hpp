@@ -50,7 +50,6 @@ class LlGroup : public Group {
   const plan::LlShape& shape() const { return shape_; }
   const plan::Limits& launch_limits() const { return limits_; }
   const plan::LlTuning& tuning() const { return tuning_; }
-  jit::Kernels& kernels() override { return kernels_; }
   const LlGroupState& state() const { return state_; }
   const LlNetwork& network() const { return network_; }  // of a group of several LSA teams
 
@@ -66,7 +65,6 @@ class LlGroup : public Group {
   plan::LlShape shape_;
   plan::Limits limits_;
   plan::LlTuning tuning_;
-  jit::Kernels kernels_;
   LlGroupState state_{};
   LlNetwork network_{};
   PendingOperations pending_;
