@@ -91,6 +91,16 @@ class Scene:
         nodes = num_ranks // self.ranks_per_node if self.ranks_per_node else 1
         return make_cluster(num_ranks, seed, nodes=nodes, **self.options)
 
+    def start(self, rank: Any, group: ep.Group, problem: Problem) -> tuple[Exchange, ep.Handle]:
+        """A rank's buffers and handle, when all ranks have made the calls before."""
+        mine = Exchange(rank, problem, self.layout)
+        handle = mine.make_handle(group)
+        for name in self.before:
+            getattr(mine, name)(handle)
+        rank.synchronize()
+        rank.barrier()
+        return mine, handle
+
     def lose(self, cluster: Any, rank: Any, group: ep.Group, mine: Exchange, handle: ep.Handle,
              moment: int) -> None:  # fmt: skip
         """What the lost rank does."""
@@ -160,12 +170,7 @@ def run(scene: Scene, make_cluster: Any, seed: int) -> list[str]:
 
         def main(rank: Any) -> str:
             with ep.Group(rank.comm, group_config(problem, timeout_ns=TIMEOUT_NS)) as group:
-                mine = Exchange(rank, problem, scene.layout)
-                handle = mine.make_handle(group)
-                for name in scene.before:
-                    getattr(mine, name)(handle)
-                rank.synchronize()
-                rank.barrier()
+                mine, handle = scene.start(rank, group, problem)
                 if rank.rank == LOST:
                     scene.lose(cluster, rank, group, mine, handle, moment)
                     return ""
@@ -219,15 +224,8 @@ def test_with_masks_a_wait_in_vain_takes_no_longer_than_it_may(
 
         def main(rank: Any) -> Any:
             with ep.Group(rank.comm, config) as group:
-                mine, after = (
-                    Exchange(rank, problem, scene.layout),
-                    make_exchange(rank, problem, scene.layout, LOST),
-                )
-                handle = mine.make_handle(group)
-                for name in scene.before:
-                    getattr(mine, name)(handle)
-                rank.synchronize()
-                rank.barrier()
+                after = make_exchange(rank, problem, scene.layout, LOST)
+                mine, handle = scene.start(rank, group, problem)
                 if rank.rank == LOST:
                     scene.lose(cluster, rank, group, mine, handle, moment)
                     leave_alone(rank, group)
