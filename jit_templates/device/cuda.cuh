@@ -547,4 +547,67 @@ EP_DEVICE void floats_from_e4m3x2(uint16_t bits, float& low, float& high) {
   high = float_from_fp16(static_cast<uint16_t>(halves >> 16));
 }
 
+#if __CUDA_ARCH__ >= 1000  // all of them are compiled for with their own features (sm_100a), which have E2M1
+EP_DEVICE uint32_t e2m1x8_from_floats(const float (&value)[8]) {
+  uint32_t bits;
+  asm("{\n"
+      ".reg .b8 pair<4>;\n"
+      "cvt.rn.satfinite.e2m1x2.f32 pair0, %2, %1;\n"
+      "cvt.rn.satfinite.e2m1x2.f32 pair1, %4, %3;\n"
+      "cvt.rn.satfinite.e2m1x2.f32 pair2, %6, %5;\n"
+      "cvt.rn.satfinite.e2m1x2.f32 pair3, %8, %7;\n"
+      "mov.b32 %0, {pair0, pair1, pair2, pair3};\n"
+      "}"
+      : "=r"(bits)
+      : "f"(value[0]), "f"(value[1]), "f"(value[2]), "f"(value[3]), "f"(value[4]), "f"(value[5]), "f"(value[6]),
+        "f"(value[7]));
+  return bits;
+}
+EP_DEVICE void floats_from_e2m1x8(uint32_t bits, float (&value)[8]) {
+  uint32_t halves[4];
+  asm("{\n"
+      ".reg .b8 pair<4>;\n"
+      "mov.b32 {pair0, pair1, pair2, pair3}, %4;\n"
+      "cvt.rn.f16x2.e2m1x2 %0, pair0;\n"
+      "cvt.rn.f16x2.e2m1x2 %1, pair1;\n"
+      "cvt.rn.f16x2.e2m1x2 %2, pair2;\n"
+      "cvt.rn.f16x2.e2m1x2 %3, pair3;\n"
+      "}"
+      : "=r"(halves[0]), "=r"(halves[1]), "=r"(halves[2]), "=r"(halves[3])
+      : "r"(bits));
+#pragma unroll
+  for (uint32_t i = 0; i < 8; ++i) value[i] = float_from_fp16(static_cast<uint16_t>(halves[i / 2] >> 16 * (i % 2)));
+}
+#else
+namespace detail {
+
+// E2M1 numbers are the multiples of 1/2 up to 2, of 1 up to 4, and of 2 up to 6. Added to a float whose lowest bit means
+// as much, a magnitude leaves there the number of multiples. From 2 on and from 4 on there are two more below.
+EP_DEVICE uint32_t e2m1_from_float(float value) {
+  constexpr uint32_t kOne = 127u << 23, kExponent = 0x7f800000;
+  if (value != value) return 7;
+  const float magnitude = fminf(fabsf(value), 6.0f);
+  const uint32_t exponent = max(__float_as_uint(magnitude) & kExponent, kOne);
+  const uint32_t multiples = __float_as_uint(__fadd_rn(magnitude, __uint_as_float(exponent + (22u << 23)))) & 7;
+  return (__float_as_uint(value) >> 28 & 8) | (multiples + ((exponent - kOne) >> 22));
+}
+
+}  // namespace detail
+
+EP_DEVICE uint32_t e2m1x8_from_floats(const float (&value)[8]) {
+  uint32_t bits = 0;
+#pragma unroll
+  for (uint32_t i = 0; i < 8; ++i) bits |= detail::e2m1_from_float(value[i]) << 4 * i;
+  return bits;
+}
+// A number's exponent and mantissa, moved to where a float has them, are 2^126 times too small.
+EP_DEVICE void floats_from_e2m1x8(uint32_t bits, float (&value)[8]) {
+#pragma unroll
+  for (uint32_t i = 0; i < 8; ++i) {
+    const uint32_t number = bits >> 4 * i;
+    value[i] = __fmul_rn(__uint_as_float((number & 8) << 28 | (number & 7) << 22), 0x1p126f);
+  }
+}
+#endif
+
 }  // namespace nccl_ep::dev

@@ -71,6 +71,9 @@
 //               round to nearest even, NaN stays NaN; float_from_bits(uint32_t) bits_from_float(float).
 //               e4m3x2_from_floats(low, high): two E4M3 bytes, round to nearest even; what is larger than 448, the
 //               largest number, becomes 448, infinity too; NaN stays NaN. floats_from_e4m3x2(bits, low, high).
+//               e2m1x8_from_floats(value[8]): a word of E2M1 numbers, the first in its lowest four bits, round to nearest
+//               even; what is larger than 6, the largest number, becomes 6, infinity too; NaN becomes +6.
+//               floats_from_e2m1x8(bits, value[8]).
 //
 // Functions are declared with EP_DEVICE, which inlines them.
 #pragma once

@@ -105,4 +105,32 @@ inline uint16_t e4m3x2_from_floats(float low, float high) {
   return static_cast<uint16_t>(detail::e4m3_from_float(low) | detail::e4m3_from_float(high) << 8);
 }
 
+namespace detail {
+
+// How many numbers lie below, halves of the way to the next one included where that is the even one.
+inline uint32_t e2m1_from_float(float value) {
+  if (value != value) return 7;
+  const float magnitude = value < 0 ? -value : value;
+  const uint32_t number = (magnitude > 0.25f) + (magnitude >= 0.75f) + (magnitude > 1.25f) + (magnitude >= 1.75f) +
+                          (magnitude > 2.5f) + (magnitude >= 3.5f) + (magnitude > 5.0f);
+  return (bits_from_float(value) >> 28 & 8) | number;
+}
+
+inline float float_from_e2m1(uint32_t number) {
+  constexpr float kMagnitudes[] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
+  const float magnitude = kMagnitudes[number & 7];
+  return (number & 8) != 0 ? -magnitude : magnitude;
+}
+
+}  // namespace detail
+
+inline uint32_t e2m1x8_from_floats(const float (&value)[8]) {
+  uint32_t bits = 0;
+  for (uint32_t i = 0; i < 8; ++i) bits |= detail::e2m1_from_float(value[i]) << 4 * i;
+  return bits;
+}
+inline void floats_from_e2m1x8(uint32_t bits, float (&value)[8]) {
+  for (uint32_t i = 0; i < 8; ++i) value[i] = detail::float_from_e2m1(bits >> 4 * i);
+}
+
 }  // namespace nccl_ep::dev

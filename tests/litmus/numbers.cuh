@@ -99,6 +99,58 @@ LITMUS(e4m3_from_all_floats_of_interest) {
   }
 }
 
+// The nearest of the numbers, of two at the same distance the even one.
+EP_DEVICE uint32_t reference_e2m1(uint32_t bits) {
+  const double numbers[8] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
+  if (is_nan(bits)) return 7;
+  const uint32_t sign = bits >> 28 & 8u, magnitude = bits & 0x7fffffffu;
+  if (magnitude >= 0x7f800000u) return sign | 7u;
+  const double value = dev::float_from_bits(magnitude);
+  uint32_t nearest = 0;
+  for (uint32_t number = 1; number < 8; ++number) {
+    const double below = value - numbers[number - 1], above = numbers[number] - value;
+    if (above < below || (above == below && number % 2 == 0)) nearest = number;
+  }
+  return sign | nearest;
+}
+
+// At, halfway between, and beside the numbers.
+EP_DEVICE uint32_t near_e2m1(uint32_t i) {
+  const uint32_t kinds[3] = {0, 1, 0xfffffu};
+  return (i % 2) << 31 | (120 + i / 2 % 16) << 23 | (i / 32 % 8) << 20 | kinds[i / 256 % 3];
+}
+
+LITMUS(e2m1_from_all_floats_of_interest) {
+  for (uint32_t i = grid_thread(); i < 65536; i += grid_threads()) {
+    uint32_t bits[8];
+    float value[8], back[8];
+    for (uint32_t j = 0; j < 8; ++j) {
+      bits[j] = (i / 8 + j) % 2 == 0 ? near_e2m1(i + j) : interesting_float(i + j);
+      value[j] = dev::float_from_bits(bits[j]);
+    }
+    const uint32_t got = dev::e2m1x8_from_floats(value);
+    for (uint32_t j = 0; j < 8; ++j) EXPECT((got >> 4 * j & 15u) == reference_e2m1(bits[j]));
+    dev::floats_from_e2m1x8(got, back);
+    EXPECT(dev::e2m1x8_from_floats(back) == got);
+  }
+}
+
+// All words that have each number in each place.
+LITMUS(floats_from_all_e2m1_numbers) {
+  const double numbers[8] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
+  for (uint32_t i = grid_thread(); i < 4096; i += grid_threads()) {
+    const uint32_t bits = i < 16 ? i * 0x11111111u : scramble(i);
+    float value[8];
+    dev::floats_from_e2m1x8(bits, value);
+    for (uint32_t j = 0; j < 8; ++j) {
+      const uint32_t number = bits >> 4 * j & 15u;
+      const double magnitude = numbers[number & 7];
+      EXPECT(static_cast<double>(value[j]) == (number >= 8 ? -magnitude : magnitude));
+      EXPECT(dev::bits_from_float(value[j]) >> 31 == number >> 3);
+    }
+  }
+}
+
 LITMUS(bf16_and_fp16_to_float_and_back) {
   for (uint32_t bits = grid_thread(); bits < 65536; bits += grid_threads()) {
     const uint16_t half = static_cast<uint16_t>(bits);

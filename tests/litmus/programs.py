@@ -204,6 +204,8 @@ NUMBERS = [
     Program("bf16_from_all_floats_of_interest", threads=64),
     Program("fp16_from_all_floats_of_interest", threads=64),
     Program("e4m3_from_all_floats_of_interest", threads=64),
+    Program("e2m1_from_all_floats_of_interest", threads=64),
+    Program("floats_from_all_e2m1_numbers", threads=64),
     Program("bf16_and_fp16_to_float_and_back", threads=64),
     Program("single_operations", threads=64),
 ]
