@@ -137,9 +137,8 @@ EP_DEVICE bool add_rows(const Addend* addends, uint32_t num_addends, LaneRow (&r
 }
 
 // The same of rows that travel quantized.
-template <class Row, uint32_t kRows, class Fetch>
-EP_DEVICE bool add_rows(const Addend* addends, uint32_t num_addends, Row (&rows)[kRows], Fetch fetch,
-                        QuantizedSum& sum) {
+template <class Row, uint32_t kRows, class Fetch, class Sum>
+EP_DEVICE bool add_rows(const Addend* addends, uint32_t num_addends, Row (&rows)[kRows], Fetch fetch, Sum& sum) {
   sum.clear(num_addends > 0 ? -0.0f : 0.0f);
   for (uint32_t first = 0; first < num_addends; first += kRows) {
     const uint32_t count = num_addends - first < kRows ? num_addends - first : kRows;
@@ -191,27 +190,65 @@ struct Remembered {
   }
 };
 
-// Of a row in the caller's memory.
+// Of rows that travel without the caller's scales: what is remembered of those.
+struct NoRowScales {
+  EP_DEVICE void load(const LlCombineArgs&, uint32_t, uint64_t, bool) const {}
+  EP_DEVICE NoScale of_sum(const Addend*, uint32_t) const { return {}; }
+};
+
+// How rows travel home: what a lane holds of the caller's rows and of those on their way, and how many of them are in
+// flight at a time. Plain ones travel as they are.
+struct PlainRows {
+  static constexpr bool kQuantizes = false;
+  static constexpr uint32_t kLocalRows = 2, kArrivingRows = 4;
+  using Chunk = ll::Chunk;
+  using CallerRow = LaneRow;
+  using Row = LaneRow;
+  using RowScales = NoRowScales;
+  // Of a row in the caller's memory.
+  EP_DEVICE static uint64_t row_bytes(const LlCombineArgs& args) { return args.rows.row_bytes(); }
+};
+
+struct E4m3Rows {
+  static constexpr bool kQuantizes = true;
+  static constexpr uint32_t kLocalRows = 1, kArrivingRows = 4;
+  using Chunk = ll::Chunk;
+  using CallerRow = WideRow;
+  using Row = LaneRow;
+  using Sum = QuantizedSum;
+  using RowScales = NoRowScales;
+  EP_DEVICE static uint64_t row_bytes(const LlCombineArgs& args) {
+    return uint64_t{args.num_groups} * kScaleGroup * sizeof(uint16_t);
+  }
+};
+
 template <bool kScaled>
-EP_DEVICE uint64_t row_bytes_of(const LlCombineArgs& args) {
-  if constexpr (kScaled) return uint64_t{args.num_groups} * kScaleGroup * sizeof(uint16_t);
-  return args.rows.row_bytes();
-}
+struct FormatOf {
+  using Type = PlainRows;
+};
+template <>
+struct FormatOf<true> {
+  using Type = E4m3Rows;
+};
 
 // The caller's rows that belong to a received token, in the warp's shared memory. Returns how many there are; none if what
 // is remembered cannot be, which a dispatch that failed leaves behind.
-template <Layout kLayout, bool kScaled>
+template <Layout kLayout, class Format>
 EP_DEVICE uint32_t list_local_rows(const LlCombineArgs& args, const ResultItem& item, const Remembered& remembered,
-                                   Addend* addends) {
+                                   Addend* addends, typename Format::RowScales& scales) {
   const LlLayout& layout = args.group.layout;
   const LlRouteHeader& header = remembered.header;
-  const uint64_t bytes = row_bytes_of<kScaled>(args);
+  const uint64_t bytes = Format::row_bytes(args);
   const uint32_t num_hits = item.token < remembered.num_tokens ? header.num_hits : 0;
   bool possible = true;
   dev::sync_warp();  // the addends are about to be replaced
   if constexpr (kLayout == Layout::rank_major) {
     possible = header.row < layout.max_tokens;
-    if (dev::lane_idx() == 0) addends[0] = {args.tokens + layout.slot(item.home, header.row) * bytes, 1.0f, 0};
+    if (dev::lane_idx() == 0) {
+      const uint64_t row = layout.slot(item.home, header.row);
+      addends[0] = {args.tokens + row * bytes, 1.0f, 0};
+      scales.load(args, 0, row, num_hits > 0 && possible);
+    }
   } else {
     const uint64_t zone = uint64_t{args.group.num_ranks} * layout.max_tokens;
 #pragma unroll
@@ -220,7 +257,9 @@ EP_DEVICE uint32_t list_local_rows(const LlCombineArgs& args, const ResultItem& 
       const uint32_t hit = 32 * i + dev::lane_idx();
       if (hit >= num_hits) continue;
       possible &= entry.expert < args.group.num_local_experts && entry.row < zone;
-      addends[hit] = {args.tokens + (entry.expert * zone + entry.row) * bytes, 0, entry.k};
+      const uint64_t row = entry.expert * zone + entry.row;
+      addends[hit] = {args.tokens + row * bytes, 0, entry.k};
+      scales.load(args, i, row, possible);
     }
   }
   dev::sync_warp();
@@ -243,24 +282,16 @@ EP_DEVICE bool await_weights(const Operation<kPeers>& op, const ResultItem& item
   return dev::all(ok);
 }
 
-// What a lane holds of a chunk of the caller's rows.
-template <bool kScaled>
-struct CallerRow {
-  using Type = LaneRow;
-};
-template <>
-struct CallerRow<true> {
-  using Type = WideRow;
-};
-
 // A warp's work on one item: what goes home.
-template <bool kScaled>
+template <class Format>
 struct LocalSum {
-  static constexpr uint32_t kRows = kScaled ? 1 : 2;
+  using Chunk = typename Format::Chunk;
+  static constexpr uint32_t kRows = Format::kLocalRows;
   ResultItem item;
   uint32_t num_rows;
-  Addend* addends;                                // in the warp's shared memory
-  typename CallerRow<kScaled>::Type rows[kRows];  // the first of a chunk are loaded ahead
+  Addend* addends;                         // in the warp's shared memory
+  typename Format::CallerRow rows[kRows];  // the first of a chunk are loaded ahead
+  typename Format::RowScales scales;
 
   EP_DEVICE void load(const Chunk& chunk, uint32_t first, uint32_t count) {
 #pragma unroll
@@ -276,23 +307,23 @@ struct LocalSum {
   template <Layout kLayout>
   EP_DEVICE void start(const LlCombineArgs& args, const ResultItem& next, const Remembered& remembered) {
     item = next;
-    num_rows = list_local_rows<kLayout, kScaled>(args, item, remembered, addends);
+    num_rows = list_local_rows<kLayout, Format>(args, item, remembered, addends, scales);
     load_first(args, item.first_chunk);
   }
 
   // A chunk for the way home: expert-major the sum of the local rows, rank-major the row as the caller has added it up.
   // `senders` are those from whom await_weights() has the weights.
   template <Layout kLayout, DType kDType, class Senders>
-  EP_DEVICE bool add_up(const Senders& senders, const Chunk& chunk, bool has_weights, LaneRow& sum) {
+  EP_DEVICE bool add_up(const Senders& senders, const Chunk& chunk, bool has_weights, typename Format::Row& sum) {
     const auto fetch = [&](uint32_t first, uint32_t count) {
       if (first > 0) load(chunk, first, count);
       if constexpr (kLayout == Layout::rank_major) return true;
       return has_weights || first > 0 || await_weights(senders, item, num_rows, addends);
     };
-    if constexpr (kScaled) {
-      QuantizedSum total(chunk);
+    if constexpr (Format::kQuantizes) {
+      typename Format::Sum total(chunk);
       if (!add_rows(addends, num_rows, rows, fetch, total)) return false;
-      sum = total.quantized();
+      sum = total.quantized(scales.of_sum(addends, num_rows));
       return true;
     } else if constexpr (kLayout == Layout::rank_major) {
       sum = rows[0];
@@ -314,9 +345,9 @@ EP_DEVICE uint32_t most_tokens_seen(const LlCombineArgs& args, const LsaTeam& te
 }
 
 // Sends home what falls to this warp, in the team. The first item has been started.
-template <Layout kLayout, DType kDType, bool kScaled, Peers kPeers>
+template <Layout kLayout, DType kDType, class Format, Peers kPeers>
 EP_DEVICE void push_sums(const Operation<kPeers>& op, const LlCombineArgs& args, uint32_t most_tokens, BlockQueue queue,
-                         LocalSum<kScaled>& local) {
+                         LocalSum<Format>& local) {
   const uint32_t num_items = op.team.size * most_tokens * ResultItem::num_pieces(args.rows);
   for (uint32_t index = worker_idx(); index < num_items;) {
     index = queue.next();
@@ -326,8 +357,8 @@ EP_DEVICE void push_sums(const Operation<kPeers>& op, const LlCombineArgs& args,
 #pragma unroll 1
     for (uint32_t c = item.first_chunk; local.num_rows > 0 && c < item.end_chunk; ++c) {
       if (!is_active(op, item.home)) break;
-      const Chunk chunk(args.rows, c);
-      LaneRow sum;
+      const typename Format::Chunk chunk(args.rows, c);
+      typename Format::Row sum;
       if (!local.template add_up<kLayout, kDType>(op, chunk, c > item.first_chunk, sum)) {
         if (!op.warp_goes_on()) return;
         break;  // its home is masked
@@ -354,14 +385,15 @@ struct TeamRows {
   }
 
   // One look at a row's chunk: whether it has arrived. The whole warp calls it.
-  EP_DEVICE bool read(uint32_t, const Chunk& chunk, const Addend& addend, LaneRow& row) const {
+  template <class Chunk, class Row>
+  EP_DEVICE bool read(uint32_t, const Chunk& chunk, const Addend& addend, Row& row) const {
     return row.read_lines(chunk.packs, static_cast<const Unit*>(addend.row) + chunk.first_unit, op.epoch);
   }
 };
 
 // Nothing is added for these rows.
-template <uint32_t kRows>
-EP_DEVICE void clear_rows(uint32_t which, LaneRow (&rows)[kRows]) {
+template <class Row, uint32_t kRows>
+EP_DEVICE void clear_rows(uint32_t which, Row (&rows)[kRows]) {
 #pragma unroll
   for (uint32_t r = 0; r < kRows; ++r) {
     if (which >> r & 1) rows[r] = {};
@@ -370,9 +402,9 @@ EP_DEVICE void clear_rows(uint32_t which, LaneRow (&rows)[kRows]) {
 
 // Waits for the same chunk of some ranks' rows. They are looked at together, since each look takes as long as the memory.
 // Those of a rank that turns out to be lost are zero.
-template <class Rows, uint32_t kRows>
+template <class Rows, class Chunk, class Row, uint32_t kRows>
 EP_DEVICE bool await_rows(const Rows& all_rows, uint32_t token, const Chunk& chunk, const Addend* addends,
-                          uint32_t count, LaneRow (&rows)[kRows]) {
+                          uint32_t count, Row (&rows)[kRows]) {
   Awaited awaited{Wait::combine_row, 0, token};
   uint32_t lost = 0;  // rows of ranks that were masked meanwhile
   const auto have_arrived = [&] {
@@ -416,37 +448,37 @@ EP_DEVICE uint32_t list_rank_rows(const LlGroupState& group, const Rows& all_row
 }
 
 // Adds the rows of each token's ranks, in rank order. The next token's ids are on their way while one is worked on.
-template <DType kDType, bool kScaled, class Rows>
+template <DType kDType, class Format, class Rows>
 EP_DEVICE void collect_sums(const LlCombineArgs& args, const Rows& all_rows, BlockQueue queue, Addend* addends) {
-  constexpr uint32_t kRows = 4;
+  constexpr uint32_t kRows = Format::kArrivingRows;
   const uint32_t num_chunks = args.rows.num_chunks, num_items = num_tokens(args.routing.tokens) * num_chunks;
   uint32_t next = queue.next();
   TopkIds ids(args.routing, next / num_chunks);
   while (next < num_items) {
     const uint32_t token = next / num_chunks;
-    const Chunk chunk(args.rows, next % num_chunks);
+    const typename Format::Chunk chunk(args.rows, next % num_chunks);
     const TopkRanks ranks(args.group, args.routing, ids);
     const uint32_t num_addends = list_rank_rows(args.group, all_rows, ranks, token, addends);
     next = queue.next();
     ids = TopkIds(args.routing, next / num_chunks);
-    LaneRow rows[kRows] = {};  // registers without a value would be taken from the start of the kernel on
+    typename Format::Row rows[kRows] = {};  // registers without a value would be taken from the start of the kernel on
     const auto fetch = [&](uint32_t first, uint32_t count) {
       return await_rows(all_rows, token, chunk, addends + first, count, rows);
     };
-    if constexpr (kScaled) {
-      QuantizedSum sum(chunk);
+    if constexpr (Format::kQuantizes) {
+      typename Format::Sum sum(chunk);
       if (!add_rows(addends, num_addends, rows, fetch, sum)) return;
-      sum.store(args.out_tokens + token * row_bytes_of<kScaled>(args));
+      sum.store(args.out_tokens + token * Format::row_bytes(args));
     } else {
       LaneRow sum;
       if (!add_rows<kDType, kRows>(addends, num_addends, rows, fetch, sum)) return;
-      sum.lines_to_packs().store(chunk.packs, args.out_tokens + token * row_bytes_of<kScaled>(args));
+      sum.lines_to_packs().store(chunk.packs, args.out_tokens + token * Format::row_bytes(args));
     }
   }
 }
 
-template <Layout kLayout, DType kDType, bool kScaled = false, Peers kPeers = Peers::team>
-EP_DEVICE void combine(const LlCombineArgs& args) {
+template <Layout kLayout, DType kDType, class Format, Peers kPeers>
+EP_DEVICE void combine_in_format(const LlCombineArgs& args) {
   EP_SHARED(Addend, addends, [kCombineWarps][kMaxHits]);
   EP_SHARED(uint32_t, num_taken, [2]);
   const bool sends = args.phases & kLlSend, receives = args.phases & kLlReceive;
@@ -460,7 +492,7 @@ EP_DEVICE void combine(const LlCombineArgs& args) {
   const LsaTeam team = team_of<kPeers>(args);
   const uint32_t tokens_seen = most_tokens_seen(args, team);
   const TopkWeights weights(args, sends_weights ? dev::block_idx() : args.routing.tokens.most);
-  LocalSum<kScaled> local;
+  LocalSum<Format> local;
   local.addends = addends[dev::warp_idx()];
   const Start start = begin(args, NoRemoteRanks<kPeers>{}, [&] {
     const ResultItem item(args, team, worker_idx());
@@ -471,11 +503,16 @@ EP_DEVICE void combine(const LlCombineArgs& args) {
     if (sends_weights) send_weights(op, args, weights);
     if (pushes) push_sums<kLayout, kDType>(op, args, dev::max_warp(tokens_seen), {num_taken}, local);
     if (receives) {
-      collect_sums<kDType, kScaled>(args, TeamRows<kPeers>{op}, {num_taken + 1}, local.addends);
+      collect_sums<kDType, Format>(args, TeamRows<kPeers>{op}, {num_taken + 1}, local.addends);
       note_free_banks(op, NoRemoteRanks<kPeers>{});
     }
   }
   finish(op, args.routing, args.phases);
+}
+
+template <Layout kLayout, DType kDType, bool kScaled = false, Peers kPeers = Peers::team>
+EP_DEVICE void combine(const LlCombineArgs& args) {
+  combine_in_format<kLayout, kDType, typename FormatOf<kScaled>::Type, kPeers>(args);
 }
 
 }  // namespace nccl_ep::ll

@@ -14,8 +14,8 @@ namespace nccl_ep::ll {
 using TeamOperation = Operation<Peers::team>;
 
 // Pushes a chunk of a token's rows home. The first rows have been loaded.
-EP_DEVICE void push_rows(const TeamOperation& op, const Chunk& chunk, LocalSum<false>& local) {
-  constexpr uint32_t kRows = LocalSum<false>::kRows;
+EP_DEVICE void push_rows(const TeamOperation& op, const Chunk& chunk, LocalSum<PlainRows>& local) {
+  constexpr uint32_t kRows = LocalSum<PlainRows>::kRows;
   for (uint32_t first = 0; first < local.num_rows; first += kRows) {
     const uint32_t count = local.num_rows - first < kRows ? local.num_rows - first : kRows;
     if (first > 0) local.load(chunk, first, count);
@@ -30,7 +30,7 @@ EP_DEVICE void push_rows(const TeamOperation& op, const Chunk& chunk, LocalSum<f
 
 // Pushes home what falls to this warp. The first item has been started.
 EP_DEVICE void push_routes(const TeamOperation& op, const LlCombineArgs& args, uint32_t most_tokens, BlockQueue queue,
-                           LocalSum<false>& local) {
+                           LocalSum<PlainRows>& local) {
   const uint32_t num_items = op.team.size * most_tokens * ResultItem::num_pieces(args.rows);
   for (uint32_t index = worker_idx(); index < num_items;) {
     index = queue.next();
@@ -135,7 +135,7 @@ EP_DEVICE void combine_exact(const LlCombineArgs& args) {
   // What the first steps need is got while the peers are awaited.
   const LsaTeam team = team_of<Peers::team>(args);
   const uint32_t tokens_seen = most_tokens_seen(args, team);
-  LocalSum<false> local;
+  LocalSum<PlainRows> local;
   local.addends = addends[dev::warp_idx()];
   const Start start = begin(args, NoRemoteRanks<>{}, [&] {
     const ResultItem item(args, team, worker_idx());

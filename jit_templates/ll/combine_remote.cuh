@@ -90,9 +90,9 @@ EP_DEVICE uint32_t most_remote_rows(const RemoteRanks& remote, const RemoteHandl
 }
 
 // Sends remote ranks' rows home. `num_warps` of the grid call it.
-template <Layout kLayout, DType kDType, bool kScaled>
+template <Layout kLayout, DType kDType, class Format>
 EP_DEVICE void put_sums(const Operation<Peers::teams>& op, const RemoteRanks& remote, const LlCombineArgs& args,
-                        BlockQueue queue, LocalSum<kScaled>& local, uint32_t num_warps) {
+                        BlockQueue queue, LocalSum<Format>& local, uint32_t num_warps) {
   const RemoteHandle handle(args.routing, remote);
   const uint32_t num_items = remote.size() * most_remote_rows(remote, handle);
   for (uint32_t index = queue.next(); index < num_items; index = queue.next()) {
@@ -108,8 +108,8 @@ EP_DEVICE void put_sums(const Operation<Peers::teams>& op, const RemoteRanks& re
     unsigned char* staged = remote.outbox(op.bank, i) + args.network.layout.row_at(item.token);
 #pragma unroll 1
     for (uint32_t c = 0; c < item.end_chunk; ++c) {
-      const Chunk chunk(args.rows, c);
-      LaneRow sum;
+      const typename Format::Chunk chunk(args.rows, c);
+      typename Format::Row sum;
       if (!local.template add_up<kLayout, kDType>(home, chunk, c > 0, sum)) return;
       if (c + 1 < item.end_chunk) local.load_first(args, c + 1);
       sum.store(chunk.packs, staged);
@@ -140,7 +140,8 @@ struct AllRows {
   }
 
   // One look at a row's chunk: whether it has arrived. The whole warp calls it.
-  EP_DEVICE bool read(uint32_t token, const Chunk& chunk, const Addend& addend, LaneRow& row) const {
+  template <class Chunk, class Row>
+  EP_DEVICE bool read(uint32_t token, const Chunk& chunk, const Addend& addend, Row& row) const {
     if (op.team.has(addend.k)) {
       return row.read_lines(chunk.packs, static_cast<const Unit*>(addend.row) + chunk.first_unit, op.epoch);
     }
@@ -151,8 +152,8 @@ struct AllRows {
   }
 };
 
-template <Layout kLayout, DType kDType, bool kScaled = false>
-EP_DEVICE void combine_remote(const LlCombineArgs& args) {
+template <Layout kLayout, DType kDType, class Format>
+EP_DEVICE void combine_remote_in_format(const LlCombineArgs& args) {
   EP_SHARED(Addend, addends, [kCombineWarps][kMaxHits]);
   EP_SHARED(uint32_t, num_taken, [3]);
   constexpr bool kHasWeights = kLayout == Layout::expert_major;
@@ -168,7 +169,7 @@ EP_DEVICE void combine_remote(const LlCombineArgs& args) {
   const LsaTeam team = team_of<Peers::teams>(args);
   const uint32_t tokens_seen = most_tokens_seen(args, team);
   const TopkWeights weights(args, sends_weights ? dev::block_idx() : args.routing.tokens.most);
-  LocalSum<kScaled> local;
+  LocalSum<Format> local;
   local.addends = addends[dev::warp_idx()];
   const Start start = begin(args, remote, [&] {
     const ResultItem item(args, team, worker_idx());
@@ -186,11 +187,16 @@ EP_DEVICE void combine_remote(const LlCombineArgs& args) {
       put_sums<kLayout, kDType>(op, remote, args, {num_taken + 1}, local, args.push_warps * dev::num_blocks());
     }
     if (receives) {
-      collect_sums<kDType, kScaled>(args, AllRows{op, remote}, {num_taken + 2}, local.addends);
+      collect_sums<kDType, Format>(args, AllRows{op, remote}, {num_taken + 2}, local.addends);
       note_free_banks(op, remote);
     }
   }
   finish(op, args.routing, args.phases);
+}
+
+template <Layout kLayout, DType kDType, bool kScaled = false>
+EP_DEVICE void combine_remote(const LlCombineArgs& args) {
+  combine_remote_in_format<kLayout, kDType, typename FormatOf<kScaled>::Type>(args);
 }
 
 }  // namespace nccl_ep::ll

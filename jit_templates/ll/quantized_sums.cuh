@@ -47,6 +47,9 @@ struct WideRow {
   }
 };
 
+// Of a sum that says itself how large it is.
+struct NoScale {};
+
 // The sum of a chunk.
 struct QuantizedSum {
   static constexpr uint32_t kElements = sizeof(Pack);
@@ -90,7 +93,7 @@ struct QuantizedSum {
   }
 
   // For the way home, as packs. The whole warp calls it.
-  EP_DEVICE LaneRow quantized() const {
+  EP_DEVICE LaneRow quantized(NoScale) const {
     const GroupScale mine = GroupScale::of(magnitude_of_lane(), false);
     LaneRow row;
 #pragma unroll

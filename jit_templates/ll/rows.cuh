@@ -39,9 +39,10 @@ struct LanePack {
   }
 };
 
-// What a lane holds of a chunk: packs, or what lines hold of them.
-struct LaneRow {
-  static constexpr uint32_t kStrips = LlRowPlan::kStripsPerChunk;
+// What a lane holds of a chunk of so many strips: packs, or what lines hold of them.
+template <uint32_t kNumStrips>
+struct LaneStrips {
+  static constexpr uint32_t kStrips = kNumStrips;
   uint32_t word[kStrips][4];
 
   // From rows that nobody writes while the kernel runs.
@@ -84,7 +85,7 @@ struct LaneRow {
   }
 
   EP_DEVICE void write_lines(const LanePack (&packs)[kStrips], Unit* lines, uint32_t epoch) const {
-    const LaneRow row = packs_to_lines();
+    const LaneStrips row = packs_to_lines();
 #pragma unroll
     for (uint32_t s = 0; s < kStrips; ++s) {
       const Unit unit{{row.word[s][0], row.word[s][1], row.word[s][2]}, LanePack::has_tag() ? epoch : row.word[s][3]};
@@ -94,9 +95,9 @@ struct LaneRow {
 
   // Tagged lane m holds pack 28 + m, words 4m ... 4m + 3 of those beside the tags; its line has words 3m ... 3m + 2. So
   // it needs the last m words of the tagged lane before it. The whole warp calls it.
-  EP_DEVICE LaneRow packs_to_lines() const {
+  EP_DEVICE LaneStrips packs_to_lines() const {
     const uint32_t lane = dev::lane_idx(), moved = LanePack::has_tag() ? lane / kUnitsPerLine : 0;
-    LaneRow row = *this;
+    LaneStrips row = *this;
 #pragma unroll
     for (uint32_t s = 0; s < kStrips; ++s) {
       uint32_t words[6] = {0, 0, 0, word[s][0], word[s][1], word[s][2]};
@@ -111,9 +112,9 @@ struct LaneRow {
   }
 
   // The other way: a tagged lane needs the first words of the one behind it.
-  EP_DEVICE LaneRow lines_to_packs() const {
+  EP_DEVICE LaneStrips lines_to_packs() const {
     const uint32_t lane = dev::lane_idx(), moved = LanePack::has_tag() ? lane / kUnitsPerLine : 0;
-    LaneRow row;
+    LaneStrips row;
 #pragma unroll
     for (uint32_t s = 0; s < kStrips; ++s) {
       uint32_t words[6] = {word[s][0], word[s][1], word[s][2], 0, 0, 0};
@@ -149,17 +150,24 @@ struct LaneRow {
 };
 
 // A warp's chunk of rows of one size: which packs each lane has, and where the lines begin.
-struct Chunk {
-  LanePack packs[LaneRow::kStrips];
+template <uint32_t... kStrip>
+struct ChunkOfStrips {
+  static constexpr uint32_t kStrips = sizeof...(kStrip);
+  LanePack packs[kStrips];
   uint32_t first_unit;
 
-  EP_DEVICE Chunk(const LlRowPlan& rows, uint32_t chunk) : Chunk(rows.packs_per_row, chunk * LaneRow::kStrips, 0) {}
+  EP_DEVICE ChunkOfStrips(const LlRowPlan& rows, uint32_t chunk)
+      : ChunkOfStrips(rows.packs_per_row, chunk * kStrips, 0) {}
   EP_DEVICE uint32_t first_pack() const { return first_unit / 32 * kPacksPerStrip; }
 
  private:
-  static_assert(LaneRow::kStrips == 3, "a constructor of as many strips");
-  EP_DEVICE Chunk(uint32_t packs_per_row, uint32_t strip, int)
-      : packs{{packs_per_row, strip}, {packs_per_row, strip + 1}, {packs_per_row, strip + 2}}, first_unit(32 * strip) {}
+  EP_DEVICE ChunkOfStrips(uint32_t packs_per_row, uint32_t strip, int)
+      : packs{{packs_per_row, strip + kStrip}...}, first_unit(32 * strip) {}
 };
+
+// Of all rows but the shortest ones.
+using LaneRow = LaneStrips<LlRowPlan::kStripsPerChunk>;
+using Chunk = ChunkOfStrips<0, 1, 2>;
+static_assert(Chunk::kStrips == LaneRow::kStrips);
 
 }  // namespace nccl_ep::ll

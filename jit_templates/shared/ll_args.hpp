@@ -61,6 +61,13 @@ struct LlSumChunk {
   static constexpr uint32_t kNumberPacks = kGroups * kPacksPerGroup;
 };
 
+// The same of those that travel as NVFP4 (nvfp4_sums.cuh). Chunks are of one strip.
+struct LlNvfp4Chunk {
+  static constexpr uint32_t kScalePacks = 4;
+  static constexpr uint32_t kNumberPacks = kPacksPerStrip - kScalePacks;
+  static constexpr uint32_t kGroupsPerPack = 2;
+};
+
 // The size of a row as it travels, with its scales if it has any, and the pieces that warps take it in.
 struct LlRowPlan {
   static constexpr uint32_t kStripsPerChunk = 3;
@@ -80,6 +87,11 @@ struct LlRowPlan {
     const uint32_t packs = full_chunks * kPacksPerStrip * kStripsPerChunk + LlSumChunk::kScalePacks +
                            last_groups * LlSumChunk::kPacksPerGroup;
     return {packs, full_chunks + 1, 1};
+  }
+  EP_HOST_DEVICE static LlRowPlan make_nvfp4(uint32_t num_groups) {
+    const uint32_t number_packs = num_groups / LlNvfp4Chunk::kGroupsPerPack;
+    const uint32_t num_chunks = static_cast<uint32_t>(div_up(number_packs, LlNvfp4Chunk::kNumberPacks));
+    return {number_packs + num_chunks * LlNvfp4Chunk::kScalePacks, num_chunks, 1};
   }
   EP_HOST_DEVICE uint64_t row_bytes() const { return uint64_t{packs_per_row} * 16; }
 };
@@ -127,6 +139,7 @@ struct LlCombineArgs {
   DType dtype;                  // of the rows, for kernels that are not compiled for one
   uint32_t num_groups;          // of a row that travels quantized
   LlNetwork network;            // of a group of several LSA teams
+  const float* global_scales;   // NVFP4: of each row of tokens
 };
 
 }  // namespace nccl_ep

@@ -5,30 +5,62 @@
 
 namespace nccl_ep::core {
 
-RowPaths LlGroup::check_rows(Layout layout, const CombineRequest& request) const {
-  if (request.pass_direction != NCCL_EP_FWD_PASS) refuse_backward_pass();
-  const std::initializer_list<ncclDataType_t> dtypes = {ncclBfloat16, ncclFloat16, ncclFloat32};
-  const size_t hidden = request.tokens && request.tokens->ndim > 2 ? request.tokens->sizes[2] : 0;
-  check_combine_recipe(request, hidden, config().exact_combine != 0);
+// A tensor as dispatch's outputs.tokens, with this last extent.
+void LlGroup::check_zones(Layout layout, const char* field, const ncclEpTensor_t* tensor,
+                          std::initializer_list<ncclDataType_t> dtypes, const Extent& last) const {
   if (layout == Layout::expert_major) {
-    check_tensor(kTokens, request.tokens, dtypes,
+    check_tensor(field, tensor, dtypes,
                  {{shape_.num_local_experts(), "local experts"},
                   {size_t{shape_.num_ranks} * shape_.max_tokens, "ranks x max_dispatch_tokens_per_rank"},
-                  {hidden, "hidden"}});
+                  last});
   } else {
-    check_tensor(
-        kTokens, request.tokens, dtypes,
-        {{shape_.num_ranks, "ranks"}, {shape_.max_tokens, "max_dispatch_tokens_per_rank"}, {hidden, "hidden"}});
+    check_tensor(field, tensor, dtypes,
+                 {{shape_.num_ranks, "ranks"}, {shape_.max_tokens, "max_dispatch_tokens_per_rank"}, last});
   }
-  check_row(kTokens, hidden, request.tokens->datatype, 0, config().max_token_bytes);
-  return {kReadInPlace, {}, kWrittenInPlace, {}};
 }
+
+RowPaths LlGroup::check_rows(Layout layout, const CombineRequest& request) const {
+  if (request.pass_direction != NCCL_EP_FWD_PASS) refuse_backward_pass();
+  const size_t hidden = request.tokens && request.tokens->ndim > 2 ? request.tokens->sizes[2] : 0;
+  check_combine_recipe(request, hidden, config().exact_combine != 0);
+  check_zones(layout, kTokens, request.tokens, {ncclBfloat16, ncclFloat16, ncclFloat32}, {hidden, "hidden"});
+  check_row(kTokens, hidden, request.tokens->datatype, 0, config().max_token_bytes);
+  if (request.recipe != NCCL_EP_COMB_QUANT_NVFP4) return {kReadInPlace, {}, kWrittenInPlace, {}};
+  check_zones(layout, kScales, request.scales, {ncclFloat32}, {1, "the global scale of a row"});
+  return {kReadInPlace, kReadInPlace, kWrittenInPlace, {}};
+}
+
+namespace {
+
+// What goes home of a token, and the pieces that warps take it in.
+struct SentRow {
+  LlRowPlan plan;
+  uint32_t num_groups;  // that have a scale each; 0: the row travels as it is
+};
+
+SentRow sent_row(const CombineRequest& request, size_t hidden) {
+  const auto groups_of = [&](uint32_t size) { return static_cast<uint32_t>(hidden / size); };
+  switch (request.recipe) {
+    case NCCL_EP_COMB_QUANT_NONE: break;
+    case NCCL_EP_COMB_QUANT_NVFP4: return {LlRowPlan::make_nvfp4(groups_of(kNvfp4Group)), groups_of(kNvfp4Group)};
+    case NCCL_EP_COMB_QUANT_FP8: return {LlRowPlan::make_quantized(groups_of(kScaleGroup)), groups_of(kScaleGroup)};
+  }
+  return {LlRowPlan::make(hidden * element_bytes(request.tokens->datatype)), 0};
+}
+
+runtime::Kernel* kernel_for(jit::Kernels& kernels, const CombineRequest& request, Layout layout, bool is_exact) {
+  if (is_exact) return kernels.at(jit::exact_combine_variant(jit::Algorithm::low_latency));
+  if (request.recipe == NCCL_EP_COMB_QUANT_NVFP4) return kernels.at(jit::Op::combine_nvfp4, layout);
+  return kernels.at(jit::Op::combine, layout, dtype_of(request.tokens->datatype),
+                    request.recipe == NCCL_EP_COMB_QUANT_FP8);
+}
+
+}  // namespace
 
 LlOperation<LlCombineArgs> LlHandle::prepare(const CombineRequest& request) {
   const plan::LlShape& shape = group_.shape();
   group_.check_rows(layout_, request);
   const size_t hidden = request.tokens->sizes[2];
-  const bool quantizes = request.recipe == NCCL_EP_COMB_QUANT_FP8;
   const bool expert_major = layout_ == Layout::expert_major;
   if (expert_major) {
     check_tensor(kOutWeights, request.out_topk_weights, {ncclFloat32},
@@ -36,16 +68,11 @@ LlOperation<LlCombineArgs> LlHandle::prepare(const CombineRequest& request) {
   }
   check_tensor(kOutTokens, request.out_tokens, {request.tokens->datatype},
                {{routing_.tokens.most, "tokens of topk_idx"}, {hidden, "hidden of inputs.tokens"}});
-  const uint64_t row_bytes = hidden * element_bytes(request.tokens->datatype);
 
-  const uint32_t num_groups = quantizes ? static_cast<uint32_t>(hidden / kScaleGroup) : 0;
-  const LlRowPlan rows = quantizes ? LlRowPlan::make_quantized(num_groups) : LlRowPlan::make(row_bytes);
+  const SentRow row = sent_row(request, hidden);
   const plan::LlPlan plan =
-      plan::plan_ll_combine(shape, layout_, rows, routing_.tokens.most, group_.launch_limits(), group_.tuning());
-  const DType dtype = dtype_of(request.tokens->datatype);
-  runtime::Kernel* kernel = shape.exact_combine
-                                ? group_.kernels().at(jit::exact_combine_variant(jit::Algorithm::low_latency))
-                                : group_.kernels().at(jit::Op::combine, layout_, dtype, quantizes);
+      plan::plan_ll_combine(shape, layout_, row.plan, routing_.tokens.most, group_.launch_limits(), group_.tuning());
+  runtime::Kernel* kernel = kernel_for(group_.kernels(), request, layout_, shape.exact_combine);
   LlOperation<LlCombineArgs> operation{kernel, plan.launch, {}};
   runtime::Communicator& comm = group_.comm();
   LlCombineArgs& args = operation.args;
@@ -54,13 +81,14 @@ LlOperation<LlCombineArgs> LlHandle::prepare(const CombineRequest& request) {
   args.routing = routing_;
   args.rows = plan.rows;
   args.push_warps = plan.push_warps;
-  args.dtype = dtype;
-  args.num_groups = num_groups;
+  args.dtype = dtype_of(request.tokens->datatype);
+  args.num_groups = row.num_groups;
   args.tokens = static_cast<const unsigned char*>(address_of(kTokens, *request.tokens, comm, 16));
   args.out_tokens = static_cast<unsigned char*>(address_of(kOutTokens, *request.out_tokens, comm, 16));
   if (expert_major) {
     args.topk_weights = static_cast<const float*>(address_of(kOutWeights, *request.out_topk_weights, comm, 4));
   }
+  args.global_scales = static_cast<const float*>(address_of_scales(kScales, request.scales, comm));
   return operation;
 }
 

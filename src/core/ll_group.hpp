@@ -46,6 +46,8 @@ class LlGroup : public Group {
   // ll_dispatch.cpp, ll_combine.cpp: whether a call may have these rows, and which way they take.
   DispatchRows check_rows(Layout layout, const DispatchRequest& request, size_t num_tokens) const;
   RowPaths check_rows(Layout layout, const CombineRequest& request) const;
+  void check_zones(Layout layout, const char* field, const ncclEpTensor_t* tensor,
+                   std::initializer_list<ncclDataType_t> dtypes, const Extent& last) const;
 
   const plan::LlShape& shape() const { return shape_; }
   const plan::Limits& launch_limits() const { return limits_; }

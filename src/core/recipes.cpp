@@ -21,12 +21,11 @@ void check_tokens(const DispatchRequest& request, size_t num_tokens, std::initia
                {{num_tokens, "tokens of topk_idx"}, {last_extent(request.tokens), "hidden"}});
 }
 
-// Of rows that a recipe quantizes; `what` is their extent in the message's words.
-void check_groups(const char* what, size_t hidden, const char* recipe) {
-  if (hidden != 0 && hidden % kScaleGroup == 0) return;
+// Of rows that a recipe quantizes; `what` is their extent in the message's words, `why` what each multiple is.
+void check_multiple(const char* what, size_t hidden, uint32_t of, const char* why) {
+  if (hidden != 0 && hidden % of == 0) return;
   refuse(ncclInvalidArgument, kTokens,
-         what + (" is " + number(hidden)) + ", expected a positive multiple of " + number(kScaleGroup) +
-             ", the elements that share a scale in " + recipe);
+         what + (" is " + number(hidden)) + ", expected a positive multiple of " + number(of) + ", " + why);
 }
 
 SentRows check_plain(const DispatchRequest& request, size_t num_tokens) {
@@ -50,7 +49,7 @@ SentRows check_quantized(const DispatchRequest& request, size_t num_tokens) {
   check_absent(kScales, request.scales, "NCCL_EP_DISP_QUANT_DS_FP8E3M4 makes the scales");
   check_tokens(request, num_tokens, {ncclBfloat16});
   const size_t hidden = last_extent(request.tokens);
-  check_groups("extent 1", hidden, "NCCL_EP_DISP_QUANT_DS_FP8E3M4");
+  check_multiple("extent 1", hidden, kScaleGroup, "the elements that share a scale in NCCL_EP_DISP_QUANT_DS_FP8E3M4");
   return {ncclFloat8e4m3, hidden, ncclFloat32, hidden / kScaleGroup, true};
 }
 
@@ -77,13 +76,17 @@ SentRows check_sent_rows(const DispatchRequest& request, size_t num_tokens, uint
 }
 
 void check_combine_recipe(const CombineRequest& request, size_t hidden, bool is_exact) {
-  if (is_exact || request.recipe != NCCL_EP_COMB_QUANT_FP8) {
+  if (is_exact || request.recipe == NCCL_EP_COMB_QUANT_NONE) {
     check_plain(request);
     return;
   }
-  check_absent(kScales, request.scales, "NCCL_EP_COMB_QUANT_FP8 makes the scales");
   check_dtype(kTokens, *request.tokens, {ncclBfloat16});
-  check_groups("hidden", hidden, "NCCL_EP_COMB_QUANT_FP8");
+  if (request.recipe == NCCL_EP_COMB_QUANT_NVFP4) {
+    check_multiple("hidden", hidden, 2 * kNvfp4Group, "whose numbers are 16 bytes in NCCL_EP_COMB_QUANT_NVFP4");
+  } else {
+    check_absent(kScales, request.scales, "NCCL_EP_COMB_QUANT_FP8 makes the scales");
+    check_multiple("hidden", hidden, kScaleGroup, "the elements that share a scale in NCCL_EP_COMB_QUANT_FP8");
+  }
 }
 
 void check_received_scales(const DispatchRequest& request, const SentRows& rows,

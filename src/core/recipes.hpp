@@ -37,8 +37,8 @@ SentRows check_sent_rows(const DispatchRequest& request, size_t num_tokens, uint
 // Checks outputs.scales, of exactly these extents; absent without scales.
 void check_received_scales(const DispatchRequest& request, const SentRows& rows, std::initializer_list<Extent> extents);
 
-// Combine: checks what a recipe says of config, inputs.tokens, of this many elements, and inputs.scales. A group
-// with exact_combine has none.
+// Combine: checks what a recipe says of config, inputs.tokens, of this many elements, and inputs.scales, but for the extents
+// of those that the caller gives. A group with exact_combine has none.
 void check_combine_recipe(const CombineRequest& request, size_t hidden, bool is_exact);
 
 // Scales are read and written element by element, so that their rows need not be multiples of anything.

@@ -33,6 +33,7 @@ OpText text_of(Op op) {
     case Op::combine: return {"combine", "CombineArgs"};
     case Op::combine_exact: return {"combine_exact", "CombineArgs"};
     case Op::combine_quantized: return {"combine_quantized", "CombineArgs"};
+    case Op::combine_nvfp4: return {"combine_nvfp4", "CombineArgs"};
     case Op::clean: return {"clean", "CleanArgs"};
   }
   return {};
@@ -63,6 +64,7 @@ size_t args_bytes(const Variant& variant) {
     case Op::dispatch: return is_ll ? sizeof(LlDispatchArgs) : sizeof(HtDispatchArgs);
     case Op::combine:
     case Op::combine_exact:
+    case Op::combine_nvfp4:
     case Op::combine_quantized: return is_ll ? sizeof(LlCombineArgs) : sizeof(HtCombineArgs);
     case Op::clean: return sizeof(CleanArgs);
   }
@@ -134,7 +136,10 @@ std::vector<Variant> variants_of(Algorithm algorithm, bool uses_network) {
     for (const DType dtype : {DType::bf16, DType::fp16, DType::fp32}) {
       variants.push_back({algorithm, Op::combine, layout, dtype, uses_network});
     }
-    if (is_ll) variants.push_back({algorithm, Op::combine, layout, DType::bf16, uses_network, true});
+    if (is_ll) {
+      variants.push_back({algorithm, Op::combine, layout, DType::bf16, uses_network, true});
+      variants.push_back({algorithm, Op::combine_nvfp4, layout, DType::bf16, uses_network});
+    }
   }
   if (!is_ll && !uses_network) variants.push_back(quantized_combine_variant());
   return variants;
@@ -159,8 +164,8 @@ Variant quantized_combine_variant() {
 std::vector<Variant> exact_variants(Algorithm algorithm) {
   std::vector<Variant> variants;
   for (const Variant& variant : variants_of(algorithm)) {
-    const bool is_combine = variant.op == Op::combine || variant.op == Op::combine_quantized;
-    if (variant.layout == Layout::expert_major && !is_combine) variants.push_back(variant);
+    const bool moves_in = variant.op == Op::update || variant.op == Op::dispatch;
+    if (variant.layout == Layout::expert_major && moves_in) variants.push_back(variant);
   }
   variants.push_back(exact_combine_variant(algorithm));
   return variants;

@@ -11,8 +11,8 @@
 namespace nccl_ep::jit {
 
 enum class Algorithm { low_latency, high_throughput };
-enum class Op { update, dispatch, combine, combine_exact, combine_quantized, clean };
-constexpr size_t kNumOps = 6;
+enum class Op { update, dispatch, combine, combine_exact, combine_quantized, combine_nvfp4, clean };
+constexpr size_t kNumOps = 7;
 
 struct Variant {
   Algorithm algorithm;

@@ -3,6 +3,7 @@
 #include "device/device.hpp"
 #include "ll/combine.cuh"
 #include "ll/combine_exact.cuh"
+#include "ll/combine_nvfp4.cuh"
 #include "ll/dispatch.cuh"
 
 using namespace nccl_ep;
@@ -20,4 +21,6 @@ EP_SIM_KERNEL("ll_combine_rank_major_fp32", (ll::combine<Layout::rank_major, DTy
 EP_SIM_KERNEL("ll_combine_expert_major_bf16_scaled", (ll::combine<Layout::expert_major, DType::bf16, true>),
               LlCombineArgs)
 EP_SIM_KERNEL("ll_combine_rank_major_bf16_scaled", (ll::combine<Layout::rank_major, DType::bf16, true>), LlCombineArgs)
+EP_SIM_KERNEL("ll_combine_nvfp4_expert_major", ll::combine_nvfp4<Layout::expert_major>, LlCombineArgs)
+EP_SIM_KERNEL("ll_combine_nvfp4_rank_major", ll::combine_nvfp4<Layout::rank_major>, LlCombineArgs)
 EP_SIM_KERNEL("ll_combine_exact", ll::combine_exact, LlCombineArgs)

@@ -2,7 +2,7 @@
 // The Low-Latency kernels of groups with masks for the simulated cluster, and what cleans the masks of all.
 #include "common/clean.cuh"
 #include "device/device.hpp"
-#include "ll/combine.cuh"
+#include "ll/combine_nvfp4.cuh"
 #include "ll/dispatch.cuh"
 
 using namespace nccl_ep;
@@ -32,3 +32,7 @@ EP_SIM_KERNEL("ll_combine_expert_major_bf16_scaled_masked",
               (ll::combine<Layout::expert_major, DType::bf16, true, Peers::masked_team>), LlCombineArgs)
 EP_SIM_KERNEL("ll_combine_rank_major_bf16_scaled_masked",
               (ll::combine<Layout::rank_major, DType::bf16, true, Peers::masked_team>), LlCombineArgs)
+EP_SIM_KERNEL("ll_combine_nvfp4_expert_major_masked", (ll::combine_nvfp4<Layout::expert_major, Peers::masked_team>),
+              LlCombineArgs)
+EP_SIM_KERNEL("ll_combine_nvfp4_rank_major_masked", (ll::combine_nvfp4<Layout::rank_major, Peers::masked_team>),
+              LlCombineArgs)
