@@ -105,16 +105,16 @@ EP_DEVICE bool await_rows(const Operation<kPeers>& op, const Awaited& mine, bool
 // False: the group has failed.
 EP_DEVICE bool await_rows(const Operation<Peers::masked_team>& op, const Awaited& mine, bool awaits, uint64_t slot,
                           uint32_t& lost) {
-  const auto look = [&] { return dev::ballot(awaits && !has_come(op, slot)); };
+  const auto is_missing = [&] { return awaits && !has_come(op, slot); };
   for (;;) {
     const bool is_gone = awaits && mine.peer != op.group.rank && is_masked(op.group, mine.peer);
-    uint32_t missing = look();
+    uint32_t missing = dev::ballot(is_missing());
     lost = missing & dev::ballot(is_gone);
     if (missing == lost) return true;
     const uint32_t lane = dev::find_first(missing & ~lost);
     const Awaited first{mine.what, dev::shfl(mine.peer, lane), dev::shfl(mine.token, lane)};
     const bool came = op.wait_for<true>(first, [&] {
-      missing = look();
+      missing = dev::ballot(is_missing());
       return (missing >> lane & 1) == 0;
     });
     if (!came && !op.warp_goes_on()) return false;
