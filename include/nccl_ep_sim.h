@@ -273,6 +273,8 @@ ncclResult_t ncclEpSimStopWarpsAfter(ncclEpSimCluster_t cluster, int rank, uint3
                                      uint64_t steps);
 // The GPU goes on where it stopped, or where some of its warps did.
 ncclResult_t ncclEpSimWakeRank(ncclEpSimCluster_t cluster, int rank);
+// The same when this many more scheduling steps have passed, or when nothing can go on without the rank.
+ncclResult_t ncclEpSimWakeRankAfter(ncclEpSimCluster_t cluster, int rank, uint64_t steps);
 // Work queued from now on starts up to `steps` scheduling steps later, and its network is as late. 0: as
 // usual.
 ncclResult_t ncclEpSimDelayRank(ncclEpSimCluster_t cluster, int rank, uint64_t steps);

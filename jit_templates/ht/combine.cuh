@@ -117,9 +117,11 @@ EP_DEVICE void push_flow(const Operation<kPeers>& op, const HtCombineArgs& args,
   const Rows homes = window_rows(group, host);
   for_each_ticket(args.move, flow, *args.handle.source(flow + 1) - begin, [&](uint32_t first, uint32_t end) {
     const uint32_t row = first + dev::lane_idx();
+    const auto standing = op.standing_of(host);
     const ReceivedRow mine = row < end ? look_up_row(args.handle, begin + row, flow) : ReceivedRow{};
     if constexpr (Operation<kPeers>::kMasks) {
-      if (!dev::any(mine.exists) || !op.warp_reaches(host)) return;  // a host that gets nothing may have gone on
+      if (!dev::any(mine.exists) || !op.warp_reaches(host, standing))
+        return;  // a host that gets nothing may have gone on
     }
     for (uint32_t i = 0; first + i < end; ++i) {
       const ReceivedRow it = mine.from_lane(i);

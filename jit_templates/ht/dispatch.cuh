@@ -106,14 +106,15 @@ struct ScaledTokens {
 };
 
 // Pushes some rows of a flow, which lie where `from` says when they have come. The lanes look them up.
-template <class From, class RowMover>
-EP_DEVICE bool push_ticket(const HtDispatchArgs& args, const From& from, uint32_t flow, const HtOutgoing& outgoing,
-                           uint32_t first, uint32_t end, RowMover& mover) {
+template <class From, class RowMover, Peers kPeers>
+EP_DEVICE bool push_ticket(const Operation<kPeers>& op, const HtDispatchArgs& args, const From& from, uint32_t flow,
+                           const HtOutgoing& outgoing, uint32_t first, uint32_t end, RowMover& mover) {
   const Destination to = destination(args, flow);
   const uint32_t peer = rank_of_flow(args.group, flow), mine = first + dev::lane_idx();
   const uint64_t index = uint64_t{outgoing.first} + mine;
+  const auto standing = op.standing_of(peer);
   const HtSend send = mine < end ? dev::ld(args.handle.send(index)) : HtSend{};
-  if (!from.await(send, index, peer, outgoing.row + mine, mine < end)) return false;
+  if (!op.warp_reaches(peer, standing) || !from.await(send, index, peer, outgoing.row + mine, mine < end)) return false;
   for (uint32_t i = 0; first + i < end; ++i) {
     const uint32_t token = dev::shfl(send.token, i), slot = dev::shfl(send.slot, i);
     const uint32_t row = outgoing.row + first + i;
@@ -137,8 +138,7 @@ EP_DEVICE void push_flow(const Operation<kPeers>& op, const HtDispatchArgs& args
   uint32_t num_mine = 0;
   bool ok = true;
   for_each_ticket(args.move, flow, outgoing.num_rows, [&](uint32_t first, uint32_t end) {
-    ok = ok && op.warp_reaches(rank_of_flow(args.group, flow)) &&
-         push_ticket(args, from, flow, outgoing, first, end, mover);
+    ok = ok && push_ticket(op, args, from, flow, outgoing, first, end, mover);
     num_mine += end - first;
   });
   if (!mover.takes_part() || num_mine == 0) return;

@@ -106,15 +106,20 @@ EP_DEVICE bool await_rows(const Operation<kPeers>& op, const Awaited& mine, bool
 EP_DEVICE bool await_rows(const Operation<Peers::masked_team>& op, const Awaited& mine, bool awaits, uint64_t slot,
                           uint32_t& lost) {
   const auto is_missing = [&] { return awaits && !has_come(op, slot); };
-  for (lost = 0;;) {
-    const bool missing = is_missing(), is_gone = mine.peer != op.group.rank && is_masked(op.group, mine.peer);
-    lost |= dev::ballot(missing && is_gone);
-    const uint32_t left = dev::ballot(missing) & ~lost;
-    if (left == 0) return true;
-    const uint32_t lane = dev::find_first(left);
+  for (;;) {
+    const bool is_gone = awaits && mine.peer != op.group.rank && is_masked(op.group, mine.peer);
+    uint32_t missing = dev::ballot(is_missing());
+    lost = missing & dev::ballot(is_gone);
+    if (missing == lost) return true;
+    const uint32_t lane = dev::find_first(missing & ~lost);
     const Awaited first{mine.what, dev::shfl(mine.peer, lane), dev::shfl(mine.token, lane)};
-    const bool came = op.wait_for<true>(first, [&] { return (dev::ballot(is_missing()) >> lane & 1) == 0; });
+    const bool came = op.wait_for<true>(first, [&] {
+      missing = dev::ballot(is_missing());
+      return (missing >> lane & 1) == 0;
+    });
     if (!came && !op.warp_goes_on()) return false;
+    lost &= missing;
+    if (missing == lost) return true;
   }
 }
 

@@ -50,20 +50,30 @@ struct Operation : OperationOf<HtGroupState, kPeers == Peers::masked_team> {
     if (kMasks && (peer == group.rank || is_masked(group, peer))) return peer == group.rank;
     return wait_for({Wait::peer_start, peer, 0}, [&] { return static_cast<int32_t>(last_of(peer) - epoch) >= 0; });
   }
+  // What reaches() looks at. It can be on its way beside other things: nothing waits for it yet.
+  struct Standing {
+    uint32_t takes_part, started;
+  };
+  EP_DEVICE Standing standing_of(uint32_t peer) const {
+    if constexpr (!kMasks) return {};
+    return {dev::ld_relaxed<dev::Scope::gpu>(group.mask.active + peer),
+            dev::ld_relaxed<dev::Scope::system>(hello(peer))};
+  }
   // Whether this rank may write what a peer that has started is to read in this operation. In a group with masks the peer may
   // have gone on without it, and then has other things in these places: the peer's operation must be this one. Nothing is
   // learned of the peer but that, so no order is needed.
-  EP_DEVICE bool reaches(uint32_t peer) const {
+  EP_DEVICE bool reaches(uint32_t peer, const Standing& standing) const {
     if (!kMasks || peer == group.rank) return true;
-    if (is_masked(group, peer)) return false;
-    const int32_t ahead = static_cast<int32_t>(dev::ld_relaxed<dev::Scope::system>(hello(peer)) - epoch);
+    if (standing.takes_part == 0) return false;
+    const int32_t ahead = static_cast<int32_t>(standing.started - epoch);
     if (ahead > 0) lose(group, epoch, {Wait::peer_start, peer, 0});
     return ahead == 0;
   }
+  EP_DEVICE bool reaches(uint32_t peer) const { return reaches(peer, standing_of(peer)); }
   // The same for a warp, which calls it together.
-  EP_DEVICE bool warp_reaches(uint32_t peer) const {
+  EP_DEVICE bool warp_reaches(uint32_t peer, const Standing& standing) const {
     if constexpr (!kMasks) return true;
-    return dev::all(reaches(peer));
+    return dev::all(reaches(peer, standing));
   }
 
  private:

@@ -479,6 +479,13 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimWakeRank(ncclEpSimCluster_t cluster, int r
   });
 }
 
+NCCL_EP_SIM_API ncclResult_t ncclEpSimWakeRankAfter(ncclEpSimCluster_t cluster, int rank, uint64_t steps) {
+  return guarded(__func__, [&] {
+    LockedRank self(cluster, rank);
+    self.cluster.wake_after(self.rank.index, steps);
+  });
+}
+
 NCCL_EP_SIM_API ncclResult_t ncclEpSimStopWarpsAfter(ncclEpSimCluster_t cluster, int rank, uint32_t first_block,
                                                      uint32_t first_warp, uint64_t steps) {
   return guarded(__func__, [&] {

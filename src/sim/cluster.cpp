@@ -192,6 +192,13 @@ void Cluster::wake(uint32_t rank) {
   executor_->stop_warps(rank, Scheduler::kNone, Scheduler::kNone);
 }
 
+void Cluster::wake_after(uint32_t rank, uint64_t steps) {
+  executor_->after(steps, [this, rank] {
+    wake(rank);
+    executor_->request_pause();  // its streams go on as well
+  });
+}
+
 void Cluster::lose_node(int node) {
   if (node < 0 || static_cast<uint32_t>(node) >= config_.num_nodes) {
     throw Error(ncclInvalidArgument,

@@ -74,6 +74,7 @@ class Cluster : public std::enable_shared_from_this<Cluster> {
   void silence_after(uint32_t rank, uint64_t steps);
   void stop_warps_after(uint32_t rank, uint32_t first_block, uint32_t first_warp, uint64_t steps);
   void wake(uint32_t rank);
+  void wake_after(uint32_t rank, uint64_t steps);
   void lose_node(int node);
 
  private:

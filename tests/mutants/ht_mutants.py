@@ -590,6 +590,14 @@ DISPATCH = [
         FLAT,
     ),
     Mutant(
+        "nobody awaits the flags of rows that are where they belong",
+        "ht/dispatch.cuh",
+        "  if (direct && !kExpertMajor) return true;\n",
+        "  if (direct && (!kExpertMajor || num_slots == 1)) return true;\n",
+        "They are raised when the next operation has raised its own there.",
+        ("late-flags",),
+    ),
+    Mutant(
         "a row is delivered without meeting the lane that saw it come",
         "ht/dispatch.cuh",
         "  dev::sync_warp();  // another lane may have seen it come\n",

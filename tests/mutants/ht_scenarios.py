@@ -200,6 +200,38 @@ def no_records(seed: int) -> None:
         cluster.run(main)
 
 
+def late_flags(seed: int) -> None:
+    for moment in range(500, 2500, 100):
+        late_flag(seed + moment, moment)
+
+
+def late_flag(seed: int, moment: int) -> None:
+    """The warp of rank 2 that raises flags stands still from some moment on, and goes on when nothing can
+    without it. If its rows have been pushed, others are in the next operation, unless they await these flags.
+
+    Rank 0 has sent rank 1 its results there, and rank 1 adds those of both to each of its tokens, so it still
+    looks for the flags of rank 0 when late ones overwrite them.
+    """
+    shape = Shape(num_ranks=3, num_local_experts=1, num_topk=2, hidden=32, max_tokens=6, tokens=(0, 6, 6))
+    problem = make_problem(replace(shape, no_route=0), seed)
+    problem.topk_idx[1][...], problem.topk_idx[2][...] = [0, 2], [0, 1]
+    mode = with_budget(Mode(EM, windows=True, backward=True), [problem])
+
+    def main(rank: Any) -> Any:
+        with make_group(rank, problem, mode) as group:
+            exchange = Exchange(rank, problem, mode)
+            handle = exchange.make_handle(group)
+            wait_for_all(rank)
+            if rank.rank == 2:
+                cluster.sim.stop_warps(2, first_warp=1, after=moment)
+                cluster.sim.wake(2, after=STEP_LIMIT // 2)
+            exchange.run(handle)
+            return exchange.results()
+
+    with simulated(problem.num_ranks, seed, sms=1, threads_per_block=96) as cluster:
+        ht.check(problem, mode, cluster.run(main))
+
+
 def tuned(tuning: str, scenario: Callable[[int], None]) -> Callable[[int], None]:
     """The scenario with a plan's choices pinned."""
 
@@ -274,4 +306,5 @@ SCENARIOS: dict[str, Callable[[int], None]] = {
     "silent-update": silent_update,
     "silent-combine": silent_combine,
     "no-records": no_records,
+    "late-flags": late_flags,
 }

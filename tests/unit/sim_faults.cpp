@@ -14,7 +14,8 @@ namespace {
 bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 // Rank 0 raises a flag in rank 1's memory with `kernel`, and rank 1 waits for it. Returns rank 1's result.
-ncclResult_t signal_other_rank(const TestCluster& cluster, const char* kernel, bool is_sender_silent = false) {
+ncclResult_t signal_other_rank(const TestCluster& cluster, const char* kernel, bool is_sender_silent = false,
+                               uint64_t wakes_after = 0) {
   ncclResult_t result = ncclSuccess;
   cluster.run([&](const TestRank& self) {
     auto* memory = self.allocate_symmetric<uint32_t>(3);
@@ -24,6 +25,7 @@ ncclResult_t signal_other_rank(const TestCluster& cluster, const char* kernel, b
     if (self.rank == 0) {
       if (is_sender_silent) expect_success(ncclEpSimSilenceRank(self.cluster, 0));
       self.launch(kernel, FlagArgs{peer, peer + 1, nullptr, 5}, nullptr);
+      if (wakes_after) expect_success(ncclEpSimWakeRankAfter(self.cluster, 0, wakes_after));
       (void)self.try_synchronize();
     } else {
       self.launch("test_await", FlagArgs{peer, peer + 1, peer + 2, 0}, nullptr);
@@ -106,6 +108,12 @@ TEST_CASE("sim_faults: a silent rank does nothing until it is woken") {
     }
   });
   CHECK(cluster.failure() == NCCL_EP_SIM_FAILURE_NONE);
+}
+
+TEST_CASE("sim_faults: a silent rank is woken when nothing can go on without it") {
+  TestCluster cluster(ranks(2));
+  CHECK(signal_other_rank(cluster, "test_raise", true, 1 << 30) == ncclSuccess);
+  CHECK_MESSAGE(cluster.failure() == NCCL_EP_SIM_FAILURE_NONE, cluster.report());
 }
 
 TEST_CASE("sim_faults: waiting for a silent rank's flag is a deadlock") {

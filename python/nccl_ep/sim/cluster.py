@@ -236,9 +236,17 @@ class Cluster(Closing):
         """
         check(library().ncclEpSimStopWarpsAfter(self.c, rank, first_block, first_warp, after))
 
-    def wake(self, rank: int) -> None:
-        """Ends :meth:`silence` and :meth:`stop_warps`: the GPU goes on where it stopped."""
-        check(library().ncclEpSimWakeRank(self.c, rank))
+    def wake(self, rank: int, *, after: int = 0) -> None:
+        """Ends :meth:`silence` and :meth:`stop_warps`: the GPU goes on where it stopped.
+
+        Args:
+            rank: whose.
+            after: when so many scheduling steps have passed, or nothing can go on without it; 0: at once.
+        """
+        if after:
+            check(library().ncclEpSimWakeRankAfter(self.c, rank, after))
+        else:
+            check(library().ncclEpSimWakeRank(self.c, rank))
 
     def delay(self, rank: int, steps: int) -> None:
         """Fault: work queued from now on starts up to ``steps`` scheduling steps later; 0 is as usual."""
