@@ -105,6 +105,8 @@ EP_DEVICE void put_sums(const Operation<Peers::teams>& op, const RemoteRanks& re
     item.end_chunk = args.rows.num_chunks;
     local.template start<kLayout>(args, item, Remembered(args, item));
     const RemoteHome home{op, remote, i, row, args.routing.num_topk};
+    // A lone row needs no weights, but the home's hello needs that they have come: then they have left its outbox.
+    if (kLayout == Layout::expert_major && local.num_rows == 1 && !await_weights(home, item, 1, local.addends)) return;
     unsigned char* staged = remote.outbox(op.bank, i) + args.network.layout.row_at(item.token);
 #pragma unroll 1
     for (uint32_t c = 0; c < item.end_chunk; ++c) {
@@ -187,7 +189,7 @@ EP_DEVICE void combine_remote_in_format(const LlCombineArgs& args) {
       put_sums<kLayout, kDType>(op, remote, args, {num_taken + 1}, local, args.push_warps * dev::num_blocks());
     }
     if (receives) {
-      collect_sums<kDType, Format>(args, AllRows{op, remote}, {num_taken + 2}, local.addends);
+      collect_sums<kLayout, kDType, Format>(args, AllRows{op, remote}, {num_taken + 2}, local.addends);
       note_free_banks(op, remote);
     }
   }
