@@ -86,9 +86,8 @@ def test_rows_of_every_size(make_cluster: Any, nodes: int, layout: ep.Layout, se
     returned = make(replace(SHAPE, hidden=64, num_topk=1), layout, seed)
     random = np.random.default_rng(seed)
     for rows in returned.rows:
-        sizes = random.choice([0, 1e-38, 1e-33, 1e-20, 1, 1e30, 3e37], rows.shape[:-1])
-        with np.errstate(over="ignore"):
-            rows[...] = (rows.astype(np.float64) * sizes[..., None]).astype(rows.dtype)
+        sizes = random.choice([0, 1e-38, 1e-33, 1e-20, 1, 1e30, 1e36], rows.shape[:-1])
+        rows[...] = (rows.astype(np.float64) * sizes[..., None]).astype(rows.dtype)
     run(make_cluster, with_their_scales(returned), seed, nodes)
 
 
