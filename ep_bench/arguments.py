@@ -76,7 +76,7 @@ def combine_arguments(case: Case, buffers: Buffers) -> tuple[Any, ...]:
     applies_weights = (case.algorithm, case.layout) == ("ll", "em")
     weights = buffers.topk_weights if applies_weights else buffers.combined_weights
     return (
-        nccl_ep.CombineInputs(rows, buffers.expert_weights),
+        nccl_ep.CombineInputs(rows, buffers.expert_weights, buffers.global_scales),
         nccl_ep.CombineOutputs(buffers.combined, weights),
         nccl_ep.CombineConfig(
             pass_direction=PASSES[case.pass_direction], quantization_recipe=case.recipe.combine

@@ -11,7 +11,7 @@ from ep_bench.cases import Case
 from ep_bench.devices.face import Device, Memory, poison
 from ep_bench.formats import Part
 from ep_bench.inputs import Inputs
-from ep_bench.tokens import Rows
+from ep_bench.tokens import Rows, global_scales
 from ep_bench.zones import fixed_zones
 
 
@@ -32,6 +32,7 @@ class Buffers:
         received_idx, received_weights: what dispatch says of each row.
         expert_rows: combine's input, like ``received``.
         expert_window: its window, or None.
+        global_scales: of those rows, where combine takes them, ``[zones, rows, 1]``.
         expert_weights: backward: the gradients of ``received_weights``.
         combined: combine's output, ``[b, H]``.
         combined_weights: backward: the gradients of ``topk_weights``, ``[b, K]``.
@@ -63,6 +64,9 @@ class Buffers:
         in_window = case.zero_copy and case.algorithm == "ht"
         self.expert_rows, self.expert_window = _rows(memory, rows, case.numbers, in_window)
         self.combined = memory.empty((inputs.num_tokens(rank), case.hidden), inputs.dtype)
+        self.global_scales = None
+        if case.recipe.has_global_scales:
+            self.global_scales = memory.empty((*rows, 1), np.float32)
         self.expert_weights = memory.empty(weights, np.float32) if backward else None
         self.combined_weights = memory.empty(routing.topk_weights.shape, np.float32) if backward else None
         self._fill_expert_rows()
@@ -104,6 +108,8 @@ class Buffers:
         hidden, per_row = self._case.hidden, 1 if self._case.layout == "em" else self._case.top_k
         for first, count in self._ranges():
             self._device.fill(self.expert_rows, 0xFF, first * hidden, count * hidden)
+            if self.global_scales is not None:
+                self._device.fill(self.global_scales, 0xFF, first, count)
             if self.expert_weights is not None:
                 self._device.fill(self.expert_weights, 0xFF, first * per_row, count * per_row)
         self._device.synchronize()
@@ -111,6 +117,8 @@ class Buffers:
             numbers = zone.first + np.arange(len(zone.tokens))
             rows = self._inputs.expert_rows(self._rank, numbers)
             self._device.write(self.expert_rows, rows, zone.first * hidden)
+            if self.global_scales is not None:
+                self._device.write(self.global_scales, global_scales(rows), zone.first)
             if self.expert_weights is not None:
                 weights = self._inputs.expert_weights(self._rank, numbers)[:, :per_row]
                 self._device.write(self.expert_weights, weights, zone.first * per_row)

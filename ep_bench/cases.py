@@ -204,9 +204,9 @@ def _check_recipe(case: Case) -> None:
             f"--hidden {case.hidden}: expected a multiple of {recipe.group}, the elements that share a scale "
             f"with --recipe {recipe}"
         )
-    num_bytes = case.sent.elements.num_bytes
-    if num_bytes % 16:
-        raise UsageError(
-            f"--hidden {case.hidden}: a row of --recipe {recipe} has {num_bytes} bytes, expected a multiple "
-            f"of 16"
-        )
+    for num_bytes in (case.sent.elements.num_bytes, case.returned.elements.num_bytes):
+        if num_bytes % 16:
+            raise UsageError(
+                f"--hidden {case.hidden}: a row of --recipe {recipe} has {num_bytes} bytes, expected a "
+                f"multiple of 16"
+            )

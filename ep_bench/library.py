@@ -33,6 +33,8 @@ class Library:
         """Why this library must not be asked for a case, or None."""
         if self._is_ours():
             return None
+        if case.recipe.has_global_scales:
+            return "NCCL EP sends every expert's row as NVFP4, and how far that is off is not checked here"
         if case.recipe.quantizes_combine or case.recipe.exact:
             return f"NCCL EP has no recipe {case.recipe}"
         if case.algorithm != "ht":

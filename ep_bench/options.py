@@ -40,9 +40,9 @@ tokens, 16 SMs, and dispatch and combine in turn, which is how both libraries ar
 
 --recipe: fwd dispatches rows that the caller has quantized. TOKEN is e4m3, e5m2, float4x2, bf16, fp16 or
 fp32, SCALE fp32, fp16, bf16, e4m3, e5m2 or uint8, and N elements share a scale, 128 unless it is given.
-mxfp8 is fwd:e4m3/uint8/32, nvfp4 is fwd:float4x2/e4m3/16. ds-fp8 quantizes bf16 in dispatch, fp8-combine in
-combine. exact, of em inside one node, makes groups with exact_combine. Rows of combine are of
---dtype.
+mxfp8 is fwd:e4m3/uint8/32, nvfp4 is fwd:float4x2/e4m3/16. ds-fp8 quantizes bf16 in dispatch, fp8-combine
+and, in low latency, nvfp4-combine in combine. exact, of em inside one node, makes groups with exact_combine.
+Rows of combine are of --dtype.
 
 --pass, --eager, --budget, --alignment and --overflow are of high throughput. Without --eager and --budget the
 budget is what the fullest rank needs. With a smaller one and --overflow drop, rows are dropped, and counted.
@@ -220,6 +220,8 @@ def _check_combine(given: argparse.Namespace) -> None:
     recipe, is_forward = given.recipe, "bwd" not in (getattr(given, "pass") or ())
     if recipe.exact and set(given.layout or ()) - {"em"}:
         raise UsageError(f"--layout {','.join(given.layout)}: expected em with --recipe {recipe}")
+    if recipe.has_global_scales and given.algorithm == "ht":
+        raise UsageError(f"--algorithm ht: expected ll with --recipe {recipe}")
     if not recipe.exact and not (recipe.quantizes_combine and given.algorithm == "ht"):
         return
     if recipe.quantizes_combine and not is_forward:
@@ -291,7 +293,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--zero-copy", type=_list(_switch), nargs="?", const=(True,), default=(False,), metavar="on,off",
         help="receive into a window, in ll rank-major only, and in ht combine from one [list]")  # fmt: skip
     add("--recipe", type=_recipe, default=NO_RECIPE, metavar="R",
-        help="none, fwd:TOKEN/SCALE[/N], mxfp8, nvfp4, ds-fp8, fp8-combine or exact; see below")  # fmt: skip
+        help="none, fwd:TOKEN/SCALE[/N], mxfp8, nvfp4, ds-fp8, fp8-combine, nvfp4-combine or exact; "
+        "see below")  # fmt: skip
     add("--mask", action="store_true", help="groups that go on without ranks that do not answer")
     add("--kill", type=_kill, metavar="RANK@ITER",
         help="with --mask: a rank dies as an iteration begins, see below")  # fmt: skip

@@ -4,8 +4,8 @@
 The tolerance of a number, with w x its summands: ``(n eps(dtype) / 2 + (K + R) 2**-24) * sum |w x|``, and a
 subnormal of the type for each rounded sum. That covers n roundings to the type on a summand's way, and any
 order of float32 sums over K routes and R ranks. The result is rounded; what a rank sends, too, unless rows
-travel one by one (exact); in high throughput across LSA teams also what a team sends home. With FP8 on the
-way home, what each rank sends also has the error of quantizing.
+travel one by one (exact); in high throughput across LSA teams also what a team sends home. With FP8 or NVFP4
+on the way home, what each rank sends also has the error of quantizing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ep_bench.inputs import Inputs
-from ep_bench.tokens import quantization_error
+from ep_bench.tokens import nvfp4_error, quantization_error
 
 Array = npt.NDArray[Any]
 ZoneTokens = list[list[int]]
@@ -51,15 +51,18 @@ def combined(inputs: Inputs, rank: int, zones: list[ZoneTokens]) -> Combined:
     for peer in range(case.num_ranks):
         places = _places(inputs, peer, zones[peer])
         part = np.zeros_like(total) if case.recipe.quantizes_combine else total
+        limits = np.zeros(len(total))  # of the parts' magnitudes, by the rows' global scales
         for tokens, weights, numbers in _summands(inputs, rank, peer, places):
             rows = inputs.expert_rows(peer, numbers).astype(np.float64)
             if weights is not None:
                 rows *= weights[:, None]
             part[tokens] += rows
             magnitude[tokens] += np.abs(rows)
+            limits[tokens] += np.abs(rows).max(axis=1, initial=0)
         if case.recipe.quantizes_combine:
             total += part
-            quantized = quantized + quantization_error(part)
+            error = nvfp4_error(part, limits) if case.recipe.has_global_scales else quantization_error(part)
+            quantized = quantized + error
         if gradients is not None:
             _add_gradients(gradients, inputs, rank, peer, places)
     info: Any = ml_dtypes.finfo(inputs.dtype)  # type: ignore[no-untyped-call]

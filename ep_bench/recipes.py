@@ -12,7 +12,9 @@ from ep_bench.exits import UsageError
 from ep_bench.formats import SCALE_TYPES, TOKEN_TYPES, Format, Part
 
 GROUP = 128
-"""Elements that share a scale: where the library quantizes always, where the caller does by default."""
+"""Elements that share a scale: where the library makes FP8, and where the caller quantizes by default."""
+NVFP4_GROUP = 16
+"""The same of NVFP4."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,12 @@ class Recipe:
 
     @property
     def quantizes_combine(self) -> bool:
-        return self.combine is CombineQuantizationRecipe.FP8
+        return self.combine is not CombineQuantizationRecipe.NONE
+
+    @property
+    def has_global_scales(self) -> bool:
+        """Whether combine takes a float32 scale for each row."""
+        return self.combine is CombineQuantizationRecipe.NVFP4
 
     def sent(self, numbers: Part) -> Format:
         """What dispatch takes of tokens that would be ``numbers`` without a recipe."""
@@ -54,7 +61,10 @@ class Recipe:
         return _quantized(numbers.width) if self.quantizes_dispatch else self.sent(numbers)
 
     def returned(self, numbers: Part) -> Format:
-        """What travels in combine."""
+        """What travels in combine, but for global scales."""
+        if self.has_global_scales:
+            scales = Part(numbers.width // NVFP4_GROUP, DataType.FLOAT8E4M3)
+            return Format(Part(numbers.width // 2, DataType.FLOAT4X2), scales)
         return _quantized(numbers.width) if self.quantizes_combine else Format(numbers)
 
     def __str__(self) -> str:
@@ -73,10 +83,15 @@ _NAMED = {
         "mxfp8", DispatchQuantizationRecipe.FWD, token=DataType.FLOAT8E4M3, scale=DataType.UINT8, group=32
     ),
     "nvfp4": Recipe(
-        "nvfp4", DispatchQuantizationRecipe.FWD, token=DataType.FLOAT4X2, scale=DataType.FLOAT8E4M3, group=16
+        "nvfp4",
+        DispatchQuantizationRecipe.FWD,
+        token=DataType.FLOAT4X2,
+        scale=DataType.FLOAT8E4M3,
+        group=NVFP4_GROUP,
     ),
     "ds-fp8": Recipe("ds-fp8", DispatchQuantizationRecipe.DS_FP8E3M4),
     "fp8-combine": Recipe("fp8-combine", combine=CombineQuantizationRecipe.FP8),
+    "nvfp4-combine": Recipe("nvfp4-combine", combine=CombineQuantizationRecipe.NVFP4, group=NVFP4_GROUP),
     "exact": Recipe("exact", group=1, exact=True),
 }
 

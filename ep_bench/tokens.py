@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ep_bench.cases import Case
 from ep_bench.expect import expect_bits, expect_close
 from ep_bench.numbers import RandomRows
-from ep_bench.recipes import GROUP
+from ep_bench.recipes import GROUP, NVFP4_GROUP
 
 Array = npt.NDArray[Any]
 
@@ -26,6 +26,7 @@ _ID_BYTES = 4
 _POOL_ROWS = 61
 _BLOCK_ROWS = 1024
 _LARGEST = 448.0  # number of E4M3
+_LARGEST_NVFP4 = 6 * _LARGEST  # number of E2M1 x scale
 _LEAST_MAGNITUDE = 1e-4  # groups of smaller elements have the scale of this one
 
 
@@ -176,3 +177,16 @@ def scales_of(rows: Array) -> Array:
 def quantization_error(rows: Array) -> Array:
     """How far from an element its number times its scale may be: half of E4M3's last place."""
     return np.maximum(np.abs(rows) / 16, np.repeat(scales_of(rows), GROUP, axis=1) / 1024)
+
+
+def global_scales(rows: Array) -> Array:
+    """``[n]`` float32: the global scale of each row for NVFP4."""
+    return np.asarray(_LARGEST_NVFP4 / np.abs(rows.astype(np.float64)).max(axis=1), np.float32)
+
+
+def nvfp4_error(rows: Array, limits: Array) -> Array:
+    """The same of NVFP4, where ``limits`` ``[n]`` are the largest magnitudes by the global scales: half of
+    E2M1's last place, with a scale that is rounded itself and may be too small for E4M3."""
+    groups = np.abs(rows).reshape(len(rows), rows.shape[1] // NVFP4_GROUP, NVFP4_GROUP)
+    most = np.repeat(groups.max(axis=2), NVFP4_GROUP, axis=1)
+    return np.maximum(np.maximum(np.abs(rows) / 5, most / 22), limits[:, None] / 450_000)

@@ -249,7 +249,7 @@ typedef enum {
 
 typedef enum {
   NCCL_EP_COMB_QUANT_NONE = 0,   // bf16, fp16 or fp32 rows travel as they are
-  NCCL_EP_COMB_QUANT_NVFP4 = 1,  // bf16 rows travel as NVFP4
+  NCCL_EP_COMB_QUANT_NVFP4 = 1,  // bf16 rows travel as NVFP4, below the caller's global scales
   NCCL_EP_COMB_QUANT_FP8 = 2,    // bf16 rows travel as fp8 E4M3 with an fp32 scale for each 128 elements
 } ncclEpCombQuant_t;
 
@@ -544,7 +544,13 @@ ncclResult_t ncclEpDispatch(ncclEpHandle_t handle, const ncclEpDispatchInputs_t*
 // and need not exceed max_recv_tokens_per_rank.
 // Recipe NONE: bf16, fp16 or fp32, the same on both sides; no scales. FP8 (LL, and HT FWD inside one LSA team; not in
 // NCCL EP 0.2): bf16 on both sides, H a multiple of 128; no scales here, since they are made on the way, as in dispatch
-// with DS_FP8E3M4, of what each rank sends. NVFP4 is not available.
+// with DS_FP8E3M4, of what each rank sends.
+// NVFP4 (LL): bf16 on both sides, H a multiple of 32. inputs.scales, fp32 [L,R*B,1] or [R,B,1], are the
+// global scales of the rows: 2688 / a row's largest magnitude, or 0 for zeros. Rows travel as fp4 E2M1 with
+// an fp8 E4M3 scale for each 16 elements: element = number x scale / global scale. What is larger than
+// 2688 / global scale becomes that. In EM a rank's sum travels; its global scale is 1 / the sum of
+// |weight| / global scale over its rows. An element comes back with an error of at most 1/5 of it, 1/22 of
+// the largest magnitude of its 16, or 1/450,000 of 2688 / global scale, whichever is most.
 //   LL EM   out[t] = sum over k of weights[t, k] * the row of token t at its k-th expert
 //   others  out[t] = sum over ranks (EM: slots) of token t's rows, which the caller has weighted and, if
 //           there is one row a token, added over its rank's experts
@@ -556,7 +562,8 @@ ncclResult_t ncclEpDispatch(ncclEpHandle_t handle, const ncclEpDispatchInputs_t*
 // A token without experts, or of which nothing was kept, gets a row of zeros. The routing is that of the dispatch.
 //
 // Collective. Stream-ordered, as ncclEpDispatch. Allocates nothing. Capturable. Errors: as ncclEpDispatch;
-// ncclInvalidUsage: FP8 with HT BWD, with HT across LSA teams or enable_mask, or with exact_combine; NVFP4.
+// ncclInvalidUsage: FP8 with HT BWD, with HT across LSA teams or enable_mask; NVFP4 with HT; either with
+// exact_combine.
 ncclResult_t ncclEpCombine(ncclEpHandle_t handle, const ncclEpCombineInputs_t* inputs,
                            const ncclEpCombineOutputs_t* outputs, const ncclEpCombineConfig_t* config,
                            cudaStream_t stream);

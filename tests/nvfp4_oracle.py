@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What rows that travel as NVFP4 must be, in float64: E2M1 numbers with an E4M3 scale for each 16 elements, and a
-global scale for the row.
+"""What rows that travel as NVFP4 must be, in float64: E2M1 numbers with an E4M3 scale for each 16 elements,
+and a global scale for the row.
 
-The library rounds in float32, so the oracle does not say which of two neighbouring numbers an element becomes; it
-says how far off the element may come back: 1/5 of it, 1/22 of the largest magnitude of its 16, or 1/450,000 of the
-largest magnitude that the global scale stands for, whichever is most.
+The library rounds in float32, so the oracle does not say which of two neighbouring numbers an element
+becomes; it says how far off the element may come back: 1/5 of it, 1/22 of the largest magnitude of its 16, or
+1/450,000 of the largest magnitude that the global scale stands for, whichever is most.
 """
 
 from __future__ import annotations
@@ -47,14 +47,15 @@ def errors_of(row: Array, limit: float) -> Array:
 
 
 def assert_sums(sums: list[list[Array]], limits: list[list[float]], found: Array, what: str = "") -> None:
-    """Fails unless each row of ``found`` ``[b, H]`` bf16 sums up a token's rows, each of which has come as NVFP4.
+    """Fails unless each row of ``found`` ``[b, H]`` bf16 sums up a token's rows, each come as NVFP4.
 
     ``limits`` are the rows' largest magnitudes, as far as their global scales know.
     """
     for token, (rows, most) in enumerate(zip(sums, limits, strict=True)):
         exact, bound = np.zeros(found.shape[1]), np.zeros(found.shape[1])
         for row, limit in zip(rows, most, strict=True):
-            exact += row.astype(np.float64)
+            with np.errstate(invalid="ignore"):  # infinities of both signs
+                exact += row.astype(np.float64)
             bound += errors_of(row, limit)
         bound = (bound + (np.abs(exact) + bound) / 256) * (1 + 1e-5)
         values = found[token].astype(np.float64)

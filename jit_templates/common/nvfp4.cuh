@@ -48,10 +48,9 @@ struct Nvfp4Scales {
     Nvfp4Scales scales;
     scales.bits = dev::e4m3x2_from_floats(scale[0], scale[1]);
     dev::floats_from_e4m3x2(static_cast<uint16_t>(scales.bits), scale[0], scale[1]);
+    // With a scale of 0 or NaN it does not matter what the numbers are: there is none that is not finite.
 #pragma unroll
-    for (uint32_t i = 0; i < 2; ++i) {
-      scales.inverse[i] = scale[i] > 0 ? dev::mul(global_scale, dev::reciprocal(scale[i])) : 0;
-    }
+    for (uint32_t i = 0; i < 2; ++i) scales.inverse[i] = dev::mul(global_scale, dev::reciprocal(scale[i]));
     return scales;
   }
 };

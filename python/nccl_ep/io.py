@@ -72,7 +72,12 @@ class DispatchOutputs(_Tensors):
 @paired_with("ncclEpCombineInputs_t")
 @dataclass(frozen=True)
 class CombineInputs(_Tensors):
-    """What a rank gives back: its experts' rows, where dispatch had put them."""
+    """What a rank gives back: its experts' rows, where dispatch had put them.
+
+    Attributes:
+        scales: with NVFP4, the global scale of each row, 2688 / its largest magnitude or 0 for zeros, float32
+            ``[..., 1]``.
+    """
 
     tokens: Any
     topk_weights: Any = None

@@ -21,7 +21,7 @@ void check_weights(const CombineRequest& request, bool is_expert_major, const Ex
 
 // What quantizes on the way goes forward, inside one LSA team, and needs all its ranks.
 void HtGroup::check_recipe(const CombineRequest& request, size_t hidden) const {
-  if (request.recipe == NCCL_EP_COMB_QUANT_NVFP4) {
+  if (request.recipe == NCCL_EP_COMB_QUANT_NVFP4 && !config().exact_combine) {
     refuse(ncclInvalidUsage, kRecipe,
            "is NCCL_EP_COMB_QUANT_NVFP4 (1), expected NCCL_EP_COMB_QUANT_NONE (0) or NCCL_EP_COMB_QUANT_FP8 (2): this "
            "version has it in Low Latency");

@@ -282,7 +282,6 @@ DISPATCH_WEIGHTS = (
 )
 
 COMBINE = (
-    ("recipe", combine(quantization_recipe=1), IU, r"quant_recipe.*1.*not available"),
     ("scales", combine(lambda d: d.combine_inputs(scales=d.weights)), IA, r"inputs\.scales.*expected NULL"),
     (
         "tokens of int",

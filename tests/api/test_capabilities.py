@@ -85,20 +85,28 @@ REFUSALS: list[tuple[str, ep.Algorithm, ep.Layout, ep.CapabilityQuery, int, str]
     ),
     ("scales", LL, RM, ep.CapabilityQuery(COMBINE, hidden=H, num_scales=1), IA, r"inputs\.scales: is given"),
     (
-        "recipe",
+        "no global scales",
         LL,
         EM,
         ep.CapabilityQuery(COMBINE, hidden=H, quantization_recipe=1),
-        IU,
-        r"quant_recipe: is 1",
+        IA,
+        r"inputs\.scales: is NULL",
+    ),
+    (
+        "global scales",
+        LL,
+        RM,
+        ep.CapabilityQuery(COMBINE, hidden=H, quantization_recipe=1, num_scales=4),
+        IA,
+        r"inputs\.scales: extent 2 is 4, expected 1 = the global scale of a row",
     ),
     (
         "recipe",
         HT,
         EM,
-        ep.CapabilityQuery(COMBINE, hidden=H, quantization_recipe=1),
+        ep.CapabilityQuery(COMBINE, hidden=H, quantization_recipe=1, num_scales=1),
         IU,
-        r"quant_recipe: is 1",
+        r"quant_recipe: is NCCL_EP_COMB_QUANT_NVFP4 \(1\), expected .* has it in Low Latency",
     ),
     (
         "odd groups",
@@ -180,6 +188,17 @@ def test_the_recipe_of_combine(make_cluster: Any) -> None:
     assert answer.result == 0
     assert answer.inputs_scales.path == NONE
     assert answer.inputs_tokens.path == answer.outputs_tokens.path == ep.RowPath.IN_PLACE
+
+
+@pytest.mark.parametrize("layout", [EM, RM], ids=["expert-major", "rank-major"])
+def test_global_scales_of_combine(make_cluster: Any, layout: ep.Layout) -> None:
+    recipe = ep.CombineQuantizationRecipe.NVFP4
+    query = ep.CapabilityQuery(COMBINE, quantization_recipe=recipe, hidden=H, num_scales=1)
+    answer = with_group(make_cluster, LL, lambda group: group.capabilities(layout, query))
+    assert answer.result == 0
+    paths = (answer.inputs_tokens, answer.inputs_scales, answer.outputs_tokens)
+    assert [path.path for path in paths] == [ep.RowPath.IN_PLACE] * 3
+    assert answer.outputs_scales.path == NONE
 
 
 def test_the_backward_pass_goes_the_same_ways(make_cluster: Any) -> None:

@@ -411,6 +411,12 @@ def backward(inputs: Act = gradients, outputs: Act = gradients_out) -> Act:
 
 
 COMMON_COMBINE = (
+    (
+        "recipe",
+        combine(quantization_recipe=1),
+        IU,
+        r"quant_recipe: is .*NVFP4 \(1\), expected .*NONE \(0\) or .*FP8 \(2\): this version .* Low Latency",
+    ),
     *misuse.COMBINE,
     (
         "tokens 3D",

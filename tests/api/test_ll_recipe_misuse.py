@@ -13,7 +13,7 @@ import nccl_ep as ep
 import numpy as np
 import pytest
 from ll_desk import EM, RM, Desk
-from misuse import BF16, IA, Act, B, E, H, b, expect, table
+from misuse import BF16, IA, IU, Act, B, E, H, b, expect, table
 
 refused = partial(misuse.refused, Desk)
 
@@ -218,6 +218,108 @@ def combined(inputs: Change = lambda d: {}, hidden: int = HIDDEN) -> Act:
 )
 def test_rows_that_combine_quantizes(make_cluster: Any, act: Act, error: type[ep.Error], says: str) -> None:
     expect(refused(make_cluster, EM, act, max_token_bytes=2 * HIDDEN), error, says)
+
+
+def returned(inputs: Change = lambda d: {}, hidden: int = HIDDEN) -> Act:
+    """A combine of bf16 rows that travel as NVFP4, with these changes."""
+
+    def act(d: Desk) -> None:
+        zone = (E, B) if d.layout is EM else (1, B)
+        good = {"tokens": d.array((*zone, hidden), BF16), "scales": d.array((*zone, 1), np.float32)}
+        d.handle_to_combine().combine(
+            d.combine_inputs(**(good | inputs(d))),
+            d.combine_outputs(tokens=d.array((b, hidden), BF16)),
+            config=ep.CombineConfig(quantization_recipe=ep.CombineQuantizationRecipe.NVFP4),
+        )
+
+    return act
+
+
+def askew_global(d: Desk) -> ep.Tensor:
+    memory = ep.Tensor(d.array((100,), np.uint8))
+    return ep.Tensor(memory.ptr + 2, dtype="float32", shape=(E, B, 1))
+
+
+@table(
+    ("no scales", returned(lambda d: {"scales": None}), IA, r"inputs\.scales.*is NULL, expected a tensor"),
+    (
+        "type of scales",
+        returned(lambda d: {"scales": d.array((E, B, 1), np.float16)}),
+        IA,
+        r"inputs\.scales.*datatype is float16 .*expected float32",
+    ),
+    (
+        "scales 2D",
+        returned(lambda d: {"scales": d.array((E, B), np.float32)}),
+        IA,
+        r"inputs\.scales.*has 2 dimensions, expected 3",
+    ),
+    (
+        "scales of other experts",
+        returned(lambda d: {"scales": d.array((E + 1, B, 1), np.float32)}),
+        IA,
+        r"inputs\.scales.*extent 0 is 5, expected 4 = local experts",
+    ),
+    (
+        "scales of other rows",
+        returned(lambda d: {"scales": d.array((E, B - 1, 1), np.float32)}),
+        IA,
+        r"inputs\.scales.*extent 1 is 3, expected 4 = ranks x max_dispatch_tokens_per_rank",
+    ),
+    (
+        "two scales",
+        returned(lambda d: {"scales": d.array((E, B, 2), np.float32)}),
+        IA,
+        r"inputs\.scales.*extent 2 is 2, expected 1 = the global scale of a row",
+    ),
+    (
+        "scales askew",
+        returned(lambda d: {"scales": askew_global(d)}),
+        IA,
+        r"inputs\.scales.*2 bytes past a multiple of 4",
+    ),
+    (
+        "type",
+        returned(lambda d: {"tokens": d.array((E, B, HIDDEN), np.float16)}),
+        IA,
+        r"inputs\.tokens.*datatype is float16 .*expected bfloat16",
+    ),
+    (
+        "tokens 2D",
+        returned(lambda d: {"tokens": d.array((E, HIDDEN), BF16)}),
+        IA,
+        r"inputs\.tokens.*hidden is 0, expected a positive multiple of 32",
+    ),
+    (
+        "hidden",
+        returned(hidden=48),
+        IA,
+        r"inputs\.tokens.*hidden is 48, expected a positive multiple of 32, whose numbers are 16 bytes in",
+    ),
+    ("row too long", returned(hidden=2 * HIDDEN), IA, r"inputs\.tokens.*512 bytes, expected at most 256"),
+)
+def test_rows_that_combine_sends_as_nvfp4(
+    make_cluster: Any, act: Act, error: type[ep.Error], says: str
+) -> None:
+    expect(refused(make_cluster, EM, act, max_token_bytes=2 * HIDDEN), error, says)
+
+
+def test_global_scales_of_rank_major_rows(make_cluster: Any) -> None:
+    act = returned(lambda d: {"scales": d.array((E, B, 1), np.float32)})
+    expect(
+        refused(make_cluster, RM, act, max_token_bytes=2 * HIDDEN),
+        IA,
+        r"inputs\.scales.*extent 0 is 4, expected 1 = ranks",
+    )
+
+
+def test_nvfp4_rows_with_exact_sums(make_cluster: Any) -> None:
+    config = {"max_token_bytes": 2 * HIDDEN, "exact_combine": True, "num_topk": 2}
+    expect(
+        refused(make_cluster, EM, returned(), **config),
+        IU,
+        r"config\.quant_recipe: is 1, expected NCCL_EP_COMB_QUANT_NONE \(0\): .* not available here",
+    )
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from ep_bench.buffers import Buffers
 from ep_bench.cases import Case
 from ep_bench.inputs import Inputs
 from ep_bench.library import Library
-from ep_bench.recipes import GROUP
+from ep_bench.recipes import GROUP, NVFP4_GROUP
 from ep_bench.rows import Measured, Row, Setup, make_row
 from ep_bench.tokens import Rows
 
@@ -45,6 +45,16 @@ def quantized(rows: Array) -> Rows:
     scales = np.maximum(np.abs(groups).max(axis=2), np.float32(1e-4)) / np.float32(448)
     elements = (groups / scales[..., None]).astype(ml_dtypes.float8_e4m3fn)
     return Rows(elements.reshape(rows.shape), scales)
+
+
+def through_nvfp4(rows: Array, limits: Array) -> Array:
+    """Rows as they come back, with global scales that stand for these magnitudes."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        groups = rows.reshape(len(rows), -1, NVFP4_GROUP) * (2688 / limits[:, None, None])
+        scales = (np.abs(groups).max(axis=2, keepdims=True) / 6).astype(ml_dtypes.float8_e4m3fn)
+        numbers = np.clip(groups / scales.astype(np.float32), -6, 6).astype(ml_dtypes.float4_e2m1fn)
+        back = numbers.astype(np.float32) * scales.astype(np.float32) * (limits[:, None, None] / 2688)
+    return np.where(limits[:, None] == 0, 0, back.reshape(rows.shape)).astype(np.float32)
 
 
 class HostDevice:
@@ -163,13 +173,18 @@ class World:
         buffers, first = self.buffers[rank], home * self.case.tokens
         rows = self.rows(buffers.expert_rows)
         part = np.zeros((self.inputs.num_tokens(home), self.case.hidden), np.float32)
+        limits = np.zeros(len(part), np.float32)
         for number, zone in enumerate(self.inputs.zones.of_rank(rank)):
             for place, token in enumerate(zone.tokens - first, zone.first):
                 if 0 <= token < self.case.tokens:
                     weight = self._weight(home, rank, number, token)
                     part[token] += weight * rows[place].astype(np.float32)
+                    if buffers.global_scales is not None:
+                        limits[token] += weight * 2688 / buffers.global_scales.reshape(-1)[place]
                     if buffers.expert_weights is not None:
                         self._give_gradients(home, rank, number, token, buffers.expert_weights[place])
+        if self.case.recipe.has_global_scales:
+            return through_nvfp4(part, limits)
         if self.case.recipe.quantizes_combine:
             elements, scales = quantized(part)
             return np.asarray(elements.astype(np.float32) * np.repeat(scales, GROUP, axis=1))

@@ -62,6 +62,28 @@ def test_right_sums_of_quantized_rows_are_accepted(algorithm: str, layout: str):
     check_all(done("fp8-combine", algorithm=algorithm, layout=layout))
 
 
+@pytest.mark.parametrize("layout", ["em", "rm"])
+def test_right_sums_of_nvfp4_rows_are_accepted_and_wrong_ones_caught(layout: str):
+    world = done("nvfp4-combine", layout=layout)
+    check_all(world)
+    sums = world.buffers[2].combined
+    column = int(np.argmax(np.abs(sums[3].astype(np.float32))))
+    sums[3, column] *= 1.5
+    with pytest.raises(WrongData, match=rf"combined tokens\[3, {column}\]"):
+        check_all(world)
+
+
+def test_global_scales_are_those_of_the_rows():
+    world = done("nvfp4-combine", layout="em")
+    for rank, buffers in enumerate(world.buffers):
+        rows, scales = world.rows(buffers.expert_rows), buffers.global_scales.reshape(-1)
+        used = np.zeros(len(rows), bool)
+        for zone in world.inputs.zones.of_rank(rank):
+            used[zone.first : zone.first + len(zone.tokens)] = True
+        most = np.abs(rows[used].astype(np.float32)).max(axis=1)
+        np.testing.assert_array_equal(scales[used], (2688 / most.astype(np.float64)).astype(np.float32))
+
+
 @pytest.mark.parametrize("algorithm", ["ll", "ht"])
 def test_exact_sums_are_rounded_once(algorithm: str):
     world = done("exact", algorithm=algorithm, layout="em")
@@ -183,6 +205,7 @@ def test_bytes_are_those_that_travel():
         "nvfp4": (64 + 8, 256),
         "ds-fp8": (128 + 4, 256),
         "fp8-combine": (256, 128 + 4),
+        "nvfp4-combine": (256, 64 + 8),
     }
     plain = Inputs(case(hidden=128))
     num_rows = ideal_remote_bytes(plain, "dispatch") / 256
@@ -200,7 +223,7 @@ def test_bytes_are_those_that_travel():
     [
         (
             "fp8",
-            "'fp8' is unknown, expected none, mxfp8, nvfp4, ds-fp8, fp8-combine, exact or fwd:TOKEN/SCALE",
+            "'fp8' is unknown, expected none, mxfp8, nvfp4, ds-fp8, fp8-combine, nvfp4-combine, exact or fwd",
         ),
         ("fwd:e4m3", "is unknown, expected none"),
         ("fwd:e4m3/fp32/0", "is unknown, expected none"),
@@ -221,6 +244,9 @@ def test_what_is_no_recipe_is_said(text: str, message: str, capsys):
         ("--algorithm ht --recipe fp8-combine --pass fwd,bwd", "--pass bwd: expected fwd with --recipe"),
         ("--algorithm ht --recipe fp8-combine --nodes 2", "--nodes 2: expected 1 with --recipe fp8-combine"),
         ("--algorithm ht --recipe fp8-combine --mask", "--mask and --recipe fp8-combine exclude each other"),
+        ("--algorithm ht --recipe nvfp4-combine", "--algorithm ht: expected ll with --recipe nvfp4-combine"),
+        ("--recipe nvfp4-combine --dtype fp32", "--dtype fp32: expected bf16 with --recipe nvfp4-combine"),
+        ("--recipe nvfp4-combine --hidden 48", "a row of --recipe nvfp4-combine has 24 bytes"),
         ("--recipe exact --layout em,rm", "--layout em,rm: expected em with --recipe exact"),
         ("--recipe exact --nodes 2", "--nodes 2: expected 1 with --recipe exact"),
         ("--recipe exact --mask", "--mask and --recipe exact exclude each other"),

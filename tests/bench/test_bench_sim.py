@@ -140,6 +140,7 @@ def test_high_throughput_moves_little_but_what_must_cross(capsys, nodes):
         ("--recipe", "mxfp8", "--layout", "rm", "--zero-copy", "on"),
         ("--recipe", "ds-fp8", "--mask"),
         ("--recipe", "fp8-combine"),
+        ("--recipe", "nvfp4-combine", "--mask"),
         ("--recipe", "fwd:fp16/fp32", "--algorithm", "ht", "--pass", "bwd", "--zero-copy", "on"),
         ("--recipe", "ds-fp8", "--algorithm", "ht", "--alignment", "4"),
     ],
@@ -168,6 +169,13 @@ def test_rows_of_a_recipe_cross_links_with_their_scales_and_no_more(capsys):
     for recipe in ("nvfp4", "ds-fp8", "fp8-combine"):
         rows = rows_of(capsys, *shape, "--recipe", recipe)
         assert all(1 <= row["remote_bytes"] / row["ideal_remote_bytes"] < 1.08 for row in rows), rows
+
+
+def test_nvfp4_rows_of_combine_take_as_many_bytes_as_they_must(capsys):
+    """A strip has four packs of scales with room for more."""
+    shape = ("--tokens", "40", "--hidden", "6912", "--layout", "rm", "--op", "combine", "--mode", "host")
+    (row,) = rows_of(capsys, *shape, "--recipe", "nvfp4-combine")
+    assert 1 <= row["remote_bytes"] / row["ideal_remote_bytes"] < 1.08, row
 
 
 def test_companions_are_not_counted(capsys):

@@ -8,6 +8,7 @@ from mutant import Mutant
 FORWARDED = ("forwarded",)
 QUANTIZED = ("quantized",)
 COMBINED = ("combined",)
+RETURNED = ("returned",)
 
 MUTANTS = [
     Mutant(
@@ -49,5 +50,77 @@ MUTANTS = [
         "if ((lane + 1) % 4 == i) scale = word;",
         "Numbers and scales do not belong together.",
         COMBINED,
+    ),
+    Mutant(
+        "NVFP4 numbers get the scales of the lane beside",
+        "ll/nvfp4_sums.cuh",
+        "of_two >> 16 * (lane % 2)",
+        "of_two >> 16 * ((lane + 1) % 2)",
+        "Numbers and scales do not belong together.",
+        RETURNED,
+    ),
+    Mutant(
+        "the two scales of a lane change places",
+        "ll/nvfp4_sums.cuh",
+        "dev::mul(scale[w / 2], inverse)",
+        "dev::mul(scale[1 - w / 2], inverse)",
+        "Numbers and scales do not belong together.",
+        RETURNED,
+    ),
+    Mutant(
+        "a row has the global scale of the one beside",
+        "ll/nvfp4_sums.cuh",
+        "args.global_scales + row",
+        "args.global_scales + (row ^ 1)",
+        "The sum is larger than its global scale says and is cut off, or it is NaN.",
+        RETURNED,
+    ),
+    Mutant(
+        "the global scale of a sum takes weights with their sign",
+        "ll/nvfp4_sums.cuh",
+        "dev::bits_from_float(addends[row].weight) & 0x7fffffff",
+        "dev::bits_from_float(addends[row].weight)",
+        "The sum is larger than its global scale says and is cut off.",
+        RETURNED,
+    ),
+    Mutant(
+        "not all lanes take part in the global scale of a sum",
+        "ll/nvfp4_sums.cuh",
+        "other > 0; other /= 2",
+        "other > 1; other /= 2",
+        "Every other row is missing in it: the sum is cut off.",
+        RETURNED,
+    ),
+    Mutant(
+        "NVFP4 scales reach beyond the largest number",
+        "common/nvfp4.cuh",
+        "1 / 6.0f",
+        "1 / 8.0f",
+        "The largest elements of each group are cut off.",
+        RETURNED,
+    ),
+    Mutant(
+        "elements that are not finite pass for large ones",
+        "common/nvfp4.cuh",
+        "magnitude[i] >= kInfinity",
+        "magnitude[i] > kNan",
+        "Infinity comes home as a number.",
+        RETURNED,
+    ),
+    Mutant(
+        "a global scale of 0 is divided by",
+        "common/nvfp4.cuh",
+        "scale == 0 ? 0 : dev::reciprocal(scale)",
+        "dev::reciprocal(scale)",
+        "A row of zeros makes sums NaN.",
+        RETURNED,
+    ),
+    Mutant(
+        "global scales have no bound",
+        "common/nvfp4.cuh",
+        "if (inverse < kLeast) inverse = kLeast;",
+        "",
+        "A row of zeros has an infinite one, and its elements are NaN.",
+        RETURNED,
     ),
 ]

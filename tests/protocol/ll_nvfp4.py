@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the tests of combine with NVFP4 rows share: what is sent, the calls, and the comparison.
 
-The rows are those of :mod:`ll`, but groups of 16 elements differ in size, and some are zeros, so that a scale in the wrong
-place shows. Where no token is, rows and global scales are NaN.
+The rows are those of :mod:`ll`, but groups of 16 elements differ in size, and some are zeros, so that a scale
+in the wrong place shows. Where no token is, rows and global scales are NaN.
 """
 
 from __future__ import annotations

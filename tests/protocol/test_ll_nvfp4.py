@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Combine with rows that travel as NVFP4: sums within the stated error, the same bits wherever the ranks are."""
+"""Combine with rows that travel as NVFP4: sums within the stated error, the same bits in all teams."""
 
 from __future__ import annotations
 
@@ -86,15 +86,14 @@ def test_rows_of_every_size(make_cluster: Any, nodes: int, layout: ep.Layout, se
     returned = make(replace(SHAPE, hidden=64, num_topk=1), layout, seed)
     random = np.random.default_rng(seed)
     for rows in returned.rows:
-        sizes = random.choice([0, 1e-38, 1e-33, 1e-20, 1, 1e30, 3e37], rows.shape[:-1])
-        with np.errstate(over="ignore"):
-            rows[...] = (rows.astype(np.float64) * sizes[..., None]).astype(rows.dtype)
+        sizes = random.choice([0, 1e-38, 1e-33, 1e-20, 1, 1e30, 1e36], rows.shape[:-1])
+        rows[...] = (rows.astype(np.float64) * sizes[..., None]).astype(rows.dtype)
     run(make_cluster, with_their_scales(returned), seed, nodes)
 
 
 @LAYOUTS
 def test_elements_that_are_not_finite(make_cluster: Any, layout: ep.Layout, seed: int) -> None:
-    """Their groups come home as NaN, and all others as the global scale says: it may be the other elements'."""
+    """Their groups come home as NaN, all others as ever: the global scale is that of the other elements."""
     returned = make(replace(SHAPE, hidden=64), layout, seed)
     random = np.random.default_rng(seed)
     for rows in returned.rows:

@@ -33,6 +33,8 @@ TEST_CASE("jit_variants: names and sources are unique and agree") {
   CHECK(names.count("ll_dispatch_expert_major_scaled") == 1);
   CHECK(names.count("ll_combine_rank_major_fp16") == 1);
   CHECK(names.count("ll_combine_rank_major_bf16_scaled") == 1);
+  CHECK(names.count("ll_combine_nvfp4_rank_major") == 1);
+  CHECK(names.count("ll_combine_nvfp4_expert_major_masked") == 1);
   CHECK(names.count("ht_update_flat") == 1);
   CHECK(names.count("ht_dispatch_expert_major") == 1);
   CHECK(names.count("ht_dispatch_flat_scaled") == 1);
@@ -42,7 +44,7 @@ TEST_CASE("jit_variants: names and sources are unique and agree") {
   CHECK(names.count("ll_combine_exact") == 1);
   CHECK(names.count("ht_combine_exact") == 1);
   CHECK(names.count("ht_combine_quantized") == 1);
-  CHECK(names.size() == 25 + 25 + 2);
+  CHECK(names.size() == 27 + 27 + 2);
 }
 
 TEST_CASE("jit_variants: groups of several LSA teams have kernels of their own") {
@@ -66,7 +68,8 @@ TEST_CASE("jit_variants: all that use the network, and nothing else") {
   CHECK(names.count("ll_dispatch_expert_major_remote") == 1);
   CHECK(names.count("ht_update_flat_remote") == 1);
   CHECK(names.count("ht_dispatch_flat_scaled_remote") == 1);
-  CHECK(names.size() == 24);
+  CHECK(names.count("ll_combine_nvfp4_expert_major_remote") == 1);
+  CHECK(names.size() == 26);
 }
 
 TEST_CASE("jit_variants: every variant has a place of its own among a group's kernels") {
@@ -85,6 +88,11 @@ TEST_CASE("jit_variants: source as NVRTC sees it") {
   CHECK(text.find("sizeof(LlCombineArgs) == " + std::to_string(sizeof(LlCombineArgs))) != std::string::npos);
   CHECK(text.find("__launch_bounds__(" + std::to_string(kLlCombineThreads) + ", 1)") != std::string::npos);
   CHECK(text.find("ll::combine<Layout::rank_major, DType::fp16>(args)") != std::string::npos);
+  const std::string nvfp4 = source({Algorithm::low_latency, Op::combine_nvfp4, Layout::rank_major, DType::bf16, true});
+  CHECK(nvfp4.find("#include \"ll/combine_nvfp4_remote.cuh\"") == 0);
+  CHECK(nvfp4.find("ll_combine_nvfp4_rank_major_remote(const __grid_constant__ LlCombineArgs args)") !=
+        std::string::npos);
+  CHECK(nvfp4.find("ll::combine_nvfp4_remote<Layout::rank_major>(args)") != std::string::npos);
   const Variant scaled{Algorithm::low_latency, Op::dispatch, Layout::rank_major, DType::bf16, true, true};
   CHECK(name(scaled) == "ll_dispatch_rank_major_scaled_remote");
   CHECK(source(scaled).find("ll::dispatch_remote<Layout::rank_major, true>(args)") != std::string::npos);
@@ -125,6 +133,8 @@ TEST_CASE("jit_variants: groups with masks have kernels of their own, and clean 
         "ht::dispatch<false, false, Peers::masked_team>");
   CHECK(call_of({kHt, Op::combine, Layout::expert_major, DType::fp16, false, false, true}) ==
         "ht::combine<true, DType::fp16, Peers::masked_team>");
+  CHECK(call_of({Algorithm::low_latency, Op::combine_nvfp4, Layout::rank_major, DType::bf16, false, false, true}) ==
+        "ll::combine_nvfp4<Layout::rank_major, Peers::masked_team>");
   CHECK(call_of(cleaning_variant()) == "nccl_ep::clean");
 }
 

@@ -73,3 +73,19 @@ TEST_CASE("plan_ll: tuning is parsed, and a wrong name is refused") {
   CHECK(parse_ll_tuning(nullptr).num_threads == 0);
   CHECK_THROWS_WITH_AS(parse_ll_tuning("colour=3"), doctest::Contains("colour=3"), Error);
 }
+
+TEST_CASE("plan_ll: rows that travel as NVFP4 fit where rows as they are would") {
+  for (uint32_t number_packs = 1; number_packs <= 1024; ++number_packs) {
+    const LlRowPlan plain = LlRowPlan::make(uint64_t{number_packs} * 64);
+    const LlRowPlan rows = LlRowPlan::make_nvfp4(2 * number_packs);
+    const LlLayout layout = LlLayout::make(1, 1, 1, 1, plain.row_bytes());
+    CAPTURE(number_packs);
+    CHECK(rows.num_chunks == (number_packs + 26) / 27);
+    CHECK(rows.packs_per_row == number_packs + 4 * rows.num_chunks);
+    CHECK(rows.packs_per_row <= rows.num_chunks * kPacksPerStrip);
+    CHECK(rows.packs_per_row > (rows.num_chunks - 1) * kPacksPerStrip + 4);
+    const uint64_t lines = (4 * uint64_t{rows.packs_per_row} + kWordsPerLine - 1) / kWordsPerLine;
+    CHECK(lines * kUnitsPerLine * sizeof(Unit) <= layout.line_row_bytes);
+    CHECK(rows.row_bytes() <= (plain.row_bytes() + 127) / 128 * 128);  // in boxes
+  }
+}

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// E4M3 as the simulator rounds it, against the numbers of the format themselves; quantizing, against its stated error.
+// E4M3 and E2M1 as the simulator rounds them, against the numbers of the formats themselves; quantizing, against its stated
+// error.
 #include "device/sim_numbers.hpp"
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <random>
 #include <vector>
 
+#include "common/nvfp4.cuh"
 #include "common/quantize.cuh"
 
 using namespace nccl_ep;
@@ -30,6 +33,15 @@ uint32_t e4m3(float value) {
   const uint32_t both = dev::e4m3x2_from_floats(value, -value);
   CHECK((value != value || (both ^ (both >> 8)) == (0x80u | (both >> 8) << 8)));
   return both & 0xff;
+}
+
+constexpr float kE2m1[] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
+
+uint32_t e2m1(float value) {
+  const uint32_t all = dev::e2m1x8_from_floats({value, -value, value, -value, value, -value, value, -value});
+  CHECK(all == (all & 0xff) * 0x01010101u);
+  CHECK((value != value || (all >> 4 & 15) == ((all & 15) ^ 8)));
+  return all & 15;
 }
 
 }  // namespace
@@ -127,5 +139,79 @@ TEST_CASE("sim_numbers: the error of quantized elements") {
       largest = std::max(largest, std::abs(x));
     }
     CHECK(dev::float_from_bits(most) == largest);
+  }
+}
+
+TEST_CASE("sim_numbers: floats at, beside and halfway between E2M1 numbers") {
+  for (uint32_t number = 0; number < 7; ++number) {
+    const float low = kE2m1[number], high = kE2m1[number + 1], half = (low + high) / 2;
+    CAPTURE(number);
+    CHECK(e2m1(low) == number);
+    CHECK(e2m1(std::nextafter(low, kInfinity)) == number);
+    CHECK(e2m1(std::nextafter(half, 0.0f)) == number);
+    CHECK(e2m1(half) == number + number % 2);  // the even one
+    CHECK(e2m1(std::nextafter(half, kInfinity)) == number + 1);
+    CHECK(e2m1(std::nextafter(high, 0.0f)) == number + 1);
+  }
+  for (const float large : {6.0f, 7.0f, 1e30f, kInfinity}) CHECK(e2m1(large) == 7);
+  CHECK(dev::e2m1x8_from_floats({kNan, -kNan, 0, 0, 0, 0, 0, 0}) == 0x77);
+}
+
+TEST_CASE("sim_numbers: the order of eight E2M1 numbers, there and back") {
+  CHECK(dev::e2m1x8_from_floats({0, 0.5f, 1, 1.5f, 2, 3, 4, 6}) == 0x76543210);
+  float value[8];
+  dev::floats_from_e2m1x8(0x7654ba98, value);
+  for (uint32_t i = 0; i < 8; ++i) {
+    CAPTURE(i);
+    CHECK(value[i] == (i < 4 ? -kE2m1[i] : kE2m1[i]));
+    CHECK(std::signbit(value[i]) == (i < 4));
+  }
+}
+
+TEST_CASE("sim_numbers: global scales") {
+  CHECK(inverse_of_global_scale(4) == 0.25f);
+  CHECK(inverse_of_global_scale(0) == 0);
+  CHECK(inverse_of_global_scale(kInfinity) == 0);
+  CHECK(std::isnan(inverse_of_global_scale(kNan)));
+  for (const float inverse : {0.0f, 1e-38f, 1e-36f}) CHECK(GlobalScale::of_inverse(inverse).inverse == 1e-35f);
+  CHECK(GlobalScale::of_inverse(0.25f).scale == 4);
+  CHECK(GlobalScale::of_inverse(1e35f).scale == doctest::Approx(1e-35f));
+  CHECK(std::isnan(GlobalScale::of_inverse(kNan).scale));
+}
+
+TEST_CASE("sim_numbers: the error of elements in NVFP4") {
+  std::mt19937 random(8152);
+  std::normal_distribution<float> normal;
+  for (int i = 0; i < 4000; ++i) {
+    // A row's largest magnitude, and one group of it that is smaller.
+    const double most = std::ldexp(1.0 + random() % 1000 / 1000.0, static_cast<int>(random() % 60) - 30);
+    float element[16];
+    uint32_t magnitude[2] = {0, 0};
+    const double size = std::ldexp(most, -static_cast<int>(random() % 24));
+    for (float& x : element) {
+      x = static_cast<float>(std::clamp(size / 3 * normal(random), -most, most));
+      magnitude[0] = std::max(magnitude[0], dev::bits_from_float(x) & 0x7fffffff);
+    }
+    const float given = static_cast<float>(2688 / most);
+    const GlobalScale global = GlobalScale::of_inverse(inverse_of_global_scale(given));
+    const Nvfp4Scales scales = Nvfp4Scales::of(magnitude, global.scale);
+    CHECK(scales.bits < 0x100);
+    const double scale = value_of_e4m3(scales.bits & 0xff) * global.inverse,
+                 largest = dev::float_from_bits(magnitude[0]);
+    for (const float x : element) {
+      const float number = dev::mul(x, scales.inverse[0]);
+      const double found = (std::signbit(number) ? -1 : 1) * kE2m1[e2m1(number) & 7] * scale;
+      const double allowed = std::max({std::abs(x) / 5.0, largest / 22, 2688 / given / 450'000.0});
+      CAPTURE(most);
+      CAPTURE(x);
+      CHECK(std::abs(found - x) <= allowed * (1 + 1e-6));
+    }
+  }
+}
+
+TEST_CASE("sim_numbers: groups with an element that is not finite have no scale") {
+  for (const float no_number : {kInfinity, kNan}) {
+    const uint32_t magnitude[2] = {dev::bits_from_float(no_number) & 0x7fffffff, dev::bits_from_float(1)};
+    CHECK(Nvfp4Scales::of(magnitude, 6).bits == 0x387f);
   }
 }
