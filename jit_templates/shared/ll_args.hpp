@@ -129,4 +129,10 @@ struct LlCombineArgs {
   LlNetwork network;            // of a group of several LSA teams
 };
 
+// Of a group of several LSA teams with masks.
+struct LlCleanArgs {
+  LlGroupState group;
+  LlNetwork network;
+};
+
 }  // namespace nccl_ep
