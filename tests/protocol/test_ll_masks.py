@@ -69,7 +69,9 @@ def masked_config(problem: Problem, **changes: Any) -> ep.GroupConfig:
 @SIM_ONLY
 @LAYOUTS
 @TEAMS
-def test_survivors_go_on_without_a_dead_rank(make_cluster: Any, layout: ep.Layout, nodes: int, seed: int) -> None:
+def test_survivors_go_on_without_a_dead_rank(
+    make_cluster: Any, layout: ep.Layout, nodes: int, seed: int
+) -> None:
     problems = [make_problem(SHAPE, seed + i) for i in range(3)]
 
     def main(rank: Any) -> Any:
@@ -101,7 +103,7 @@ def test_survivors_go_on_without_a_dead_rank(make_cluster: Any, layout: ep.Layou
 
 
 @LAYOUTS
-@TEAMS
+@pytest.mark.parametrize("nodes", [1, pytest.param(2, marks=SIM_ONLY)], ids=["one-team", "2x1"])
 def test_a_rank_that_does_not_call(make_cluster: Any, layout: ep.Layout, nodes: int, seed: int) -> None:
     """The same with a GPU that is well; its host does not call for a while."""
     lost = 1
@@ -124,7 +126,7 @@ def test_a_rank_that_does_not_call(make_cluster: Any, layout: ep.Layout, nodes: 
             whole.run(handle)
             return found, whole.results()
 
-    results = make_cluster(2, seed).run(main)
+    results = make_cluster(2, seed, nodes=nodes).run(main)
     check_survivors(problem, layout, [found for found, _ in results], lost)
     check(problem, layout, [whole for _, whole in results])
 
@@ -268,7 +270,9 @@ def rows_of(problem: Problem, rank: int, layout: ep.Layout, source: int) -> Arra
 @SIM_ONLY
 @LAYOUTS
 @TEAMS
-def test_a_rank_that_comes_back_takes_part_again(make_cluster: Any, layout: ep.Layout, nodes: int, seed: int) -> None:
+def test_a_rank_that_comes_back_takes_part_again(
+    make_cluster: Any, layout: ep.Layout, nodes: int, seed: int
+) -> None:
     problem = make_problem(SHAPE, seed)
 
     def main(rank: Any) -> Any:
