@@ -120,7 +120,7 @@ def test_a_node_that_dies_at_any_moment(
 def test_a_node_that_comes_back_takes_part_again(
     make_cluster: Any, nodes: int, gpus: int, layout: ep.Layout, seed: int
 ) -> None:
-    """It stands still in the middle of something, others go on, and it ends what it has begun. All that twice."""
+    """It stands still in the middle of something, others go on, and it ends what it has begun; twice."""
     problem, lost = make_problem(shape_of(nodes, gpus), seed), ranks_of(LOST_NODE, gpus)
     random = np.random.default_rng(seed)
     moments, counts = random.integers(1, 6000, 2), random.integers(1, 4, 2)
