@@ -31,12 +31,13 @@ typedef enum {
   NCCL_EP_JIT_ONE_TEAM = 0,       // inside one LSA team
   NCCL_EP_JIT_SEVERAL_TEAMS = 1,  // across several, with the network between them
   NCCL_EP_JIT_MASKED = 2,         // inside one LSA team, with ncclEpGroupConfig_t.enable_mask
-  NCCL_EP_JIT_EXACT = 3           // what those with ncclEpGroupConfig_t.exact_combine use besides ONE_TEAM's
+  NCCL_EP_JIT_EXACT = 3,          // what those with ncclEpGroupConfig_t.exact_combine use besides ONE_TEAM's
+  NCCL_EP_JIT_MASKED_TEAMS = 4    // as MASKED, across several LSA teams
 } ncclEpJitGroups_t;
 
 // Compiles every kernel of some groups that is not in the cache yet, for each architecture of a comma-separated list such
-// as "sm_90a,sm_100a"; NULL: those of the visible GPUs. Needs NVRTC, for SEVERAL_TEAMS also libcu++ and the headers of CUDA
-// and NCCL (ncclSystemError says which is missing), and GPUs only for NULL. `visit` may be NULL; it is called for every
+// as "sm_90a,sm_100a"; NULL: those of the visible GPUs. Needs NVRTC, for SEVERAL_TEAMS and MASKED_TEAMS also libcu++ and the
+// headers of CUDA and NCCL (ncclSystemError says which is missing), and GPUs only for NULL. `visit` may be NULL; it is called for every
 // kernel once it is ready. Stops at the first kernel that does not compile (ncclInternalError, the message has the
 // compiler's log) or cannot be kept (ncclSystemError).
 ncclResult_t ncclEpJitWarmup(const char* archs, ncclEpJitGroups_t groups, ncclEpJitVisitor_t visit, void* context);

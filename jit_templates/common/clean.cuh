@@ -3,46 +3,37 @@
 //
 // Parties: every rank that calls it, one warp each; the others stay masked or become so. They meet twice. First each says
 // how many operations it has started, then, with the greatest of these numbers, where all are to go on: far enough ahead that
-// nothing that is in a window belongs to a later operation. Who does not come, or has heard of other ranks and therefore
-// says another number, is masked. A rank that came too late for the others finds them gone in the second meeting.
-// Memory: a unit for each phase and source in every window. A tag that has been read before is old.
+// nothing that is in a window belongs to a later operation. Who does not come is masked, and so is who has heard of other
+// ranks and therefore says another number. A rank that came too late for the others finds them gone in the second meeting.
+//
+// What a rank said when it was cleaning before and others were not is heard now. It is too little, and nobody agrees on a
+// number that is behind a rank's own. So all go on listening while they wait for one another's second word, and say a greater
+// number when they have learned of one.
+// Memory: what each rank has said last, in both meetings. Its numbers grow, so one that has been heard before is old.
 #pragma once
 
 #include "common/patience.cuh"
 
 namespace nccl_ep {
 
-// One meeting, as a lane sees it: with the ranks at its index, 32 behind, and so on.
-struct MaskMeeting {
-  const CleanArgs& args;
-  uint32_t phase;
-  Wait wait;
+// What is said in the LSA team: a unit for each meeting and source in every window, whose tag is the number.
+struct TeamMeetings {
+  const GroupState& group;
+  const MaskMeetings& at;
+  uint32_t first_rank;
 
-  EP_DEVICE void say(uint32_t number, uint32_t tag) const {
-    for (uint32_t rank = dev::lane_idx(); rank < args.group.num_ranks; rank += 32) {
-      dev::st_unit(place(rank, args.group.rank), Unit{{number, 0, 0}, tag});
-    }
+  EP_DEVICE void say(uint32_t phase, uint32_t rank, uint32_t number) const {
+    dev::st_unit(place(phase, rank, group.rank), Unit{{0, 0, 0}, number});
   }
-
-  // What a rank says; false: it does not come.
-  EP_DEVICE bool hear(uint32_t source, uint32_t epoch, uint32_t& number) const {
-    Unit unit;
-    uint32_t* seen = args.group.mask.seen + phase * args.group.num_ranks + source;
-    const uint32_t old = dev::ld(seen);
-    if (!wait_patiently(args.group, epoch, {wait, source, 0}, [&] {
-          unit = dev::ld_unit(place(args.group.rank, source));
-          return unit.epoch != old;
-        })) {
-      return false;
-    }
-    dev::st(seen, unit.epoch);
-    number = unit.word[0];
-    return true;
+  EP_DEVICE uint32_t heard(uint32_t phase, uint32_t rank) const {
+    return dev::ld_unit(place(phase, group.rank, rank)).epoch;
   }
+  EP_DEVICE bool hears(uint32_t phase, uint32_t rank, uint32_t number) const { return heard(phase, rank) == number; }
+  EP_DEVICE TeamLife life() const { return TeamLife(group, first_rank, at.num_ranks); }
 
  private:
-  EP_DEVICE Unit* place(uint32_t at_rank, uint32_t of_rank) const {
-    return args.group.window.at<Unit>(at_rank, args.meetings.at(phase, of_rank));
+  EP_DEVICE Unit* place(uint32_t phase, uint32_t at_rank, uint32_t of_rank) const {
+    return group.window.at<Unit>(at_rank - first_rank, at.at(phase, of_rank - first_rank));
   }
 };
 
@@ -52,41 +43,96 @@ EP_DEVICE uint32_t epoch_after(uint32_t greatest) {
   return (greatest / kStride + 2) * kStride;
 }
 
+// How far the farthest rank is ahead of this one, as far as the warp has heard. Epochs roll over, so they are compared so.
+struct Farthest {
+  uint32_t epoch;
+  uint32_t* ahead;  // in shared memory
+
+  EP_DEVICE uint32_t lead() const { return dev::ld_relaxed<dev::Scope::block>(ahead); }
+  EP_DEVICE void note(uint32_t theirs) const {
+    const uint32_t more = theirs - epoch;
+    uint32_t known = lead();
+    while (static_cast<int32_t>(more) > 0 && known < more) {
+      const uint32_t before = dev::atomic_cas<dev::Order::relaxed, dev::Scope::block>(ahead, known, more);
+      if (before == known) return;
+      known = before;
+    }
+  }
+};
+
 // All ranks are waited for, masked or not.
-EP_DEVICE void unmask_all(const CleanArgs& args) {
-  for (uint32_t rank = dev::lane_idx(); rank < args.group.num_ranks; rank += 32) {
-    dev::st_relaxed<dev::Scope::gpu>(args.group.mask.active + rank, 1u);
+EP_DEVICE void unmask_all(const GroupState& group) {
+  for (uint32_t rank = dev::lane_idx(); rank < group.num_ranks; rank += 32) {
+    dev::st_relaxed<dev::Scope::gpu>(group.mask.active + rank, 1u);
   }
   dev::sync_warp();
 }
 
+// Cleaning, as the lanes of a warp see it: each meets the ranks at its index, 32 behind, and so on.
+template <class Meetings>
+struct Cleaning {
+  enum Phase : uint32_t { kStarted, kAgreed };
+
+  const GroupState& group;
+  const Meetings& meetings;
+  Farthest farthest;
+
+  // Looks whether a rank has said something new of what it has started.
+  EP_DEVICE bool listen(uint32_t rank) const {
+    uint32_t* seen = group.mask.seen + rank;
+    const uint32_t number = meetings.heard(kStarted, rank);
+    if (number == dev::ld(seen) || !meetings.hears(kStarted, rank, number)) return false;
+    dev::st(seen, number);
+    farthest.note(number - 1);
+    return true;
+  }
+
+  EP_DEVICE void meet_first() const {
+    for (uint32_t rank = dev::lane_idx(); rank < group.num_ranks; rank += 32) {
+      meetings.say(kStarted, rank, farthest.epoch + 1);
+    }
+    for (uint32_t rank = dev::lane_idx(); rank < group.num_ranks; rank += 32) {
+      wait_patiently(meetings.life(), farthest.epoch, {Wait::mask_meeting, rank, 0}, [&] { return listen(rank); });
+    }
+  }
+
+  // Returns the number that all say who are not masked then.
+  EP_DEVICE uint32_t agree() const {
+    for (;;) {
+      dev::sync_warp();
+      const uint32_t lead = dev::shfl(farthest.lead(), 0), agreed = epoch_after(farthest.epoch + lead);
+      for (uint32_t rank = dev::lane_idx(); rank < group.num_ranks; rank += 32) {
+        if (!is_masked(group, rank)) meetings.say(kAgreed, rank, agreed);
+      }
+      for (uint32_t rank = dev::lane_idx(); rank < group.num_ranks; rank += 32) {
+        if (is_masked(group, rank)) continue;
+        wait_patiently(meetings.life(), farthest.epoch, {Wait::mask_agreement, rank, 0}, [&] {
+          listen(rank);
+          return farthest.lead() != lead || meetings.hears(kAgreed, rank, agreed);
+        });
+      }
+      dev::sync_warp();
+      if (!dev::any(farthest.lead() != lead)) return agreed;
+    }
+  }
+};
+
 // A block of one warp.
-EP_DEVICE void clean(const CleanArgs& args) {
-  const GroupState& group = args.group;
+template <class Meetings>
+EP_DEVICE void clean(const GroupState& group, const Meetings& meetings) {
+  EP_SHARED(uint32_t, ahead, [1]);
+  if (dev::lane_idx() == 0) ahead[0] = 0;
+  unmask_all(group);
   GroupProgress* progress = group.progress;
   const uint32_t epoch = dev::ld_relaxed<dev::Scope::gpu>(&progress->epoch);
-  const uint32_t tag = dev::ld(&progress->num_cleanings) + 1;
-  unmask_all(args);
-
-  const MaskMeeting first{args, 0, Wait::mask_meeting}, second{args, 1, Wait::mask_agreement};
-  first.say(epoch, tag);
-  uint32_t greatest = epoch;
-  for (uint32_t rank = dev::lane_idx(); rank < group.num_ranks; rank += 32) {
-    uint32_t theirs;
-    if (first.hear(rank, epoch, theirs) && static_cast<int32_t>(theirs - greatest) > 0) greatest = theirs;
-  }
-  // The greatest of all lanes. Epochs roll over, so they are compared by how far they are ahead of this rank's.
-  const uint32_t agreed = epoch_after(epoch + dev::max_warp(greatest - epoch));
-  second.say(agreed, tag);
-  for (uint32_t rank = dev::lane_idx(); rank < group.num_ranks; rank += 32) {
-    uint32_t theirs;
-    if (is_masked(group, rank) || !second.hear(rank, epoch, theirs)) continue;
-    if (theirs != agreed) lose(group, epoch, {Wait::mask_agreement, rank, 0});
-  }
+  const Cleaning<Meetings> cleaning{group, meetings, {epoch, ahead}};
+  cleaning.meet_first();
+  const uint32_t agreed = cleaning.agree();
   if (dev::lane_idx() != 0) return;
   dev::st_relaxed<dev::Scope::gpu>(&progress->epoch, agreed);
   dev::st_relaxed<dev::Scope::gpu>(&progress->banks_free, 0u);
-  dev::st(&progress->num_cleanings, tag);
 }
+
+EP_DEVICE void clean(const CleanArgs& args) { clean(args.group, TeamMeetings{args.group, args.meetings, 0}); }
 
 }  // namespace nccl_ep

@@ -14,7 +14,10 @@ enum class Peers {
   team,         // one LSA team
   masked_team,  // the same without those that do not answer
   teams,        // one's own LSA team, and others through the network
+  masked_teams,
 };
+EP_HOST_DEVICE constexpr bool has_masks(Peers peers) { return peers == Peers::masked_team || peers == Peers::masked_teams; }
+EP_HOST_DEVICE constexpr bool has_other_teams(Peers peers) { return peers == Peers::teams || peers == Peers::masked_teams; }
 
 // kMasks: it goes on without ranks that do not answer.
 template <class Group, bool kMasks = false>
@@ -32,7 +35,7 @@ struct OperationOf {
   }
   template <bool kWholeWarp = false, bool kPeerChanges = false, class Ready>
   EP_DEVICE bool wait_for(const Awaited& awaited, Ready ready) const {
-    if constexpr (kMasks) return wait_patiently<kWholeWarp, kPeerChanges>(group, epoch, awaited, ready);
+    if constexpr (kMasks) return wait_patiently<kWholeWarp, kPeerChanges>(TeamLife(group), epoch, awaited, ready);
     return nccl_ep::wait_for<kWholeWarp>(group, epoch, awaited, ready);
   }
   // After a wait in vain: whether a rank is missing that the operation can do without.

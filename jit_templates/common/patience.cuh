@@ -18,6 +18,29 @@ EP_DEVICE void lose(const GroupState& group, uint32_t epoch, const Awaited& awai
                {FaultRecord::kTimeout, awaited.what, 0, awaited.peer, awaited.token, epoch, 0});
 }
 
+// Signs of life among the ranks of an LSA team, `num_ranks` from `first` on: words in their windows.
+struct TeamLife {
+  const GroupState& group;
+  uint32_t first, num_ranks;
+
+  EP_DEVICE TeamLife(const GroupState& of, uint32_t first_rank, uint32_t count)
+      : group(of), first(first_rank), num_ranks(count) {}
+  EP_DEVICE explicit TeamLife(const GroupState& of) : TeamLife(of, 0, of.num_ranks) {}
+
+  EP_DEVICE uint32_t of(uint32_t peer) const { return dev::ld_relaxed<dev::Scope::system>(place(group.rank, peer)); }
+  EP_DEVICE void show(uint64_t now) const {
+#pragma unroll 1
+    for (uint32_t rank = first; rank < first + num_ranks; ++rank) {
+      dev::st_relaxed<dev::Scope::system>(place(rank, group.rank), static_cast<uint32_t>(now));
+    }
+  }
+
+ private:
+  EP_DEVICE uint32_t* place(uint32_t at_rank, uint32_t of_rank) const {
+    return group.window.at<uint32_t>(at_rank - first, group.mask.life_at + sizeof(uint32_t) * (of_rank - first));
+  }
+};
+
 // How long a wait has lasted. Who waits for a dead rank keeps others waiting in turn. So that they do not mistake it for dead,
 // it shows a sign of life when half its patience is gone, and they have theirs once more.
 struct Patience {
@@ -26,52 +49,43 @@ struct Patience {
   uint32_t sign = 0;  // the peer's, as the wait began
   enum Stage : uint32_t { kFirst, kShown, kSecond } stage = kFirst;
 
-  EP_DEVICE void begin(const GroupState& group, uint32_t awaited_peer) {
+  template <class Life>
+  EP_DEVICE void begin(const Life& life, uint32_t awaited_peer) {
     *this = Patience();
     start = dev::clock_ns();
     peer = awaited_peer;
-    sign = sign_of(group, peer);
+    sign = life.of(peer);
   }
 
   // Whether it has run out.
-  EP_DEVICE bool ends(const GroupState& group, uint32_t awaited_peer) {
+  template <class Life>
+  EP_DEVICE bool ends(const Life& life, uint32_t awaited_peer) {
     const uint64_t now = dev::clock_ns(), waited = now - start;
-    if (stage == kFirst && waited > group.timeout_ns / 2) show(group, static_cast<uint32_t>(now));
-    if (waited <= group.timeout_ns) return false;
-    if (stage == kSecond || sign_of(group, awaited_peer) == sign) return true;
+    if (stage == kFirst && waited > life.group.timeout_ns / 2) {
+      stage = kShown;
+      life.show(now);
+    }
+    if (waited <= life.group.timeout_ns) return false;
+    if (stage == kSecond || life.of(awaited_peer) == sign) return true;
     start = now;
     stage = kSecond;
     return false;
   }
-
- private:
-  EP_DEVICE static uint32_t* place(const GroupState& group, uint32_t at_rank, uint32_t of_rank) {
-    return group.window.at<uint32_t>(at_rank, group.mask.life_at + sizeof(uint32_t) * of_rank);
-  }
-  EP_DEVICE static uint32_t sign_of(const GroupState& group, uint32_t peer) {
-    return dev::ld_relaxed<dev::Scope::system>(place(group, group.rank, peer));
-  }
-  EP_DEVICE void show(const GroupState& group, uint32_t news) {
-    stage = kShown;
-#pragma unroll 1
-    for (uint32_t rank = 0; rank < group.num_ranks; ++rank) {
-      dev::st_relaxed<dev::Scope::system>(place(group, rank, group.rank), news);
-    }
-  }
 };
 
 // As wait_for(). False as well: the awaited rank is masked. kPeerChanges: ready() may put another rank into `awaited`.
-template <bool kWholeWarp = false, bool kPeerChanges = false, class Ready>
-EP_DEVICE bool wait_patiently(const GroupState& group, uint32_t epoch, const Awaited& awaited, Ready ready) {
+template <bool kWholeWarp = false, bool kPeerChanges = false, class Life, class Ready>
+EP_DEVICE bool wait_patiently(const Life& life, uint32_t epoch, const Awaited& awaited, Ready ready) {
+  const GroupState& group = life.group;
   const auto agreed = [](bool mine) { return kWholeWarp ? dev::any(mine) : mine; };
   Patience patience;
 #pragma unroll 1
   for (uint32_t polls = 0; !ready(); ++polls) {
     if (polls < dev::kPollsBeforeClock) continue;
     const bool is_other = kPeerChanges && awaited.peer != patience.peer;
-    if (polls == dev::kPollsBeforeClock || is_other) patience.begin(group, awaited.peer);
+    if (polls == dev::kPollsBeforeClock || is_other) patience.begin(life, awaited.peer);
     if (agreed(has_failed(group) || is_masked(group, awaited.peer))) return false;
-    if (agreed(patience.ends(group, awaited.peer))) {
+    if (agreed(patience.ends(life, awaited.peer))) {
       lose(group, epoch, awaited);
       return false;
     }

@@ -68,41 +68,43 @@ struct ArrivalTable {
   }
 };
 
-// Waits for the counts of every source in the team and puts them into the table.
+// The counts of the sources in the team.
 template <Peers kPeers>
-EP_DEVICE bool read_counts(const Operation<kPeers>& op, const ArrivalTable& table, const WarpTeam& team) {
-  const uint32_t units = table.count_units();  // of a source
-  bool ok = true;
-  for (uint32_t i = team.thread_idx(); ok && i < op.team.size * units; i += team.num_threads()) {
-    const uint32_t source = op.team.first + i / units, number = i % units;
-    Unit unit;
-    ok = op.wait_for_unit({number == 0 ? Wait::token_counts : Wait::expert_counts, source, 0},
-                          op.counts(op.group.rank, source, number), unit);
-    table.take(source, number, unit);
+struct TeamCounts {
+  const Operation<kPeers>& op;
+
+  EP_DEVICE uint32_t num_sources() const { return op.team.size; }
+  EP_DEVICE uint32_t source(uint32_t i) const { return op.team.first + i; }
+  EP_DEVICE bool await(uint32_t source, uint32_t number, Unit& unit) const {
+    return op.wait_for_unit({number == 0 ? Wait::token_counts : Wait::expert_counts, source, 0},
+                            op.counts(op.group.rank, source, number), unit);
   }
-  return ok;
-}
+  EP_DEVICE bool look(uint32_t source, uint32_t number, Unit& unit) const {
+    return op.has_arrived(op.counts(op.group.rank, source, number), unit);
+  }
+};
 
 // A group with masks: takes the counts of a source, which another block has seen, or none.
-EP_DEVICE void take_all(const Operation<Peers::masked_team>& op, const ArrivalTable& table, uint32_t source,
-                        bool is_present) {
+template <class Counts>
+EP_DEVICE void take_all(const Counts& counts, const ArrivalTable& table, uint32_t source, bool is_present) {
 #pragma unroll 1
   for (uint32_t number = 0; number < table.count_units(); ++number) {
     Unit unit{};
-    while (is_present && !op.has_arrived(op.counts(op.group.rank, source, number), unit)) dev::pause();
+    while (is_present && !counts.look(source, number, unit)) dev::pause();
     table.take(source, number, unit);
   }
 }
 
-// The same in a group with masks: all blocks agree whose counts there are. All warps of the team call it.
-EP_DEVICE bool read_counts(const Operation<Peers::masked_team>& op, const ArrivalTable& table, const WarpTeam& team) {
-  const uint32_t units = table.count_units(), num_ranks = op.group.num_ranks;
+// In a group with masks all blocks agree whose counts there are. All warps of the team call it.
+template <class Counts>
+EP_DEVICE bool read_counts_of_present(const Counts& counts, const ArrivalTable& table, const WarpTeam& team) {
+  const auto& op = counts.op;
+  const uint32_t units = table.count_units(), num_sources = counts.num_sources();
   bool ok = true;
-  for (uint32_t i = team.thread_idx(); ok && i < num_ranks * units; i += team.num_threads()) {
-    const uint32_t source = i / units, number = i % units;
+  for (uint32_t i = team.thread_idx(); ok && i < num_sources * units; i += team.num_threads()) {
+    const uint32_t source = counts.source(i / units), number = i % units;
     Unit unit;
-    if (is_active(op, source) && op.wait_for_unit({number == 0 ? Wait::token_counts : Wait::expert_counts, source, 0},
-                                                  op.counts(op.group.rank, source, number), unit)) {
+    if (is_active(op, source) && counts.await(source, number, unit)) {
       table.take(source, number, unit);
     } else {
       dev::st_relaxed<dev::Scope::block>(&table.is_incomplete(source), 1u);
@@ -110,10 +112,26 @@ EP_DEVICE bool read_counts(const Operation<Peers::masked_team>& op, const Arriva
     }
   }
   team.sync(kReceiversBarrier);
-  for (uint32_t source = team.thread_idx(); source < num_ranks; source += team.num_threads()) {
+  for (uint32_t i = team.thread_idx(); i < num_sources; i += team.num_threads()) {
+    const uint32_t source = counts.source(i);
     if (source == op.group.rank) continue;
     const bool is_complete = table.is_incomplete(source) == 0, is_present = settle(op, source, is_complete);
-    if (!is_complete || !is_present) take_all(op, table, source, is_present);
+    if (!is_complete || !is_present) take_all(counts, table, source, is_present);
+  }
+  return ok;
+}
+
+// Waits for the counts of all these sources and puts them into the table. All warps of the team call it.
+template <Peers kPeers, class Counts>
+EP_DEVICE bool read_counts(const Counts& counts, const ArrivalTable& table, const WarpTeam& team) {
+  if constexpr (has_masks(kPeers)) return read_counts_of_present(counts, table, team);
+  const uint32_t units = table.count_units();  // of a source
+  bool ok = true;
+  for (uint32_t i = team.thread_idx(); ok && i < counts.num_sources() * units; i += team.num_threads()) {
+    const uint32_t source = counts.source(i / units), number = i % units;
+    Unit unit;
+    ok = counts.await(source, number, unit);
+    table.take(source, number, unit);
   }
   return ok;
 }

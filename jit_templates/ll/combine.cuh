@@ -375,8 +375,9 @@ EP_DEVICE void push_sums(const Operation<kPeers>& op, const LlCombineArgs& args,
 }
 
 // Rows that the ranks send home, when all of them are in the LSA team.
-template <Peers kPeers>
+template <Peers kOthers>
 struct TeamRows {
+  static constexpr Peers kPeers = kOthers;
   const Operation<kPeers>& op;
 
   EP_DEVICE const void* at(uint32_t rank, uint32_t token) const { return op.row(op.group.rank, rank, token); }
@@ -440,7 +441,7 @@ EP_DEVICE uint32_t list_rank_rows(const LlGroupState& group, const Rows& all_row
   uint32_t num_addends = 0;
   dev::sync_warp();  // the addends are about to be replaced
   for (uint32_t base = 0; base < group.num_ranks; base += 32) {
-    const uint32_t bits = ranks.bits_from(base) & active_bits(all_rows.op, base), lane = dev::lane_idx();
+    const uint32_t bits = ranks.bits_from(base) & active_bits<Rows::kPeers>(base), lane = dev::lane_idx();
     if (bits >> lane & 1) {
       addends[num_addends + dev::popc(bits & ((1u << lane) - 1))] = {all_rows.at(base + lane, token), 1.0f,
                                                                      base + lane};

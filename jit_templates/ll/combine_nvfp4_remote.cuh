@@ -7,9 +7,9 @@
 
 namespace nccl_ep::ll {
 
-template <Layout kLayout>
+template <Layout kLayout, Peers kPeers = Peers::teams>
 EP_DEVICE void combine_nvfp4_remote(const LlCombineArgs& args) {
-  combine_remote_in_format<kLayout, DType::bf16, Nvfp4Rows>(args);
+  combine_remote_in_format<kLayout, DType::bf16, Nvfp4Rows, kPeers>(args);
 }
 
 }  // namespace nccl_ep::ll

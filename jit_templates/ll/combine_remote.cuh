@@ -30,10 +30,12 @@ EP_DEVICE void write_weights(const LlCombineArgs& args, uint32_t token, int64_t 
 }
 
 // Puts to every remote rank the weights of the tokens that went there, row by row. A warp of each block calls it.
-EP_DEVICE void put_weights(const Operation<Peers::teams>& op, const RemoteRanks& remote, const LlCombineArgs& args) {
+template <Peers kPeers>
+EP_DEVICE void put_weights(const Operation<kPeers>& op, const RemoteRanks<kPeers>& remote, const LlCombineArgs& args) {
   const LlRouting& routing = args.routing;
   const uint32_t num_experts = args.group.num_local_experts, lane = dev::lane_idx();
   for (uint32_t i = dev::block_idx(); i < remote.size(); i += dev::num_blocks()) {
+    if (!is_active(op, remote.rank(i))) continue;
     const int64_t first_expert = int64_t{remote.rank(i)} * num_experts;
     float* head = reinterpret_cast<float*>(remote.outbox(op.bank, i));
     uint32_t num_rows = 0;
@@ -46,29 +48,35 @@ EP_DEVICE void put_weights(const Operation<Peers::teams>& op, const RemoteRanks&
       num_rows += dev::popc(bits);
     }
     dev::sync_warp();  // all of the head has been written
-    if (lane == 0) remote.put_head(op.bank, i, sizeof(float) * routing.num_topk * num_rows);
+    if (lane == 0) remote.put_head(op, i, sizeof(float) * routing.num_topk * num_rows);
   }
 }
 
 // Rank-major, where the weights stay at home: a signal all the same, since each operation has one.
-EP_DEVICE void put_no_weights(const Operation<Peers::teams>& op, const RemoteRanks& remote) {
+template <Peers kPeers>
+EP_DEVICE void put_no_weights(const Operation<kPeers>& op, const RemoteRanks<kPeers>& remote) {
   if (dev::block_idx() != 0) return;
-  for (uint32_t i = dev::lane_idx(); i < remote.size(); i += 32) remote.put_head(op.bank, i, 0);
+  for (uint32_t i = dev::lane_idx(); i < remote.size(); i += 32) {
+    if (is_active(op, remote.rank(i))) remote.put_head(op, i, 0);
+  }
 }
 
 // Who has put the weights of a row.
+template <Peers kPeers>
 struct RemoteHome {
-  const Operation<Peers::teams>& op;
-  const RemoteRanks& remote;
+  const Operation<kPeers>& op;
+  const RemoteRanks<kPeers>& remote;
   uint32_t number;  // of the rank
   uint32_t row;
   uint32_t num_topk;
 };
 
-EP_DEVICE bool await_weights(const RemoteHome& home, const ResultItem& item, uint32_t num_hits, Addend* addends) {
-  const Operation<Peers::teams>& op = home.op;
-  if (!home.remote.wait_for<true>(op.epoch, {Wait::remote_weights, item.home, item.token},
-                                  [&] { return dev::all(home.remote.has_head(op.epoch, item.home)); })) {
+template <Peers kPeers>
+EP_DEVICE bool await_weights(const RemoteHome<kPeers>& home, const ResultItem& item, uint32_t num_hits,
+                             Addend* addends) {
+  const Operation<kPeers>& op = home.op;
+  if (!home.remote.template wait_for<true>(op.epoch, {Wait::remote_weights, item.home, item.token},
+                                           [&] { return dev::all(home.remote.has_head(op.epoch, item.home)); })) {
     return false;
   }
   const float* weights =
@@ -80,9 +88,9 @@ EP_DEVICE bool await_weights(const RemoteHome& home, const ResultItem& item, uin
   return true;
 }
 
-EP_DEVICE uint32_t most_remote_rows(const RemoteRanks& remote, const RemoteHandle& handle) {
+EP_DEVICE uint32_t most_remote_rows(uint32_t num_remote_ranks, const RemoteHandle& handle) {
   uint32_t most = 0;
-  for (uint32_t i = dev::lane_idx(); i < remote.size(); i += 32) {
+  for (uint32_t i = dev::lane_idx(); i < num_remote_ranks; i += 32) {
     const uint32_t num_rows = *handle.num_rows(i);
     if (num_rows > most) most = num_rows;
   }
@@ -90,42 +98,52 @@ EP_DEVICE uint32_t most_remote_rows(const RemoteRanks& remote, const RemoteHandl
 }
 
 // Sends remote ranks' rows home. `num_warps` of the grid call it.
-template <Layout kLayout, DType kDType, class Format>
-EP_DEVICE void put_sums(const Operation<Peers::teams>& op, const RemoteRanks& remote, const LlCombineArgs& args,
+template <Layout kLayout, DType kDType, class Format, Peers kPeers>
+EP_DEVICE void put_sums(const Operation<kPeers>& op, const RemoteRanks<kPeers>& remote, const LlCombineArgs& args,
                         BlockQueue queue, LocalSum<Format>& local, uint32_t num_warps) {
-  const RemoteHandle handle(args.routing, remote);
-  const uint32_t num_items = remote.size() * most_remote_rows(remote, handle);
+  const RemoteHandle handle(args.routing, remote.size());
+  const uint32_t num_items = remote.size() * most_remote_rows(remote.size(), handle);
   for (uint32_t index = queue.next(); index < num_items; index = queue.next()) {
     const uint32_t i = index % remote.size(), row = index / remote.size();
-    if (row >= *handle.num_rows(i)) continue;
+    if (row >= *handle.num_rows(i) || !is_active(op, remote.rank(i))) continue;
     ResultItem item;
     item.home = remote.rank(i);
     item.token = *handle.token(i, row);
     item.first_chunk = 0;
     item.end_chunk = args.rows.num_chunks;
     local.template start<kLayout>(args, item, Remembered(args, item));
-    const RemoteHome home{op, remote, i, row, args.routing.num_topk};
+    const RemoteHome<kPeers> home{op, remote, i, row, args.routing.num_topk};
     // A lone row needs no weights, but the home's hello needs that they have come: then they have left its outbox.
-    if (kLayout == Layout::expert_major && local.num_rows == 1 && !await_weights(home, item, 1, local.addends)) return;
+    const bool is_lone = kLayout == Layout::expert_major && local.num_rows == 1;
+    bool is_whole = !is_lone || await_weights(home, item, 1, local.addends);
+    if (!is_whole && !op.warp_goes_on()) return;
     unsigned char* staged = remote.outbox(op.bank, i) + args.network.layout.row_at(item.token);
 #pragma unroll 1
-    for (uint32_t c = 0; c < item.end_chunk; ++c) {
+    for (uint32_t c = 0; is_whole && c < item.end_chunk; ++c) {
       const typename Format::Chunk chunk(args.rows, c);
       typename Format::Row sum;
-      if (!local.template add_up<kLayout, kDType>(home, chunk, c > 0, sum)) return;
+      if (!local.template add_up<kLayout, kDType>(home, chunk, c > 0, sum)) {
+        if (!op.warp_goes_on()) return;
+        is_whole = false;  // its home is masked
+        break;
+      }
       if (c + 1 < item.end_chunk) local.load_first(args, c + 1);
       sum.store(chunk.packs, staged);
     }
     dev::sync_warp();  // all of the row has been written
-    if (dev::lane_idx() == 0) remote.put_row(op.bank, item.home, item.token, i, args.rows.row_bytes());
+    if (is_whole && dev::lane_idx() == 0) {
+      remote.put_row(op.bank, item.home, item.token, i, args.rows.row_bytes());
+    }
   }
-  remote.end_rows(num_warps);
+  remote.end_rows(op, num_warps);
 }
 
 // Rows that the ranks send home, from inside the team as lines, from outside as plain bytes.
+template <Peers kOthers>
 struct AllRows {
-  const Operation<Peers::teams>& op;
-  const RemoteRanks& remote;
+  static constexpr Peers kPeers = kOthers;
+  const Operation<kPeers>& op;
+  const RemoteRanks<kPeers>& remote;
 
   EP_DEVICE const void* at(uint32_t rank, uint32_t token) const {
     if (op.team.has(rank)) return op.row(op.group.rank, rank, token);
@@ -138,7 +156,7 @@ struct AllRows {
 
   template <class Ready>
   EP_DEVICE bool wait_for(const Awaited& awaited, Ready ready) const {
-    return remote.wait_for<true>(op.epoch, awaited, ready);
+    return remote.template wait_for<true, true>(op.epoch, awaited, ready);
   }
 
   // One look at a row's chunk: whether it has arrived. The whole warp calls it.
@@ -154,12 +172,12 @@ struct AllRows {
   }
 };
 
-template <Layout kLayout, DType kDType, class Format>
+template <Layout kLayout, DType kDType, class Format, Peers kPeers>
 EP_DEVICE void combine_remote_in_format(const LlCombineArgs& args) {
   EP_SHARED(Addend, addends, [kCombineWarps][kMaxHits]);
   EP_SHARED(uint32_t, num_taken, [3]);
   constexpr bool kHasWeights = kLayout == Layout::expert_major;
-  const RemoteRanks remote(args);
+  const RemoteRanks<kPeers> remote(args);
   const bool sends = args.phases & kLlSend, receives = args.phases & kLlReceive;
   const bool pushes = sends && dev::warp_idx() < args.push_warps;  // the others collect from the start
   const bool sends_weights = kHasWeights && sends && leads();
@@ -168,7 +186,7 @@ EP_DEVICE void combine_remote_in_format(const LlCombineArgs& args) {
     num_taken[1] = num_taken[2] = 0;
   }
   // What the first steps need is got while the peers are awaited.
-  const LsaTeam team = team_of<Peers::teams>(args);
+  const LsaTeam team = team_of<kPeers>(args);
   const uint32_t tokens_seen = most_tokens_seen(args, team);
   const TopkWeights weights(args, sends_weights ? dev::block_idx() : args.routing.tokens.most);
   LocalSum<Format> local;
@@ -177,7 +195,7 @@ EP_DEVICE void combine_remote_in_format(const LlCombineArgs& args) {
     const ResultItem item(args, team, worker_idx());
     if (pushes) local.template start<kLayout>(args, item, Remembered(args, item));
   });
-  const Operation<Peers::teams> op(args, start.epoch);
+  const Operation<kPeers> op(args, start.epoch);
   if (start.ready) {
     if (sends_weights) {
       put_weights(op, remote, args);  // they take longer
@@ -189,16 +207,16 @@ EP_DEVICE void combine_remote_in_format(const LlCombineArgs& args) {
       put_sums<kLayout, kDType>(op, remote, args, {num_taken + 1}, local, args.push_warps * dev::num_blocks());
     }
     if (receives) {
-      collect_sums<kLayout, kDType, Format>(args, AllRows{op, remote}, {num_taken + 2}, local.addends);
+      collect_sums<kLayout, kDType, Format>(args, AllRows<kPeers>{op, remote}, {num_taken + 2}, local.addends);
       note_free_banks(op, remote);
     }
   }
   finish(op, args.routing, args.phases);
 }
 
-template <Layout kLayout, DType kDType, bool kScaled = false>
+template <Layout kLayout, DType kDType, bool kScaled = false, Peers kPeers = Peers::teams>
 EP_DEVICE void combine_remote(const LlCombineArgs& args) {
-  combine_remote_in_format<kLayout, kDType, typename FormatOf<kScaled>::Type>(args);
+  combine_remote_in_format<kLayout, kDType, typename FormatOf<kScaled>::Type, kPeers>(args);
 }
 
 }  // namespace nccl_ep::ll

@@ -227,7 +227,7 @@ EP_DEVICE void dispatch(const LlDispatchArgs& args) {
   const bool pushes = dev::warp_idx() < args.push_warps;
 
   if (leads() && dev::lane_idx() == 0) table.clear();
-  if (kPeers == Peers::masked_team && leads()) table.clear_incomplete();
+  if (has_masks(kPeers) && leads()) table.clear_incomplete();
   FirstPush<kPeers, kScaled> push;
   const Start start = begin(args, NoRemoteRanks<kPeers>{}, [&] {
     if (sends && pushes) push = FirstPush<kPeers, kScaled>(args);
@@ -245,7 +245,7 @@ EP_DEVICE void dispatch(const LlDispatchArgs& args) {
       if (pushes) {
         dev::bar_sync(kTableBarrier, dev::num_threads());
       } else {
-        fill(table, receivers, [&] { return read_counts(op, table, receivers); });
+        fill(table, receivers, [&] { return read_counts<kPeers>(TeamCounts<kPeers>{op}, table, receivers); });
         dev::bar_arrive(kTableBarrier, dev::num_threads());
       }
       if (table.has_all()) {

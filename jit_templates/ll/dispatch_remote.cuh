@@ -39,10 +39,11 @@ EP_DEVICE void write_records(const LlDispatchArgs& args, const RouteScratch& scr
 }
 
 // What a remote rank must know about this rank's tokens: written pass by pass, put after the last one.
-template <Layout kLayout>
-EP_DEVICE void put_routes(const Operation<Peers::teams>& op, const RemoteRanks& remote, const LlDispatchArgs& args,
+template <Layout kLayout, Peers kPeers>
+EP_DEVICE void put_routes(const Operation<kPeers>& op, const RemoteRanks<kPeers>& remote, const LlDispatchArgs& args,
                           const RouteScratch& scratch, const RouteTask<kLayout>& task) {
   const uint32_t peer = task.peer(args), i = remote.number_of(peer), num_rows = scratch.counts->num_rows;
+  if (!is_active(op, peer)) return;
   const DispatchHead head{remote.outbox(op.bank, i), args.network.layout};
   const TokenBits places{scratch.place_hits};
   for_each_count_unit<kLayout>(args, scratch, task.pass, 0,
@@ -57,7 +58,7 @@ EP_DEVICE void put_routes(const Operation<Peers::teams>& op, const RemoteRanks& 
   followers().sync(kRoutesBarrier);  // all of the head has been written
   if (dev::thread_idx() != 0) return;
   const uint32_t num_routes = places.count((num_tokens(args.routing.tokens) * scratch.num_topk + 31) / 32);
-  remote.put_head(op.bank, i, args.network.layout.routes_at(num_rows) + sizeof(Unit) * num_routes);
+  remote.put_head(op, i, args.network.layout.routes_at(num_rows) + sizeof(Unit) * num_routes);
 }
 
 // Whether a token goes to a rank outside the team.
@@ -71,17 +72,18 @@ EP_DEVICE bool leaves(const LsaTeam& team, const TopkRanks& ranks) {
 }
 
 // A lane for each rank that the row goes to.
-EP_DEVICE void put_row(const Operation<Peers::teams>& op, const RemoteRanks& remote, const TopkRanks& ranks,
+template <Peers kPeers>
+EP_DEVICE void put_row(const Operation<kPeers>& op, const RemoteRanks<kPeers>& remote, const TopkRanks& ranks,
                        uint32_t token, uint64_t row_bytes) {
   for (uint32_t base = 0; base < op.group.num_ranks; base += 32) {
-    const uint32_t bits = ranks.bits_from(base), peer = base + dev::lane_idx();
+    const uint32_t bits = ranks.bits_from(base) & active_bits<kPeers>(base), peer = base + dev::lane_idx();
     if ((bits >> dev::lane_idx() & 1) && !op.team.has(peer)) remote.put_row(op.bank, peer, token, 0, row_bytes);
   }
 }
 
 // Puts the rows that leave the team. `warps` of every block call it, and share the tokens.
-template <bool kScaled>
-EP_DEVICE void put_rows(const Operation<Peers::teams>& op, const RemoteRanks& remote, const LlDispatchArgs& args,
+template <bool kScaled, Peers kPeers>
+EP_DEVICE void put_rows(const Operation<kPeers>& op, const RemoteRanks<kPeers>& remote, const LlDispatchArgs& args,
                         const WarpTeam& warps) {
   const uint32_t num_warps = warps.num_warps * dev::num_blocks();
   const uint32_t first = (dev::warp_idx() - warps.first_warp) * dev::num_blocks() + dev::block_idx();
@@ -100,23 +102,29 @@ EP_DEVICE void put_rows(const Operation<Peers::teams>& op, const RemoteRanks& re
     dev::sync_warp();  // all of the row has been written
     put_row(op, remote, ranks, token, row_bytes);
   }
-  remote.end_rows(num_warps);
+  remote.end_rows(op, num_warps);
 }
 
-// Waits for the counts of every remote rank and puts them into the table. Who has met these threads may read the heads.
-EP_DEVICE bool read_remote_counts(const Operation<Peers::teams>& op, const RemoteRanks& remote,
-                                  const LlDispatchArgs& args, const ArrivalTable& table, const WarpTeam& team) {
-  const uint32_t units = table.count_units();  // of a source
-  bool ok = true;
-  for (uint32_t i = team.thread_idx(); ok && i < remote.size() * units; i += team.num_threads()) {
-    const uint32_t source = remote.rank(i / units), number = i % units;
-    ok = remote.wait_for(op.epoch, {Wait::remote_counts, source, 0}, [&] { return remote.has_head(op.epoch, source); });
-    if (!ok) break;
-    const DispatchHead head{remote.inbox(op.bank, i / units), args.network.layout};
-    table.take(source, number, dev::ld(head.counts() + number));
+// The counts of remote ranks. Who has met the threads that took them may read the heads.
+template <Peers kPeers>
+struct RemoteCounts {
+  const Operation<kPeers>& op;
+  const RemoteRanks<kPeers>& remote;
+  const LlDispatchArgs& args;
+
+  EP_DEVICE uint32_t num_sources() const { return remote.size(); }
+  EP_DEVICE uint32_t source(uint32_t i) const { return remote.rank(i); }
+  EP_DEVICE bool await(uint32_t source, uint32_t number, Unit& unit) const {
+    unit = {};
+    return remote.wait_for(op.epoch, {Wait::remote_counts, source, 0}, [&] { return look(source, number, unit); });
   }
-  return ok;
-}
+  EP_DEVICE bool look(uint32_t source, uint32_t number, Unit& unit) const {
+    if (!remote.has_head(op.epoch, source)) return false;
+    const DispatchHead head{remote.inbox(op.bank, remote.number_of(source)), args.network.layout};
+    unit = dev::ld(head.counts() + number);
+    return true;
+  }
+};
 
 // The routes of a row from a remote rank, into shared memory.
 EP_DEVICE Arrived read_routes(const DispatchHead& head, const LlRowRecord& record, uint32_t num_rows, Route* routes) {
@@ -128,12 +136,19 @@ EP_DEVICE Arrived read_routes(const DispatchHead& head, const LlRowRecord& recor
   return {true, first.num_hits, first.row};
 }
 
+// Nothing is to be sent back for a row whose source is lost.
+EP_DEVICE void remember_lost(const LlDispatchArgs& args, const RemoteHandle& handle, const Arrival& arrival,
+                             uint32_t remote, uint32_t number) {
+  remember(args.routing, args.group.layout.slot(arrival.source, arrival.token), {}, {}, 0);
+  if (dev::lane_idx() == 0) *handle.token(remote, number) = arrival.token;
+}
+
 // Rows from remote ranks: each rank's in turn, in the order of their tokens. `warp_routes` is shared memory.
-template <Layout kLayout, bool kScaled>
-EP_DEVICE void receive_remote_rows(const Operation<Peers::teams>& op, const RemoteRanks& remote,
+template <Layout kLayout, bool kScaled, Peers kPeers>
+EP_DEVICE void receive_remote_rows(const Operation<kPeers>& op, const RemoteRanks<kPeers>& remote,
                                    const LlDispatchArgs& args, const ArrivalTable& table, BlockQueue queue,
                                    Route* warp_routes) {
-  const RemoteHandle handle(args.routing, remote);
+  const RemoteHandle handle(args.routing, remote.size());
   const uint32_t num_ranks = remote.size(), num_chunks = args.rows.num_chunks;
   const uint32_t num_items = num_ranks * table.most_rows() * num_chunks;
   for (uint32_t item = queue.next(); item < num_items; item = queue.next()) {
@@ -145,9 +160,11 @@ EP_DEVICE void receive_remote_rows(const Operation<Peers::teams>& op, const Remo
     const Arrival arrival{source, record.token, item / num_ranks % num_chunks};
     const Arrived arrived = read_routes(head, record, table.num_rows(source), warp_routes);
     const Chunk chunk(args.rows, arrival.chunk);
-    if (!remote.wait_for<true>(op.epoch, {Wait::remote_rows, source, record.token},
-                               [&] { return dev::all(remote.has_rows(op.epoch, source, record.token)); })) {
-      return;
+    if (!remote.template wait_for<true>(op.epoch, {Wait::remote_rows, source, record.token},
+                                        [&] { return dev::all(remote.has_rows(op.epoch, source, record.token)); })) {
+      if (!op.warp_goes_on()) return;
+      if (arrival.chunk == 0) remember_lost(args, handle, arrival, i, number);
+      continue;
     }
     LaneRow row;
     row.load_arrived(chunk.packs, box + args.network.layout.row_at(record.token));
@@ -161,14 +178,14 @@ EP_DEVICE void receive_remote_rows(const Operation<Peers::teams>& op, const Remo
   }
 }
 
-template <Layout kLayout, bool kScaled = false>
+template <Layout kLayout, bool kScaled = false, Peers kPeers = Peers::teams>
 EP_DEVICE void dispatch_remote(const LlDispatchArgs& args) {
   EP_DYNAMIC_SHARED(shared);
   EP_SHARED(Route, routes, [kLlDispatchThreads / 32][kMaxHits]);
   EP_SHARED(uint32_t, num_taken, [1]);
   const ArrivalTable table = ArrivalTable::make<kLayout>(args.group, shared);
   const RouteScratch scratch(table.end(), args.routing);
-  const RemoteRanks remote(args);
+  const RemoteRanks<kPeers> remote(args);
   const WarpTeam receivers{args.push_warps, dev::num_warps() - args.push_warps};
   const bool sends = args.phases & kLlSend, receives = args.phases & kLlReceive;
   const bool pushes = dev::warp_idx() < args.push_warps;
@@ -177,13 +194,14 @@ EP_DEVICE void dispatch_remote(const LlDispatchArgs& args) {
     table.clear();
     num_taken[0] = 0;
   }
-  FirstPush<Peers::teams, kScaled> push;
+  if (has_masks(kPeers) && leads()) table.clear_incomplete();
+  FirstPush<kPeers, kScaled> push;
   const Start start = begin(args, remote, [&] {
-    if (sends && pushes) push = FirstPush<Peers::teams, kScaled>(args);
+    if (sends && pushes) push = FirstPush<kPeers, kScaled>(args);
     const RouteTask<kLayout> task(args);
     if (sends && task.exists(args)) task.collect(args, scratch);
   });
-  const Operation<Peers::teams> op(args, start.epoch);
+  const Operation<kPeers> op(args, start.epoch);
   if (start.ready) {
     if (sends && !leads()) {
       for_each_route_task<kLayout>(args, scratch, [&](const RouteTask<kLayout>& task) {
@@ -201,7 +219,8 @@ EP_DEVICE void dispatch_remote(const LlDispatchArgs& args) {
         dev::bar_sync(kTableBarrier, dev::num_threads());
       } else {
         fill(table, receivers, [&] {
-          return read_counts(op, table, receivers) && read_remote_counts(op, remote, args, table, receivers);
+          const bool has_teams = read_counts<kPeers>(TeamCounts<kPeers>{op}, table, receivers);
+          return read_counts<kPeers>(RemoteCounts<kPeers>{op, remote, args}, table, receivers) && has_teams;
         });
         dev::bar_arrive(kTableBarrier, dev::num_threads());
       }

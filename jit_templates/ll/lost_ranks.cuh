@@ -16,7 +16,8 @@ namespace nccl_ep::ll {
 EP_DEVICE uint32_t verdict(uint32_t epoch, bool is_present) { return epoch << 1 | is_present; }
 
 // Whether the operation has the tokens of a rank, of which this block has or has not seen all counts.
-EP_DEVICE bool settle(const Operation<Peers::masked_team>& op, uint32_t source, bool is_complete) {
+template <Peers kPeers>
+EP_DEVICE bool settle(const Operation<kPeers>& op, uint32_t source, bool is_complete) {
   uint32_t* word = op.group.mask.verdicts + op.bank * op.group.num_ranks + source;
   const uint32_t absent = verdict(op.epoch, false), present = verdict(op.epoch, true);
   // As a rule it was the same when the bank was last used.

@@ -58,21 +58,29 @@ struct LsaTeam {
 
 template <Peers kPeers, class Args>
 EP_DEVICE LsaTeam team_of(const Args& args) {
-  if constexpr (kPeers == Peers::teams) return {args.network.first_rank, args.group.layout.num_ranks};
+  if constexpr (has_other_teams(kPeers)) return {args.network.first_rank, args.group.layout.num_ranks};
   return {0, args.group.num_ranks};
 }
 
+// How an operation waits. With masks and other teams: remote_waits.cuh.
+template <Peers kPeers>
+struct Waiting : OperationOf<LlGroupState, has_masks(kPeers)> {
+  template <class Args>
+  EP_DEVICE Waiting(const Args& args, uint32_t op_epoch)
+      : OperationOf<LlGroupState, has_masks(kPeers)>{args.group, op_epoch} {}
+};
+
 // One operation as a block sees it.
 template <Peers kPeers>
-struct Operation : OperationOf<LlGroupState, kPeers == Peers::masked_team> {
-  using Base = OperationOf<LlGroupState, kPeers == Peers::masked_team>;
+struct Operation : Waiting<kPeers> {
+  using Base = Waiting<kPeers>;
   using Base::group, Base::epoch;
   LsaTeam team;
   uint32_t bank;
 
   template <class Args>
   EP_DEVICE Operation(const Args& args, uint32_t op_epoch)
-      : Base{args.group, op_epoch}, team(team_of<kPeers>(args)), bank(op_epoch % LlLayout::kNumBanks) {}
+      : Base(args, op_epoch), team(team_of<kPeers>(args)), bank(op_epoch % LlLayout::kNumBanks) {}
 
   // Addresses in the window of a rank of the team.
   EP_DEVICE Unit* counts(uint32_t rank, uint32_t source, uint32_t unit) const {
@@ -107,14 +115,18 @@ EP_DEVICE uint32_t* active_words() {
 
 // Of the ranks base ... base + 31.
 template <Peers kPeers>
-EP_DEVICE uint32_t active_bits(const Operation<kPeers>&, uint32_t base) {
-  if constexpr (kPeers != Peers::masked_team) return ~0u;
+EP_DEVICE uint32_t active_bits(uint32_t base) {
+  if constexpr (!has_masks(kPeers)) return ~0u;
   return active_words()[base / 32];
 }
 
 template <Peers kPeers>
-EP_DEVICE bool is_active(const Operation<kPeers>& op, uint32_t rank) {
-  return active_bits(op, rank / 32 * 32) >> rank % 32 & 1;
+EP_DEVICE bool is_active(uint32_t rank) {
+  return active_bits<kPeers>(rank / 32 * 32) >> rank % 32 & 1;
+}
+template <Peers kPeers>
+EP_DEVICE bool is_active(const Operation<kPeers>&, uint32_t rank) {
+  return is_active<kPeers>(rank);
 }
 
 // The leader calls it.
@@ -162,7 +174,7 @@ EP_DEVICE bool await_peers(const Operation<kPeers>& op) {
       return static_cast<int32_t>(finished_by(op, peer) + LlLayout::kNumBanks - op.epoch) >= 0;
     });
   }
-  if (kPeers == Peers::masked_team && !dev::all(ok)) {
+  if (has_masks(kPeers) && !dev::all(ok)) {
     note_active_ranks(op.group);
     return op.warp_goes_on();
   }
@@ -176,6 +188,7 @@ struct NoRemoteRanks {
   EP_DEVICE void announce(uint32_t) const {}
   EP_DEVICE bool await_peers(uint32_t) const { return true; }
   EP_DEVICE bool have_finished(uint32_t) const { return true; }
+  EP_DEVICE void flush_for_the_lost() const {}
 };
 
 // The last warp of a block leads: it finds out, as an operation begins, whether it may go on. An address that every warp
@@ -187,12 +200,12 @@ EP_DEVICE WarpTeam followers() { return {0, dev::num_warps() - 1}; }
 // network is read and written without tags: so who has been told may write where others have read.
 template <Peers kPeers>
 EP_DEVICE uint32_t banks_free(const GroupProgress* progress) {
-  if constexpr (kPeers == Peers::teams) return dev::ld_acquire<dev::Scope::gpu>(&progress->banks_free);
+  if constexpr (has_other_teams(kPeers)) return dev::ld_acquire<dev::Scope::gpu>(&progress->banks_free);
   return dev::ld_relaxed<dev::Scope::gpu>(&progress->banks_free);
 }
 template <Peers kPeers>
 EP_DEVICE void set_banks_free(GroupProgress* progress, uint32_t epoch) {
-  if constexpr (kPeers == Peers::teams) return dev::st_release<dev::Scope::gpu>(&progress->banks_free, epoch);
+  if constexpr (has_other_teams(kPeers)) return dev::st_release<dev::Scope::gpu>(&progress->banks_free, epoch);
   dev::st_relaxed<dev::Scope::gpu>(&progress->banks_free, epoch);
 }
 
@@ -208,7 +221,7 @@ EP_DEVICE void note_free_banks(const Operation<kPeers>& op, const RemoteRanks& r
     finished &= static_cast<int32_t>(finished_by(op, peer) + 1 - op.epoch) >= 0 || !is_active(op, peer);
   }
   finished = dev::all(finished);
-  if constexpr (kPeers == Peers::teams) dev::sync_warp();  // one lane tells what all have seen
+  if constexpr (has_other_teams(kPeers)) dev::sync_warp();  // one lane tells what all have seen
   if (finished && dev::lane_idx() == 0) set_banks_free<kPeers>(op.group.progress, op.epoch + 1);
 }
 
@@ -226,7 +239,7 @@ EP_DEVICE Start begin(const Args& args, const RemoteRanks& remote, Meanwhile mea
   const uint32_t free_until = banks_free<RemoteRanks::kPeers>(args.group.progress);
   const bool failed = has_failed(args.group);
   const uint32_t epoch = operation_epoch(args.group, args.routing, sends);
-  if constexpr (RemoteRanks::kPeers == Peers::masked_team) note_active_ranks(args.group);
+  if constexpr (has_masks(RemoteRanks::kPeers)) note_active_ranks(args.group);
   const Operation<RemoteRanks::kPeers> op(args, epoch);
   if (sends && dev::block_idx() == dev::num_blocks() - 1) {
     const uint32_t finished = op.epoch - 1 - args.num_pending;
@@ -235,6 +248,7 @@ EP_DEVICE Start begin(const Args& args, const RemoteRanks& remote, Meanwhile mea
   }
   const bool may_write =
       !sends || dev::all(free_until == op.epoch) || (await_peers(op) && remote.await_peers(op.epoch));
+  if (sends) remote.flush_for_the_lost();
   const Start start{op.epoch, may_write && !dev::any(failed)};
   if (dev::lane_idx() == 0) shared_start[0] = start;
   dev::sync_warp();  // what one lane of the leader got ready is for the others too

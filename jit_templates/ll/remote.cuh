@@ -13,13 +13,14 @@
 // A put reads what happens before it, so the threads that write an outbox meet before one of them puts.
 #pragma once
 
-#include "device/gin.hpp"
+#include "ll/remote_waits.cuh"
 #include "ll/rows.cuh"
 
 namespace nccl_ep::ll {
 
+template <Peers kOthers>
 struct RemoteRanks {
-  static constexpr Peers kPeers = Peers::teams;
+  static constexpr Peers kPeers = kOthers;
   static constexpr uint32_t kContext = 0;  // of hellos and heads
 
   const LlGroupState& group;
@@ -43,42 +44,72 @@ struct RemoteRanks {
 
   // As the functions of the same names for the team. One warp calls them.
   EP_DEVICE void announce(uint32_t finished) const {
-    uint32_t* told = &group.progress->told_remote;
-    const uint32_t news = finished + 1 - dev::ld_relaxed<dev::Scope::gpu>(told);
-    dev::sync_warp();  // all lanes have read it
-    if (dev::lane_idx() == 0) dev::st_relaxed<dev::Scope::gpu>(told, finished + 1);
-    for (uint32_t i = dev::lane_idx(); news > 0 && i < size(); i += 32) {
-      gin(kContext).signal(rank(i), dev::weak(dev::signal(signals().hello(group.rank)), news));
+    if constexpr (has_masks(kPeers)) {
+      for (uint32_t i = dev::lane_idx(); i < size(); i += 32) {
+        if (is_active<kPeers>(rank(i))) signals().tell(kContext, LlSignals::kHello, rank(i), finished + 1);
+      }
+    } else {
+      uint32_t* told = &group.progress->told_remote;
+      const uint32_t news = finished + 1 - dev::ld_relaxed<dev::Scope::gpu>(told);
+      dev::sync_warp();  // all lanes have read it
+      if (dev::lane_idx() == 0) dev::st_relaxed<dev::Scope::gpu>(told, finished + 1);
+      for (uint32_t i = dev::lane_idx(); news > 0 && i < size(); i += 32) {
+        gin(kContext).signal(rank(i), dev::weak(dev::signal(numbers().hello(group.rank)), news));
+      }
     }
   }
   EP_DEVICE bool await_peers(uint32_t epoch) const {
     bool ok = true;
     for (uint32_t i = dev::lane_idx(); i < size(); i += 32) {
       const uint32_t peer = rank(i);
-      ok &= nccl_ep::wait_for(group, epoch, {Wait::bank_free, peer, 0},
-                              [&] { return has_finished(peer, epoch - LlLayout::kNumBanks); });
+      if (!is_active<kPeers>(peer)) continue;
+      const Awaited awaited{Wait::bank_free, peer, 0};
+      const auto is_free = [&] { return has_finished(peer, epoch - LlLayout::kNumBanks); };
+      if constexpr (has_masks(kPeers)) {
+        ok &= wait_patiently(TeamsLife{group, network}, epoch, awaited, is_free);
+      } else {
+        ok &= nccl_ep::wait_for(group, epoch, awaited, is_free);
+      }
+    }
+    if (has_masks(kPeers) && !dev::all(ok)) {
+      note_active_ranks(group);
+      return dev::all(!has_failed(group));
     }
     return dev::all(ok);
   }
-  // Whether those that this lane looks at have finished an operation.
+  // Whether those that this lane looks at have finished an operation, or do not take part.
   EP_DEVICE bool have_finished(uint32_t epoch) const {
     bool finished = true;
-    for (uint32_t i = dev::lane_idx(); i < size(); i += 32) finished &= has_finished(rank(i), epoch);
+    for (uint32_t i = dev::lane_idx(); i < size(); i += 32) {
+      finished &= has_finished(rank(i), epoch) || !is_active<kPeers>(rank(i));
+    }
     return finished;
+  }
+  // Nobody who is masked says that what was put there has left the outbox: before it is written again, the network must.
+  EP_DEVICE void flush_for_the_lost() const {
+    if constexpr (!has_masks(kPeers)) return;
+    bool is_one_lost = false;
+    for (uint32_t i = dev::lane_idx(); i < size(); i += 32) is_one_lost |= !is_active<kPeers>(rank(i));
+    if (!dev::any(is_one_lost)) return;
+    for (uint32_t c = dev::lane_idx(); c < network.comm.num_contexts; c += 32) gin(c).flush();
   }
 
   // Bounded waits for what others send, as Operation::wait_for().
-  template <bool kWholeWarp = false, class Ready>
+  template <bool kWholeWarp = false, bool kPeerChanges = false, class Ready>
   EP_DEVICE bool wait_for(uint32_t epoch, const Awaited& awaited, Ready ready) const {
-    return wait_until<kWholeWarp>(group, epoch, ready, [&] { return or_who_is_behind(epoch, awaited); });
+    if constexpr (has_masks(kPeers)) {
+      return wait_patiently<kWholeWarp, kPeerChanges>(TeamsLife{group, network}, epoch, awaited, ready);
+    } else {
+      return wait_until<kWholeWarp>(group, epoch, ready, [&] { return or_who_is_behind(epoch, awaited); });
+    }
   }
 
   // Puts the beginning of a peer's outbox. One thread calls it, after all that write it have met.
-  EP_DEVICE void put_head(uint32_t bank, uint32_t i, uint64_t bytes) const {
-    const dev::SignalAction arrived = dev::weak(dev::signal(signals().head(bank, group.rank)));
+  EP_DEVICE void put_head(const Operation<kPeers>& op, uint32_t i, uint64_t bytes) const {
+    const dev::SignalAction arrived = dev::weak(dev::signal(numbers().head(op.bank, group.rank)), news_of_head(op, i));
     if (bytes == 0) return gin(kContext).signal(rank(i), arrived);
-    const uint64_t to = network.layout.inbox_at(bank, own_number_at(rank(i)));
-    gin(kContext).put(rank(i), in_window(to), in_window(network.layout.outbox_at(bank, i)), bytes, arrived);
+    const uint64_t to = network.layout.inbox_at(op.bank, own_number_at(rank(i)));
+    gin(kContext).put(rank(i), in_window(to), in_window(network.layout.outbox_at(op.bank, i)), bytes, arrived);
   }
   // Puts a row from a box of the outbox to a peer. One thread calls it, after all that write the row have met.
   EP_DEVICE void put_row(uint32_t bank, uint32_t peer, uint32_t token, uint32_t from_box, uint64_t bytes) const {
@@ -87,7 +118,7 @@ struct RemoteRanks {
     gin(context_of(token)).put(peer, in_window(to), in_window(network.layout.outbox_at(bank, from_box) + row), bytes);
   }
   // This warp has put its last row. The last one of `num_warps` of the grid tells all peers.
-  EP_DEVICE void end_rows(uint32_t num_warps) const {
+  EP_DEVICE void end_rows(const Operation<kPeers>& op, uint32_t num_warps) const {
     dev::sync_warp();  // so that the lanes' puts are before the count
     uint32_t before = 0;
     uint32_t* ended = &group.progress->senders_done;
@@ -96,7 +127,13 @@ struct RemoteRanks {
     if (dev::lane_idx() == 0) dev::st_relaxed<dev::Scope::gpu>(ended, 0u);
     dev::sync_warp();  // and all of them before the signals
     for (uint32_t i = dev::lane_idx(); i < size() * network.comm.num_contexts; i += 32) {
-      gin(i / size()).signal(rank(i % size()), dev::strong(dev::signal(signals().rows(group.rank))));
+      const uint32_t context = i / size(), peer = rank(i % size());
+      if constexpr (has_masks(kPeers)) {
+        // Not as this block knew it: who was masked for any block lacks that block's rows, and must not believe to have all.
+        if (!is_masked(group, peer)) signals().tell_strongly(context, LlSignals::kRows, peer, op.epoch);
+      } else {
+        gin(context).signal(peer, dev::strong(dev::signal(numbers().rows(group.rank))));
+      }
     }
   }
 
@@ -104,11 +141,12 @@ struct RemoteRanks {
   // them.
   EP_DEVICE bool has_head(uint32_t epoch, uint32_t source) const {
     static_assert(LlLayout::kNumBanks == 2, "every other operation uses a bank");
-    const uint32_t signal = signals().head(epoch % LlLayout::kNumBanks, source);
-    return has_reached(2 * count(kContext, signal), epoch + epoch % 2);
+    const uint32_t count = signals().count(kContext, numbers().head(epoch % LlLayout::kNumBanks, source));
+    if constexpr (has_masks(kPeers)) return has_reached(count, epoch);
+    return has_reached(2 * count, epoch + epoch % 2);
   }
   EP_DEVICE bool has_rows(uint32_t epoch, uint32_t source, uint32_t token) const {
-    return has_reached(count(context_of(token), signals().rows(source)), epoch);
+    return has_reached(signals().count(context_of(token), numbers().rows(source)), epoch);
   }
 
  private:
@@ -121,19 +159,21 @@ struct RemoteRanks {
     return missing;
   }
   EP_DEVICE bool has_finished(uint32_t peer, uint32_t epoch) const {
-    return has_reached(count(kContext, signals().hello(peer)), epoch + 1);
+    return has_reached(signals().count(kContext, numbers().hello(peer)), epoch + 1);
+  }
+  EP_DEVICE uint32_t news_of_head(const Operation<kPeers>& op, uint32_t i) const {
+    if constexpr (!has_masks(kPeers)) return 1;
+    const auto kind = static_cast<LlSignals::Kind>(LlSignals::kHead + op.bank);
+    return signals().news(kContext, kind, rank(i), op.epoch);
   }
   EP_DEVICE uint32_t team_size() const { return group.layout.num_ranks; }
-  EP_DEVICE LlSignals signals() const { return {group.num_ranks}; }
-  EP_DEVICE dev::Gin gin(uint32_t context) const { return dev::Gin(network.comm, context); }
+  EP_DEVICE Signals signals() const { return {group, network}; }
+  EP_DEVICE LlSignals numbers() const { return signals().numbers(); }
+  EP_DEVICE dev::Gin gin(uint32_t context) const { return signals().gin(context); }
   EP_DEVICE uint32_t context_of(uint32_t token) const { return token % network.comm.num_contexts; }
   EP_DEVICE dev::WindowAddress in_window(uint64_t offset) const { return {network.window, offset}; }
   EP_DEVICE unsigned char* memory(uint64_t offset) const {
     return group.window.at<unsigned char>(group.rank - network.first_rank, offset);
-  }
-  // Counts roll over, as epochs do.
-  EP_DEVICE uint32_t count(uint32_t context, uint32_t signal) const {
-    return static_cast<uint32_t>(gin(context).read_signal(dev::signal(signal)));
   }
   EP_DEVICE static bool has_reached(uint32_t count, uint32_t least) { return static_cast<int32_t>(count - least) >= 0; }
 };
@@ -143,8 +183,8 @@ struct RemoteHandle {
   const LlRouting& routing;
   LlRemoteHandleLayout layout;
 
-  EP_DEVICE RemoteHandle(const LlRouting& given, const RemoteRanks& remote)
-      : routing(given), layout(LlRemoteHandleLayout::make(given.handle_layout, remote.size())) {}
+  EP_DEVICE RemoteHandle(const LlRouting& given, uint32_t num_remote_ranks)
+      : routing(given), layout(LlRemoteHandleLayout::make(given.handle_layout, num_remote_ranks)) {}
   EP_DEVICE uint32_t* num_rows(uint32_t i) const { return routing.at<uint32_t>(layout.num_rows_at(i)); }
   EP_DEVICE uint32_t* token(uint32_t i, uint32_t row) const { return routing.at<uint32_t>(layout.token_at(i, row)); }
 };

@@ -21,7 +21,6 @@ struct GroupProgress {
   uint32_t senders_done;    // of the running kernel: warps that have put their last row into the network
   uint32_t told_remote;     // Low Latency: other LSA teams know that all operations before this one are finished here
   uint32_t has_losses;      // a rank has been masked since the caller last asked to forget it
-  uint32_t num_cleanings;   // of the mask, that this rank has begun
 };
 
 // Which ranks take part, of a group that goes on without those that do not answer. Words in device memory; `active` is null
@@ -30,7 +29,7 @@ struct RankMask {
   uint32_t* active;    // [rank]: 1, or 0 for one that is masked
   uint32_t* verdicts;  // whether an operation has a rank's tokens: Low Latency [bank][rank] (ll/lost_ranks.cuh), High
                        // Throughput [rank] (ht/participants.cuh)
-  uint32_t* seen;      // [phase][rank]: the tag of what was last read at a meeting (clean.cuh)
+  uint32_t* seen;      // [rank]: what was last heard at a first meeting (clean.cuh)
   uint64_t life_at;    // in every rank's window, [rank]: a word that a rank changes while it waits for others
 };
 

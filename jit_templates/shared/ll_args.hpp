@@ -142,4 +142,10 @@ struct LlCombineArgs {
   const float* global_scales;   // NVFP4: of each row of tokens
 };
 
+// Of a group of several LSA teams with masks.
+struct LlCleanArgs {
+  LlGroupState group;
+  LlNetwork network;
+};
+
 }  // namespace nccl_ep

@@ -71,14 +71,27 @@ struct LlRemoteLayout {
 // Signals of a rank, by their number. They count operations and are never reset. Each operation of every rank sends the head
 // once to every remote rank, in context 0, and the rows in every context. Hellos, in context 0, add up to the number of an
 // operation before which all are finished: as one begins, it adds what is new, none or one or two.
+//
+// With masks, heads and rows add up to the number of the operation, too, whatever has been left out before
+// (ll/remote_waits.cuh), and there are some more: signs of life and, in all contexts, what ranks say at the two meetings where
+// masks are cleaned, the second one in context 0.
 struct LlSignals {
+  enum Kind : uint32_t { kHello, kHead, kHeadOfOtherBank, kRows, kLife, kMeeting, kAgreement, kNumKinds };
+  static_assert(LlLayout::kNumBanks == 2, "as many kinds of heads");
+
   uint32_t num_ranks;  // of the world
 
+  EP_HOST_DEVICE uint32_t of(Kind kind, uint32_t source) const { return kind * num_ranks + source; }
   EP_HOST_DEVICE uint32_t hello(uint32_t source) const { return source; }
   // Heads arrive in any order, but those of one bank one after the other.
   EP_HOST_DEVICE uint32_t head(uint32_t bank, uint32_t source) const { return (1 + bank) * num_ranks + source; }
   EP_HOST_DEVICE uint32_t rows(uint32_t source) const { return (1 + LlLayout::kNumBanks) * num_ranks + source; }
-  EP_HOST_DEVICE uint32_t count() const { return rows(num_ranks); }
+  EP_HOST_DEVICE uint32_t life(uint32_t source) const { return of(kLife, source); }
+  EP_HOST_DEVICE uint32_t count(bool has_masks) const { return (has_masks ? kNumKinds : kLife) * num_ranks; }
+  // Of what a rank has told others: [context][kind][peer].
+  EP_HOST_DEVICE uint64_t told_bytes(uint32_t num_contexts) const {
+    return sizeof(uint32_t) * num_contexts * kNumKinds * num_ranks;
+  }
 };
 
 // Behind what a handle remembers of the team: the tokens of the rows that remote ranks have sent, in their order.
@@ -103,6 +116,9 @@ struct LlNetwork {
   ncclWindow_vidmem* window;
   LlRemoteLayout layout;
   uint32_t first_rank;  // of the own LSA team
+  // Of a group with masks, in device memory:
+  uint32_t* told;       // what this rank has told others, as LlSignals has it
+  uint64_t* last_sign;  // when it last showed a sign of life
 };
 
 }  // namespace nccl_ep

@@ -189,7 +189,7 @@ const GinComm& Group::connect_network(const runtime::NetworkNeeds& needs) {
 }
 
 std::vector<jit::Variant> Group::variants_of(jit::Algorithm algorithm) const {
-  if (config_.enable_mask) return jit::masked_variants(algorithm);
+  if (config_.enable_mask) return jit::masked_variants(algorithm, needs_network());
   if (config_.exact_combine) return jit::exact_variants(algorithm);
   return jit::variants_of(algorithm, needs_network());
 }
@@ -270,12 +270,6 @@ std::string Group::describe(const FaultRecord& fault) const {
   return core::describe(fault, timeout_ns(), config_.max_dispatch_tokens_per_rank);
 }
 
-void Group::require_one_team_for_masks() const {
-  if (!config_.enable_mask || !needs_network()) return;
-  refuse(ncclInvalidUsage, "config.enable_mask",
-         "is set for ranks in several LSA teams, expected 0: this version has masks inside one team");
-}
-
 void Group::add_mask(uint64_t life_at, const MaskMeetings& meetings) {
   mask_ = std::make_unique<RankMask>(device(), *allocator_, comm_->num_ranks(), life_at);
   mask_meetings_ = meetings;
@@ -286,11 +280,15 @@ RankMask& Group::mask() {
   return *mask_;
 }
 
+void Group::launch_cleaning(cudaStream_t stream) {
+  const CleanArgs args{group_state(), mask_meetings_};
+  device().launch(kernels().at(jit::cleaning_variant()), kCleanLaunch, &args, sizeof(args), stream);
+}
+
 void Group::clean_mask(cudaStream_t stream) {
   throw_if_faulted();
   RankMask& ranks = mask();
-  const CleanArgs args{group_state(), mask_meetings_};
-  device().launch(kernels().at(jit::cleaning_variant()), {1, kCleanThreads, 0}, &args, sizeof(args), stream);
+  launch_cleaning(stream);
   device().synchronize(stream);
   throw_if_faulted();
   std::string absent;

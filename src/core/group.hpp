@@ -87,11 +87,12 @@ class Group {
   // Gets the kernels that the configuration needs of an algorithm. They may use what shared memory a plan may give them, and a
   // block fits on an SM.
   void load_kernels(jit::Algorithm algorithm);
-  // Refuses masks of ranks that form several LSA teams.
-  void require_one_team_for_masks() const;
   // Once the window is planned, of a group that can do without ranks that do not answer: where the window has signs of life,
   // and where ranks meet.
   void add_mask(uint64_t life_at, const MaskMeetings& meetings);
+  // Puts the kernel that makes masked ranks active again on a stream.
+  static constexpr runtime::LaunchShape kCleanLaunch{1, kCleanThreads, 0};
+  virtual void launch_cleaning(cudaStream_t stream);
   // Whether the ranks form several LSA teams.
   bool needs_network() const { return comm_->lsa_size() != comm_->num_ranks(); }
 

@@ -48,7 +48,10 @@ void HtGroup::check_sizes() const {
 
 uint64_t HtGroup::plan() {
   check_config(config());
-  require_one_team_for_masks();
+  if (config().enable_mask && needs_network()) {
+    refuse(ncclInvalidUsage, "config.enable_mask",
+           "is set for ranks in several LSA teams, expected 0: High Throughput has masks inside one team");
+  }
   shape_ = {shape_of_config(), comm().lsa_size(), config().max_recv_tokens_per_rank,
             config().overflow_policy == NCCL_EP_OVERFLOW_DROP, config().enable_mask != 0};
   check_sizes();

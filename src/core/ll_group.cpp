@@ -22,7 +22,6 @@ uint64_t LlGroup::plan() {
   shape_ = {shape_of_config(), comm().lsa_size()};
   tuning_ = plan::parse_ll_tuning(environment_variable("NCCL_EP_LL_TUNING"));
   limits_ = limits(config().max_num_sms ? config().max_num_sms : device().limits().num_sms);
-  require_one_team_for_masks();
   const uint64_t window_bytes = shape_.window_bytes();
   check_buffer_size(config(), window_bytes);
   return window_bytes;
@@ -37,8 +36,26 @@ void LlGroup::connect() {
   Group::connect();
   state_ = {group_state(), shape_.layout()};
   if (!needs_network()) return;
-  const GinComm& gin = connect_network({plan::kLlNetworkContexts, LlSignals{shape_.num_ranks}.count(), 0});
-  network_ = {gin, window(), shape_.remote_layout(), comm().rank() - comm().lsa_rank()};
+  const LlSignals signals{shape_.num_ranks};
+  const GinComm& gin = connect_network({plan::kLlNetworkContexts, signals.count(config().enable_mask), 0});
+  network_ = {gin, window(), shape_.remote_layout(), comm().rank() - comm().lsa_rank(), nullptr, nullptr};
+  if (config().enable_mask) remember_told(signals.told_bytes(gin.num_contexts));
+}
+
+// Nothing has been told yet.
+void LlGroup::remember_told(uint64_t bytes) {
+  told_ = DeviceMemory(allocator(), allocator().allocate(sizeof(uint64_t) + bytes, "told ranks"));
+  network_.last_sign = told_.as<uint64_t>();
+  network_.told = reinterpret_cast<uint32_t*>(network_.last_sign + 1);
+  const cudaStream_t stream = device().own_stream();
+  device().fill(told_.data(), 0, sizeof(uint64_t) + bytes, stream);
+  device().synchronize(stream);
+}
+
+void LlGroup::launch_cleaning(cudaStream_t stream) {
+  if (!needs_network()) return Group::launch_cleaning(stream);
+  const LlCleanArgs args{state_, network_};
+  device().launch(kernels().at(jit::cleaning_variant(true)), kCleanLaunch, &args, sizeof(args), stream);
 }
 
 void LlGroup::clean_mask(cudaStream_t stream) {

@@ -61,6 +61,8 @@ class LlGroup : public Group {
   uint64_t plan() override;
   void load() override;
   void connect() override;
+  void launch_cleaning(cudaStream_t stream) override;
+  void remember_told(uint64_t bytes);
   void check_layout(ncclEpLayout_t layout) const;
   LlHandleLayout handle_layout(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const;
 
@@ -69,6 +71,7 @@ class LlGroup : public Group {
   plan::LlTuning tuning_;
   LlGroupState state_{};
   LlNetwork network_{};
+  DeviceMemory told_;  // of a group of several LSA teams with masks
   PendingOperations pending_;
 };
 

@@ -8,7 +8,7 @@
 namespace nccl_ep::core {
 namespace {
 
-constexpr uint32_t kNumArrays = 1 + LlLayout::kNumBanks + MaskMeetings::kPhases;  // of a word for each rank
+constexpr uint32_t kNumArrays = 1 + LlLayout::kNumBanks + 1;  // of a word for each rank
 
 }  // namespace
 

@@ -14,9 +14,9 @@ struct AlgorithmText {
   const char* args_prefix;  // "Ll" of LlDispatchArgs
 };
 
-// What cleans masks is neither algorithm's.
+// What cleans masks inside an LSA team is neither algorithm's.
 AlgorithmText text_of(const Variant& variant) {
-  if (variant.op == Op::clean) return {"common", "nccl_ep::", "", ""};
+  if (variant.op == Op::clean && !variant.uses_network) return {"common", "nccl_ep::", "", ""};
   if (variant.algorithm == Algorithm::low_latency) return {"ll", "ll::", "ll_", "Ll"};
   return {"ht", "ht::", "ht_", "Ht"};
 }
@@ -66,7 +66,7 @@ size_t args_bytes(const Variant& variant) {
     case Op::combine_exact:
     case Op::combine_nvfp4:
     case Op::combine_quantized: return is_ll ? sizeof(LlCombineArgs) : sizeof(HtCombineArgs);
-    case Op::clean: return sizeof(CleanArgs);
+    case Op::clean: return variant.uses_network ? sizeof(LlCleanArgs) : sizeof(CleanArgs);
   }
   return 0;
 }
@@ -88,14 +88,15 @@ std::string template_parameters(const Variant& variant) {
                                                                          : "false";
   const std::string dtype = variant.op == Op::combine ? ", DType::" + dtype_name(variant.dtype) : "";
   const std::string scaled = variant.scaled ? ", true" : variant.masked && may_be_scaled(variant) ? ", false" : "";
-  return "<" + layout + dtype + scaled + (variant.masked ? ", Peers::masked_team>" : ">");
+  const std::string peers = variant.uses_network ? "masked_teams" : "masked_team";
+  return "<" + layout + dtype + scaled + (variant.masked ? ", Peers::" + peers + ">" : ">");
 }
 
 }  // namespace
 
 std::string name(const Variant& variant) {
   const std::string function = std::string(text_of(variant).prefix) + text_of(variant.op).name;
-  if (is_plain(variant.op)) return function;
+  if (is_plain(variant.op)) return function + (variant.uses_network ? "_remote" : "");
   const std::string stem = function + "_" + layout_name(variant.layout);
   return (variant.op == Op::combine ? stem + "_" + dtype_name(variant.dtype) : stem) +
          (variant.scaled ? "_scaled" : "") + (variant.masked ? "_masked" : "") +
@@ -145,16 +146,16 @@ std::vector<Variant> variants_of(Algorithm algorithm, bool uses_network) {
   return variants;
 }
 
-std::vector<Variant> masked_variants(Algorithm algorithm) {
-  std::vector<Variant> variants = variants_of(algorithm);
+std::vector<Variant> masked_variants(Algorithm algorithm, bool uses_network) {
+  std::vector<Variant> variants = variants_of(algorithm, uses_network);
   std::erase(variants, quantized_combine_variant());
   for (Variant& variant : variants) variant.masked = true;
-  variants.push_back(cleaning_variant());
+  variants.push_back(cleaning_variant(uses_network));
   return variants;
 }
 
-Variant cleaning_variant() {
-  return {Algorithm::low_latency, Op::clean, Layout::expert_major, DType::bf16, false, false, true};
+Variant cleaning_variant(bool uses_network) {
+  return {Algorithm::low_latency, Op::clean, Layout::expert_major, DType::bf16, uses_network, false, true};
 }
 
 Variant quantized_combine_variant() {
@@ -175,7 +176,10 @@ Variant exact_combine_variant(Algorithm algorithm) {
   return {algorithm, Op::combine_exact, Layout::expert_major, DType::bf16};
 }
 
+bool uses_network(Groups groups) { return groups == Groups::several_teams || groups == Groups::masked_teams; }
+
 std::vector<Variant> all_variants(Groups groups) {
+  if (groups == Groups::masked_teams) return masked_variants(Algorithm::low_latency, true);
   if (groups == Groups::exact) {
     return {exact_combine_variant(Algorithm::low_latency), exact_combine_variant(Algorithm::high_throughput)};
   }

@@ -34,16 +34,17 @@ std::string source(const Variant& variant);
 uint32_t max_threads(const Variant& variant);
 // All that a group of this algorithm needs, inside one LSA team or across several.
 std::vector<Variant> variants_of(Algorithm algorithm, bool uses_network = false);
-// The same for a group with masks, which has one LSA team; one of them cleans its mask.
-std::vector<Variant> masked_variants(Algorithm algorithm);
-Variant cleaning_variant();
+// The same for a group with masks, of which one cleans its mask. High Throughput has masks inside one LSA team.
+std::vector<Variant> masked_variants(Algorithm algorithm, bool uses_network = false);
+Variant cleaning_variant(bool uses_network = false);
 // The same for a group with exact_combine, which has one LSA team and expert-major handles; one of them is such groups' alone.
 std::vector<Variant> exact_variants(Algorithm algorithm);
 Variant exact_combine_variant(Algorithm algorithm);
 // Of High Throughput inside one LSA team, without masks: combine with NCCL_EP_COMB_QUANT_FP8.
 Variant quantized_combine_variant();
 // Which groups of all algorithms kernels are for.
-enum class Groups { one_team, several_teams, masked, exact };
+enum class Groups { one_team, several_teams, masked, exact, masked_teams };
+bool uses_network(Groups groups);
 std::vector<Variant> all_variants(Groups groups);
 
 }  // namespace nccl_ep::jit

@@ -37,7 +37,7 @@ void warm_up(const std::vector<std::string>& archs, Groups groups, const std::fu
     std::string name, arch;
     std::future<Build> build;
   };
-  const BuildInputs inputs = BuildInputs::read(groups == Groups::several_teams);
+  const BuildInputs inputs = BuildInputs::read(uses_network(groups));
   std::vector<Pending> pending;
   for (const std::string& arch : archs) {
     for (const Variant& variant : all_variants(groups)) {

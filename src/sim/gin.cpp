@@ -289,8 +289,9 @@ void GinEngine::start_piece(const OperationPtr& operation, uint64_t offset, uint
     --operation->num_unlanded;
     if (operation->num_unlanded == 0) finish_landing(operation);
   };
+  // What is sent to a lost rank leaves, and arrives nowhere.
   const auto read = [this, operation, offset, data, land] {
-    if (is_lost(*operation)) return;
+    if (operation->is_get() ? is_lost(*operation) : lost_[operation->rank()]) return;
     const auto* source =
         operation->src != nullptr ? operation->src : reinterpret_cast<const std::byte*>(&operation->request.value);
     std::memcpy(data->data(), source + offset, data->size());

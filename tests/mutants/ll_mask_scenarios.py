@@ -168,13 +168,13 @@ def bank_of_the_dead(seed: int) -> None:
     lose(seed, ll.RM, combine_again, without(ll.make_problem(FEW, seed), LOST))
 
 
-def hasty(seed: int) -> None:
+def hasty(seed: int, nodes: int = 1) -> None:
     """Time is so short that some blocks have given up on a rank whose counts others see."""
     for i, timeout_ns in enumerate(HASTY_NS):
-        dispatch_hastily(seed + 1000 * i, timeout_ns)
+        dispatch_hastily(seed + 1000 * i, timeout_ns, nodes)
 
 
-def dispatch_hastily(seed: int, timeout_ns: int) -> None:
+def dispatch_hastily(seed: int, timeout_ns: int, nodes: int) -> None:
     """The counters speak of the tokens of some ranks, all of each, and rows lie where these say."""
     problem = ll.make_problem(FEW, seed)
 
@@ -188,7 +188,7 @@ def dispatch_hastily(seed: int, timeout_ns: int) -> None:
             group.update_mask([1] * rank.num_ranks)
             return found
 
-    with simulated(problem.num_ranks, seed, sms=8, schedule=Schedule.WARPS) as cluster:
+    with simulated(problem.num_ranks, seed, nodes=nodes, sms=8, schedule=Schedule.WARPS) as cluster:
         cluster.sim.delay(LOST, 1000)
         results = cluster.run(main)
     for rank, found in enumerate(results):
@@ -218,7 +218,7 @@ def with_tokens_of(problem: Problem, sources: set[int]) -> Problem:
     return replace(problem, topk_idx=routes)
 
 
-def comes_back(seed: int) -> None:
+def comes_back(seed: int, nodes: int = 1) -> None:
     """A rank stops, misses some exchanges, and takes part again after a cleaning; all that twice."""
     problem = ll.make_problem(FEW, seed)
 
@@ -244,7 +244,7 @@ def comes_back(seed: int) -> None:
                     for name, values in ll.expected(problem, rank.rank, ll.RM).items():
                         ll.assert_same_bits(mine.results()[name], values, f"rank {rank.rank}: {name}")
 
-    with simulated(problem.num_ranks, seed) as cluster:
+    with simulated(problem.num_ranks, seed, nodes=nodes) as cluster:
         cluster.run(main)
 
 

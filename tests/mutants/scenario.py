@@ -20,6 +20,7 @@ import ht_remote_scenarios  # noqa: E402
 import ht_scale_scenarios  # noqa: E402
 import ht_scenarios  # noqa: E402
 import ll_mask_scenarios  # noqa: E402
+import ll_mask_teams_scenarios  # noqa: E402
 import ll_recipe_scenarios  # noqa: E402
 import ll_scenarios  # noqa: E402
 import remote_scenarios  # noqa: E402
@@ -35,6 +36,7 @@ SCENARIOS = {
     "scales": ht_scale_scenarios.SCENARIOS,
     "masks": ht_mask_scenarios.SCENARIOS,
     "exact": exact_scenarios.SCENARIOS,
+    "teams": ll_mask_teams_scenarios.SCENARIOS,
 }
 
 

@@ -17,6 +17,7 @@ import ht_mutants
 import ht_remote_mutants
 import ht_scale_mutants
 import ll_mask_mutants
+import ll_mask_teams_mutants
 import ll_mutants
 import ll_recipe_mutants
 import pytest
@@ -38,6 +39,7 @@ MUTANTS = {
     "scales": ht_scale_mutants.MUTANTS,
     "masks": ht_mask_mutants.MUTANTS,
     "exact": exact_mutants.MUTANTS,
+    "teams": ll_mask_teams_mutants.MUTANTS,
 }
 LEAST_SEEDS = 3  # --seeds N runs more
 SECONDS = 60

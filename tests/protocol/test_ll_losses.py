@@ -12,7 +12,7 @@ import nccl_ep as ep
 import pytest
 from ll import EM, RM, Exchange, Shape, make_problem
 from masks import mask_of, mask_without, without
-from test_ll_masks import SHAPE, check_survivors, make_exchange, masked_config
+from test_ll_masks import SHAPE, TEAMS, check_survivors, make_exchange, masked_config
 
 pytestmark = pytest.mark.sim_only
 LAYOUTS = pytest.mark.parametrize("layout", [EM, RM], ids=["expert-major", "rank-major"])
@@ -21,9 +21,10 @@ TIMEOUT_NS = 500_000
 
 
 @LAYOUTS
+@pytest.mark.parametrize("nodes", [1, 2, 4, 8], ids=["one-team", "2x4", "4x2", "8x1"])
 @pytest.mark.parametrize("losses", [((2, 5),), ((7,), (0, 3)), ((1,), (6,), (4,))], ids=str)
 def test_eight_ranks_lose_several(
-    make_cluster: Any, layout: ep.Layout, losses: tuple[tuple[int, ...], ...], seed: int
+    make_cluster: Any, layout: ep.Layout, nodes: int, losses: tuple[tuple[int, ...], ...], seed: int
 ) -> None:
     """Each time some fall silent, the others go on: nobody takes one that waits for a dead one for dead."""
     problem = make_problem(EIGHT, seed)
@@ -48,7 +49,7 @@ def test_eight_ranks_lose_several(
                 rank.barrier()
         return found
 
-    cluster = make_cluster(8, seed, sms=2, threads_per_block=64)
+    cluster = make_cluster(8, seed, nodes=nodes, sms=2, threads_per_block=64)
     found = cluster.run(main)
     for i, lost in enumerate(gone):
         for j in range(2):
@@ -57,7 +58,8 @@ def test_eight_ranks_lose_several(
 
 
 @LAYOUTS
-def test_micro_batches_in_flight_go_on(make_cluster: Any, layout: ep.Layout, seed: int) -> None:
+@TEAMS
+def test_micro_batches_in_flight_go_on(make_cluster: Any, layout: ep.Layout, nodes: int, seed: int) -> None:
     """Each operation begins while the one before is still to be received; a rank is dead for all of them."""
     lost = 2
     problems = [make_problem(replace(SHAPE, tokens=tokens), seed) for tokens in ((6, 3, 5, 4), (2, 6, 1, 5))]
@@ -79,7 +81,7 @@ def test_micro_batches_in_flight_go_on(make_cluster: Any, layout: ep.Layout, see
             assert mask_of(rank, group) == mask_without(SHAPE.num_ranks, lost)
             return results
 
-    cluster = make_cluster(SHAPE.num_ranks, seed)
+    cluster = make_cluster(SHAPE.num_ranks, seed, nodes=nodes)
     found = cluster.run(main)
     for i, problem in enumerate(problems):
         check_survivors(problem, layout, [results and results[i] for results in found], lost)

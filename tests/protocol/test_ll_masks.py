@@ -32,6 +32,9 @@ from oracle import Problem, sources_of_expert
 
 SIM_ONLY = pytest.mark.sim_only
 LAYOUTS = pytest.mark.parametrize("layout", [EM, RM], ids=["expert-major", "rank-major"])
+TEAMS = pytest.mark.parametrize(
+    "nodes", [1, *(pytest.param(n, marks=SIM_ONLY) for n in (2, 4))], ids=["one-team", "2x2", "4x1"]
+)
 TIMEOUT_NS = 400_000  # of simulated time
 LOST = 2
 SHAPE = Shape(num_ranks=4, num_topk=3, max_tokens=6, tokens=(6, 3, 5, 4))
@@ -65,7 +68,10 @@ def masked_config(problem: Problem, **changes: Any) -> ep.GroupConfig:
 
 @SIM_ONLY
 @LAYOUTS
-def test_survivors_go_on_without_a_dead_rank(make_cluster: Any, layout: ep.Layout, seed: int) -> None:
+@TEAMS
+def test_survivors_go_on_without_a_dead_rank(
+    make_cluster: Any, layout: ep.Layout, nodes: int, seed: int
+) -> None:
     problems = [make_problem(SHAPE, seed + i) for i in range(3)]
 
     def main(rank: Any) -> Any:
@@ -90,14 +96,15 @@ def test_survivors_go_on_without_a_dead_rank(make_cluster: Any, layout: ep.Layou
             assert group.async_error() is None
             return results
 
-    cluster = make_cluster(SHAPE.num_ranks, seed)
+    cluster = make_cluster(SHAPE.num_ranks, seed, nodes=nodes)
     found = cluster.run(main)
     for i, problem in enumerate(problems):
         check_survivors(problem, layout, [results and results[i] for results in found])
 
 
 @LAYOUTS
-def test_a_rank_that_does_not_call(make_cluster: Any, layout: ep.Layout, seed: int) -> None:
+@pytest.mark.parametrize("nodes", [1, pytest.param(2, marks=SIM_ONLY)], ids=["one-team", "2x1"])
+def test_a_rank_that_does_not_call(make_cluster: Any, layout: ep.Layout, nodes: int, seed: int) -> None:
     """The same with a GPU that is well; its host does not call for a while."""
     lost = 1
     problem = make_problem(replace(SHAPE, num_ranks=2, tokens=(6, 4)), seed)
@@ -119,15 +126,16 @@ def test_a_rank_that_does_not_call(make_cluster: Any, layout: ep.Layout, seed: i
             whole.run(handle)
             return found, whole.results()
 
-    results = make_cluster(2, seed).run(main)
+    results = make_cluster(2, seed, nodes=nodes).run(main)
     check_survivors(problem, layout, [found for found, _ in results], lost)
     check(problem, layout, [whole for _, whole in results])
 
 
 @SIM_ONLY
 @LAYOUTS
+@TEAMS
 def test_a_rank_that_dies_before_combine_is_missing_from_the_sums(
-    make_cluster: Any, layout: ep.Layout, seed: int
+    make_cluster: Any, layout: ep.Layout, nodes: int, seed: int
 ) -> None:
     """Others wait for one another meanwhile, and must not take each other for dead."""
     problem = make_problem(SHAPE, seed)
@@ -149,7 +157,7 @@ def test_a_rank_that_dies_before_combine_is_missing_from_the_sums(
             assert mask_of(rank, group) == mask_without(SHAPE.num_ranks, LOST)
             return received, combined, again.results()
 
-    cluster = make_cluster(SHAPE.num_ranks, seed)
+    cluster = make_cluster(SHAPE.num_ranks, seed, nodes=nodes)
     found = cluster.run(main)
     check_survivors(problem, layout, [results and results[2] for results in found])
     whole = [expected(problem, rank, layout) for rank in range(SHAPE.num_ranks)]
@@ -167,7 +175,8 @@ def test_a_rank_that_dies_before_combine_is_missing_from_the_sums(
 
 @SIM_ONLY
 @LAYOUTS
-def test_a_rank_that_dies_at_any_moment(make_cluster: Any, layout: ep.Layout, seed: int) -> None:
+@TEAMS
+def test_a_rank_that_dies_at_any_moment(make_cluster: Any, layout: ep.Layout, nodes: int, seed: int) -> None:
     """Whatever it has sent before: rows of survivors are right and where the counters say."""
     problem = make_problem(SHAPE, seed)
     moment = int(np.random.default_rng(seed).integers(1, 8000))
@@ -190,7 +199,7 @@ def test_a_rank_that_dies_at_any_moment(make_cluster: Any, layout: ep.Layout, se
             assert mask_of(rank, group) == mask_without(SHAPE.num_ranks, LOST)
             return found, last.results()
 
-    cluster = make_cluster(SHAPE.num_ranks, seed)
+    cluster = make_cluster(SHAPE.num_ranks, seed, nodes=nodes)
     found = cluster.run(main)
     survivors = {rank: results[0] for rank, results in enumerate(found) if results is not None}
     counted = {rank: check_received(problem, layout, rank, results) for rank, results in survivors.items()}
@@ -260,7 +269,10 @@ def rows_of(problem: Problem, rank: int, layout: ep.Layout, source: int) -> Arra
 
 @SIM_ONLY
 @LAYOUTS
-def test_a_rank_that_comes_back_takes_part_again(make_cluster: Any, layout: ep.Layout, seed: int) -> None:
+@TEAMS
+def test_a_rank_that_comes_back_takes_part_again(
+    make_cluster: Any, layout: ep.Layout, nodes: int, seed: int
+) -> None:
     problem = make_problem(SHAPE, seed)
 
     def main(rank: Any) -> Any:
@@ -287,12 +299,13 @@ def test_a_rank_that_comes_back_takes_part_again(make_cluster: Any, layout: ep.L
                 whole.run(handle)
             return whole.results()
 
-    cluster = make_cluster(SHAPE.num_ranks, seed)
+    cluster = make_cluster(SHAPE.num_ranks, seed, nodes=nodes)
     check(problem, layout, cluster.run(main))
 
 
 @SIM_ONLY
-def test_who_does_not_come_to_clean_stays_masked(make_cluster: Any, seed: int) -> None:
+@TEAMS
+def test_who_does_not_come_to_clean_stays_masked(make_cluster: Any, nodes: int, seed: int) -> None:
     problem = make_problem(SHAPE, seed)
 
     def main(rank: Any) -> Any:
@@ -311,12 +324,13 @@ def test_who_does_not_come_to_clean_stays_masked(make_cluster: Any, seed: int) -
             mine.run(handle)
             return mine.results()
 
-    cluster = make_cluster(SHAPE.num_ranks, seed)
+    cluster = make_cluster(SHAPE.num_ranks, seed, nodes=nodes)
     check_survivors(problem, RM, cluster.run(main))
 
 
 @LAYOUTS
-def test_the_caller_may_mask_ranks(make_cluster: Any, layout: ep.Layout, seed: int) -> None:
+@TEAMS
+def test_the_caller_may_mask_ranks(make_cluster: Any, layout: ep.Layout, nodes: int, seed: int) -> None:
     """Nobody waits then: with a time-out as long as the test may take, all goes on at once."""
     problem = make_problem(SHAPE, seed)
 
@@ -333,12 +347,13 @@ def test_the_caller_may_mask_ranks(make_cluster: Any, layout: ep.Layout, seed: i
             group.update_mask([1] * rank.num_ranks)
             return found if rank.rank != LOST else None
 
-    cluster = make_cluster(SHAPE.num_ranks, seed)
+    cluster = make_cluster(SHAPE.num_ranks, seed, nodes=nodes)
     check_survivors(problem, layout, cluster.run(main))
 
 
 @SIM_ONLY
-def test_a_replayed_graph_goes_on_too(make_cluster: Any, seed: int) -> None:
+@TEAMS
+def test_a_replayed_graph_goes_on_too(make_cluster: Any, nodes: int, seed: int) -> None:
     problem = make_problem(SHAPE, seed)
 
     def main(rank: Any) -> Any:
@@ -358,7 +373,7 @@ def test_a_replayed_graph_goes_on_too(make_cluster: Any, seed: int) -> None:
             graph.stream.synchronize()
             return mine.results()
 
-    cluster = make_cluster(SHAPE.num_ranks, seed)
+    cluster = make_cluster(SHAPE.num_ranks, seed, nodes=nodes)
     found = cluster.run(main)
     for rank, results in enumerate(found):
         if results is not None:

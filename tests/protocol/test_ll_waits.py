@@ -220,7 +220,7 @@ def test_a_wait_in_vain_is_an_error_that_names_it(make_cluster: Any, wait: Fault
     wait.check(make_cluster, seed)
 
 
-@pytest.mark.parametrize("scene", ONE_TEAM, ids=str)
+@pytest.mark.parametrize("scene", [*ONE_TEAM, *ACROSS_TEAMS], ids=str)
 def test_with_masks_a_wait_in_vain_takes_no_longer_than_it_may(
     make_cluster: Any, scene: Scene, seed: int
 ) -> None:
@@ -267,14 +267,14 @@ def leave_alone(rank: Any, group: ep.Group) -> None:
         rank.synchronize()
 
 
-def run_cleaning(wait: str, searched: bool, make_cluster: Any, seed: int) -> list[str]:
+def run_cleaning(wait: str, searched: bool, nodes: int, make_cluster: Any, seed: int) -> list[str]:
     """What each rank says of a cleaning to which one does not come, or in the middle of which it stops."""
     num_ranks = 4
     problem = make_problem(Shape(num_ranks=num_ranks), seed)
     config = group_config(problem, enable_mask=True, timeout_ns=TIMEOUT_NS)
 
     def act(moment: int, cluster_seed: int) -> list[str]:
-        cluster = make_cluster(num_ranks, cluster_seed)
+        cluster = make_cluster(num_ranks, cluster_seed, nodes=nodes)
 
         def main(rank: Any) -> str:
             with ep.Group(rank.comm, config) as group:
@@ -317,7 +317,8 @@ def who_did_not_come(group: ep.Group) -> tuple[int, ...]:
 
 
 CLEANING_FAULTS = [
-    Fault(("common/clean.cuh", wait), MISSING, partial(run_cleaning, wait, searched), witnesses)
+    Fault(("common/clean.cuh", wait), MISSING, partial(run_cleaning, wait, searched, nodes), witnesses)
+    for nodes in (1, 2, 4)
     for wait, searched, witnesses in (
         ("mask_meeting", False, None),
         ("mask_agreement", True, frozenset[int]()),

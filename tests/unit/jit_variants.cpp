@@ -65,11 +65,18 @@ TEST_CASE("jit_variants: all that use the network, and nothing else") {
     CHECK(variant.uses_network);
     CHECK(names.insert(name(variant)).second);
   }
+  for (const Variant& variant : all_variants(Groups::masked_teams)) {
+    CHECK(variant.uses_network);
+    CHECK(names.insert(name(variant)).second);
+  }
   CHECK(names.count("ll_dispatch_expert_major_remote") == 1);
+  CHECK(names.count("ll_dispatch_rank_major_scaled_masked_remote") == 1);
+  CHECK(names.count("ll_clean_remote") == 1);
   CHECK(names.count("ht_update_flat_remote") == 1);
   CHECK(names.count("ht_dispatch_flat_scaled_remote") == 1);
   CHECK(names.count("ll_combine_nvfp4_expert_major_remote") == 1);
-  CHECK(names.size() == 26);
+  CHECK(names.count("ll_combine_nvfp4_expert_major_masked_remote") == 1);
+  CHECK(names.size() == 26 + 15);
 }
 
 TEST_CASE("jit_variants: every variant has a place of its own among a group's kernels") {
@@ -136,6 +143,10 @@ TEST_CASE("jit_variants: groups with masks have kernels of their own, and clean 
   CHECK(call_of({Algorithm::low_latency, Op::combine_nvfp4, Layout::rank_major, DType::bf16, false, false, true}) ==
         "ll::combine_nvfp4<Layout::rank_major, Peers::masked_team>");
   CHECK(call_of(cleaning_variant()) == "nccl_ep::clean");
+  CHECK(call_of(cleaning_variant(true)) == "ll::clean_remote");
+  constexpr Algorithm kLl = Algorithm::low_latency;
+  CHECK(call_of({kLl, Op::dispatch, Layout::rank_major, DType::bf16, true, false, true}) ==
+        "ll::dispatch_remote<Layout::rank_major, false, Peers::masked_teams>");
 }
 
 TEST_CASE("jit_variants: a binary's key depends on source, templates, architecture and compiler") {

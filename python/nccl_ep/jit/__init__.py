@@ -20,7 +20,7 @@ __all__ = ["Groups", "Kernel", "clear", "kernels", "network_headers", "warmup"]
 
 
 class Groups(IntEnum):
-    """The groups that kernels are for: inside one LSA team, across several, or inside one with rank masks.
+    """The groups that kernels are for: inside one LSA team or across several, without or with rank masks.
 
     EXACT is what groups with ``exact_combine`` use besides those of one LSA team.
     """
@@ -29,6 +29,7 @@ class Groups(IntEnum):
     SEVERAL_TEAMS = 1
     MASKED = 2
     EXACT = 3
+    MASKED_TEAMS = 4
 
 
 @dataclass(frozen=True)

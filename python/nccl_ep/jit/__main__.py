@@ -64,6 +64,8 @@ def _warmup(console: Console, archs: list[str] | None, across_teams: str, more: 
     if across_teams != "no":
         try:
             ready += _compile(console, archs, jit.Groups.SEVERAL_TEAMS)
+            if jit.Groups.MASKED in more:
+                ready += _compile(console, archs, jit.Groups.MASKED_TEAMS)
         except SystemFailure as failure:
             if across_teams == "yes":
                 raise

@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ll/dispatch_remote.cuh"
+
+using namespace nccl_ep;
+
+EP_SIM_KERNEL("ll_dispatch_rank_major_masked_remote", (ll::dispatch_remote<Layout::rank_major, false, Peers::masked_teams>),
+              LlDispatchArgs)

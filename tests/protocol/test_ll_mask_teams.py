@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Low-Latency groups with masks across LSA teams: whole nodes that die, or stand still and come back.
+
+Single ranks do so in :mod:`test_ll_masks`, with one team as with several.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import nccl_ep as ep
+import numpy as np
+import pytest
+from ll import EM, RM, Exchange, Shape, assert_same_bits, check, expected, make_problem
+from masks import mask_of, mask_without, without
+from test_ll_masks import make_exchange, masked_config
+
+pytestmark = pytest.mark.sim_only
+LAYOUTS = pytest.mark.parametrize("layout", [EM, RM], ids=["expert-major", "rank-major"])
+DIVISIONS = pytest.mark.parametrize(
+    ("nodes", "gpus"), [(2, 2), (4, 1), (3, 2), (2, 4)], ids=["2x2", "4x1", "3x2", "2x4"]
+)
+TIMEOUT_NS = 500_000  # of simulated time
+LEAP = 2.1  # the simulated clock may be ahead as far as it has come since something happened
+LOST_NODE = 1
+
+
+def shape_of(nodes: int, gpus: int) -> Shape:
+    return Shape(num_ranks=nodes * gpus, num_topk=3, hidden=160, max_tokens=4)
+
+
+def ranks_of(node: int, gpus: int) -> tuple[int, ...]:
+    return tuple(range(node * gpus, (node + 1) * gpus))
+
+
+def plus_zero(values: Any) -> Any:
+    """-0 and 0 are both fine where nothing is added."""
+    return values + values.dtype.type(0)
+
+
+def check_without(problem: Any, layout: ep.Layout, lost: tuple[int, ...], results: list[Any]) -> None:
+    """All others have what a problem without the lost ranks gives."""
+    some = without(problem, *lost)
+    for rank in set(range(problem.num_ranks)) - set(lost):
+        for name, values in expected(some, rank, layout).items():
+            assert_same_bits(plus_zero(results[rank][name]), plus_zero(values), f"rank {rank}: {name}")
+
+
+@LAYOUTS
+@DIVISIONS
+@pytest.mark.parametrize("loses", [True, False], ids=["lost", "silent"])
+def test_survivors_go_on_without_a_dead_node(
+    make_cluster: Any, loses: bool, nodes: int, gpus: int, layout: ep.Layout, seed: int
+) -> None:
+    problem, lost = make_problem(shape_of(nodes, gpus), seed), ranks_of(LOST_NODE, gpus)
+
+    def main(rank: Any) -> Any:
+        with ep.Group(rank.comm, masked_config(problem, timeout_ns=TIMEOUT_NS)) as group:
+            before = Exchange(rank, problem, layout)
+            handle = before.make_handle(group)
+            before.run(handle)
+            rank.synchronize()
+            rank.barrier()
+            if rank.rank in lost:
+                cluster.sim.lose_node(LOST_NODE) if loses else cluster.sim.silence(rank.rank)
+                return None
+            start = cluster.sim.clock_ns
+            exchanges = [make_exchange(rank, problem, layout, *lost) for _ in range(4)]
+            for mine in exchanges:
+                mine.run(handle)
+            rank.synchronize()
+            waited = cluster.sim.clock_ns - start
+            assert mask_of(rank, group) == mask_without(rank.num_ranks, *lost)
+            loss = group.async_error()
+            assert isinstance(loss, ep.RemoteError)
+            assert set(loss.ranks) <= set(lost)
+            return waited, [mine.results() for mine in exchanges]
+
+    cluster = make_cluster(nodes * gpus, seed, nodes=nodes)
+    found = cluster.run(main)
+    for i in range(4):
+        check_without(problem, layout, lost, [results and results[1][i] for results in found])
+    for results in found:
+        assert results is None or results[0] <= LEAP * 2 * TIMEOUT_NS
+
+
+@LAYOUTS
+@DIVISIONS
+def test_a_node_that_dies_at_any_moment(
+    make_cluster: Any, nodes: int, gpus: int, layout: ep.Layout, seed: int
+) -> None:
+    """Whatever its ranks have sent before: all survivors go on together, and without it all is right."""
+    problem, lost = make_problem(shape_of(nodes, gpus), seed), ranks_of(LOST_NODE, gpus)
+    moment = int(np.random.default_rng(seed).integers(1, 12000))
+    print("dies after", moment, "steps")
+
+    def main(rank: Any) -> Any:
+        with ep.Group(rank.comm, masked_config(problem, timeout_ns=TIMEOUT_NS)) as group:
+            first, last = Exchange(rank, problem, layout), make_exchange(rank, problem, layout, *lost)
+            handle = first.make_handle(group)
+            rank.barrier()
+            if rank.rank in lost:
+                cluster.sim.silence(rank.rank, after=moment)
+            for _ in range(2):
+                first.run(handle)
+            for _ in range(3):
+                last.run(handle)
+            if rank.rank in lost:
+                return None
+            assert mask_of(rank, group) == mask_without(rank.num_ranks, *lost)
+            return last.results()
+
+    cluster = make_cluster(nodes * gpus, seed, nodes=nodes)
+    check_without(problem, layout, lost, cluster.run(main))
+
+
+@LAYOUTS
+@DIVISIONS
+def test_a_node_that_comes_back_takes_part_again(
+    make_cluster: Any, nodes: int, gpus: int, layout: ep.Layout, seed: int
+) -> None:
+    """It stands still in the middle of something, others go on, and it ends what it has begun; twice."""
+    problem, lost = make_problem(shape_of(nodes, gpus), seed), ranks_of(LOST_NODE, gpus)
+    random = np.random.default_rng(seed)
+    moments, counts = random.integers(1, 6000, 2), random.integers(1, 4, 2)
+    print("stands still after", moments, "steps; operations:", counts)
+
+    def main(rank: Any) -> Any:
+        found = []
+        with ep.Group(rank.comm, masked_config(problem, timeout_ns=TIMEOUT_NS)) as group:
+            mine = Exchange(rank, problem, layout)
+            handle = mine.make_handle(group)
+            for moment, count in zip(moments, counts, strict=True):
+                rank.synchronize()
+                rank.barrier()
+                if rank.rank in lost:
+                    cluster.sim.silence(rank.rank, after=int(moment))
+                    mine.run(handle)
+                    mine.run(handle)
+                    rank.barrier()
+                    cluster.sim.wake(rank.rank)
+                else:
+                    for _ in range(count):
+                        mine.run(handle)
+                    rank.synchronize()
+                    rank.barrier()
+                rank.synchronize()
+                rank.barrier()
+                group.clean_mask()
+                assert mask_of(rank, group) == [1] * rank.num_ranks
+                exchanges = [Exchange(rank, problem, layout) for _ in range(3)]
+                for again in exchanges:
+                    again.run(handle)
+                found += [again.results() for again in exchanges]
+        return found
+
+    cluster = make_cluster(nodes * gpus, seed, nodes=nodes)
+    found = cluster.run(main)
+    for i in range(6):
+        check(problem, layout, [results[i] for results in found])
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 4], ids=["one-team", "2x2", "4x1"])
+def test_who_was_not_there_before_may_come_to_a_later_cleaning(
+    make_cluster: Any, nodes: int, seed: int
+) -> None:
+    """Others have called it in vain, and do so again with the rank, which may be the first to come."""
+    problem, lost = make_problem(shape_of(nodes, 4 // nodes), seed), 2
+    random = np.random.default_rng(seed)
+    num_vain, late = int(random.integers(1, 4)), random.integers(0, 3000, 4)
+
+    def main(rank: Any) -> Any:
+        with ep.Group(rank.comm, masked_config(problem, timeout_ns=TIMEOUT_NS)) as group:
+            mine = Exchange(rank, problem, RM)
+            handle = mine.make_handle(group)
+            mine.run(handle)
+            rank.synchronize()
+            rank.barrier()
+            for _ in range(num_vain):
+                if rank.rank != lost:
+                    with suppress(ep.RemoteError):
+                        group.clean_mask()
+                    mine.run(handle)
+                    rank.synchronize()
+                    rank.barrier()
+                    assert mask_of(rank, group) == mask_without(4, lost)
+                else:
+                    rank.barrier()
+            cluster.sim.delay(rank.rank, int(late[rank.rank]))
+            rank.barrier()
+            group.clean_mask()
+            assert mask_of(rank, group) == [1] * 4
+            whole = Exchange(rank, problem, RM)
+            whole.run(handle)
+            return whole.results()
+
+    cluster = make_cluster(4, seed, nodes=nodes)
+    check(problem, RM, cluster.run(main))
