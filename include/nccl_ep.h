@@ -616,15 +616,17 @@ ncclResult_t ncclEpQueryCapabilities(ncclEpGroup_t ep_group, ncclEpLayout_t layo
 // ---- Ranks that do not answer (enable_mask) ---------------------------------------------------------------
 
 // A rank that a kernel has waited for in vain is masked, on the rank that waited: nothing is sent to it any more,
-// and what it should have sent counts as nothing. Each rank has a mask of its own. Inside one LSA team. In HT all
-// ranks that go on count the tokens of the same ranks: one that any of them has masked when an update begins may be left
-// out by all. After ncclEpMaskClean, handles of HT are updated before they are used again.
+// and what it should have sent counts as nothing. Each rank has a mask of its own. In LL also across LSA teams, in HT
+// inside one. In HT all ranks that go on count the tokens of the same ranks: one that any of them has masked when an
+// update begins may be left out by all. After ncclEpMaskClean, handles of HT are updated, and those of LL dispatched,
+// before they are used again.
 // All of these answer ncclInvalidArgument to NULL, and ncclInvalidUsage to a group without enable_mask.
 
 // Copies the mask to `mask_status`, R ints in device memory: 1 active, 0 masked. Stream-ordered; capturable.
 ncclResult_t ncclEpMaskQuery(ncclEpGroup_t ep_group, int* mask_status, cudaStream_t stream);
 
-// Replaces the mask by `mask`, R ints in host memory, read before the call returns. Stream-ordered.
+// Replaces the mask by `mask`, R ints in host memory, read before the call returns. Stream-ordered. A rank that was
+// masked and may have called operations meanwhile takes part again by ncclEpMaskClean alone.
 ncclResult_t ncclEpMaskUpdate(ncclEpGroup_t ep_group, const int* mask, cudaStream_t stream);
 
 // Makes all ranks active again that call it within timeout_ns of each other, masked ones too; earlier calls of

@@ -10,7 +10,8 @@
 //              happen before it have landed; when a weak one is seen, only the put it rides on has.
 //   counter    counts puts whose source may be overwritten. Its lower 56 bits count.
 //   flush      returns when the sources of the context's earlier puts may be overwritten and its earlier gets have
-//              landed. It says nothing about what has arrived at peers.
+//              landed. It says nothing about what has arrived at peers. It may wait for ever for peers that are gone;
+//              flush_within(ns) ends then, in about twice the time at most, and says that it has waited in vain.
 //   Different contexts are not ordered at all. A signal must not be reset while it can still arrive.
 //
 // Who may call. Single threads; any number of threads of any blocks may use a context at a time, each with a Gin of its
@@ -26,7 +27,7 @@
 //   bulk_store                             after bulk_wait, in the thread that stored
 // and what a signal publishes at the peer is all of that, besides the data of puts. put_value takes its value with it.
 //
-// What is known after. wait_signal, wait_counter and flush acquire; read_signal and read_counter acquire what the value
+// What is known after. wait_signal, wait_counter, flush and flush_within acquire; read_signal and read_counter acquire what the value
 // that they return publishes. Only the calling thread knows it then.
 //
 // Sizes. A put has at least one byte; a put_value 1, 2, 4 or 8, and its destination is aligned to that. A signal in a
@@ -86,6 +87,7 @@ class Gin {
   void signal(uint32_t peer, SignalAction at_peer) const;
   void get(uint32_t peer, WindowAddress src, WindowAddress local_dst, uint64_t bytes) const;
   void flush() const;
+  bool flush_within(uint64_t ns) const;
 
   // This rank's signals. Reading acquires what the arrived signals publish.
   uint64_t read_signal(Signal signal) const;

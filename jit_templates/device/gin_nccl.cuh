@@ -65,6 +65,13 @@ class Gin {
     gin_.flush(ncclCoopThread{});
     fence<Scope::system>();
   }
+  EP_DEVICE bool flush_within(uint64_t ns) const {
+    constexpr uint64_t kCyclesPerNs = 2;  // of the fastest clocks
+    const auto cycles = kCyclesPerNs * ns;
+    const bool done = gin_.flush(ncclCoopThread{}, cuda::memory_order_acquire, ncclGin_None{}, cycles) == ncclSuccess;
+    fence<Scope::system>();
+    return done;
+  }
 
   EP_DEVICE uint64_t read_signal(Signal signal) const {
     if (signal.window != nullptr) return gin_.readSignal(signal.window, signal.index);

@@ -51,6 +51,9 @@ struct TeamsMeetings {
   }
 };
 
-EP_DEVICE void clean_remote(const LlCleanArgs& args) { clean(args.group, TeamsMeetings(args)); }
+EP_DEVICE void clean_remote(const LlCleanArgs& args) {
+  clean(args.group, TeamsMeetings(args));
+  if (dev::lane_idx() == 0) dev::st_relaxed<dev::Scope::gpu>(&args.network.mask_progress->flushed_in_vain, 0u);
+}
 
 }  // namespace nccl_ep::ll

@@ -85,13 +85,23 @@ struct RemoteRanks {
     }
     return finished;
   }
-  // Nobody who is masked says that what was put there has left the outbox: before it is written again, the network must.
+  // Nobody who is masked says that what was put there has left the outbox: before it is written again, the network must. What
+  // it keeps for a rank that is gone is waited for once, and then for nobody: who is masked may get other rows than it should.
   EP_DEVICE void flush_for_the_lost() const {
     if constexpr (!has_masks(kPeers)) return;
-    bool is_one_lost = false;
-    for (uint32_t i = dev::lane_idx(); i < size(); i += 32) is_one_lost |= !is_active<kPeers>(rank(i));
-    if (!dev::any(is_one_lost)) return;
-    for (uint32_t c = dev::lane_idx(); c < network.comm.num_contexts; c += 32) gin(c).flush();
+    uint32_t num_lost = 0;
+    for (uint32_t i = dev::lane_idx(); i < size(); i += 32) num_lost += !is_active<kPeers>(rank(i));
+    num_lost = dev::sum_warp(num_lost);
+    if (num_lost == 0) return;
+    uint32_t* in_vain = &network.mask_progress->flushed_in_vain;
+    if (dev::all(dev::ld_acquire<dev::Scope::gpu>(in_vain) == num_lost)) return;
+    bool done = true;
+    for (uint32_t c = dev::lane_idx(); c < network.comm.num_contexts; c += 32) {
+      done &= gin(c).flush_within(group.timeout_ns / 4);
+    }
+    if (dev::all(done)) return;
+    dev::sync_warp();  // one lane tells what all have seen
+    if (dev::lane_idx() == 0) dev::st_release<dev::Scope::gpu>(in_vain, num_lost);
   }
 
   // Bounded waits for what others send, as Operation::wait_for().

@@ -52,9 +52,10 @@ struct TeamsLife {
   }
   EP_DEVICE void show(uint64_t now) const {
     of_team().show(now);
-    const uint64_t last = dev::ld_relaxed<dev::Scope::gpu>(network.last_sign);
+    uint64_t* last_sign = &network.mask_progress->last_sign;
+    const uint64_t last = dev::ld_relaxed<dev::Scope::gpu>(last_sign);
     if (last != 0 && now - last < group.timeout_ns / 4) return;
-    if (dev::atomic_cas<dev::Order::relaxed, dev::Scope::gpu>(network.last_sign, last, now) != last) return;
+    if (dev::atomic_cas<dev::Order::relaxed, dev::Scope::gpu>(last_sign, last, now) != last) return;
     const Signals signals{group, network};
 #pragma unroll 1
     for (uint32_t rank = 0; rank < group.num_ranks; ++rank) {

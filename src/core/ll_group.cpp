@@ -44,11 +44,12 @@ void LlGroup::connect() {
 
 // Nothing has been told yet.
 void LlGroup::remember_told(uint64_t bytes) {
-  told_ = DeviceMemory(allocator(), allocator().allocate(sizeof(uint64_t) + bytes, "told ranks"));
-  network_.last_sign = told_.as<uint64_t>();
-  network_.told = reinterpret_cast<uint32_t*>(network_.last_sign + 1);
+  bytes += sizeof(LlMaskProgress);
+  told_ = DeviceMemory(allocator(), allocator().allocate(bytes, "told ranks"));
+  network_.mask_progress = told_.as<LlMaskProgress>();
+  network_.told = reinterpret_cast<uint32_t*>(network_.mask_progress + 1);
   const cudaStream_t stream = device().own_stream();
-  device().fill(told_.data(), 0, sizeof(uint64_t) + bytes, stream);
+  device().fill(told_.data(), 0, bytes, stream);
   device().synchronize(stream);
 }
 

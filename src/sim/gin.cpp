@@ -289,9 +289,8 @@ void GinEngine::start_piece(const OperationPtr& operation, uint64_t offset, uint
     --operation->num_unlanded;
     if (operation->num_unlanded == 0) finish_landing(operation);
   };
-  // What is sent to a lost rank leaves, and arrives nowhere.
   const auto read = [this, operation, offset, data, land] {
-    if (operation->is_get() ? is_lost(*operation) : lost_[operation->rank()]) return;
+    if (is_lost(*operation)) return forget_read(*operation);
     const auto* source =
         operation->src != nullptr ? operation->src : reinterpret_cast<const std::byte*>(&operation->request.value);
     std::memcpy(data->data(), source + offset, data->size());
@@ -300,6 +299,13 @@ void GinEngine::start_piece(const OperationPtr& operation, uint64_t offset, uint
     if (operation->num_unread == 0) finish_read(operation);
   };
   cluster_.engine().after_delay(operation->rank(), read_delay_, read);
+}
+
+// What is sent to a lost rank never leaves. Who has waited for that in vain may do as if it had: nobody will see it.
+void GinEngine::forget_read(const Operation& operation) {
+  if (checker_ == nullptr || operation.is_get()) return;
+  GinNetwork::Context& from = operation.port->network->context(operation.rank(), operation.context);
+  checker_->learn_reads(from.flushed_knowledge, *operation.checked);
 }
 
 void GinEngine::finish_read(const OperationPtr& operation) {

@@ -78,6 +78,7 @@ class GinEngine {
   void await_earlier(Operation& operation);
   void start_pieces(const OperationPtr& operation);
   void start_piece(const OperationPtr& operation, uint64_t offset, uint64_t bytes);
+  void forget_read(const Operation& operation);
   void finish_read(const OperationPtr& operation);
   void finish_landing(const OperationPtr& operation);
   void finish_flush(const OperationPtr& operation);

@@ -80,6 +80,19 @@ void Gin::flush() const {
   self.engine->acquire_flushed(self, context_);
 }
 
+bool Gin::flush_within(uint64_t ns) const {
+  const GinPort& self = port(comm_, context_, EP_CALLER);
+  const uint64_t* flushed = self.engine->flushed(self, context_);
+  const uint64_t issued = self.engine->num_issued(self, context_), start = clock_ns();
+  bool done = false;
+  while (!done && clock_ns() - start <= ns) {
+    done = static_cast<int64_t>(ld_acquire<Scope::system>(flushed) - issued) >= 0;
+    if (!done) pause();
+  }
+  self.engine->acquire_flushed(self, context_);
+  return done;
+}
+
 uint64_t Gin::read_signal(Signal signal) const {
   const sim::check::Pc pc = EP_CALLER;
   const GinPort& self = port(comm_, context_, pc);

@@ -31,9 +31,10 @@ TIMEOUT_NS = 500_000
     [
         ("1@2", ()),
         ("2@1", ("--layout", "rm", "--mode", "graph")),
+        ("1@2", ("--nodes", "3")),
         ("1@2", ("--algorithm", "ht", "--layout", "em", "--mode", "graph")),
     ],
-    ids=["ll-em-host", "ll-rm-graph", "ht-em-graph"],
+    ids=["ll-em-host", "ll-rm-graph", "ll-nodes", "ht-em-graph"],
 )
 def test_the_others_go_on_and_that_is_verified(capsys, kill: str, options: tuple[str, ...]) -> None:
     arguments = [*SMALL, "--kill", kill, "--timeout-ns", str(TIMEOUT_NS), *options, "--json", "-"]
@@ -55,7 +56,7 @@ def test_the_others_go_on_and_that_is_verified(capsys, kill: str, options: tuple
 
 @pytest.mark.sim_only
 def test_what_the_library_cannot_do_is_said_by_the_library(capsys) -> None:
-    assert main([*SMALL, "--nodes", "3", "--kill", "1@2"]) == Exit.USAGE
+    assert main([*SMALL, "--algorithm", "ht", "--nodes", "3", "--kill", "1@2"]) == Exit.USAGE
     assert "config.enable_mask: is set for ranks in several LSA teams" in capsys.readouterr().err
 
 

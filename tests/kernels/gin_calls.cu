@@ -35,6 +35,7 @@ KERNEL(signal_strong) { GIN.signal(args.peer, dev::strong(SIGNAL)); }
 KERNEL(signal_weak_word) { GIN.signal(args.peer, dev::weak(WORD)); }
 KERNEL(get) { GIN.get(args.peer, SRC, DST, args.bytes); }
 KERNEL(flush) { GIN.flush(); }
+KERNEL(flush_within) { *args.out = GIN.flush_within(args.bytes); }
 KERNEL(read_signal) { *args.out = GIN.read_signal(SIGNAL); }
 KERNEL(read_word) { *args.out = GIN.read_signal(WORD); }
 KERNEL(wait_signal) { GIN.wait_signal(SIGNAL, args.bytes); }

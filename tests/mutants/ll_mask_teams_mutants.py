@@ -72,8 +72,8 @@ SENDING = [
     Mutant(
         "one context is flushed",
         "ll/remote.cuh",
-        "c < network.comm.num_contexts; c += 32) gin(c).flush();",
-        "c < 1; c += 32) gin(c).flush();",
+        "c < network.comm.num_contexts; c += 32) {\n      done &=",
+        "c < 1; c += 32) {\n      done &=",
         "Rows of the others may still be read.",
         DEAD,
     ),
@@ -133,14 +133,6 @@ SENDING = [
         "The others get nothing.",
         BANK,
         COMBINE,
-    ),
-    Mutant(
-        "masked ranks' banks keep those of others from being noted free",
-        "ll/remote.cuh",
-        "finished &= has_finished(rank(i), epoch) || !is_active<kPeers>(rank(i));",
-        "finished &= !is_active<kPeers>(rank(i)) || true;",
-        "They are taken to be free at once.",
-        DEAD,
     ),
 ]
 

@@ -64,6 +64,16 @@ TEST_CASE("ll_network: every source has signals of its own") {
       }
     }
     CHECK(*numbers.rbegin() + 1 == signals.count(false));
+    for (uint32_t source = 0; source < num_ranks; ++source) {
+      for (const auto kind : {LlSignals::kLife, LlSignals::kMeeting, LlSignals::kAgreement}) {
+        CHECK(numbers.insert(signals.of(kind, source)).second);
+      }
+      CHECK(signals.of(LlSignals::kHello, source) == signals.hello(source));
+      CHECK(signals.of(LlSignals::kHead, source) == signals.head(0, source));
+      CHECK(signals.of(LlSignals::kHeadOfOtherBank, source) == signals.head(1, source));
+      CHECK(signals.of(LlSignals::kRows, source) == signals.rows(source));
+    }
+    CHECK(*numbers.rbegin() + 1 == signals.count(true));
   }
 }
 
