@@ -7,8 +7,10 @@
 // finite the scale is NaN, and so is every product with it.
 //
 // The error of an element x is at most |x| / 5, or a / 22, or R / 450,000, whichever is most; a is the largest magnitude of
-// the elements that share its scale. Scales above a / 6 and below make it a / 22 instead of a / 24; scales that are too small
-// for E4M3, R / 450,000.
+// the elements that share its scale:
+//   |x| / 5      half of the distance between two numbers, from one on;
+//   a / 22       the same below: a quarter of the scale, a / 6, which E4M3 may have rounded up by a sixteenth;
+//   R / 450,000  where E4M3 rounds scales by more than that, since they are less than its least normal number.
 #pragma once
 
 #include "device/numeric.hpp"

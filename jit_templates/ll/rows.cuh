@@ -165,7 +165,7 @@ struct ChunkOfStrips {
       : packs{{packs_per_row, strip + kStrip}...}, first_unit(32 * strip) {}
 };
 
-// Of all rows but the shortest ones.
+// Of all rows but those that travel as NVFP4.
 using LaneRow = LaneStrips<LlRowPlan::kStripsPerChunk>;
 using Chunk = ChunkOfStrips<0, 1, 2>;
 static_assert(Chunk::kStrips == LaneRow::kStrips);

@@ -46,8 +46,6 @@ class LlGroup : public Group {
   // ll_dispatch.cpp, ll_combine.cpp: whether a call may have these rows, and which way they take.
   DispatchRows check_rows(Layout layout, const DispatchRequest& request, size_t num_tokens) const;
   RowPaths check_rows(Layout layout, const CombineRequest& request) const;
-  void check_zones(Layout layout, const char* field, const ncclEpTensor_t* tensor,
-                   std::initializer_list<ncclDataType_t> dtypes, const Extent& last) const;
 
   const plan::LlShape& shape() const { return shape_; }
   const plan::Limits& launch_limits() const { return limits_; }
@@ -64,6 +62,8 @@ class LlGroup : public Group {
   void launch_cleaning(cudaStream_t stream) override;
   void remember_told(uint64_t bytes);
   void check_layout(ncclEpLayout_t layout) const;
+  void check_zones(Layout layout, const char* field, const ncclEpTensor_t* tensor,
+                   std::initializer_list<ncclDataType_t> dtypes, const Extent& last) const;
   LlHandleLayout handle_layout(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const;
 
   plan::LlShape shape_;
