@@ -693,7 +693,7 @@ FAILURES = [
     Mutant(
         "sums of several experts are weighed once more",
         "ll/combine.cuh",
-        "if (!dev::all((!here[0] || expert[0] == first) && (!here[1] || expert[1] == first))) continue;",
+        "    if (!dev::all((!here[0] || expert[0] == first) && (!here[1] || expert[1] == first))) continue;\n",
         "",
         "They have been multiplied by their weights before they were added up.",
         FEW,
