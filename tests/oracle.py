@@ -128,20 +128,10 @@ def dispatch_rank_major(
 
 
 def combine_expert_major(problem: Problem, home: int, expert_rows: list[Array]) -> Array:
-    """Rank ``home``'s tokens ``[b, H]``, from every rank's expert rows ``[L, R*B, H]``.
-
-    A rank sends the rounded sum of its experts' rows, or the only row as it is, which is weighed at home.
-    """
+    """Rank ``home``'s tokens ``[b, H]``, from every rank's expert rows ``[L, R*B, H]``."""
     out = np.zeros_like(problem.tokens[home])
-    for token, ranks in enumerate(_routes_by_rank(problem, home, expert_rows)):
-        total = None
-        for routes in ranks:
-            weight, row = routes[0]
-            if len(routes) > 1:
-                weight, row = np.float32(1), _weighted_sum(routes).astype(problem.dtype).astype(np.float32)
-            total = weight * row if total is None else fma(weight, row, total)
-        if total is not None:
-            out[token] = total.astype(problem.dtype)
+    for token, sums in enumerate(sums_expert_major(problem, home, expert_rows)):
+        out[token] = _sum_in_order([row.astype(problem.dtype) for row in sums], problem)
     return out
 
 
@@ -163,9 +153,16 @@ def combine_exact(problem: Problem, home: int, expert_rows: list[Array]) -> Arra
 
 def sums_expert_major(problem: Problem, home: int, expert_rows: list[Array]) -> list[list[Array]]:
     """For each token the ranks' sums over their own experts, in rank order, float32."""
-    return [
-        [_weighted_sum(routes) for routes in ranks] for ranks in _routes_by_rank(problem, home, expert_rows)
-    ]
+    place = _places(problem)
+    sums: list[list[Array]] = []
+    for token, experts in enumerate(problem.topk_idx[home]):
+        partial: dict[int, Array] = {}
+        for expert, weight in _merged_routes(experts, problem.topk_weights[home][token]):
+            rank, local = problem.rank_of(expert), expert % problem.num_local_experts
+            row = expert_rows[rank][local, place[expert][home, token]].astype(np.float32)
+            partial[rank] = fma(weight, row, partial[rank]) if rank in partial else weight * row
+        sums.append([partial[rank] for rank in sorted(partial)])
+    return sums
 
 
 def combine_rank_major(problem: Problem, home: int, reduced_rows: list[Array]) -> Array:
@@ -206,29 +203,6 @@ def _places(problem: Problem) -> dict[int, dict[tuple[int, int], int]]:
         expert: {pair: row for row, pair in enumerate(sources_of_expert(problem, expert))}
         for expert in range(problem.num_experts)
     }
-
-
-def _routes_by_rank(
-    problem: Problem, home: int, expert_rows: list[Array]
-) -> list[list[list[tuple[np.float32, Array]]]]:
-    """For each token, in rank order: the weights and rows of each rank's experts, in top-k order, float32."""
-    place = _places(problem)
-    tokens = []
-    for token, experts in enumerate(problem.topk_idx[home]):
-        ranks: dict[int, list[tuple[np.float32, Array]]] = {}
-        for expert, weight in _merged_routes(experts, problem.topk_weights[home][token]):
-            rank, local = problem.rank_of(expert), expert % problem.num_local_experts
-            row = expert_rows[rank][local, place[expert][home, token]].astype(np.float32)
-            ranks.setdefault(rank, []).append((weight, row))
-        tokens.append([ranks[rank] for rank in sorted(ranks)])
-    return tokens
-
-
-def _weighted_sum(routes: list[tuple[np.float32, Array]]) -> Array:
-    total = routes[0][0] * routes[0][1]
-    for weight, row in routes[1:]:
-        total = fma(weight, row, total)
-    return total
 
 
 def _merged_routes(experts: Array, weights: Array) -> list[tuple[int, np.float32]]:

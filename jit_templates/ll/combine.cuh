@@ -3,9 +3,8 @@
 //
 // Parties: a token's home rank, and the expert ranks its row was dispatched to. Expert-major: the home rank
 // first sends each expert rank the token's weights (as units, so nothing needs to be fenced); the expert rank
-// adds up weight times row over its local experts in fp32 and pushes one row home. What needs no sum, since one local
-// expert has the token, waits for no weights: the row is pushed as it is, and weighed at home. Rank-major: the caller has
-// added up, all rows are pushed as they are. The home rank adds the ranks' rows in rank order in fp32 and rounds
+// adds up weight times row over its local experts in fp32 and pushes one row home. Rank-major: the caller has
+// done that, the row is pushed as it is. The home rank adds the ranks' rows in rank order in fp32 and rounds
 // once. Both sums have a fixed order, so results are bit-reproducible. Memory: the home rank's bank of this
 // epoch; only expert rank s writes what lies at [s].
 #pragma once
@@ -39,9 +38,8 @@ struct TopkWeights {
   TopkIds ids;
   float weight[TopkIds::kPerLane] = {};
 
-  EP_DEVICE TopkWeights(const LlCombineArgs& args, uint32_t token, bool with_weights = true)
-      : ids(args.routing, token) {
-    if (token >= args.routing.tokens.most || !with_weights) return;
+  EP_DEVICE TopkWeights(const LlCombineArgs& args, uint32_t token) : ids(args.routing, token) {
+    if (token >= args.routing.tokens.most) return;
     const float* weights = args.topk_weights + uint64_t{token} * args.routing.num_topk;
 #pragma unroll
     for (uint32_t i = 0; i < TopkIds::kPerLane; ++i) {
@@ -313,8 +311,7 @@ struct LocalSum {
     load_first(args, item.first_chunk);
   }
 
-  // A chunk for the way home: expert-major the sum of the local rows, or the only one, rank-major the row as the caller has
-  // added it up.
+  // A chunk for the way home: expert-major the sum of the local rows, rank-major the row as the caller has added it up.
   // `senders` are those from whom await_weights() has the weights.
   template <Layout kLayout, DType kDType, class Senders>
   EP_DEVICE bool add_up(const Senders& senders, const Chunk& chunk, bool has_weights, typename Format::Row& sum) {
@@ -328,12 +325,11 @@ struct LocalSum {
       if (!add_rows(addends, num_rows, rows, fetch, total)) return false;
       sum = total.quantized(scales.of_sum(addends, num_rows));
       return true;
-    } else {
-      if (kLayout == Layout::expert_major && num_rows > 1) {
-        return add_rows<kDType, kRows>(addends, num_rows, rows, fetch, sum);
-      }
+    } else if constexpr (kLayout == Layout::rank_major) {
       sum = rows[0];
       return true;
+    } else {
+      return add_rows<kDType, kRows>(addends, num_rows, rows, fetch, sum);
     }
   }
 };
@@ -452,49 +448,20 @@ EP_DEVICE uint32_t list_rank_rows(const LlGroupState& group, const Rows& all_row
   return num_addends;
 }
 
-// Expert-major: a rank with one of the token's experts has sent that one's row, which gets its weight here. A repeated
-// expert has the sum of its weights, in the order of the top-k.
-EP_DEVICE void weigh_lone_rows(const TopkWeights& given, const TopkRanks& ranks, Addend* addends,
-                               uint32_t num_addends) {
-  static_assert(TopkIds::kPerLane == 2);
-#pragma unroll 1
-  for (uint32_t i = 0; i < num_addends; ++i) {
-    const bool here[2] = {ranks.rank[0] == addends[i].k, ranks.rank[1] == addends[i].k};
-    const uint32_t expert[2] = {static_cast<uint32_t>(given.ids.raw[0]), static_cast<uint32_t>(given.ids.raw[1])};
-    const uint32_t low = dev::ballot(here[0]), high = dev::ballot(here[1]);
-    const uint32_t first =
-        low ? dev::shfl(expert[0], dev::find_first(low)) : dev::shfl(expert[1], dev::find_first(high));
-    if (!dev::all((!here[0] || expert[0] == first) && (!here[1] || expert[1] == first))) continue;
-    float weight = -0.0f;
-#pragma unroll 1
-    for (uint32_t left = low; left; left &= left - 1) {
-      weight = dev::add(weight, dev::shfl(given.weight[0], dev::find_first(left)));
-    }
-#pragma unroll 1
-    for (uint32_t left = high; left; left &= left - 1) {
-      weight = dev::add(weight, dev::shfl(given.weight[1], dev::find_first(left)));
-    }
-    if (dev::lane_idx() == 0) addends[i].weight = weight;
-  }
-  dev::sync_warp();
-}
-
 // Adds the rows of each token's ranks, in rank order. The next token's ids are on their way while one is worked on.
-template <Layout kLayout, DType kDType, class Format, class Rows>
+template <DType kDType, class Format, class Rows>
 EP_DEVICE void collect_sums(const LlCombineArgs& args, const Rows& all_rows, BlockQueue queue, Addend* addends) {
-  constexpr bool kWeighs = kLayout == Layout::expert_major && !Format::kQuantizes;
   constexpr uint32_t kRows = Format::kArrivingRows;
   const uint32_t num_chunks = args.rows.num_chunks, num_items = num_tokens(args.routing.tokens) * num_chunks;
   uint32_t next = queue.next();
-  TopkWeights given(args, next / num_chunks, kWeighs);
+  TopkIds ids(args.routing, next / num_chunks);
   while (next < num_items) {
     const uint32_t token = next / num_chunks;
     const typename Format::Chunk chunk(args.rows, next % num_chunks);
-    const TopkRanks ranks(args.group, args.routing, given.ids);
+    const TopkRanks ranks(args.group, args.routing, ids);
     const uint32_t num_addends = list_rank_rows(args.group, all_rows, ranks, token, addends);
-    if constexpr (kWeighs) weigh_lone_rows(given, ranks, addends, num_addends);
     next = queue.next();
-    given = TopkWeights(args, next / num_chunks, kWeighs);
+    ids = TopkIds(args.routing, next / num_chunks);
     typename Format::Row rows[kRows] = {};  // registers without a value would be taken from the start of the kernel on
     const auto fetch = [&](uint32_t first, uint32_t count) {
       return await_rows(all_rows, token, chunk, addends + first, count, rows);
@@ -537,7 +504,7 @@ EP_DEVICE void combine_in_format(const LlCombineArgs& args) {
     if (sends_weights) send_weights(op, args, weights);
     if (pushes) push_sums<kLayout, kDType>(op, args, dev::max_warp(tokens_seen), {num_taken}, local);
     if (receives) {
-      collect_sums<kLayout, kDType, Format>(args, TeamRows<kPeers>{op}, {num_taken + 1}, local.addends);
+      collect_sums<kDType, Format>(args, TeamRows<kPeers>{op}, {num_taken + 1}, local.addends);
       note_free_banks(op, NoRemoteRanks<kPeers>{});
     }
   }

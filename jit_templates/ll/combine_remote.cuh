@@ -113,13 +113,10 @@ EP_DEVICE void put_sums(const Operation<kPeers>& op, const RemoteRanks<kPeers>& 
     item.end_chunk = args.rows.num_chunks;
     local.template start<kLayout>(args, item, Remembered(args, item));
     const RemoteHome<kPeers> home{op, remote, i, row, args.routing.num_topk};
-    // A lone row needs no weights, but the home's hello needs that they have come: then they have left its outbox.
-    const bool is_lone = kLayout == Layout::expert_major && local.num_rows == 1;
-    bool is_whole = !is_lone || await_weights(home, item, 1, local.addends);
-    if (!is_whole && !op.warp_goes_on()) return;
     unsigned char* staged = remote.outbox(op.bank, i) + args.network.layout.row_at(item.token);
+    bool is_whole = true;
 #pragma unroll 1
-    for (uint32_t c = 0; is_whole && c < item.end_chunk; ++c) {
+    for (uint32_t c = 0; c < item.end_chunk; ++c) {
       const typename Format::Chunk chunk(args.rows, c);
       typename Format::Row sum;
       if (!local.template add_up<kLayout, kDType>(home, chunk, c > 0, sum)) {
@@ -207,7 +204,7 @@ EP_DEVICE void combine_remote_in_format(const LlCombineArgs& args) {
       put_sums<kLayout, kDType>(op, remote, args, {num_taken + 1}, local, args.push_warps * dev::num_blocks());
     }
     if (receives) {
-      collect_sums<kLayout, kDType, Format>(args, AllRows<kPeers>{op, remote}, {num_taken + 2}, local.addends);
+      collect_sums<kDType, Format>(args, AllRows<kPeers>{op, remote}, {num_taken + 2}, local.addends);
       note_free_banks(op, remote);
     }
   }

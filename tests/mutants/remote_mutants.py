@@ -218,14 +218,6 @@ ARRIVALS = [
         FEW,
     ),
     Mutant(
-        "weights that nobody needs are not awaited",
-        "ll/combine_remote.cuh",
-        "local.num_rows == 1 && !await_weights(home, item, 1, local.addends)",
-        "false",
-        "Their home writes its outbox anew while the network still reads it.",
-        FEW,
-    ),
-    Mutant(
         "remote ranks are not greeted",
         "ll/operation.cuh",
         "    remote.announce(finished);\n",

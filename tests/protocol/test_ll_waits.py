@@ -30,7 +30,6 @@ MOST_TIMEOUTS = 2
 LEAP = 2.1  # the simulated clock may be ahead as far as it has come since something happened
 
 FEW_TOKENS = Shape(num_topk=3, max_tokens=5)
-SEVERAL_EXPERTS = Shape(num_topk=16, num_local_experts=4, max_tokens=5)
 
 Fall = Callable[[Any, Any, ep.Group, Exchange, ep.Handle], None]
 
@@ -143,15 +142,7 @@ ONE_TEAM = [
         shape=MANY_ROUTES,
         options=ONE_WARP,
     ),
-    # Rows that need no sum wait for no weights: here each token has several experts on each rank.
-    Scene(
-        ("ll/combine.cuh", "route_weights"),
-        EM,
-        ("dispatch",),
-        ("combine",),
-        alone=True,
-        shape=SEVERAL_EXPERTS,
-    ),
+    Scene(("ll/combine.cuh", "route_weights"), EM, ("dispatch",), ("combine",), alone=True),
     Scene(("ll/combine.cuh", "combine_row"), RM, ("dispatch",), ("combine",)),
     # Nobody waits for anything else than its word that it has read the operation before the last one.
     Scene(("ll/operation.cuh", "bank_free"), RM, ("dispatch",), 3 * ("combine",), alone=True),
