@@ -19,7 +19,14 @@ struct PushWarps {
   uint32_t wanted;  // of all blocks: these keep the links busy (performance-notes.md)
   uint32_t share;   // of a block, one warp in so many at most: the others must keep up
 };
-constexpr PushWarps kPushWarps{512, 5}, kQuantizingPushWarps{768, 4};
+constexpr PushWarps kPushWarps{512, 5};
+// They quantize each row for each rank that it goes to.
+constexpr PushWarps kQuantizingPushWarps{1280, 2}, kQuantizingPushWarpsOfTwo{768, 4};
+
+PushWarps push_warps(const LlShape& shape, const LlRow& row) {
+  if (!row.quantizes) return kPushWarps;
+  return shape.num_ranks > 2 ? kQuantizingPushWarps : kQuantizingPushWarpsOfTwo;
+}
 
 constexpr size_t kExpertSetBytes = 32 * 1024;  // for the experts of one pass
 
@@ -80,7 +87,7 @@ LlPlan plan_ll_dispatch(const LlShape& shape, Layout layout, const LlRow& row, u
   plan.rows = LlRowPlan::make(row.bytes);
   plan.launch = launch_shape(shape, plan.rows, limits, tuning, ll_dispatch_threads(shape.num_remote_ranks() > 0));
   const uint32_t num_warps = plan.launch.num_threads / 32;
-  const PushWarps pushing = row.quantizes ? kQuantizingPushWarps : kPushWarps;
+  const PushWarps pushing = push_warps(shape, row);
   const uint32_t wanted = static_cast<uint32_t>(div_up(pushing.wanted, plan.launch.num_blocks));
   plan.push_warps = tuning.push_warps ? std::min(tuning.push_warps, num_warps - 1)
                                       : std::clamp(wanted, 1u, std::max(1u, (num_warps + 1) / pushing.share));
