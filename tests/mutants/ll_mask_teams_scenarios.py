@@ -100,7 +100,8 @@ def one_after_the_other(seed: int) -> None:
 
 def half_dead(seed: int) -> None:
     """A rank's last block, which sends nobody a head, stands still: heads arrive, and rows never do."""
-    problem = to_all_ranks(ll.make_problem(FEW, seed), seed)
+    shape = replace(FEW, max_tokens=12, tokens=(12, 12, 12))
+    problem = to_all_ranks(ll.make_problem(shape, seed), seed)
 
     def main(rank: Any) -> None:
         with masked_group(rank, problem) as group:
