@@ -73,7 +73,8 @@ struct Patience {
   }
 };
 
-// As wait_for(). False as well: the awaited rank is masked. kPeerChanges: ready() may put another rank into `awaited`.
+// As wait_for(). False as well: the awaited rank is masked. kPeerChanges: ready() may put another rank into `awaited`. What this
+// rank's own warps do takes as long as it takes: no rank loses itself.
 template <bool kWholeWarp = false, bool kPeerChanges = false, class Life, class Ready>
 EP_DEVICE bool wait_patiently(const Life& life, uint32_t epoch, const Awaited& awaited, Ready ready) {
   const GroupState& group = life.group;
@@ -84,8 +85,9 @@ EP_DEVICE bool wait_patiently(const Life& life, uint32_t epoch, const Awaited& a
     if (polls < dev::kPollsBeforeClock) continue;
     const bool is_other = kPeerChanges && awaited.peer != patience.peer;
     if (polls == dev::kPollsBeforeClock || is_other) patience.begin(life, awaited.peer);
-    if (agreed(has_failed(group) || is_masked(group, awaited.peer))) return false;
-    if (agreed(patience.ends(life, awaited.peer))) {
+    const bool is_own = awaited.peer == group.rank;
+    if (agreed(has_failed(group) || (!is_own && is_masked(group, awaited.peer)))) return false;
+    if (!is_own && agreed(patience.ends(life, awaited.peer))) {
       lose(group, epoch, awaited);
       return false;
     }

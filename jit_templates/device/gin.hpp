@@ -27,8 +27,8 @@
 //   bulk_store                             after bulk_wait, in the thread that stored
 // and what a signal publishes at the peer is all of that, besides the data of puts. put_value takes its value with it.
 //
-// What is known after. wait_signal, wait_counter, flush and flush_within acquire; read_signal and read_counter acquire what the value
-// that they return publishes. Only the calling thread knows it then.
+// What is known after. wait_signal, wait_counter, flush and flush_within acquire; read_signal and read_counter acquire
+// what the value that they return publishes. Only the calling thread knows it then.
 //
 // Sizes. A put has at least one byte; a put_value 1, 2, 4 or 8, and its destination is aligned to that. A signal in a
 // window is 8 bytes, aligned, of a window that this library has registered: others may lack the ordering that it needs.

@@ -17,28 +17,10 @@ COMBINE = "combine"
 
 PATIENCE = [
     Mutant(
-        "who waits shows no sign of life",
-        "common/patience.cuh",
-        "if (stage == kFirst && waited > group.timeout_ns / 2) show(",
-        "if (false) show(",
-        "Those that it keeps waiting take it for dead.",
-        BEFORE_COMBINE,
-        COMBINE,
-    ),
-    Mutant(
-        "signs of life are not looked at",
-        "common/patience.cuh",
-        "stage == kSecond || sign_of(group, awaited_peer) == sign",
-        "true",
-        "A rank that waits itself is taken for dead.",
-        BEFORE_COMBINE,
-        COMBINE,
-    ),
-    Mutant(
         "a sign of life is shown as an ordinary store",
         "common/patience.cuh",
-        "dev::st_relaxed<dev::Scope::system>(place(group, rank, group.rank), news);",
-        "dev::st(place(group, rank, group.rank), news);",
+        "dev::st_relaxed<dev::Scope::system>(place(rank, group.rank), static_cast<uint32_t>(now));",
+        "dev::st(place(rank, group.rank), static_cast<uint32_t>(now));",
         "Nothing says when, or whether, others see it.",
         BEFORE_COMBINE,
         COMBINE,
@@ -64,7 +46,7 @@ PATIENCE = [
     Mutant(
         "who is masked is waited for",
         "common/patience.cuh",
-        "agreed(has_failed(group) || is_masked(group, awaited.peer))",
+        "agreed(has_failed(group) || (!is_own && is_masked(group, awaited.peer)))",
         "agreed(has_failed(group))",
         "Whoever finds work of a lost rank waits for it again.",
         BEFORE_COMBINE,
@@ -100,8 +82,8 @@ COUNTS = [
     Mutant(
         "a block does not wait for its own warps' counts",
         "ll/arrivals.cuh",
-        "  team.sync(kReceiversBarrier);\n  for (uint32_t source = team.thread_idx(); source < num_ranks",
-        "  for (uint32_t source = team.thread_idx(); source < num_ranks",
+        "  team.sync(kReceiversBarrier);\n  for (uint32_t i = team.thread_idx(); i < num_sources; ",
+        "  for (uint32_t i = team.thread_idx(); i < num_sources; ",
         "It settles what others still read.",
         DEAD,
     ),
@@ -127,7 +109,7 @@ ROWS = [
     Mutant(
         "nobody looks who takes part",
         "ll/operation.cuh",
-        "if constexpr (RemoteRanks::kPeers == Peers::masked_team) note_active_ranks(args.group);",
+        "if constexpr (has_masks(RemoteRanks::kPeers)) note_active_ranks(args.group);",
         "",
         "What an earlier block has left is taken for the mask.",
         QUIET_RANK_MAJOR,
@@ -136,7 +118,7 @@ ROWS = [
     Mutant(
         "an operation ends where a bank is waited for in vain",
         "ll/operation.cuh",
-        "if (kPeers == Peers::masked_team && !dev::all(ok)) {",
+        "if (has_masks(kPeers) && !dev::all(ok)) {",
         "if (false) {",
         "The others get nothing.",
         BANK,
@@ -207,14 +189,6 @@ CLEANING = [
         "meetings.say(kStarted, rank, farthest.epoch + 1);",
         "meetings.say(kStarted, rank, 1);",
         "At the second one, nobody is heard.",
-        COMES_BACK,
-    ),
-    Mutant(
-        "what has been heard is not noted",
-        "common/clean.cuh",
-        "    dev::st(seen, number);\n",
-        "",
-        "At the second cleaning, the words of the first are believed.",
         COMES_BACK,
     ),
     Mutant(

@@ -62,14 +62,19 @@ def plus_zero(values: ll.Array) -> ll.Array:
     return values + values.dtype.type(0) if values.dtype.kind == "f" or values.dtype == ll.BF16 else values
 
 
+def fall_silent(cluster: Any) -> None:
+    cluster.sim.silence(LOST)
+
+
 def lose(
     seed: int,
     layout: ep.Layout,
     act: Callable[[Any, Survivor], None],
     problem: Problem | None = None,
+    fall: Callable[[Any], None] = fall_silent,
     **options: Any,
 ) -> None:
-    """After two exchanges that end well, a rank is silent, and the others act.
+    """After two exchanges that end well, a rank is lost, and the others act.
 
     ``options`` are the cluster's.
     """
@@ -82,7 +87,7 @@ def lose(
                 survivor.whole.run(survivor.handle)
             wait_for_all(rank)
             if rank.rank == LOST:
-                cluster.sim.silence(LOST)
+                fall(cluster)
                 return
             act(cluster, survivor)
 

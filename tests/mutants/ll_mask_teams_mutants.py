@@ -11,6 +11,7 @@ QUIET = ("quiet",)
 QUIET_RANK_MAJOR = ("quiet-rank-major",)
 BANK = ("bank-of-the-dead",)
 HASTY = ("hasty",)
+LOST_NODE = ("lost-node",)
 COMES_BACK = ("comes-back",)
 COMES_LATER = ("comes-later",)
 COMBINE = "combine"
@@ -33,6 +34,24 @@ SIGNALS = [
         COMES_BACK,
     ),
     Mutant(
+        "who waits shows no sign of life",
+        "common/patience.cuh",
+        "      life.show(now);\n",
+        "",
+        "Those that it keeps waiting take it for dead.",
+        BEFORE_COMBINE,
+        COMBINE,
+    ),
+    Mutant(
+        "signs of life are not looked at",
+        "common/patience.cuh",
+        "stage == kSecond || life.of(awaited_peer) == sign",
+        "true",
+        "A rank that waits itself is taken for dead.",
+        BEFORE_COMBINE,
+        COMBINE,
+    ),
+    Mutant(
         "who waits shows other teams no sign of life",
         "ll/remote_waits.cuh",
         "      if (team().has(rank) || is_masked(group, rank)) continue;\n",
@@ -47,7 +66,7 @@ SIGNALS = [
         "if (last != 0 && now - last < group.timeout_ns / 4) return;",
         "if (last != 0) return;",
         "Those that it keeps waiting the next time take it for dead.",
-        BEFORE_COMBINE,
+        ("one-after-the-other",),
         COMBINE,
     ),
     Mutant(
@@ -76,6 +95,22 @@ SENDING = [
         "c < 1; c += 32) {\n      done &=",
         "Rows of the others may still be read.",
         DEAD,
+    ),
+    Mutant(
+        "what the network keeps is waited for each time",
+        "ll/remote.cuh",
+        "    if (dev::lane_idx() == 0) dev::st_release<dev::Scope::gpu>(in_vain, num_lost);\n",
+        "",
+        "Each operation takes as long as a rank has patience.",
+        LOST_NODE,
+    ),
+    Mutant(
+        "what the network keeps is waited for without end",
+        "ll/remote.cuh",
+        "      done &= gin(c).flush_within(group.timeout_ns / 4);\n",
+        "      gin(c).flush();\n",
+        "It never leaves.",
+        LOST_NODE,
     ),
     Mutant(
         "masked ranks are greeted",
@@ -159,7 +194,7 @@ COUNTS = [
         "      if (!op.warp_goes_on()) return;\n",
         "      return;\n",
         "Other ranks' rows are not received.",
-        HASTY,
+        ("half-dead",),
     ),
 ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from ll_mask_scenarios import (
     FEW,
     FEW_WARPS,
     LOST,
+    MOST_NS,
     Survivor,
     combine_again,
     comes_back,
@@ -23,8 +25,9 @@ from ll_mask_scenarios import (
     hasty,
     lose,
     masked_group,
+    to_all_ranks,
 )
-from masks import without
+from masks import mask_of, mask_without, without
 
 NODES = 3  # a rank each
 
@@ -42,6 +45,18 @@ def quiet(cluster: Any, survivor: Survivor) -> None:
     survivor.check_without_lost(mine)
 
 
+def network_keeps(cluster: Any, survivor: Survivor) -> None:
+    """What is put to the dead rank never leaves. That is waited for once."""
+    start = cluster.sim.clock_ns
+    exchanges = [survivor.exchange() for _ in range(12)]
+    for mine in exchanges:
+        mine.run(survivor.handle)
+    survivor.rank.synchronize()
+    assert cluster.sim.clock_ns - start <= MOST_NS, f"waits for {cluster.sim.clock_ns - start} ns"
+    survivor.check_without_lost(exchanges[-1])
+    survivor.check_mask()
+
+
 def sent(cluster: Any, rank: int) -> tuple[int, ...]:
     """Bytes, puts and signals to the lost rank."""
     link = cluster.sim.traffic()[rank, LOST]
@@ -51,6 +66,67 @@ def sent(cluster: Any, rank: int) -> tuple[int, ...]:
 def bank_of_the_dead(seed: int) -> None:
     """No token goes to the dead rank's experts."""
     lose(seed, ll.RM, combine_again, without(ll.make_problem(FEW, seed), LOST), nodes=NODES)
+
+
+def lose_node(cluster: Any) -> None:
+    """What is in flight to it and from it is lost as well."""
+    cluster.sim.lose_node(LOST)
+
+
+def one_after_the_other(seed: int) -> None:
+    """Two ranks die before a combine. Each time those who wait for the dead one keep others waiting."""
+    shape = replace(FEW, num_ranks=5, num_topk=5, tokens=(4, 3, 4, 2, 4))
+    problem = to_all_ranks(ll.make_problem(shape, seed), seed)
+
+    def main(rank: Any) -> None:
+        with masked_group(rank, problem) as group:
+            mine = ll.Exchange(rank, problem, ll.EM)
+            handle = mine.make_handle(group)
+            for some in ((1,), (1, 2)):
+                mine.dispatch(handle)
+                wait_for_all(rank)
+                if rank.rank == some[-1]:
+                    cluster.sim.silence(rank.rank)
+                    break
+                mine.combine(handle)
+                rank.synchronize()
+                assert mask_of(rank, group) == mask_without(rank.num_ranks, *some)
+            if rank.rank == 1:
+                rank.barrier()  # its host still meets the others'
+
+    with simulated(problem.num_ranks, seed, nodes=5, **FEW_WARPS) as cluster:
+        cluster.run(main)
+
+
+def half_dead(seed: int) -> None:
+    """A rank's last block, which sends nobody a head, stands still: heads arrive, and rows never do."""
+    shape = replace(FEW, max_tokens=12, tokens=(12, 12, 12))
+    problem = to_all_ranks(ll.make_problem(shape, seed), seed)
+
+    def main(rank: Any) -> None:
+        with masked_group(rank, problem) as group:
+            mine = ll.Exchange(rank, problem, ll.RM)
+            handle = mine.make_handle(group)
+            rank.barrier()
+            if rank.rank == LOST:
+                cluster.sim.stop_warps(LOST, first_block=problem.num_ranks - 1)
+                mine.dispatch(handle)
+                rank.barrier()
+                cluster.sim.silence(LOST)
+                return
+            mine.dispatch(handle)
+            rank.synchronize()
+            rank.barrier()
+            found, wanted = mine.results(), ll.expected(problem, rank.rank, ll.RM)
+            ll.assert_same_bits(found["counters"], wanted["counters"], f"rank {rank.rank}: counters")
+            for source in {0, 1, 2} - {LOST}:
+                ll.assert_same_bits(
+                    found["received"][source], wanted["received"][source], f"rank {rank.rank}: from {source}"
+                )
+            assert mask_of(rank, group) == mask_without(problem.num_ranks, LOST)
+
+    with simulated(problem.num_ranks, seed, nodes=NODES, sms=3, threads_per_block=64) as cluster:
+        cluster.run(main)
 
 
 def comes_later(seed: int) -> None:
@@ -88,6 +164,9 @@ SCENARIOS: dict[str, Callable[[int], None]] = {
     "quiet": partial(lose, layout=ll.EM, act=quiet, nodes=NODES),
     "quiet-rank-major": partial(lose, layout=ll.RM, act=quiet, nodes=NODES),
     "bank-of-the-dead": bank_of_the_dead,
+    "lost-node": lambda seed: lose(seed, ll.EM, network_keeps, fall=lose_node, nodes=NODES),
+    "one-after-the-other": one_after_the_other,
+    "half-dead": half_dead,
     "hasty": partial(hasty, nodes=NODES),
     "comes-back": partial(comes_back, nodes=NODES),
     "comes-later": comes_later,

@@ -331,7 +331,14 @@ RANK_MAJOR = frozenset(
     {"rank-major", "rank-major-many", "idle-receiver", "in-flight", "in-flight-again", "in-flight-late"}
     | {"silent-receiver", "silent-source-rank-major"}
     | {"silent-expert", "impatient", "thrift", "bad-expert"}
-    | {"dead-before-combine-rank-major", "quiet-rank-major", "bank-of-the-dead", "comes-back", "comes-later"}
+    | {
+        "dead-before-combine-rank-major",
+        "quiet-rank-major",
+        "bank-of-the-dead",
+        "comes-back",
+        "comes-later",
+        "half-dead",
+    }
 )
 
 

@@ -145,6 +145,24 @@ TEST_CASE("sim_network: who has asked for its rail reaches nobody else") {
   CHECK(std::string(cluster.report()).find("GIN peer 1 is not on the rail") != std::string::npos);
 }
 
+TEST_CASE("sim_network: what is sent to a lost node never leaves, which a flush need not wait for") {
+  for (const bool is_lost : {false, true}) {
+    ncclEpSimConfig_t config = ranks(1);
+    config.num_nodes = 2;
+    TestCluster cluster(config);
+    cluster.run([&](const TestRank& self) {
+      const Endpoint endpoint(self);
+      self.barrier();
+      if (self.rank == 1) return;
+      if (is_lost) expect_success(ncclEpSimLoseNode(self.cluster, 1));
+      self.launch("test_gin_put_and_flush", endpoint.args(0), nullptr);
+      self.synchronize();
+      CHECK(endpoint.out[0] == !is_lost);
+    });
+    CHECK_MESSAGE(cluster.failure() == NCCL_EP_SIM_FAILURE_NONE, cluster.report());
+  }
+}
+
 TEST_CASE("sim_network: what is under way when a node is lost never arrives") {
   ncclEpSimConfig_t config = ranks(1);
   config.num_nodes = 2;

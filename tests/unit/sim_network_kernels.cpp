@@ -98,6 +98,14 @@ void get_back(const GinArgs& args) {
   dev::st(args.out, dev::ld(args.memory + 1));
 }
 
+// Puts something to rank 1, and says whether that has left soon.
+void put_and_flush(const GinArgs& args) {
+  if (dev::thread_idx() != 0) return;
+  const dev::Gin gin(args.comm, 0);
+  gin.put(1, word(args, 2 * kWords), word(args, 0), kWords * 4);
+  dev::st(args.out, uint32_t{gin.flush_within(1'000'000'000)});
+}
+
 void answer(const GinArgs& args) {
   if (dev::thread_idx() != 0) return;
   const dev::Gin gin(args.comm, 0);
@@ -108,6 +116,7 @@ void answer(const GinArgs& args) {
 }  // namespace
 
 EP_SIM_KERNEL("test_gin_send_two", send_two, GinArgs)
+EP_SIM_KERNEL("test_gin_put_and_flush", put_and_flush, GinArgs)
 EP_SIM_KERNEL("test_gin_put_and_hand_over", put_and_hand_over, GinArgs)
 EP_SIM_KERNEL("test_gin_receive_two", receive_two, GinArgs)
 EP_SIM_KERNEL("test_gin_send_and_overwrite", send_and_overwrite, GinArgs)
