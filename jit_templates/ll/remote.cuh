@@ -10,7 +10,8 @@
 //   hello   a signal as an operation begins: up to where operations are finished here. So their inbox banks are free, and
 //           what this rank has waited for in them has left the peers' outboxes
 //
-// A put reads what happens before it, so the threads that write an outbox meet before one of them puts.
+// A put reads what happens before it, so the threads that write an outbox meet before one of them puts. In a group with masks
+// nothing is sent to masked ranks, and what signals say is made up for later (remote_waits.cuh).
 #pragma once
 
 #include "ll/remote_waits.cuh"

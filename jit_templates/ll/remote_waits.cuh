@@ -30,7 +30,8 @@ struct Signals {
     return value - before;
   }
   EP_DEVICE void tell(uint32_t context, LlSignals::Kind kind, uint32_t peer, uint32_t value) const {
-    gin(context).signal(peer, dev::weak(dev::signal(numbers().of(kind, group.rank)), news(context, kind, peer, value)));
+    const uint32_t added = news(context, kind, peer, value);
+    if (added != 0) gin(context).signal(peer, dev::weak(dev::signal(numbers().of(kind, group.rank)), added));
   }
   // The same so that all that was put to the peer in the context before has arrived when it is heard.
   EP_DEVICE void tell_strongly(uint32_t context, LlSignals::Kind kind, uint32_t peer, uint32_t value) const {

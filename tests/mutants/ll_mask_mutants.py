@@ -17,6 +17,24 @@ COMBINE = "combine"
 
 PATIENCE = [
     Mutant(
+        "who waits shows no sign of life",
+        "common/patience.cuh",
+        "      life.show(now);\n",
+        "",
+        "Those that it keeps waiting take it for dead.",
+        ("one-after-the-other",),
+        COMBINE,
+    ),
+    Mutant(
+        "signs of life are not looked at",
+        "common/patience.cuh",
+        "stage == kSecond || life.of(awaited_peer) == sign",
+        "true",
+        "A rank that waits itself is taken for dead.",
+        ("one-after-the-other",),
+        COMBINE,
+    ),
+    Mutant(
         "a sign of life is shown as an ordinary store",
         "common/patience.cuh",
         "dev::st_relaxed<dev::Scope::system>(place(rank, group.rank), static_cast<uint32_t>(now));",

@@ -173,6 +173,31 @@ def bank_of_the_dead(seed: int) -> None:
     lose(seed, ll.RM, combine_again, without(ll.make_problem(FEW, seed), LOST))
 
 
+def one_after_the_other(seed: int, nodes: int = 1) -> None:
+    """Two ranks die before a combine. Each time those who wait for the dead one keep others waiting."""
+    shape = replace(FEW, num_ranks=5, num_topk=5, tokens=(4, 3, 4, 2, 4))
+    problem = to_all_ranks(ll.make_problem(shape, seed), seed)
+
+    def main(rank: Any) -> None:
+        with masked_group(rank, problem) as group:
+            mine = ll.Exchange(rank, problem, ll.EM)
+            handle = mine.make_handle(group)
+            for some in ((1,), (1, 2)):
+                mine.dispatch(handle)
+                wait_for_all(rank)
+                if rank.rank == some[-1]:
+                    cluster.sim.silence(rank.rank)
+                    break
+                mine.combine(handle)
+                rank.synchronize()
+                assert mask_of(rank, group) == mask_without(rank.num_ranks, *some)
+            if rank.rank == 1:
+                rank.barrier()  # its host still meets the others'
+
+    with simulated(problem.num_ranks, seed, nodes=nodes, **FEW_WARPS) as cluster:
+        cluster.run(main)
+
+
 def hasty(seed: int, nodes: int = 1) -> None:
     """Time is so short that some blocks have given up on a rank whose counts others see."""
     for i, timeout_ns in enumerate(HASTY_NS):
@@ -260,6 +285,7 @@ SCENARIOS: dict[str, Callable[[int], None]] = {
     "quiet": partial(lose, layout=ll.EM, act=quiet),
     "quiet-rank-major": partial(lose, layout=ll.RM, act=quiet),
     "bank-of-the-dead": bank_of_the_dead,
+    "one-after-the-other": one_after_the_other,
     "hasty": hasty,
     "comes-back": comes_back,
 }

@@ -25,6 +25,7 @@ from ll_mask_scenarios import (
     hasty,
     lose,
     masked_group,
+    one_after_the_other,
     to_all_ranks,
 )
 from masks import mask_of, mask_without, without
@@ -71,31 +72,6 @@ def bank_of_the_dead(seed: int) -> None:
 def lose_node(cluster: Any) -> None:
     """What is in flight to it and from it is lost as well."""
     cluster.sim.lose_node(LOST)
-
-
-def one_after_the_other(seed: int) -> None:
-    """Two ranks die before a combine. Each time those who wait for the dead one keep others waiting."""
-    shape = replace(FEW, num_ranks=5, num_topk=5, tokens=(4, 3, 4, 2, 4))
-    problem = to_all_ranks(ll.make_problem(shape, seed), seed)
-
-    def main(rank: Any) -> None:
-        with masked_group(rank, problem) as group:
-            mine = ll.Exchange(rank, problem, ll.EM)
-            handle = mine.make_handle(group)
-            for some in ((1,), (1, 2)):
-                mine.dispatch(handle)
-                wait_for_all(rank)
-                if rank.rank == some[-1]:
-                    cluster.sim.silence(rank.rank)
-                    break
-                mine.combine(handle)
-                rank.synchronize()
-                assert mask_of(rank, group) == mask_without(rank.num_ranks, *some)
-            if rank.rank == 1:
-                rank.barrier()  # its host still meets the others'
-
-    with simulated(problem.num_ranks, seed, nodes=5, **FEW_WARPS) as cluster:
-        cluster.run(main)
 
 
 def half_dead(seed: int) -> None:
@@ -165,7 +141,7 @@ SCENARIOS: dict[str, Callable[[int], None]] = {
     "quiet-rank-major": partial(lose, layout=ll.RM, act=quiet, nodes=NODES),
     "bank-of-the-dead": bank_of_the_dead,
     "lost-node": lambda seed: lose(seed, ll.EM, network_keeps, fall=lose_node, nodes=NODES),
-    "one-after-the-other": one_after_the_other,
+    "one-after-the-other": partial(one_after_the_other, nodes=5),
     "half-dead": half_dead,
     "hasty": partial(hasty, nodes=NODES),
     "comes-back": partial(comes_back, nodes=NODES),
