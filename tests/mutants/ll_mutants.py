@@ -492,10 +492,12 @@ DISPATCH = [
     Mutant(
         "receivers arrive before the table is complete",
         "ll/dispatch.cuh",
-        "        fill(table, receivers, [&] { return read_counts(op, table, receivers); });\n"
+        "        fill(table, receivers, "
+        "[&] { return read_counts<kPeers>(TeamCounts<kPeers>{op}, table, receivers); });\n"
         "        dev::bar_arrive(kTableBarrier, dev::num_threads());\n",
         "        dev::bar_arrive(kTableBarrier, dev::num_threads());\n"
-        "        fill(table, receivers, [&] { return read_counts(op, table, receivers); });\n",
+        "        fill(table, receivers, "
+        "[&] { return read_counts<kPeers>(TeamCounts<kPeers>{op}, table, receivers); });\n",
         "Pushing warps look places up that are not known yet.",
         FEW,
     ),
