@@ -23,7 +23,8 @@ SIGNALS = [
         "the signal of a head does not ride on it",
         "ll/remote.cuh",
         "in_window(network.layout.outbox_at(op.bank, i)), bytes, arrived);",
-        "in_window(network.layout.outbox_at(op.bank, i)), bytes);\n    gin(kContext).signal(rank(i), arrived);",
+        "in_window(network.layout.outbox_at(op.bank, i)), bytes);\n"
+        "    gin(kContext).signal(rank(i), arrived);",
         "The head may land after it.",
         FEW,
     ),
