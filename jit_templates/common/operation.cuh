@@ -16,8 +16,12 @@ enum class Peers {
   teams,        // one's own LSA team, and others through the network
   masked_teams,
 };
-EP_HOST_DEVICE constexpr bool has_masks(Peers peers) { return peers == Peers::masked_team || peers == Peers::masked_teams; }
-EP_HOST_DEVICE constexpr bool has_other_teams(Peers peers) { return peers == Peers::teams || peers == Peers::masked_teams; }
+EP_HOST_DEVICE constexpr bool has_masks(Peers peers) {
+  return peers == Peers::masked_team || peers == Peers::masked_teams;
+}
+EP_HOST_DEVICE constexpr bool has_other_teams(Peers peers) {
+  return peers == Peers::teams || peers == Peers::masked_teams;
+}
 
 // kMasks: it goes on without ranks that do not answer.
 template <class Group, bool kMasks = false>

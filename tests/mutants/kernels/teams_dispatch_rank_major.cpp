@@ -3,5 +3,5 @@
 
 using namespace nccl_ep;
 
-EP_SIM_KERNEL("ll_dispatch_rank_major_masked_remote", (ll::dispatch_remote<Layout::rank_major, false, Peers::masked_teams>),
-              LlDispatchArgs)
+EP_SIM_KERNEL("ll_dispatch_rank_major_masked_remote",
+              (ll::dispatch_remote<Layout::rank_major, false, Peers::masked_teams>), LlDispatchArgs)
