@@ -57,7 +57,7 @@ struct Patience {
     sign = life.of(peer);
   }
 
-  // Whether it has run out.
+  // Whether it has run out. What this rank's own warps do takes as long as it takes: no rank loses itself.
   template <class Life>
   EP_DEVICE bool ends(const Life& life, uint32_t awaited_peer) {
     const uint64_t now = dev::clock_ns(), waited = now - start;
@@ -65,7 +65,7 @@ struct Patience {
       stage = kShown;
       life.show(now);
     }
-    if (waited <= life.group.timeout_ns) return false;
+    if (waited <= life.group.timeout_ns || awaited_peer == life.group.rank) return false;
     if (stage == kSecond || life.of(awaited_peer) == sign) return true;
     start = now;
     stage = kSecond;
@@ -73,8 +73,7 @@ struct Patience {
   }
 };
 
-// As wait_for(). False as well: the awaited rank is masked. kPeerChanges: ready() may put another rank into `awaited`. What this
-// rank's own warps do takes as long as it takes: no rank loses itself.
+// As wait_for(). False as well: the awaited rank is masked. kPeerChanges: ready() may put another rank into `awaited`.
 template <bool kWholeWarp = false, bool kPeerChanges = false, class Life, class Ready>
 EP_DEVICE bool wait_patiently(const Life& life, uint32_t epoch, const Awaited& awaited, Ready ready) {
   const GroupState& group = life.group;
@@ -85,9 +84,8 @@ EP_DEVICE bool wait_patiently(const Life& life, uint32_t epoch, const Awaited& a
     if (polls < dev::kPollsBeforeClock) continue;
     const bool is_other = kPeerChanges && awaited.peer != patience.peer;
     if (polls == dev::kPollsBeforeClock || is_other) patience.begin(life, awaited.peer);
-    const bool is_own = awaited.peer == group.rank;
-    if (agreed(has_failed(group) || (!is_own && is_masked(group, awaited.peer)))) return false;
-    if (!is_own && agreed(patience.ends(life, awaited.peer))) {
+    if (agreed(has_failed(group) || is_masked(group, awaited.peer))) return false;
+    if (agreed(patience.ends(life, awaited.peer))) {
       lose(group, epoch, awaited);
       return false;
     }
