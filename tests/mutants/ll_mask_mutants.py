@@ -64,7 +64,7 @@ PATIENCE = [
     Mutant(
         "who is masked is waited for",
         "common/patience.cuh",
-        "agreed(has_failed(group) || (!is_own && is_masked(group, awaited.peer)))",
+        "agreed(has_failed(group) || is_masked(group, awaited.peer))",
         "agreed(has_failed(group))",
         "Whoever finds work of a lost rank waits for it again.",
         BEFORE_COMBINE,
