@@ -109,11 +109,28 @@ def test_errors_against_what_was_measured() -> None:
         check(row, measured_estimates(row)[row[3]], MOST_OFF)
 
 
-def test_what_was_measured_is_what_the_readme_has() -> None:
+def test_what_was_measured_is_near_what_the_readme_has() -> None:
+    times = readme_times()
+    rows = [row for row in rows_of("measured") if tuple(row[:4]) in times]
+    assert len(rows) > 20
+    for row in rows:
+        assert times[tuple(row[:4])] == pytest.approx(float(row[4]), rel=0.05), row
+
+
+def readme_times() -> dict[tuple[str, ...], float]:
+    """By algorithm, layout, tokens and operation. In the README a competitor's are behind each."""
     readme = (ROOT / "README.md").read_text()
     measured = readme[readme.index("<!-- measured: begin") : readme.index("<!-- measured: end")]
-    for row in rows_of("measured"):
-        assert f"**{row[4]}**" in measured, f"docs/model.md: the README has no {row[4]}: {' '.join(row[:4])}"
+    times = {}
+    for line in measured.splitlines():
+        layout, tokens, *cells = [cell.strip(" *") for cell in line.strip("|").split("|")] + [""] * 2
+        if not tokens.isdigit() or "SMs" in layout:
+            continue
+        algorithm = "Low Latency" if len(cells) == 6 + 2 else "High Throughput"
+        operations = ["update", "dispatch", "combine", "step"][-(len(cells) // 2 - 1) :]
+        for operation, time in zip(operations, cells[::2], strict=False):
+            times[algorithm, layout.removesuffix(", zero copy"), tokens, operation] = float(time)
+    return times
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

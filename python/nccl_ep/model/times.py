@@ -94,7 +94,7 @@ TERMS = {
     (HT, EM, Operation.DISPATCH): Terms(12.0, nvlink_share=0.943),  # copies for several experts
     (HT, EM, Operation.COMBINE): Terms(22.0),
 }
-"""Fitted to the times in the README; docs/model.md shows the errors that are left."""
+"""Fitted to measured times; docs/model.md shows those, and the errors that are left."""
 
 
 def time_of(links: Links, terms: Terms, machine: Machine) -> Time:
