@@ -120,8 +120,8 @@ EP_DEVICE void push_flow(const Operation<kPeers>& op, const HtCombineArgs& args,
     const auto standing = op.standing_of(host);
     const ReceivedRow mine = row < end ? look_up_row(args.handle, begin + row, flow) : ReceivedRow{};
     if constexpr (Operation<kPeers>::kMasks) {
-      if (!dev::any(mine.exists) || !op.warp_reaches(host, standing))
-        return;  // a host that gets nothing may have gone on
+      // A host that gets nothing may have gone on.
+      if (!dev::any(mine.exists) || !op.warp_reaches(host, standing)) return;
     }
     for (uint32_t i = 0; first + i < end; ++i) {
       const ReceivedRow it = mine.from_lane(i);

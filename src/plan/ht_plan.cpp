@@ -16,7 +16,6 @@ constexpr uint32_t kMinPieceBytes = 16;
 constexpr uint32_t kOtherWarps = 2;  // of a block, besides those that push: one raises flags, one receives
 constexpr uint32_t kMinThreads = 32 * (1 + kOtherWarps);
 constexpr uint32_t kTicketBytes = 16 * 1024;  // that a warp pushes before it asks for more
-constexpr uint32_t kPushBlocks = 8;           // fill the links, and more are slower
 constexpr uint32_t kChunkBytes = 128 * 1024;  // of parcels, that cross the network together
 constexpr uint32_t kManyBlocks = 24;          // with fewer, where receiving is much work, all blocks do both
 
@@ -26,7 +25,7 @@ struct Pushers {
   uint32_t warps;        // of such a block
   uint32_t piece_bytes;  // at most; more warps with smaller stages move more
 };
-constexpr Pushers kPushers{kPushBlocks, 6, 7168};
+constexpr Pushers kPushers{8, 6, 7168};          // 8 blocks fill the links, and more are slower
 constexpr Pushers kScaledPushers{10, 12, 3584};  // rows into windows with their scales: two copies each way
 
 size_t update_bytes(const HtShape& shape, uint32_t tile_tokens) {
@@ -164,7 +163,7 @@ HtRowPlan plan_ht_dispatch(Layout layout, bool into_windows, const HtRow& row, c
   } else if (into_windows) {
     deal_pushers(plan, pushers.blocks + 4, pushers.blocks, tuning);
   } else {
-    deal_pushers(plan, 2 * kPushBlocks, std::min(kPushBlocks, num_blocks * 7 / 16), tuning);
+    deal_pushers(plan, 2 * pushers.blocks, std::min(pushers.blocks, num_blocks * 7 / 16), tuning);
   }
   deal_stages(plan, pushers, limits, tuning);
   return plan;
@@ -176,7 +175,7 @@ HtRowPlan plan_ht_combine(Layout layout, uint64_t row_bytes, const Limits& limit
     deal_pushers(plan, kManyBlocks, plan.launch.num_blocks * 5 / 8, tuning);
     deal_sums(plan, tuning);
   } else {
-    deal_pushers(plan, 2 * kPushBlocks, kPushBlocks, tuning);
+    deal_pushers(plan, 2 * kPushers.blocks, kPushers.blocks, tuning);
     deal_stages(plan, kPushers, limits, tuning);
   }
   return plan;

@@ -111,15 +111,20 @@ def masked_group(rank: Any, problem: Problem, timeout_ns: int = TIMEOUT_NS) -> e
     return ep.Group(rank.comm, ll.group_config(problem, enable_mask=True, timeout_ns=timeout_ns))
 
 
-def dead(cluster: Any, survivor: Survivor) -> None:
-    """Exchanges without the dead rank are right, and the first of them takes no longer than it may."""
+def in_time(cluster: Any, survivor: Survivor, count: int) -> list[ll.Exchange]:
+    """So many exchanges, of which the first may wait for who is lost: as long as it may, and no longer."""
     start = cluster.sim.clock_ns
-    exchanges = [survivor.exchange() for _ in range(3)]
+    exchanges = [survivor.exchange() for _ in range(count)]
     for mine in exchanges:
         mine.run(survivor.handle)
     survivor.rank.synchronize()
     assert cluster.sim.clock_ns - start <= MOST_NS, f"waits for {cluster.sim.clock_ns - start} ns"
-    for mine in exchanges:
+    return exchanges
+
+
+def dead(cluster: Any, survivor: Survivor) -> None:
+    """Exchanges without the dead rank are right, and the first of them takes no longer than it may."""
+    for mine in in_time(cluster, survivor, 3):
         survivor.check_without_lost(mine)
     survivor.check_mask()
 

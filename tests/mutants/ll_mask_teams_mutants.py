@@ -3,18 +3,11 @@
 
 from __future__ import annotations
 
+from ll_mask_mutants import BANK, BEFORE_COMBINE, COMBINE, COMES_BACK, DEAD, HASTY, QUIET, QUIET_RANK_MAJOR
 from mutant import Mutant
 
-DEAD = ("dead",)
-BEFORE_COMBINE = ("dead-before-combine",)
-QUIET = ("quiet",)
-QUIET_RANK_MAJOR = ("quiet-rank-major",)
-BANK = ("bank-of-the-dead",)
-HASTY = ("hasty",)
 LOST_NODE = ("lost-node",)
-COMES_BACK = ("comes-back",)
 COMES_LATER = ("comes-later",)
-COMBINE = "combine"
 
 SIGNALS = [
     Mutant(

@@ -16,13 +16,13 @@ from ll_mask_scenarios import (
     FEW,
     FEW_WARPS,
     LOST,
-    MOST_NS,
     Survivor,
     combine_again,
     comes_back,
     dead,
     dead_before_combine,
     hasty,
+    in_time,
     lose,
     masked_group,
     one_after_the_other,
@@ -48,13 +48,7 @@ def quiet(cluster: Any, survivor: Survivor) -> None:
 
 def network_keeps(cluster: Any, survivor: Survivor) -> None:
     """What is put to the dead rank never leaves. That is waited for once."""
-    start = cluster.sim.clock_ns
-    exchanges = [survivor.exchange() for _ in range(12)]
-    for mine in exchanges:
-        mine.run(survivor.handle)
-    survivor.rank.synchronize()
-    assert cluster.sim.clock_ns - start <= MOST_NS, f"waits for {cluster.sim.clock_ns - start} ns"
-    survivor.check_without_lost(exchanges[-1])
+    survivor.check_without_lost(in_time(cluster, survivor, 12)[-1])
     survivor.check_mask()
 
 
