@@ -13,6 +13,7 @@
 #include "ht/parties.cuh"
 #include "ht/quantize.cuh"
 #include "ht/scaled_mover.cuh"
+#include "ht/scales_apart.cuh"
 #include "ht/tickets.cuh"
 #include "ht/weights.cuh"
 
@@ -143,7 +144,9 @@ EP_DEVICE void push_flow(const Operation<kPeers>& op, const HtDispatchArgs& args
   });
   if (!mover.takes_part() || num_mine == 0) return;
   mover.drain();
-  if (ok && dev::lane_idx() == 0) add_arrived(op, args.move, flow, num_mine, outgoing.num_rows);
+  if (ok && dev::lane_idx() == 0) {
+    add_arrived(op, args.move, flow, num_mine, num_arrivals<RowMover::kHasScales>(args.scales, outgoing.num_rows));
+  }
 }
 
 template <class Tokens, class RowMover, Peers kPeers>
@@ -351,6 +354,16 @@ EP_DEVICE void push_all(const Operation<kPeers>& op, const HtDispatchArgs& args,
   if (mover.takes_part()) mover.close();
 }
 
+// Sends the scales of this rank's tokens, when they go apart.
+template <class Tokens, Peers kPeers>
+EP_DEVICE void send_scales(const Operation<kPeers>& op, const HtDispatchArgs& args, const Tokens& tokens,
+                           const Crew& crew) {
+  if (args.scales.go != ScalesGo::apart) return;
+  const uint32_t num_flows = args.group.layout.team_size - (pushes_own(args.move) ? 0 : 1);
+  const auto scales_to = [&](uint32_t flow) { return destination(args, flow).scales; };
+  send_scales_apart(op, args.move, args.handle, args.scales, tokens, crew, num_flows, scales_to);
+}
+
 template <bool kExpertMajor, class Tokens, class Guests, Peers kPeers>
 EP_DEVICE void receive_all(const Operation<kPeers>& op, const HtDispatchArgs& args, const Tokens& tokens,
                            const Guests& guests, const Crew& crew, const RowRanges& ranges) {
@@ -381,6 +394,9 @@ EP_DEVICE void take_part(const Operation<kPeers>& op, const HtDispatchArgs& args
     }
     if (receives && args.topk_weights && await_peers(op)) send_weights(op, args, crews.receivers);
     if constexpr (Tokens::kHasScales) tokens.quantize();
+    if constexpr (Tokens::kHasScales && !kExpertMajor) {
+      if (receives) send_scales(op, args, tokens, crews.receivers);
+    }
     if (receives) receive_all<kExpertMajor>(op, args, tokens, guests, crews.receivers, ranges);
   }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Pushing rows with their scales, which ride in the stage of their row's last piece if bulk copies can take them.
+// Pushing rows with their scales, unless these go apart: in the stage of their row's last piece, if bulk copies can take them.
 #pragma once
 
 #include "ht/mover.cuh"
@@ -25,7 +25,7 @@ struct ScaledMover : Mover {
 
   EP_DEVICE void move(const ScaledRow<const unsigned char>& from, const ScaledRow<unsigned char>& to, uint32_t* flag) {
     if (leads()) move_in_bulk(from, to, flag);
-    if (scales.in_bulk) return;
+    if (scales.go != ScalesGo::by_lanes) return;
     copy_scales(scales, from.scales, 0, 1, [&](uint32_t) { return to.scales; });
     dev::sync_warp();  // what all lanes have copied is one lane's to publish
   }
@@ -50,7 +50,7 @@ struct ScaledMover : Mover {
       const uint32_t offset = piece * plan.piece_bytes, rest = plan.row_bytes - offset;
       const bool is_last = rest <= plan.piece_bytes;
       load({from.row + offset, from.scales}, {to.row + offset, is_last ? rest : plan.piece_bytes},
-           {to.scales, is_last && scales.in_bulk ? scales.row_bytes : 0});
+           {to.scales, is_last && scales.go == ScalesGo::in_stages ? scales.row_bytes : 0});
       if (num_loads > kLoadsAhead) store();
     }
   }

@@ -110,11 +110,18 @@ struct HtPushed {
   uint32_t num_arrived;  // counted in dispatch
 };
 
+// How rows' scales get to other ranks.
+enum class ScalesGo : uint32_t {
+  in_stages,  // with their row's last piece
+  by_lanes,   // the lanes of the warp that pushes the row copy them
+  apart,      // the warps that receive send them, those of neighbouring rows together
+};
+
 // Scales beside rows, in dispatch with a recipe that has them.
 struct HtScales {
-  uint32_t row_bytes;          // of a row's scales
-  uint32_t word_bytes;         // 16, 4 or 1: they are so many whole words, wherever they lie
-  bool in_bulk;                // by way of stages
+  uint32_t row_bytes;   // of a row's scales
+  uint32_t word_bytes;  // 16, 4 or 1: they are so many whole words, wherever they lie
+  ScalesGo go;
   const unsigned char* given;  // [num_tokens, row]
   PeerWindow out_window;       // as that of the rows
   unsigned char* out;          // [rows, row]

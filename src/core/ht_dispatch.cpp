@@ -90,7 +90,10 @@ HtScales HtHandle::scales_of(const DispatchRequest& request, const DispatchRows&
   scales.out_window = window_of(kOutScales, *request.out_scales, rows.paths.out_scales, alignment);
   scales.out = static_cast<unsigned char*>(address_of(kOutScales, *request.out_scales, comm, alignment));
   scales.word_bytes = word_bytes_of(scales.row_bytes, reinterpret_cast<uintptr_t>(scales.out));
-  scales.in_bulk = scales.word_bytes == 16 && scales.row_bytes <= kMostInBulk;
+  const bool in_bulk = scales.word_bytes == 16 && scales.row_bytes <= kMostInBulk;
+  const bool is_one_team = group_.shape().team_size == group_.shape().num_ranks;
+  const bool go_apart = layout_ == Layout::flat && scales.out_window.base != 0 && is_one_team;
+  scales.go = go_apart ? ScalesGo::apart : in_bulk ? ScalesGo::in_stages : ScalesGo::by_lanes;
   return scales;
 }
 
@@ -108,7 +111,7 @@ void HtHandle::dispatch(const DispatchRequest& request, cudaStream_t stream) {
 
   const PeerWindow out_window = window_of(kOutTokens, *request.out_tokens, rows.paths.out_tokens, 16);
   const HtScales scales = scales_of(request, rows);
-  const plan::HtRow row{sent.row_bytes(), scales.in_bulk ? scales.row_bytes : 0};
+  const plan::HtRow row{sent.row_bytes(), scales.go == ScalesGo::in_stages ? scales.row_bytes : 0};
   const plan::HtRowPlan plan = plan::plan_ht_dispatch(layout_, out_window.base != 0, row,
                                                       group_.move_limits(layout_, sent.quantizes), group_.tuning());
   runtime::Communicator& comm = group_.comm();

@@ -19,14 +19,10 @@ constexpr uint32_t kTicketBytes = 16 * 1024;  // that a warp pushes before it as
 constexpr uint32_t kChunkBytes = 128 * 1024;  // of parcels, that cross the network together
 constexpr uint32_t kManyBlocks = 24;          // with fewer, where receiving is much work, all blocks do both
 
-// Who pushes by way of stages.
-struct Pushers {
-  uint32_t blocks;
-  uint32_t warps;        // of such a block
-  uint32_t piece_bytes;  // at most; more warps with smaller stages move more
-};
-constexpr Pushers kPushers{8, 6, 7168};          // 8 blocks fill the links, and more are slower
-constexpr Pushers kScaledPushers{10, 12, 3584};  // rows into windows with their scales: two copies each way
+// Who pushes by way of stages: 8 blocks fill the links, and more are slower.
+constexpr uint32_t kPushBlocks = 8;
+constexpr uint32_t kPushWarps = 6;      // of such a block
+constexpr uint32_t kPieceBytes = 7168;  // at most
 
 size_t update_bytes(const HtShape& shape, uint32_t tile_tokens) {
   const size_t num_counters = shape.layout().num_all_counters();
@@ -73,11 +69,10 @@ void require_room(const Limits& limits) {
 }
 
 // Blocks, threads and pieces.
-HtRowPlan cut_rows(const HtRow& row, const Pushers& pushers, const Limits& limits, const HtTuning& tuning) {
+HtRowPlan cut_rows(const HtRow& row, const Limits& limits, const HtTuning& tuning) {
   require_room(limits);
   HtRowPlan plan;
-  uint32_t max_piece_bytes =
-      tuning.piece_bytes ? std::max(tuning.piece_bytes / 16 * 16, kMinPieceBytes) : pushers.piece_bytes;
+  uint32_t max_piece_bytes = tuning.piece_bytes ? std::max(tuning.piece_bytes / 16 * 16, kMinPieceBytes) : kPieceBytes;
   for (cut_row(plan.move, row, max_piece_bytes); most_pushers(plan.move, limits) == 0;) {
     max_piece_bytes = max_piece_bytes / 32 * 16;
     cut_row(plan.move, row, max_piece_bytes);
@@ -97,9 +92,9 @@ void deal_pushers(HtRowPlan& plan, uint32_t min_blocks, uint32_t preferred_block
 }
 
 // Pushing by way of stages.
-void deal_stages(HtRowPlan& plan, const Pushers& pushers, const Limits& limits, const HtTuning& tuning) {
+void deal_stages(HtRowPlan& plan, const Limits& limits, const HtTuning& tuning) {
   const uint32_t most = std::min(most_pushers(plan.move, limits), plan.launch.num_threads / 32 - kOtherWarps);
-  plan.move.push_warps = std::min(tuning.push_warps ? tuning.push_warps : pushers.warps, most);
+  plan.move.push_warps = std::min(tuning.push_warps ? tuning.push_warps : kPushWarps, most);
   plan.launch.shared_bytes = plan.move.push_warps * plan.move.mover_bytes();
 }
 
@@ -154,29 +149,27 @@ uint32_t max_ht_update_blocks(const HtShape& shape, const Limits& limits) {
 
 HtRowPlan plan_ht_dispatch(Layout layout, bool into_windows, const HtRow& row, const Limits& limits,
                            const HtTuning& tuning) {
-  const bool flat_into_windows = layout == Layout::flat && into_windows;
-  const Pushers& pushers = flat_into_windows && row.stage_scale_bytes ? kScaledPushers : kPushers;
-  HtRowPlan plan = cut_rows(row, pushers, limits, tuning);
+  HtRowPlan plan = cut_rows(row, limits, tuning);
   const uint32_t num_blocks = plan.launch.num_blocks;
   if (layout == Layout::expert_major) {
-    deal_pushers(plan, kManyBlocks, pushers.blocks, tuning);
+    deal_pushers(plan, kManyBlocks, kPushBlocks, tuning);
   } else if (into_windows) {
-    deal_pushers(plan, pushers.blocks + 4, pushers.blocks, tuning);
+    deal_pushers(plan, kPushBlocks + 4, kPushBlocks, tuning);
   } else {
-    deal_pushers(plan, 2 * pushers.blocks, std::min(pushers.blocks, num_blocks * 7 / 16), tuning);
+    deal_pushers(plan, 2 * kPushBlocks, std::min(kPushBlocks, num_blocks * 7 / 16), tuning);
   }
-  deal_stages(plan, pushers, limits, tuning);
+  deal_stages(plan, limits, tuning);
   return plan;
 }
 
 HtRowPlan plan_ht_combine(Layout layout, uint64_t row_bytes, const Limits& limits, const HtTuning& tuning) {
-  HtRowPlan plan = cut_rows({row_bytes}, kPushers, limits, tuning);
+  HtRowPlan plan = cut_rows({row_bytes}, limits, tuning);
   if (layout == Layout::expert_major) {
     deal_pushers(plan, kManyBlocks, plan.launch.num_blocks * 5 / 8, tuning);
     deal_sums(plan, tuning);
   } else {
-    deal_pushers(plan, 2 * kPushers.blocks, kPushers.blocks, tuning);
-    deal_stages(plan, kPushers, limits, tuning);
+    deal_pushers(plan, 2 * kPushBlocks, kPushBlocks, tuning);
+    deal_stages(plan, limits, tuning);
   }
   return plan;
 }

@@ -9,6 +9,8 @@ IN_BULK = ("in-bulk",)
 IN_BYTES = ("in-bytes",)
 QUANTIZED = ("quantized",)
 COMBINED = ("combined",)
+APART = ("apart",)
+APART_QUANTIZED = ("apart-quantized",)
 
 MUTANTS = [
     Mutant(
@@ -42,6 +44,38 @@ MUTANTS = [
         "",
         "A row's flag is raised without its scales.",
         IN_BYTES,
+    ),
+    Mutant(
+        "a flow is said to be done before its scales have come",
+        "ht/scales_apart.cuh",
+        "return kHasScales && scales.go == ScalesGo::apart ? 2 * num_rows : num_rows;",
+        "return num_rows;",
+        "Experts read scales that are not there yet, or wait forever.",
+        APART,
+    ),
+    Mutant(
+        "scales that go apart are counted before all lanes have stored them",
+        "ht/scales_apart.cuh",
+        "  dev::sync_warp();  // what all lanes have stored is one lane's to count\n",
+        "",
+        "Experts read scales that are not there yet.",
+        APART,
+    ),
+    Mutant(
+        "scales leave before they are made",
+        "ht/scales_apart.cuh",
+        " || !dev::all(!exists || tokens.await(mine.token))) return false;",
+        ") return false;",
+        "Those of an earlier operation arrive.",
+        APART_QUANTIZED,
+    ),
+    Mutant(
+        "scales go to a rank that has not started",
+        "ht/scales_apart.cuh",
+        "if (!dev::all(op.await_peer(flow))) {",
+        "if (false) {",
+        "Its output is still being read.",
+        APART,
     ),
     Mutant(
         "quantized rows leave without a fence",

@@ -25,13 +25,14 @@ from ll import Shape, assert_same_bits
 
 NUM_STEPS = 2
 OUTPUTS = ("received", "received_scales")
+INTO_SLOTS = Mode(EM, windows=True, alignment=4)
 SHAPE = Shape(num_ranks=2, num_local_experts=3, num_topk=4, hidden=16, max_tokens=6, tokens=(6, 5))
 
 
-def chained(seed: int, rows: Rows, *, windows: bool) -> None:
+def chained(seed: int, rows: Rows, mode: Mode) -> None:
     """Several dispatches in a row; raises if a rank received something else than it must."""
     problems = make_problems(seed, SHAPE)
-    mode = with_budget(Mode(EM, windows=windows, alignment=4), problems)
+    mode = with_budget(mode, problems)
 
     def main(rank: Any) -> Any:
         with ep.Group(rank.comm, config_for(problems[0], mode, [rows], timeout_ns=TIMEOUT_NS)) as group:
@@ -64,7 +65,11 @@ def combined(seed: int) -> None:
 
 SCENARIOS: dict[str, Callable[[int], None]] = {
     "combined": combined,
-    "in-bulk": partial(chained, rows=Rows(64, 8), windows=True),
-    "in-bytes": partial(chained, rows=Rows(32, 35, scale_dtype=ep.DataType.UINT8), windows=False),
-    "quantized": partial(chained, rows=quantized_rows(1152), windows=True),
+    "in-bulk": partial(chained, rows=Rows(64, 8), mode=INTO_SLOTS),
+    "in-bytes": partial(
+        chained, rows=Rows(32, 35, scale_dtype=ep.DataType.UINT8), mode=replace(INTO_SLOTS, windows=False)
+    ),
+    "quantized": partial(chained, rows=quantized_rows(1152), mode=INTO_SLOTS),
+    "apart": partial(chained, rows=Rows(64, 8), mode=Mode(FLAT, windows=True, backward=True)),
+    "apart-quantized": partial(chained, rows=quantized_rows(1152), mode=Mode(FLAT, windows=True)),
 }

@@ -82,7 +82,13 @@ def test_wide_rows(make_cluster: Any, mode: Mode, rows: Rows) -> None:
 
 @FEW_ROWS
 @pytest.mark.parametrize(
-    "mode", [Mode(FLAT, drop=True), Mode(EM, windows=True, alignment=2, drop=True)], ids=str
+    "mode",
+    [
+        Mode(FLAT, drop=True),
+        Mode(FLAT, windows=True, drop=True),
+        Mode(EM, windows=True, alignment=2, drop=True),
+    ],
+    ids=str,
 )
 def test_what_does_not_fit_is_dropped(make_cluster: Any, mode: Mode, rows: Rows, seed: int) -> None:
     problem = make_problem(replace(SHAPE, tokens=(8, 5, 7), no_route=0), seed)

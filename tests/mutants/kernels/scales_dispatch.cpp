@@ -4,3 +4,4 @@
 using namespace nccl_ep;
 
 EP_SIM_KERNEL("ht_dispatch_expert_major_scaled", (ht::dispatch<true, true>), HtDispatchArgs)
+EP_SIM_KERNEL("ht_dispatch_flat_scaled", (ht::dispatch<false, true>), HtDispatchArgs)
