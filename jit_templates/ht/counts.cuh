@@ -177,8 +177,11 @@ EP_DEVICE bool send_counts(const Operation<kPeers>& op, const UpdateScratch& scr
     const uint32_t peer = team_peer(group, i);
     for_each_thread(group.layout.count_units(), [&](uint32_t u) {
       if (!ok) return;
-      ok = Operation<kPeers>::kMasks || op.await_peer(peer);
-      if (!ok || !op.reaches(peer)) return;
+      if (!Operation<kPeers>::kMasks && !op.await_peer(peer)) {
+        ok = false;
+        return;
+      }
+      if (!op.reaches(peer)) return;
       dev::st_unit(group.window.at<Unit>(peer, group.layout.counts_at(group.rank, u)), count_unit(op, scratch, u));
     });
   }
