@@ -168,7 +168,7 @@ EP_DEVICE Unit count_unit(const Operation<kPeers>& op, const UpdateScratch& scra
   return unit;
 }
 
-// Sends this rank's counts to every rank of the team: a block for each.
+// Sends this rank's counts to every rank of the team: a block for each. With masks all have started that are not masked.
 template <Peers kPeers>
 EP_DEVICE bool send_counts(const Operation<kPeers>& op, const UpdateScratch& scratch) {
   const HtGroupState& group = op.group;
@@ -177,8 +177,8 @@ EP_DEVICE bool send_counts(const Operation<kPeers>& op, const UpdateScratch& scr
     const uint32_t peer = team_peer(group, i);
     for_each_thread(group.layout.count_units(), [&](uint32_t u) {
       if (!ok) return;
-      if (!op.await_peer(peer)) {
-        ok = op.goes_on();
+      if (!Operation<kPeers>::kMasks && !op.await_peer(peer)) {
+        ok = false;
         return;
       }
       if (!op.reaches(peer)) return;
@@ -193,10 +193,11 @@ EP_DEVICE uint32_t rank_of_counter(const HtGroupState& group, uint32_t counter) 
   return counter < group.num_ranks ? counter : (counter - group.num_ranks) / group.num_local_experts;
 }
 
-// Waits for the counts of all ranks that take part: `next` gets what the ranks before have on top, `total` what all have.
-// Where each rank's rows begin here is remembered.
-template <Peers kPeers>
-EP_DEVICE bool add_ranks(const Operation<kPeers>& op, const HtHandle& handle, const UpdateScratch& scratch) {
+// Waits for the counts of all ranks that `takes_part` names, as `await` does: `next` gets what the ranks before have on top,
+// `total` what all have. Where each rank's rows begin here is remembered.
+template <Peers kPeers, class TakesPart, class Await>
+EP_DEVICE bool add_ranks(const Operation<kPeers>& op, const HtHandle& handle, const UpdateScratch& scratch,
+                         TakesPart takes_part, Await await) {
   constexpr uint32_t kBatch = 4;
   const HtGroupState& group = op.group;
   bool ok = true;
@@ -205,7 +206,7 @@ EP_DEVICE bool add_ranks(const Operation<kPeers>& op, const HtHandle& handle, co
     for (uint32_t first = 0; ok && first < group.num_ranks; first += kBatch) {
       Unit units[kBatch];
       Awaited awaited{Wait::source_counts, first, 0};
-      ok = op.wait_for(awaited, [&] {
+      ok = await(awaited, [&] {
         bool arrived = true;
 #pragma unroll
         for (uint32_t i = 0; i < kBatch; ++i) {
@@ -215,7 +216,7 @@ EP_DEVICE bool add_ranks(const Operation<kPeers>& op, const HtHandle& handle, co
 #pragma unroll
         for (uint32_t i = 0; i < kBatch; ++i) {
           if (first + i >= group.num_ranks || units[i].epoch == op.epoch) continue;
-          if (!takes_part(op, first + i)) continue;
+          if (!takes_part(first + i)) continue;
           awaited.peer = first + i;
           arrived = false;
         }
@@ -227,7 +228,7 @@ EP_DEVICE bool add_ranks(const Operation<kPeers>& op, const HtHandle& handle, co
 #pragma unroll
         for (uint32_t j = 0; j < 3; ++j) {
           if (3 * u + j == group.rank && dev::block_idx() == 0) *handle.source(first + i) = all[j];
-          if (!takes_part(op, first + i)) continue;
+          if (!takes_part(first + i)) continue;
           if (first + i < group.rank) before[j] += units[i].word[j];
           all[j] += units[i].word[j];
         }
@@ -236,7 +237,7 @@ EP_DEVICE bool add_ranks(const Operation<kPeers>& op, const HtHandle& handle, co
 #pragma unroll
     for (uint32_t j = 0; j < 3; ++j) {
       if (3 * u + j >= group.layout.num_counters()) continue;
-      if (!takes_part(op, rank_of_counter(group, 3 * u + j))) all[j] = scratch.total[3 * u + j] = 0;
+      if (!takes_part(rank_of_counter(group, 3 * u + j))) all[j] = scratch.total[3 * u + j] = 0;
       if (3 * u + j == group.rank && dev::block_idx() == 0) *handle.source(group.num_ranks) = all[j];
       if (3 * u + j < group.num_ranks) scratch.outgoing[3 * u + j] = {0, before[j], scratch.total[3 * u + j]};
       scratch.next[3 * u + j] += before[j];

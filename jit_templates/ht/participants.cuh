@@ -16,7 +16,10 @@
 // only when all have started, and so learns that it is masked. Otherwise it would be counted, and wait for one that does
 // not answer while others wait for it.
 //
-// Block 0 finds all this out, and tells the others.
+// As long as all answer nobody asks: each block sees the counts of all come. A block that misses some asks block 0, which has
+// found out who takes part, for all blocks of its rank. Those that have seen all counts have found the same: whoever has sent
+// them has said that it is present, and block 0 looks for them last of all. Only where ranks have stood still in the middle
+// of this may blocks of one that is left behind be of several minds, of which nobody else learns.
 #pragma once
 
 #include "ht/counts.cuh"
@@ -46,10 +49,10 @@ EP_DEVICE uint32_t* participation_of(const MaskedOperation& op, uint32_t rank) {
   return op.group.window.at<uint32_t>(rank, op.group.layout.participation_at());
 }
 
-// Says whether a rank takes part in this operation, unless somebody has said so before. Returns what holds.
-EP_DEVICE Verdict settle(const MaskedOperation& op, uint32_t rank, Verdict mine) {
+// Says whether a rank takes part in this operation, unless somebody has said so before. `said` is what the word has been.
+// Returns what holds.
+EP_DEVICE Verdict settle(const MaskedOperation& op, uint32_t rank, Verdict mine, Participation said) {
   uint32_t* word = participation_of(op, rank);
-  Participation said{dev::ld_acquire<dev::Scope::system>(word)};
   while (said.ahead_of(op.epoch) < 0) {
     const Participation wanted = Participation::of(op.epoch, mine);
     const uint32_t before = dev::atomic_cas<dev::Order::acq_rel, dev::Scope::system>(word, said.word, wanted.word);
@@ -58,36 +61,36 @@ EP_DEVICE Verdict settle(const MaskedOperation& op, uint32_t rank, Verdict mine)
   }
   return said.verdict(op.epoch);
 }
+EP_DEVICE Participation said_of(const MaskedOperation& op, uint32_t rank) {
+  return {dev::ld_acquire<dev::Scope::system>(participation_of(op, rank))};
+}
 
-// Makes this rank take part, unless the others have gone on without it. False: they have, and must not get its counts. All
-// threads of all blocks call it, and meet.
+// Says of ranks that are masked that they are absent, and greets them. All have started that are not.
+EP_DEVICE void leave_out_masked(const MaskedOperation& op) {
+  const HtGroupState& group = op.group;
+  for_each_thread(group.num_ranks, [&](uint32_t peer) {
+    if (op.reaches(peer) || has_failed(group)) return;
+    settle(op, peer, Verdict::absent, said_of(op, peer));
+    say_hello(group, peer, op.epoch);
+  });
+}
+
+// Makes this rank take part, unless the others have gone on without it. False: they have, and must not get its counts. Each
+// block that sends some says so for itself. All its threads call it, and meet.
 EP_DEVICE bool enter(const MaskedOperation& op, const UpdateScratch& scratch) {
   EP_SHARED(uint32_t, enters, [1]);
   const HtGroupState& group = op.group;
-  if (dev::block_idx() == 0) {
-    for_each_thread(group.num_ranks, [&](uint32_t peer) {
-      if (op.await_peer(peer)) op.reaches(peer);  // or it is masked from now on
-    });
-    dev::sync_block();
-    for_each_thread(group.num_ranks, [&](uint32_t peer) {
-      if (op.reaches(peer) || has_failed(group)) return;
-      settle(op, peer, Verdict::absent);
-      say_hello(group, peer, op.epoch);
-    });
-    for_each_thread(group.layout.count_units(), [&](uint32_t u) {
-      dev::st_unit(group.window.at<Unit>(group.rank, group.layout.counts_at(group.rank, u)),
-                   count_unit(op, scratch, u));
-    });
-    dev::sync_block();
-    if (dev::thread_idx() == 0 && !has_failed(group)) settle(op, group.rank, Verdict::present);
-  }
+  Participation mine{};
+  if (dev::thread_idx() == 0) mine = said_of(op, group.rank);  // on its way while others start
+  for_each_thread(group.num_ranks, [&](uint32_t peer) { op.await_peer(peer); });
+  dev::sync_block();
+  if (dev::block_idx() == 0) leave_out_masked(op);
+  for_each_thread(group.layout.count_units(), [&](uint32_t u) {
+    dev::st_unit(group.window.at<Unit>(group.rank, group.layout.counts_at(group.rank, u)), count_unit(op, scratch, u));
+  });
+  dev::sync_block();
   if (dev::thread_idx() == 0) {
-    Participation mine{};
-    const bool is_said = op.wait_for_own({Wait::source_counts, group.rank, 0}, [&] {
-      mine.word = dev::ld_acquire<dev::Scope::system>(participation_of(op, group.rank));
-      return mine.ahead_of(op.epoch) >= 0;
-    });
-    enters[0] = is_said && mine.verdict(op.epoch) == Verdict::present;
+    enters[0] = !has_failed(group) && settle(op, group.rank, Verdict::present, mine) == Verdict::present;
   }
   dev::sync_block();
   return enters[0];
@@ -104,11 +107,9 @@ EP_DEVICE bool has_counts(const MaskedOperation& op, uint32_t source) {
   return dev::all(arrived);
 }
 
-// Whether somebody has said that a rank does not take part. The whole warp calls it.
+// Whether somebody has said that a rank does not take part.
 EP_DEVICE bool is_left_out(const MaskedOperation& op, uint32_t rank) {
-  Participation said{};
-  if (dev::lane_idx() == 0) said.word = dev::ld_acquire<dev::Scope::system>(participation_of(op, rank));
-  said.word = dev::shfl(said.word, 0);
+  const Participation said = said_of(op, rank);
   return said.ahead_of(op.epoch) >= 0 && said.verdict(op.epoch) != Verdict::present;
 }
 
@@ -119,7 +120,7 @@ EP_DEVICE bool await_counts(const MaskedOperation& op, uint32_t source) {
   uint32_t polls = 0;
   const bool is_settled = op.wait_for<true>({Wait::source_counts, source, 0}, [&] {
     has_all = has_counts(op, source);
-    return has_all || (++polls % dev::kPollsBeforeClock == 0 && is_left_out(op, source));
+    return has_all || (++polls % dev::kPollsBeforeClock == 0 && dev::any(is_left_out(op, source)));
   });
   return is_settled && has_all;
 }
@@ -130,25 +131,26 @@ EP_DEVICE bool fetch_counts(const MaskedOperation& op, uint32_t source) {
   bool has_all = true;
   for (uint32_t u = dev::lane_idx(); u < group.layout.count_units(); u += 32) {
     Unit unit;
-    has_all &= op.has_arrived(group.window.at<Unit>(source, group.layout.counts_at(source, u)), unit);
-    dev::st_unit(group.window.at<Unit>(group.rank, group.layout.counts_at(source, u)), unit);
+    const bool has = op.has_arrived(group.window.at<Unit>(source, group.layout.counts_at(source, u)), unit);
+    if (has) dev::st_unit(group.window.at<Unit>(group.rank, group.layout.counts_at(source, u)), unit);
+    has_all &= has;
   }
   return dev::all(has_all);
 }
 
-// Whether a rank takes part; if so its counts are here. The whole warp calls it.
+// Whether another rank takes part; if so its counts are here. The whole warp calls it.
 EP_DEVICE Verdict find_verdict(const MaskedOperation& op, uint32_t rank) {
-  const bool is_own = rank == op.group.rank;
-  if (!is_own && await_counts(op, rank)) return Verdict::present;
+  if (await_counts(op, rank)) return Verdict::present;
   if (dev::any(has_failed(op.group))) return Verdict::past;  // who has given up has no opinion
-  uint32_t verdict = 0;
+  uint32_t lane_verdict = 0;
   if (dev::lane_idx() == 0) {
-    verdict = static_cast<uint32_t>(settle(op, rank, is_own ? Verdict::present : Verdict::absent));
+    lane_verdict = static_cast<uint32_t>(settle(op, rank, Verdict::absent, said_of(op, rank)));
   }
-  verdict = dev::shfl(verdict, 0);
+  const Verdict verdict = static_cast<Verdict>(dev::shfl(lane_verdict, 0));
   dev::sync_warp();  // what one lane has acquired is for all to read
-  if (is_own || verdict != static_cast<uint32_t>(Verdict::present)) return static_cast<Verdict>(verdict);
-  return fetch_counts(op, rank) ? Verdict::present : Verdict::past;
+  if (verdict == Verdict::absent) return verdict;
+  if (verdict == Verdict::present && fetch_counts(op, rank)) return verdict;
+  return has_counts(op, rank) ? Verdict::present : Verdict::past;  // it may have sent them before it went on
 }
 
 EP_DEVICE uint32_t num_participant_words(const MaskedOperation& op) {
@@ -156,26 +158,24 @@ EP_DEVICE uint32_t num_participant_words(const MaskedOperation& op) {
 }
 
 // Block 0, for all: a warp for each rank.
-EP_DEVICE void find_participants(const MaskedOperation& op) {
+EP_DEVICE void find_participants(const MaskedOperation& op, bool enters) {
   EP_SHARED(uint32_t, is_left_behind, [1]);
   const HtGroupState& group = op.group;
+  const uint32_t own_word = group.rank / 32, own_bit = 1u << group.rank % 32;
   uint32_t* words = participant_words();
-  if (dev::thread_idx() == 0) is_left_behind[0] = 0;
-  for_each_thread(num_participant_words(op), [&](uint32_t i) { words[i] = 0; });
+  if (dev::thread_idx() == 0) is_left_behind[0] = !enters;
+  for_each_thread(num_participant_words(op), [&](uint32_t i) { words[i] = i == own_word ? own_bit : 0; });
   dev::sync_block();
-  for (uint32_t rank = dev::warp_idx(); rank < group.num_ranks; rank += dev::num_warps()) {
+  for (uint32_t rank = dev::warp_idx(); enters && rank < group.num_ranks; rank += dev::num_warps()) {
+    if (rank == group.rank) continue;
     const Verdict verdict = find_verdict(op, rank);
-    if (dev::lane_idx() != 0) continue;
-    const bool is_present = verdict == Verdict::present;
-    if (is_present) dev::atomic_or<dev::Order::relaxed, dev::Scope::block>(words + rank / 32, 1u << rank % 32);
-    if (verdict == Verdict::past || (rank == group.rank && !is_present)) {
-      dev::st_relaxed<dev::Scope::block>(is_left_behind, 1u);
-    }
+    if (dev::lane_idx() != 0 || verdict == Verdict::absent) continue;
+    if (verdict == Verdict::past) dev::st_relaxed<dev::Scope::block>(is_left_behind, 1u);  // whatever else is found
+    dev::atomic_or<dev::Order::relaxed, dev::Scope::block>(words + rank / 32, 1u << rank % 32);
   }
   dev::sync_block();
   if (is_left_behind[0]) {
-    for_each_thread(num_participant_words(op),
-                    [&](uint32_t i) { words[i] = i == group.rank / 32 ? 1u << group.rank % 32 : 0; });
+    for_each_thread(num_participant_words(op), [&](uint32_t i) { words[i] = i == own_word ? own_bit : 0; });
     dev::sync_block();
   }
   for_each_thread(group.num_ranks, [&](uint32_t rank) {
@@ -186,11 +186,16 @@ EP_DEVICE void find_participants(const MaskedOperation& op) {
   });
 }
 
-// Finds out who takes part, for takes_part(), and has their counts. False: this rank has given up. All threads of all blocks
+// What block 0 has found of a rank.
+EP_DEVICE Participation found_of(const MaskedOperation& op, uint32_t rank) {
+  return {dev::ld_acquire<dev::Scope::gpu>(op.group.mask.verdicts + rank)};
+}
+
+// Finds out who takes part, for takes_part(), and has their counts. False: this rank has given up. All threads of the block
 // call it, and meet.
-EP_DEVICE bool agree(const MaskedOperation& op) {
+EP_DEVICE bool agree(const MaskedOperation& op, bool enters) {
   const HtGroupState& group = op.group;
-  if (dev::block_idx() == 0) find_participants(op);
+  if (dev::block_idx() == 0) find_participants(op, enters);
   bool ok = true;
   if (dev::warp_idx() == 0) {
     for (uint32_t base = 0; base < group.num_ranks; base += 32) {
@@ -198,7 +203,7 @@ EP_DEVICE bool agree(const MaskedOperation& op) {
       Participation said{};
       if (rank < group.num_ranks) {
         ok &= op.wait_for_own({Wait::source_counts, group.rank, 0}, [&] {
-          said.word = dev::ld_acquire<dev::Scope::gpu>(group.mask.verdicts + rank);
+          said = found_of(op, rank);
           return said.ahead_of(op.epoch) == 0;
         });
       }
@@ -210,6 +215,50 @@ EP_DEVICE bool agree(const MaskedOperation& op) {
   ok = all_in_block(ok);
   dev::sync_block();
   return ok;
+}
+
+// Waits for the counts of all ranks, as add_ranks() wants it: as long as `ready` says that some are missing. False: there is
+// more to be asked. Block 0 is to find that out, so its waits have an end.
+template <class Ready>
+EP_DEVICE bool await_all_counts(const MaskedOperation& op, const Awaited& awaited, Ready ready) {
+  bool has_all = false;
+  uint32_t polls = 0;
+  const auto looks_further = [&] { return ++polls % dev::kPollsBeforeClock == 0; };
+  if (dev::block_idx() == 0) {
+    wait_patiently<false, true>(TeamLife(op.group), op.epoch, awaited, [&] {
+      has_all = ready();
+      return has_all || (looks_further() && is_left_out(op, awaited.peer));
+    });
+  } else {
+    op.wait_for_own(awaited, [&] {
+      has_all = ready();
+      return has_all || (looks_further() && found_of(op, op.group.rank).ahead_of(op.epoch) == 0);
+    });
+  }
+  return has_all;
+}
+
+// The ranks tell each other their counts, and go on with those of all that take part. False: this rank has given up. All
+// threads of all blocks call it, and meet.
+EP_DEVICE bool exchange_counts(const MaskedOperation& op, const HtUpdateArgs& args, const UpdateScratch& scratch) {
+  bool enters = true;
+  if (dev::block_idx() < op.group.layout.team_size) {
+    enters = enter(op, scratch);
+    if (enters) send_counts(op, scratch);
+  }
+  for_each_thread(num_participant_words(op), [&](uint32_t i) { participant_words()[i] = ~0u; });
+  bool has_all = dev::block_idx() != 0 || enters;
+  if (has_all) {
+    has_all = add_ranks(
+        op, args.handle, scratch, [](uint32_t) { return true; },
+        [&](const Awaited& awaited, auto ready) { return await_all_counts(op, awaited, ready); });
+  }
+  if (all_in_block(has_all)) return true;
+  dev::sync_block();
+  if (!agree(op, enters) || !add_blocks(op, args, scratch)) return false;
+  return all_in_block(add_ranks(
+      op, args.handle, scratch, [&](uint32_t rank) { return takes_part(op, rank); },
+      [&](const Awaited& awaited, auto ready) { return op.wait_for(awaited, ready); }));
 }
 
 }  // namespace nccl_ep::ht

@@ -41,11 +41,12 @@ template <Peers kPeers, class OtherTeams>
 EP_DEVICE bool exchange_counts(const Operation<kPeers>& op, const HtUpdateArgs& args, const UpdateScratch& scratch,
                                const OtherTeams& others) {
   if constexpr (kPeers == Peers::masked_team) {
-    if (enter(op, scratch)) send_counts(op, scratch);
-    return agree(op) && all_in_block(add_ranks(op, args.handle, scratch));
+    return exchange_counts(op, args, scratch);
   } else {
     const bool sent = send_counts(op, scratch), exchanged = others.exchange_counts(op, scratch);
-    return all_in_block(sent && exchanged && add_ranks(op, args.handle, scratch));
+    return all_in_block(sent && exchanged && add_ranks(
+        op, args.handle, scratch, [](uint32_t) { return true; },
+        [&](const Awaited& awaited, auto ready) { return op.wait_for(awaited, ready); }));
   }
 }
 

@@ -8,6 +8,7 @@ from mutant import Mutant
 DIES = ("dies",)
 LATE = ("late",)
 JUST_COUNTED = ("just-counted",)
+BLOCKS = ("several-blocks",)
 UNEQUAL = ("unequal",)
 
 MUTANTS = [
@@ -22,9 +23,41 @@ MUTANTS = [
     Mutant(
         "a rank whose counts have not come is taken to be absent",
         "ht/participants.cuh",
-        "return fetch_counts(op, rank) ? Verdict::present : Verdict::past;",
-        "return Verdict::absent;",
+        "  if (verdict == Verdict::absent) return verdict;\n",
+        "  if (true) return Verdict::absent;\n",
         "Others have its counts, and rows elsewhere.",
+        JUST_COUNTED,
+    ),
+    Mutant(
+        "a rank sends its counts without saying that it takes part",
+        "ht/participants.cuh",
+        "!has_failed(group) && settle(op, group.rank, Verdict::present, mine) == Verdict::present;",
+        "true;",
+        "Who has them counts it, and who has not says that it is absent.",
+        JUST_COUNTED,
+    ),
+    Mutant(
+        "a rank keeps no counts for those that miss them",
+        "ht/participants.cuh",
+        "group.layout.counts_at(group.rank, u)), count_unit(op, scratch, u));",
+        "group.layout.counts_at(group.rank, u)), Unit{});",
+        "They are left behind.",
+        JUST_COUNTED,
+    ),
+    Mutant(
+        "blocks do not ask block 0 for what they miss",
+        "ht/participants.cuh",
+        "found_of(op, op.group.rank).ahead_of(op.epoch) == 0);",
+        "false);",
+        "They wait for ever.",
+        BLOCKS,
+    ),
+    Mutant(
+        "blocks that miss counts add to what they have",
+        "ht/participants.cuh",
+        "if (!agree(op, enters) || !add_blocks(op, args, scratch)) return false;",
+        "if (!agree(op, enters)) return false;",
+        "Some counts are there twice.",
         JUST_COUNTED,
     ),
     Mutant(

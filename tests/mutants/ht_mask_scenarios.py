@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 
 from ht import FLAT, Mode
 from ht_masks import (
+    BLOCKS,
     FOUR,
     LOST,
     SHAPE,
@@ -44,6 +46,17 @@ def just_counted(seed: int) -> None:
         )
 
 
+def several_blocks(seed: int) -> None:
+    """The same where ranks have several blocks, which look for the counts each for itself."""
+    mode = replace(MODE, budget=4 * BLOCKS.max_tokens)
+    with ExitStack() as clusters:
+        find_moment(
+            lambda: clusters.enter_context(simulated(BLOCKS.num_ranks, seed, checker=False)),
+            make_problem(BLOCKS, seed),
+            mode,
+        )
+
+
 def unequal(seed: int) -> None:
     for again in range(2):
         with simulated(FOUR.num_ranks, seed + 1000 * again) as cluster:
@@ -54,5 +67,6 @@ SCENARIOS: dict[str, Callable[[int], None]] = {
     "dies": dies,
     "late": late,
     "just-counted": just_counted,
+    "several-blocks": several_blocks,
     "unequal": unequal,
 }

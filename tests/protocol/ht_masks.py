@@ -24,6 +24,7 @@ TIMEOUT_NS = 1_000_000  # of simulated time
 LOST = 1
 SHAPE = Shape(num_ranks=3, num_topk=3, hidden=16, max_tokens=6, tokens=(6, 5, 4))
 FOUR = replace(SHAPE, num_ranks=4, tokens=(4, 5, 6, 3))
+BLOCKS = Shape(num_ranks=3, num_topk=2, hidden=8, max_tokens=140, tokens=(140, 130, 70))  # of an update
 
 Results = dict[str, Array]
 
@@ -272,7 +273,7 @@ def find_moment(make_cluster: Callable[[], Any], problem: Problem, mode: Mode) -
         cluster = make_cluster()
         return (LOST,) in find_counted(problem, mode, cluster.run(main), (LOST,))
 
-    low, high = 0, 40_000
+    low, high = 0, 40_000 if problem.max_tokens < BLOCKS.max_tokens else 160_000
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if is_counted(middle) else (middle, high)

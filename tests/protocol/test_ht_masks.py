@@ -9,8 +9,9 @@ from typing import Any
 import nccl_ep as ep
 import numpy as np
 import pytest
-from ht import EM, FLAT, Exchange, Mode, check, expected, make_problem
+from ht import EM, FLAT, Exchange, Mode, Shape, check, expected, make_problem
 from ht_masks import (
+    BLOCKS,
     FOUR,
     LOST,
     SHAPE,
@@ -99,6 +100,16 @@ def test_a_rank_that_dies_in_an_update(make_cluster: Any, mode: Mode, seed: int)
     run_until_the_lost_are_gone(cluster, make_problem(SHAPE, seed), mode, (LOST,), [moment], seed)
 
 
+@SIM_ONLY
+@BOTH_LAYOUTS
+def test_a_rank_that_dies_in_an_update_of_several_blocks(make_cluster: Any, mode: Mode, seed: int) -> None:
+    moment = int(np.random.default_rng(seed).integers(1, 5 * UPDATE_STEPS))
+    print("dies after", moment, "steps")
+    cluster = make_cluster(BLOCKS.num_ranks, seed)
+    mode = replace(mode, budget=4 * BLOCKS.max_tokens)
+    run_until_the_lost_are_gone(cluster, make_problem(BLOCKS, seed), mode, (LOST,), [moment], seed)
+
+
 # That the last stores of a dead GPU have landed when its places are used again follows from the time-out, of
 # which the race checker knows nothing.
 
@@ -173,12 +184,13 @@ def test_a_rank_that_comes_late_disturbs_nobody(make_cluster: Any, mode: Mode, c
 
 
 @SIM_ONLY
-def test_a_rank_dies_when_it_is_just_counted(make_cluster: Any, seed: int) -> None:
+@pytest.mark.parametrize("shape", [SHAPE, BLOCKS], ids=["one block", "several"])
+def test_a_rank_dies_when_it_is_just_counted(make_cluster: Any, shape: Shape, seed: int) -> None:
     """Then some have its counts, and others look for them."""
-    mode, problem = MODES[1], make_problem(SHAPE, seed)
-    moment = find_moment(lambda: make_cluster(SHAPE.num_ranks, seed, checker=False), problem, mode)
+    mode, problem = replace(MODES[1], budget=4 * shape.max_tokens), make_problem(shape, seed)
+    moment = find_moment(lambda: make_cluster(shape.num_ranks, seed, checker=False), problem, mode)
     for later in (0, 5, 20, 80):
-        cluster = make_cluster(SHAPE.num_ranks, seed)
+        cluster = make_cluster(shape.num_ranks, seed)
         run_until_the_lost_are_gone(cluster, problem, mode, (LOST,), [moment + later], seed)
 
 
