@@ -67,10 +67,12 @@ void HtHandle::combine(const CombineRequest& request, cudaStream_t stream) {
 
   const bool is_exact = group_.shape().exact_combine;
   const bool quantizes = request.recipe == NCCL_EP_COMB_QUANT_FP8;
-  // As they are, by way of stages, or from the registers in which they are made.
-  const Layout moved_as = is_exact ? Layout::flat : quantizes ? Layout::expert_major : layout_;
   const plan::Limits& limits = group_.move_limits(layout_, quantizes);
-  const plan::HtRowPlan plan = plan::plan_ht_combine(moved_as, row_bytes, limits, group_.tuning());
+  // As they are, by way of stages, or from the registers in which they are made.
+  const Layout moved_as = is_exact ? Layout::flat : layout_;
+  const plan::HtRowPlan plan =
+      quantizes ? plan::plan_ht_quantized_combine(layout_, static_cast<uint32_t>(row_bytes), limits, group_.tuning())
+                : plan::plan_ht_combine(moved_as, row_bytes, limits, group_.tuning());
   runtime::Communicator& comm = group_.comm();
   HtCombineArgs args{};
   args.group = group_.state();

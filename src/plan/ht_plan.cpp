@@ -27,6 +27,9 @@ struct Pushers {
 };
 constexpr Pushers kPushers{8, 6, 7168};          // 8 blocks fill the links, and more are slower
 constexpr Pushers kScaledPushers{10, 12, 3584};  // rows into windows with their scales: two copies each way
+// Combine that quantizes, of 32 blocks: expert-major sums load more than rows do.
+constexpr Pushers kQuantizers{18, 12, 4096};
+constexpr Pushers kSumQuantizers{22, 12, 4096};
 
 size_t update_bytes(const HtShape& shape, uint32_t tile_tokens) {
   const size_t num_counters = shape.layout().num_all_counters();
@@ -72,6 +75,12 @@ void require_room(const Limits& limits) {
                                     " and " + std::to_string(kMinShared));
 }
 
+// Of a block.
+uint32_t num_move_threads(const Limits& limits, const HtTuning& tuning) {
+  const uint32_t most = std::min(kHtMoveThreads, limits.max_threads_per_block);
+  return std::clamp(tuning.num_threads ? tuning.num_threads : most, kMinThreads, most) / 32 * 32;
+}
+
 // Blocks, threads and pieces.
 HtRowPlan cut_rows(const HtRow& row, const Pushers& pushers, const Limits& limits, const HtTuning& tuning) {
   require_room(limits);
@@ -83,9 +92,7 @@ HtRowPlan cut_rows(const HtRow& row, const Pushers& pushers, const Limits& limit
     cut_row(plan.move, row, max_piece_bytes);
   }
   plan.move.ticket_rows = std::clamp<uint32_t>(kTicketBytes / plan.move.row_bytes, 1, 32);
-  const uint32_t most = std::min(kHtMoveThreads, limits.max_threads_per_block);
-  const uint32_t num_threads = std::clamp(tuning.num_threads ? tuning.num_threads : most, kMinThreads, most);
-  plan.launch = {limits.num_sms, num_threads / 32 * 32, 0};
+  plan.launch = {limits.num_sms, num_move_threads(limits, tuning), 0};
   return plan;
 }
 
@@ -110,6 +117,35 @@ void deal_sums(HtRowPlan& plan, const HtTuning& tuning) {
   const uint32_t preferred = all_push ? num_warps / 2 : num_warps - 1;
   const uint32_t most = num_warps - (all_push ? kOtherWarps : 1);
   plan.move.push_warps = std::min(tuning.push_warps ? tuning.push_warps : preferred, most);
+}
+
+// Pieces of whole parts, whose numbers leave from stages with their scales.
+void cut_quantized_row(HtMovePlan& move, uint32_t row_bytes, uint32_t max_piece_bytes) {
+  const uint64_t num_parts = div_up(row_bytes, kHtSumPartBytes);
+  const uint64_t most = std::max(max_piece_bytes / kHtSumPartBytes, 1u);
+  const uint64_t piece_parts = div_up(num_parts, div_up(num_parts, most));
+  move.row_bytes = row_bytes;
+  move.piece_bytes = static_cast<uint32_t>(piece_parts * kHtSumPartBytes);
+  move.num_pieces = static_cast<uint32_t>(div_up(num_parts, piece_parts));
+  move.stage_bytes = quantized_bytes(move.piece_bytes / sizeof(uint16_t));
+}
+
+// Stages for as many parts as a block has room for.
+void deal_parts(HtRowPlan& plan, const Pushers& pushers, const Limits& limits, const HtTuning& tuning) {
+  constexpr uint32_t kMinParts = 2, kMaxParts = 16;
+  HtMovePlan& move = plan.move;
+  const auto most_warps = [&](uint32_t num_parts) {
+    move.num_parts = num_parts;
+    return static_cast<uint32_t>(limits.max_dynamic_shared() / move.sum_mover_bytes());
+  };
+  const uint32_t num_warps = plan.launch.num_threads / 32;
+  const bool all_push = move.push_blocks == plan.launch.num_blocks;
+  const uint32_t preferred = all_push ? std::min(pushers.warps, num_warps / 2) : pushers.warps;
+  const uint32_t most = std::min(most_warps(kMinParts), num_warps - kOtherWarps);
+  move.push_warps = std::min(tuning.push_warps ? tuning.push_warps : preferred, most);
+  uint32_t num_parts = kMaxParts;
+  while (most_warps(num_parts) < move.push_warps) --num_parts;
+  plan.launch.shared_bytes = move.push_warps * move.sum_mover_bytes();
 }
 
 }  // namespace
@@ -178,6 +214,23 @@ HtRowPlan plan_ht_combine(Layout layout, uint64_t row_bytes, const Limits& limit
     deal_pushers(plan, 2 * kPushers.blocks, kPushers.blocks, tuning);
     deal_stages(plan, kPushers, limits, tuning);
   }
+  return plan;
+}
+
+HtRowPlan plan_ht_quantized_combine(Layout layout, uint32_t row_bytes, const Limits& limits, const HtTuning& tuning) {
+  require_room(limits);
+  const Pushers& pushers = layout == Layout::expert_major ? kSumQuantizers : kQuantizers;
+  HtRowPlan plan;
+  uint32_t max_piece_bytes = tuning.piece_bytes ? tuning.piece_bytes : pushers.piece_bytes;
+  const auto is_too_large = [&] { return 4 * plan.move.stage_bytes > limits.max_dynamic_shared(); };
+  for (cut_quantized_row(plan.move, row_bytes, max_piece_bytes); is_too_large();) {
+    max_piece_bytes /= 2;
+    cut_quantized_row(plan.move, row_bytes, max_piece_bytes);
+  }
+  plan.move.ticket_rows = std::clamp<uint32_t>(kTicketBytes / quantized_bytes(row_bytes / sizeof(uint16_t)), 1, 32);
+  plan.launch = {limits.num_sms, num_move_threads(limits, tuning), 0};
+  deal_pushers(plan, kManyBlocks, plan.launch.num_blocks * pushers.blocks / 32, tuning);
+  deal_parts(plan, pushers, limits, tuning);
   return plan;
 }
 
