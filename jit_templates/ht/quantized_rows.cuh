@@ -44,6 +44,7 @@ struct QuantizedRow {
 
 // Sixteen numbers that a lane loads from a block.
 struct LaneNumbers {
+  static constexpr uint32_t kLanesOfPair = QuantizedRow::kPair / 16;
   bool exist;
   uint32_t numbers, scales;  // where they lie; of what does not exist: where something does
   uint32_t first, second;    // elements: of the first eight, and of the others
@@ -51,8 +52,8 @@ struct LaneNumbers {
 
   // `begin`: of the block, which need not exist if it is not the first one.
   EP_DEVICE LaneNumbers(const QuantizedRow& row, uint32_t begin) {
-    constexpr uint32_t kLanes = QuantizedRow::kPair / 16;
-    const uint32_t at = dev::lane_idx() % kLanes, pair = begin + dev::lane_idx() / kLanes * QuantizedRow::kPair;
+    const uint32_t at = dev::lane_idx() % kLanesOfPair;
+    const uint32_t pair = begin + dev::lane_idx() / kLanesOfPair * QuantizedRow::kPair;
     share_scale = row.is_alone(pair);
     exist = pair < row.num_elements && !(share_scale && at >= kScaleGroup / 16);
     const uint32_t there = exist ? pair : begin < row.num_elements ? begin : begin - kQuantizedBlock;
@@ -77,9 +78,10 @@ struct LanePart {
 struct QuantizedSum {
   float value[kSumBlocks][16];
 
-  EP_DEVICE QuantizedSum() {
+  // Adding to -0 changes nothing, whatever is added; without rows a sum is 0.
+  EP_DEVICE explicit QuantizedSum(uint32_t num_rows) {
 #pragma unroll
-    for (uint32_t i = 0; i < 16 * kSumBlocks; ++i) value[i / 16][i % 16] = -0.0f;
+    for (uint32_t i = 0; i < 16 * kSumBlocks; ++i) value[i / 16][i % 16] = num_rows > 0 ? -0.0f : 0.0f;
   }
   EP_DEVICE void add(uint32_t block, const Pack& numbers, float first_scale, float second_scale) {
     float (&sum)[16] = value[block];
@@ -127,20 +129,26 @@ EP_DEVICE void add_rows(QuantizedSum& sum, const Addend* addends, const LanePart
   }
 }
 
-// Adds up some elements of rows and stores them as bf16; without rows they are zeros. The whole warp calls it.
-EP_DEVICE void sum_quantized(const Addend* addends, uint32_t num_addends, const Span& elements, unsigned char* out) {
+// Adds up some elements of rows, and calls store(sum, part) for what each lane has of them. The whole warp calls it.
+template <class Store>
+EP_DEVICE void sum_quantized(const Addend* addends, uint32_t num_addends, const Span& elements, Store store) {
 #pragma unroll 1
   for (uint32_t begin = elements.begin; begin < elements.end; begin += kSumElements) {
     const LanePart part(QuantizedRow{elements.end}, begin);
-    QuantizedSum sum;
+    QuantizedSum sum(num_addends);
     add_all(sum, addends, num_addends, part);
+    store(sum, part);
+  }
+}
+
+// As a row of bf16.
+EP_DEVICE void store_rounded(const QuantizedSum& sum, const LanePart& part, unsigned char* row) {
 #pragma unroll
-    for (uint32_t b = 0; b < kSumBlocks; ++b) {
-      const LaneNumbers& mine = part.block[b];
-      if (!mine.exist) continue;
-      dev::st(reinterpret_cast<Pack*>(out) + mine.first / 8, num_addends > 0 ? sum.round(b, 0) : Pack{});
-      dev::st(reinterpret_cast<Pack*>(out) + mine.second / 8, num_addends > 0 ? sum.round(b, 1) : Pack{});
-    }
+  for (uint32_t b = 0; b < kSumBlocks; ++b) {
+    const LaneNumbers& mine = part.block[b];
+    if (!mine.exist) continue;
+    dev::st(reinterpret_cast<Pack*>(row) + mine.first / 8, sum.round(b, 0));
+    dev::st(reinterpret_cast<Pack*>(row) + mine.second / 8, sum.round(b, 1));
   }
 }
 
