@@ -49,16 +49,32 @@ def assert_quantized(
     _assert_none(~np.where(finite[..., None], close, np.isnan(found)), found, exact, f"{what} rows")
 
 
-def assert_sums(sums: list[list[Array]], found: Array, what: str = "") -> None:
-    """Fails unless each row of ``found`` ``[b, H]`` bf16 sums up a token's rows, each quantized before."""
+def assert_sums(sums: list[list[Array | list[Array]]], found: Array, what: str = "") -> None:
+    """Fails unless each row of ``found`` ``[b, H]`` bf16 sums up a token's rows, each quantized before.
+
+    In place of a row there may be several, which are quantized, added up and quantized once more.
+    """
     for token, rows in enumerate(sums):
         exact, bound = np.zeros(found.shape[1]), np.zeros(found.shape[1])
         for row in rows:
-            exact += row.astype(np.float64)
-            bound += np.maximum(np.abs(row) / 16, np.repeat(scales_of(row), GROUP) / 1024)
+            value, error = _quantized_once_more(row) if isinstance(row, list) else _quantized(row)
+            exact += value
+            bound += error
         bound = (bound + (np.abs(exact) + bound) / 256) * (1 + 1e-5)
         wrong = np.abs(found[token].astype(np.float64) - exact) > bound
         _assert_none(wrong, found[token], exact, f"{what}[{token}]")
+
+
+def _quantized(row: Array, error: float | Array = 0.0) -> tuple[Array, Array]:
+    """A row and how far off it may be when it has been quantized, having been off by ``error`` before."""
+    exact = row.astype(np.float64)
+    most = np.abs(exact) + error
+    return exact, error + np.maximum(most / 16, np.repeat(scales_of(most), GROUP) / 1024)
+
+
+def _quantized_once_more(rows: list[Array]) -> tuple[Array, Array]:
+    exact, errors = zip(*map(_quantized, rows), strict=True)
+    return _quantized(sum(exact), sum(errors))
 
 
 def grouped(rows: Array) -> Array:

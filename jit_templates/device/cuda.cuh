@@ -515,6 +515,11 @@ EP_DEVICE float add(float a, float b) { return __fadd_rn(a, b); }
 EP_DEVICE float mul(float a, float b) { return __fmul_rn(a, b); }
 
 EP_DEVICE float reciprocal(float value) { return __frcp_rn(value); }
+EP_DEVICE float max_abs(float a, float b) {
+  float most;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(most) : "f"(fabsf(a)), "f"(fabsf(b)));
+  return most;
+}
 
 EP_DEVICE float float_from_bits(uint32_t bits) { return __uint_as_float(bits); }
 EP_DEVICE uint32_t bits_from_float(float value) { return __float_as_uint(value); }

@@ -65,7 +65,7 @@
 //               kPollsBeforeClock: so many polls of a spin are better spent without a look at the clock.
 //
 // Numbers       fma(a, b, c) add(a, b) mul(a, b) reciprocal(a): single IEEE operations, never contracted or
-//               reassociated.
+//               reassociated. max_abs(a, b): the larger of two magnitudes, NaN if one of them is.
 //               Pack of 16 bytes of DType as floats: see numeric.hpp, which uses
 //               float_from_bf16(uint16_t) bf16_from_float(float) float_from_fp16(uint16_t) fp16_from_float(float),
 //               round to nearest even, NaN stays NaN; float_from_bits(uint32_t) bits_from_float(float).

@@ -11,6 +11,11 @@ inline float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 inline float add(float a, float b) { return a + b; }
 inline float mul(float a, float b) { return a * b; }
 inline float reciprocal(float value) { return 1 / value; }
+inline float max_abs(float a, float b) {
+  if (a != a || b != b) return a + b;
+  const float x = __builtin_fabsf(a), y = __builtin_fabsf(b);
+  return x > y ? x : y;
+}
 
 inline float float_from_bits(uint32_t bits) {
   float value;

@@ -35,6 +35,11 @@ struct PackSum {
       for (int j = 0; j < Word::kSize; ++j) value[i / 4][i % 4][j] = -0.0f;
     }
   }
+  // Of one row.
+  EP_DEVICE explicit PackSum(const Pack (&packs)[kSumPacks]) {
+#pragma unroll
+    for (uint32_t i = 0; i < 4 * kSumPacks; ++i) Word::unpack(packs[i / 4].word[i % 4], value[i / 4][i % 4]);
+  }
   EP_DEVICE void add(const Pack (&packs)[kSumPacks]) {
 #pragma unroll
     for (uint32_t i = 0; i < 4 * kSumPacks; ++i) {
@@ -72,8 +77,8 @@ EP_DEVICE void add_rows(PackSum<kDType>& sum, const Addend* addends, const Span&
 }
 
 // Adds a span of some rows to what a lane has, kMost rows at a time.
-template <uint32_t kMost = 4, class Sum>
-EP_DEVICE void add_all(Sum& sum, const Addend* addends, uint32_t num_addends, const Span& span) {
+template <uint32_t kMost = 4, class Sum, class Where>
+EP_DEVICE void add_all(Sum& sum, const Addend* addends, uint32_t num_addends, const Where& span) {
   static_assert(kMost == 2 || kMost == 4);
   uint32_t first = 0;
 #pragma unroll 1

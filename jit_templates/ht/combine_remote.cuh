@@ -86,7 +86,7 @@ struct OtherSums {
     }
   }
 
- private:
+ protected:
   EP_DEVICE ParcelBoxes boxes() const { return {it, args.parcels}; }
   EP_DEVICE uint32_t number_of(const HtDest& dest) const {
     return it.number_of(dest.rank / args.group.layout.team_size);

@@ -4,6 +4,7 @@
 
 #include "shared/group_state.hpp"
 #include "shared/ht_network.hpp"
+#include "shared/quantization.hpp"
 #include "shared/token_count.hpp"
 
 namespace nccl_ep {
@@ -17,6 +18,11 @@ EP_HOST_DEVICE constexpr uint32_t ht_update_threads(bool uses_network, bool mask
 EP_HOST_DEVICE constexpr uint32_t ht_move_threads(bool uses_network) { return uses_network ? 384 : kHtMoveThreads; }
 
 constexpr uint32_t kHtStages = 4;  // of a warp that pushes rows
+
+// Where combine quantizes what it pushes: a warp loads so many bytes of a row of bf16 at a time. What it has made leaves from
+// stages of its own.
+constexpr uint32_t kHtSumPartBytes = 2048;
+constexpr uint32_t kHtSumStages = 2;
 
 // The window has the addresses of the own LSA team's ranks, by their numbers in the world.
 struct HtGroupState : GroupState {
@@ -144,12 +150,17 @@ struct HtMovePlan {
   uint32_t push_blocks;
   uint32_t push_warps;   // of such a block
   uint32_t ticket_rows;  // that a warp takes at a time
+  uint32_t num_parts;    // that a warp which quantizes sums has under way
   HtPushed* pushed;      // [flow], of this operation; in combine flows lead to the hosts of tokens
   uint32_t* num_begun;   // by warps: combine: sums; dispatch: tokens to be quantized
 
   // Of shared memory, for a warp that pushes rows: stages, an mbarrier for each, what becomes of them, and of scales in them.
   EP_HOST_DEVICE uint64_t mover_bytes() const {
     return align_up(kHtStages * (stage_bytes + sizeof(uint64_t) + 2 * sizeof(HtStageUse)), 128);
+  }
+  // For one that quantizes sums: stages for parts, an mbarrier for each, and those that pieces leave from.
+  EP_HOST_DEVICE uint64_t sum_mover_bytes() const {
+    return align_up(num_parts * (kHtSumPartBytes + sizeof(uint64_t)) + kHtSumStages * stage_bytes, 128);
   }
 };
 

@@ -19,7 +19,7 @@ void check_weights(const CombineRequest& request, bool is_expert_major, const Ex
 
 }  // namespace
 
-// What quantizes on the way goes forward, inside one LSA team, and needs all its ranks.
+// What quantizes on the way goes forward, and with masks inside one LSA team.
 void HtGroup::check_recipe(const CombineRequest& request, size_t hidden) const {
   if (request.recipe == NCCL_EP_COMB_QUANT_NVFP4 && !config().exact_combine) {
     refuse(ncclInvalidUsage, kRecipe,
@@ -32,11 +32,10 @@ void HtGroup::check_recipe(const CombineRequest& request, size_t hidden) const {
     refuse(ncclInvalidUsage, "config.pass_direction",
            "is NCCL_EP_BWD_PASS, expected NCCL_EP_FWD_PASS with NCCL_EP_COMB_QUANT_FP8: gradients are not quantized");
   }
-  if (shape_.team_size < shape_.num_ranks || shape_.masks) {
+  if (shape_.team_size < shape_.num_ranks && shape_.masks) {
     refuse(ncclInvalidUsage, kRecipe,
-           "is NCCL_EP_COMB_QUANT_FP8 (2), expected NCCL_EP_COMB_QUANT_NONE (0) " +
-               std::string(shape_.masks ? "in a group with config.enable_mask" : "across LSA teams") +
-               ": this version has it inside one team and without masks in High Throughput");
+           "is NCCL_EP_COMB_QUANT_FP8 (2), expected NCCL_EP_COMB_QUANT_NONE (0) across LSA teams in a group with "
+           "config.enable_mask: this version has it inside one team or without masks in High Throughput");
   }
 }
 
@@ -67,10 +66,12 @@ void HtHandle::combine(const CombineRequest& request, cudaStream_t stream) {
 
   const bool is_exact = group_.shape().exact_combine;
   const bool quantizes = request.recipe == NCCL_EP_COMB_QUANT_FP8;
-  // As they are, by way of stages, or from the registers in which they are made.
-  const Layout moved_as = is_exact ? Layout::flat : quantizes ? Layout::expert_major : layout_;
   const plan::Limits& limits = group_.move_limits(layout_, quantizes);
-  const plan::HtRowPlan plan = plan::plan_ht_combine(moved_as, row_bytes, limits, group_.tuning());
+  // As they are, by way of stages, or from the registers in which they are made.
+  const Layout moved_as = is_exact ? Layout::flat : layout_;
+  const plan::HtRowPlan plan =
+      quantizes ? plan::plan_ht_quantized_combine(layout_, static_cast<uint32_t>(row_bytes), limits, group_.tuning())
+                : plan::plan_ht_combine(moved_as, row_bytes, limits, group_.tuning());
   runtime::Communicator& comm = group_.comm();
   HtCombineArgs args{};
   args.group = group_.state();
@@ -88,7 +89,9 @@ void HtHandle::combine(const CombineRequest& request, cudaStream_t stream) {
   args.dtype = dtype_of(request.tokens->datatype);
   args.is_expert_major = is_expert_major();
   args.network = group_.network();
-  args.parcels = {static_cast<uint32_t>(row_bytes), is_forward ? 0 : num_topk()};
+  const uint32_t parcel_bytes =
+      quantizes ? quantized_bytes(static_cast<uint32_t>(hidden)) : static_cast<uint32_t>(row_bytes);
+  args.parcels = {parcel_bytes, is_forward ? 0 : num_topk()};
   args.num_ready = group_.num_ready();
   jit::Kernels& kernels = group_.kernels();
   runtime::Kernel* kernel = is_exact    ? kernels.at(jit::exact_combine_variant(jit::Algorithm::high_throughput))

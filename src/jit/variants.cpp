@@ -82,25 +82,27 @@ bool is_plain(Op op) { return op == Op::combine_exact || op == Op::combine_quant
 // Low-Latency kernels take their layout, whether rows have scales, and whom they deal with; High-Throughput ones take whether
 // the layout is expert-major, dispatch whether rows have scales, and whom they deal with.
 std::string template_parameters(const Variant& variant) {
+  const std::string peers = variant.uses_network ? "Peers::masked_teams" : "Peers::masked_team";
+  if (variant.op == Op::combine_quantized && variant.masked) return "<" + peers + ">";
   if (is_plain(variant.op)) return "";
   const std::string layout = variant.algorithm == Algorithm::low_latency ? "Layout::" + layout_name(variant.layout)
                              : variant.layout == Layout::expert_major    ? "true"
                                                                          : "false";
   const std::string dtype = variant.op == Op::combine ? ", DType::" + dtype_name(variant.dtype) : "";
   const std::string scaled = variant.scaled ? ", true" : variant.masked && may_be_scaled(variant) ? ", false" : "";
-  const std::string peers = variant.uses_network ? "masked_teams" : "masked_team";
-  return "<" + layout + dtype + scaled + (variant.masked ? ", Peers::" + peers + ">" : ">");
+  return "<" + layout + dtype + scaled + (variant.masked ? ", " + peers + ">" : ">");
 }
 
 }  // namespace
 
 std::string name(const Variant& variant) {
   const std::string function = std::string(text_of(variant).prefix) + text_of(variant.op).name;
-  if (is_plain(variant.op)) return function + (variant.uses_network ? "_remote" : "");
+  const std::string masked = variant.masked && variant.op != Op::clean ? "_masked" : "";
+  const std::string end = masked + (variant.uses_network ? "_remote" : "");
+  if (is_plain(variant.op)) return function + end;
   const std::string stem = function + "_" + layout_name(variant.layout);
   return (variant.op == Op::combine ? stem + "_" + dtype_name(variant.dtype) : stem) +
-         (variant.scaled ? "_scaled" : "") + (variant.masked ? "_masked" : "") +
-         (variant.uses_network ? "_remote" : "");
+         (variant.scaled ? "_scaled" : "") + end;
 }
 
 uint32_t max_threads(const Variant& variant) {
@@ -142,13 +144,13 @@ std::vector<Variant> variants_of(Algorithm algorithm, bool uses_network) {
       variants.push_back({algorithm, Op::combine_nvfp4, layout, DType::bf16, uses_network});
     }
   }
-  if (!is_ll && !uses_network) variants.push_back(quantized_combine_variant());
+  if (!is_ll) variants.push_back(quantized_combine_variant(uses_network));
   return variants;
 }
 
 std::vector<Variant> masked_variants(Algorithm algorithm, bool uses_network) {
   std::vector<Variant> variants = variants_of(algorithm, uses_network);
-  std::erase(variants, quantized_combine_variant());
+  if (uses_network) std::erase(variants, quantized_combine_variant(true));
   for (Variant& variant : variants) variant.masked = true;
   variants.push_back(cleaning_variant(uses_network));
   return variants;
@@ -158,8 +160,8 @@ Variant cleaning_variant(bool uses_network) {
   return {Algorithm::low_latency, Op::clean, Layout::expert_major, DType::bf16, uses_network, false, true};
 }
 
-Variant quantized_combine_variant() {
-  return {Algorithm::high_throughput, Op::combine_quantized, Layout::expert_major, DType::bf16};
+Variant quantized_combine_variant(bool uses_network) {
+  return {Algorithm::high_throughput, Op::combine_quantized, Layout::expert_major, DType::bf16, uses_network};
 }
 
 std::vector<Variant> exact_variants(Algorithm algorithm) {

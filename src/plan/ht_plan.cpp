@@ -19,10 +19,16 @@ constexpr uint32_t kTicketBytes = 16 * 1024;  // that a warp pushes before it as
 constexpr uint32_t kChunkBytes = 128 * 1024;  // of parcels, that cross the network together
 constexpr uint32_t kManyBlocks = 24;          // with fewer, where receiving is much work, all blocks do both
 
-// Who pushes by way of stages: 8 blocks fill the links, and more are slower.
-constexpr uint32_t kPushBlocks = 8;
-constexpr uint32_t kPushWarps = 6;      // of such a block
-constexpr uint32_t kPieceBytes = 7168;  // at most
+// Who pushes by way of stages.
+struct Pushers {
+  uint32_t blocks;
+  uint32_t warps;        // of such a block
+  uint32_t piece_bytes;  // at most; more warps with smaller stages move more
+};
+constexpr Pushers kPushers{8, 6, 7168};  // 8 blocks fill the links, and more are slower
+// Combine that quantizes, of 32 blocks: expert-major sums load more than rows do.
+constexpr Pushers kQuantizers{18, 12, 4096};
+constexpr Pushers kSumQuantizers{22, 12, 4096};
 
 size_t update_bytes(const HtShape& shape, uint32_t tile_tokens) {
   const size_t num_counters = shape.layout().num_all_counters();
@@ -68,19 +74,24 @@ void require_room(const Limits& limits) {
                                     " and " + std::to_string(kMinShared));
 }
 
+// Of a block.
+uint32_t num_move_threads(const Limits& limits, const HtTuning& tuning) {
+  const uint32_t most = std::min(kHtMoveThreads, limits.max_threads_per_block);
+  return std::clamp(tuning.num_threads ? tuning.num_threads : most, kMinThreads, most) / 32 * 32;
+}
+
 // Blocks, threads and pieces.
 HtRowPlan cut_rows(const HtRow& row, const Limits& limits, const HtTuning& tuning) {
   require_room(limits);
   HtRowPlan plan;
-  uint32_t max_piece_bytes = tuning.piece_bytes ? std::max(tuning.piece_bytes / 16 * 16, kMinPieceBytes) : kPieceBytes;
+  uint32_t max_piece_bytes =
+      tuning.piece_bytes ? std::max(tuning.piece_bytes / 16 * 16, kMinPieceBytes) : kPushers.piece_bytes;
   for (cut_row(plan.move, row, max_piece_bytes); most_pushers(plan.move, limits) == 0;) {
     max_piece_bytes = max_piece_bytes / 32 * 16;
     cut_row(plan.move, row, max_piece_bytes);
   }
   plan.move.ticket_rows = std::clamp<uint32_t>(kTicketBytes / plan.move.row_bytes, 1, 32);
-  const uint32_t most = std::min(kHtMoveThreads, limits.max_threads_per_block);
-  const uint32_t num_threads = std::clamp(tuning.num_threads ? tuning.num_threads : most, kMinThreads, most);
-  plan.launch = {limits.num_sms, num_threads / 32 * 32, 0};
+  plan.launch = {limits.num_sms, num_move_threads(limits, tuning), 0};
   return plan;
 }
 
@@ -94,7 +105,7 @@ void deal_pushers(HtRowPlan& plan, uint32_t min_blocks, uint32_t preferred_block
 // Pushing by way of stages.
 void deal_stages(HtRowPlan& plan, const Limits& limits, const HtTuning& tuning) {
   const uint32_t most = std::min(most_pushers(plan.move, limits), plan.launch.num_threads / 32 - kOtherWarps);
-  plan.move.push_warps = std::min(tuning.push_warps ? tuning.push_warps : kPushWarps, most);
+  plan.move.push_warps = std::min(tuning.push_warps ? tuning.push_warps : kPushers.warps, most);
   plan.launch.shared_bytes = plan.move.push_warps * plan.move.mover_bytes();
 }
 
@@ -105,6 +116,35 @@ void deal_sums(HtRowPlan& plan, const HtTuning& tuning) {
   const uint32_t preferred = all_push ? num_warps / 2 : num_warps - 1;
   const uint32_t most = num_warps - (all_push ? kOtherWarps : 1);
   plan.move.push_warps = std::min(tuning.push_warps ? tuning.push_warps : preferred, most);
+}
+
+// Pieces of whole parts, whose numbers leave from stages with their scales.
+void cut_quantized_row(HtMovePlan& move, uint32_t row_bytes, uint32_t max_piece_bytes) {
+  const uint64_t num_parts = div_up(row_bytes, kHtSumPartBytes);
+  const uint64_t most = std::max(max_piece_bytes / kHtSumPartBytes, 1u);
+  const uint64_t piece_parts = div_up(num_parts, div_up(num_parts, most));
+  move.row_bytes = row_bytes;
+  move.piece_bytes = static_cast<uint32_t>(piece_parts * kHtSumPartBytes);
+  move.num_pieces = static_cast<uint32_t>(div_up(num_parts, piece_parts));
+  move.stage_bytes = quantized_bytes(move.piece_bytes / sizeof(uint16_t));
+}
+
+// Stages for as many parts as a block has room for.
+void deal_parts(HtRowPlan& plan, const Pushers& pushers, const Limits& limits, const HtTuning& tuning) {
+  constexpr uint32_t kMinParts = 2, kMaxParts = 16;
+  HtMovePlan& move = plan.move;
+  const auto most_warps = [&](uint32_t num_parts) {
+    move.num_parts = num_parts;
+    return static_cast<uint32_t>(limits.max_dynamic_shared() / move.sum_mover_bytes());
+  };
+  const uint32_t num_warps = plan.launch.num_threads / 32;
+  const bool all_push = move.push_blocks == plan.launch.num_blocks;
+  const uint32_t preferred = all_push ? std::min(pushers.warps, num_warps / 2) : pushers.warps;
+  const uint32_t most = std::min(most_warps(kMinParts), num_warps - kOtherWarps);
+  move.push_warps = std::min(tuning.push_warps ? tuning.push_warps : preferred, most);
+  uint32_t num_parts = kMaxParts;
+  while (most_warps(num_parts) < move.push_warps) --num_parts;
+  plan.launch.shared_bytes = move.push_warps * move.sum_mover_bytes();
 }
 
 }  // namespace
@@ -152,11 +192,11 @@ HtRowPlan plan_ht_dispatch(Layout layout, bool into_windows, const HtRow& row, c
   HtRowPlan plan = cut_rows(row, limits, tuning);
   const uint32_t num_blocks = plan.launch.num_blocks;
   if (layout == Layout::expert_major) {
-    deal_pushers(plan, kManyBlocks, kPushBlocks, tuning);
+    deal_pushers(plan, kManyBlocks, kPushers.blocks, tuning);
   } else if (into_windows) {
-    deal_pushers(plan, kPushBlocks + 4, kPushBlocks, tuning);
+    deal_pushers(plan, kPushers.blocks + 4, kPushers.blocks, tuning);
   } else {
-    deal_pushers(plan, 2 * kPushBlocks, std::min(kPushBlocks, num_blocks * 7 / 16), tuning);
+    deal_pushers(plan, 2 * kPushers.blocks, std::min(kPushers.blocks, num_blocks * 7 / 16), tuning);
   }
   deal_stages(plan, limits, tuning);
   return plan;
@@ -168,9 +208,26 @@ HtRowPlan plan_ht_combine(Layout layout, uint64_t row_bytes, const Limits& limit
     deal_pushers(plan, kManyBlocks, plan.launch.num_blocks * 5 / 8, tuning);
     deal_sums(plan, tuning);
   } else {
-    deal_pushers(plan, 2 * kPushBlocks, kPushBlocks, tuning);
+    deal_pushers(plan, 2 * kPushers.blocks, kPushers.blocks, tuning);
     deal_stages(plan, limits, tuning);
   }
+  return plan;
+}
+
+HtRowPlan plan_ht_quantized_combine(Layout layout, uint32_t row_bytes, const Limits& limits, const HtTuning& tuning) {
+  require_room(limits);
+  const Pushers& pushers = layout == Layout::expert_major ? kSumQuantizers : kQuantizers;
+  HtRowPlan plan;
+  uint32_t max_piece_bytes = tuning.piece_bytes ? tuning.piece_bytes : pushers.piece_bytes;
+  const auto is_too_large = [&] { return 4 * plan.move.stage_bytes > limits.max_dynamic_shared(); };
+  for (cut_quantized_row(plan.move, row_bytes, max_piece_bytes); is_too_large();) {
+    max_piece_bytes /= 2;
+    cut_quantized_row(plan.move, row_bytes, max_piece_bytes);
+  }
+  plan.move.ticket_rows = std::clamp<uint32_t>(kTicketBytes / quantized_bytes(row_bytes / sizeof(uint16_t)), 1, 32);
+  plan.launch = {limits.num_sms, num_move_threads(limits, tuning), 0};
+  deal_pushers(plan, kManyBlocks, plan.launch.num_blocks * pushers.blocks / 32, tuning);
+  deal_parts(plan, pushers, limits, tuning);
   return plan;
 }
 

@@ -61,6 +61,8 @@ HtRowPlan plan_ht_dispatch(Layout layout, bool into_windows, const HtRow& row, c
                            const HtTuning& tuning);
 // Expert-major sums are pushed from registers and need no stages.
 HtRowPlan plan_ht_combine(Layout layout, uint64_t row_bytes, const Limits& limits, const HtTuning& tuning);
+// With NCCL_EP_COMB_QUANT_FP8: `row_bytes` of bf16. Pieces are what leaves a stage at a time.
+HtRowPlan plan_ht_quantized_combine(Layout layout, uint32_t row_bytes, const Limits& limits, const HtTuning& tuning);
 
 // One line for people and golden tests.
 std::string to_string(const HtUpdatePlan& plan);

@@ -183,6 +183,16 @@ EP_DEVICE double add_to_odd(double a, double b) {
   return u.value;
 }
 
+LITMUS(the_larger_magnitude) {
+  const uint32_t infinity = 0x7f800000u;
+  for (uint32_t i = grid_thread(); i < 65536; i += grid_threads()) {
+    const uint32_t a = interesting_float(i), b = interesting_float(scramble(i) % 65536);
+    const uint32_t most = (a & 0x7fffffffu) > (b & 0x7fffffffu) ? a & 0x7fffffffu : b & 0x7fffffffu;
+    const uint32_t got = dev::bits_from_float(dev::max_abs(dev::float_from_bits(a), dev::float_from_bits(b)));
+    EXPECT(most > infinity ? is_nan(got) : got == most);
+  }
+}
+
 LITMUS(single_operations) {
   for (uint32_t i = grid_thread(); i < 32768; i += grid_threads()) {
     // Exponents near each other, so that the terms of a sum meet.

@@ -11,6 +11,7 @@ QUANTIZED = ("quantized",)
 COMBINED = ("combined",)
 APART = ("apart",)
 APART_QUANTIZED = ("apart-quantized",)
+SUMMED = ("summed",)
 
 MUTANTS = [
     Mutant(
@@ -87,10 +88,66 @@ MUTANTS = [
     ),
     Mutant(
         "combine looks at half of a group",
-        "ht/combine_quantized.cuh",
-        "i < kElementsOfLane;",
-        "i < kElementsOfLane / 2;",
+        "ht/sum_mover.cuh",
+        "other < kLanesOfGroup;",
+        "other < kLanesOfGroup / 2;",
         "Larger elements in the other half are cut off.",
+        COMBINED,
+    ),
+    Mutant(
+        "combine loads the next part before all lanes have read the last one",
+        "ht/sum_mover.cuh",
+        "    dev::sync_warp();  // all lanes have read it\n",
+        "",
+        "Lanes add up parts of other rows.",
+        SUMMED,
+    ),
+    Mutant(
+        "combine takes a list before all lanes have written it",
+        "ht/sum_mover.cuh",
+        "    dev::sync_warp();  // all of the list is written\n",
+        "",
+        "Slots of other rows are added up.",
+        SUMMED,
+    ),
+    Mutant(
+        "combine writes into a stage that has not been sent",
+        "ht/sum_mover.cuh",
+        "      if (leads()) dev::bulk_wait_read<kHtSumStages - 1>();\n",
+        "",
+        "A row arrives with numbers of a later one.",
+        COMBINED,
+    ),
+    Mutant(
+        "combine sends a piece before all lanes have written it",
+        "ht/sum_mover.cuh",
+        "      dev::sync_warp();  // all of the piece is written\n",
+        "",
+        "A row arrives with numbers of an earlier one.",
+        COMBINED,
+    ),
+    Mutant(
+        "quantized sums leave without a fence",
+        "ht/sum_mover.cuh",
+        "    dev::fence_proxy_async();\n",
+        "",
+        "Bulk copies may send what was there before.",
+        COMBINED,
+    ),
+    Mutant(
+        "combine says too soon that a row has arrived",
+        "ht/sum_mover.cuh",
+        "flags.finish((num_stores - kStoresBehind) / plan.num_pieces)",
+        "flags.finish(num_stores / plan.num_pieces)",
+        "The home rank adds up what is still on its way.",
+        COMBINED,
+    ),
+    Mutant(
+        "combine takes the scale of a neighbour",
+        "ht/quantized_rows.cuh",
+        "const float scale = i < 4 ? first_scale : second_scale;",
+        "const float scale = first_scale;",
+        "Every other group is too large or too small.",
         COMBINED,
     ),
 ]

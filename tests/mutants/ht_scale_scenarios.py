@@ -55,16 +55,17 @@ def chained(seed: int, rows: Rows, mode: Mode) -> None:
                 assert_same_bits(mine[name], wanted[name], f"rank {rank}: {name}")
 
 
-def combined(seed: int) -> None:
+def combined(seed: int, layout: ep.Layout, hidden: int, **config: Any) -> None:
     """A dispatch and a combine whose rows travel as FP8."""
-    problems, mode = make_problems(seed, replace(SHAPE, hidden=384)), Mode(FLAT)
-    main = partial(combine_quantized, problems=problems, mode=mode, timeout_ns=TIMEOUT_NS)
+    problems, mode = make_problems(seed, replace(SHAPE, hidden=hidden)), Mode(layout)
+    main = partial(combine_quantized, problems=problems, mode=mode, timeout_ns=TIMEOUT_NS, **config)
     with simulated(SHAPE.num_ranks, seed) as cluster:
         check_combined(problems, mode, cluster.run(main))
 
 
 SCENARIOS: dict[str, Callable[[int], None]] = {
-    "combined": combined,
+    "combined": partial(combined, layout=FLAT, hidden=384),
+    "summed": partial(combined, layout=EM, hidden=2304, max_num_sms=1),
     "in-bulk": partial(chained, rows=Rows(64, 8), mode=INTO_SLOTS),
     "in-bytes": partial(
         chained, rows=Rows(32, 35, scale_dtype=ep.DataType.UINT8), mode=replace(INTO_SLOTS, windows=False)

@@ -216,5 +216,14 @@ def check_combined(problems: list[Problem], mode: Mode, results: list[list[dict[
                 arrivals = oracle.arrivals_expert_major(problem, rank, rows, mode.alignment, mode.room)
             else:
                 arrivals = oracle.arrivals_flat(problem, rank, rows, mode.room)
-            sums = [[row for _, row in rows_of_token] for rows_of_token in arrivals]
+            sums = [_by_team(problem, rank, rows_of_token, mode) for rows_of_token in arrivals]
             fp8_oracle.assert_sums(sums, found[i]["combined"], f"problem {i}, rank {rank}: combined")
+
+
+def _by_team(problem: Problem, home: int, arrivals: oracle.Arrivals, mode: Mode) -> list[Array | list[Array]]:
+    """The rows of the home rank's team, and those of each other one, which arrive as one sum."""
+    team_size = mode.team_size or problem.num_ranks
+    teams: dict[int, list[Array]] = {}
+    for rank, row in arrivals:
+        teams.setdefault(rank // team_size, []).append(row)
+    return [*teams.pop(home // team_size, []), *teams.values()]

@@ -44,7 +44,8 @@ TEST_CASE("jit_variants: names and sources are unique and agree") {
   CHECK(names.count("ll_combine_exact") == 1);
   CHECK(names.count("ht_combine_exact") == 1);
   CHECK(names.count("ht_combine_quantized") == 1);
-  CHECK(names.size() == 27 + 27 + 2);
+  CHECK(names.count("ht_combine_quantized_masked") == 1);
+  CHECK(names.size() == 27 + 28 + 2);
 }
 
 TEST_CASE("jit_variants: groups of several LSA teams have kernels of their own") {
@@ -76,7 +77,7 @@ TEST_CASE("jit_variants: all that use the network, and nothing else") {
   CHECK(names.count("ht_dispatch_flat_scaled_remote") == 1);
   CHECK(names.count("ll_combine_nvfp4_expert_major_remote") == 1);
   CHECK(names.count("ll_combine_nvfp4_expert_major_masked_remote") == 1);
-  CHECK(names.size() == 26 + 15);
+  CHECK(names.size() == 26 + 16);
 }
 
 TEST_CASE("jit_variants: every variant has a place of its own among a group's kernels") {
@@ -121,8 +122,7 @@ TEST_CASE("jit_variants: High-Throughput source as NVRTC sees it") {
 
 TEST_CASE("jit_variants: groups with masks have kernels of their own, and clean with the same one") {
   for (const Algorithm algorithm : {Algorithm::low_latency, Algorithm::high_throughput}) {
-    std::vector<Variant> plain = variants_of(algorithm);
-    std::erase(plain, quantized_combine_variant());
+    const std::vector<Variant> plain = variants_of(algorithm);
     const std::vector<Variant> masked = masked_variants(algorithm);
     REQUIRE(masked.size() == plain.size() + 1);
     for (size_t i = 0; i < plain.size(); ++i) CHECK(name(masked[i]) == name(plain[i]) + "_masked");
@@ -142,6 +142,8 @@ TEST_CASE("jit_variants: groups with masks have kernels of their own, and clean 
         "ht::combine<true, DType::fp16, Peers::masked_team>");
   CHECK(call_of({Algorithm::low_latency, Op::combine_nvfp4, Layout::rank_major, DType::bf16, false, false, true}) ==
         "ll::combine_nvfp4<Layout::rank_major, Peers::masked_team>");
+  CHECK(call_of({kHt, Op::combine_quantized, Layout::expert_major, DType::bf16, false, false, true}) ==
+        "ht::combine_quantized<Peers::masked_team>");
   CHECK(call_of(cleaning_variant()) == "nccl_ep::clean");
   CHECK(call_of(cleaning_variant(true)) == "ll::clean_remote");
   constexpr Algorithm kLl = Algorithm::low_latency;

@@ -79,6 +79,22 @@ TEST_CASE("plan_ht: known combines") {
         "32 blocks x 512 threads, rows of 14336 B in 2 pieces of 7168, 20 blocks push with 15 warps");
 }
 
+TEST_CASE("plan_ht: known combines that quantize") {
+  const auto plan = [](Layout layout, uint32_t row_bytes, const Limits& limits) {
+    const HtRowPlan plan = plan_ht_quantized_combine(layout, row_bytes, limits, {});
+    return cuts(plan) + ", " + std::to_string(plan.move.num_parts) + " parts";
+  };
+  const Limits wide{32, 1024, kShared};
+  CHECK(plan(Layout::flat, 14336, wide) ==
+        "32 blocks x 512 threads, rows of 14336 B in 4 pieces of 4096, 18 blocks push with 12 warps, 6 parts");
+  CHECK(plan(Layout::expert_major, 14336, wide) ==
+        "32 blocks x 512 threads, rows of 14336 B in 4 pieces of 4096, 22 blocks push with 12 warps, 6 parts");
+  CHECK(plan(Layout::flat, 14336, kBudget) ==
+        "16 blocks x 512 threads, rows of 14336 B in 4 pieces of 4096, 16 blocks push with 8 warps, 10 parts");
+  CHECK(plan(Layout::flat, 256, kSimulated) ==
+        "4 blocks x 128 threads, rows of 256 B in 1 pieces of 2048, 4 blocks push with 2 warps, 16 parts");
+}
+
 TEST_CASE("plan_ht: random updates stay within every limit and cover all tokens") {
   Draw draw;
   for (int i = 0; i < 2000; ++i) {
@@ -132,6 +148,35 @@ TEST_CASE("plan_ht: random rows stay within every limit, and every role has a wa
     CHECK(dispatch.launch.shared_bytes == dispatch.move.push_warps * dispatch.move.mover_bytes());
     const bool has_stages = layout == Layout::flat;
     CHECK(combine.launch.shared_bytes == (has_stages ? combine.move.push_warps * combine.move.mover_bytes() : 0));
+  }
+}
+
+TEST_CASE("plan_ht: random combines that quantize stay within every limit, in pieces of whole parts") {
+  Draw draw;
+  for (int i = 0; i < 2000; ++i) {
+    const Limits limits = i % 2 ? Limits{draw(1, 132), 1024, kShared} : Limits{draw(1, 8), 32 * draw(3, 32), kShared};
+    const uint32_t row_bytes = 256 * draw(1, 512);
+    const HtTuning tuning = i % 3 ? HtTuning{} : HtTuning{0, draw(0, 2048), draw(0, 140), draw(0, 20), draw(0, 400000)};
+    const Layout layout = draw(0, 1) ? Layout::flat : Layout::expert_major;
+    const HtRowPlan plan = plan_ht_quantized_combine(layout, row_bytes, limits, tuning);
+    const HtMovePlan& move = plan.move;
+    CAPTURE(to_string(plan));
+    CHECK(plan.launch.num_blocks == limits.num_sms);
+    CHECK(plan.launch.num_threads <= std::min(kHtMoveThreads, limits.max_threads_per_block));
+    CHECK(move.push_blocks >= 1);
+    CHECK(move.push_blocks <= plan.launch.num_blocks);
+    CHECK(move.push_warps >= 1);
+    CHECK(32 * (move.push_warps + 2) <= plan.launch.num_threads);
+    CHECK(move.num_parts >= 2);
+    CHECK(plan.launch.shared_bytes == move.push_warps * move.sum_mover_bytes());
+    CHECK(plan.launch.shared_bytes <= kDynamic);
+    CHECK(move.ticket_rows >= 1);
+    CHECK(move.ticket_rows <= 32);
+    CHECK(move.piece_bytes % kHtSumPartBytes == 0);
+    CHECK(uint64_t{move.num_pieces} * move.piece_bytes >= row_bytes);
+    CHECK(uint64_t{move.num_pieces - 1} * move.piece_bytes < row_bytes);
+    CHECK(move.stage_bytes == quantized_bytes(move.piece_bytes / 2));
+    CHECK(quantized_bytes(row_bytes / 2) <= row_bytes);
   }
 }
 

@@ -2,6 +2,7 @@
 // The High-Throughput kernels of groups with masks for the simulated cluster.
 #include "device/device.hpp"
 #include "ht/combine.cuh"
+#include "ht/combine_quantized.cuh"
 #include "ht/dispatch.cuh"
 #include "ht/update.cuh"
 
@@ -22,3 +23,4 @@ EP_SIM_KERNEL("ht_combine_expert_major_fp32_masked", (ht::combine<true, DType::f
 EP_SIM_KERNEL("ht_combine_flat_bf16_masked", (ht::combine<false, DType::bf16, Peers::masked_team>), HtCombineArgs)
 EP_SIM_KERNEL("ht_combine_flat_fp16_masked", (ht::combine<false, DType::fp16, Peers::masked_team>), HtCombineArgs)
 EP_SIM_KERNEL("ht_combine_flat_fp32_masked", (ht::combine<false, DType::fp32, Peers::masked_team>), HtCombineArgs)
+EP_SIM_KERNEL("ht_combine_quantized_masked", ht::combine_quantized<Peers::masked_team>, HtCombineArgs)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The High-Throughput kernels that use the network, for the simulated cluster.
 #include "device/device.hpp"
+#include "ht/combine_quantized_remote.cuh"
 #include "ht/combine_remote.cuh"
 #include "ht/dispatch_remote.cuh"
 #include "ht/update_remote.cuh"
@@ -19,3 +20,4 @@ EP_SIM_KERNEL("ht_combine_expert_major_fp32_remote", (ht::combine_remote<true, D
 EP_SIM_KERNEL("ht_combine_flat_bf16_remote", (ht::combine_remote<false, DType::bf16>), HtCombineArgs)
 EP_SIM_KERNEL("ht_combine_flat_fp16_remote", (ht::combine_remote<false, DType::fp16>), HtCombineArgs)
 EP_SIM_KERNEL("ht_combine_flat_fp32_remote", (ht::combine_remote<false, DType::fp32>), HtCombineArgs)
+EP_SIM_KERNEL("ht_combine_quantized_remote", ht::combine_quantized_remote, HtCombineArgs)

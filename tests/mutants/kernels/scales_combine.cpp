@@ -3,4 +3,4 @@
 
 using namespace nccl_ep;
 
-EP_SIM_KERNEL("ht_combine_quantized", ht::combine_quantized, HtCombineArgs)
+EP_SIM_KERNEL("ht_combine_quantized", ht::combine_quantized<>, HtCombineArgs)

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+// Pushing sums of rows as E4M3 numbers with scales, by way of shared memory: parts of the rows come into a ring of stages by
+// bulk copies, several under way; the warp adds them up in registers, quantizes the sum and writes it into a stage from which
+// a bulk copy takes it home.
+#pragma once
+
+#include "ht/flags.cuh"
+#include "ht/quantized_rows.cuh"
+
+namespace nccl_ep::ht {
+
+// A part of a row as it is added up and quantized. Lanes have neighbouring elements, 32 each, so four of them have a group, in
+// packs which they take in such an order that those of a few lanes lie in different banks.
+struct QuantizedPart {
+  static constexpr uint32_t kLaneElements = 8 * kSumPacks, kLanesOfGroup = kScaleGroup / kLaneElements;
+  static_assert(32 * kLaneElements * sizeof(uint16_t) == kHtSumPartBytes &&
+                kHtSumPartBytes / sizeof(uint16_t) % kQuantizedBlock == 0);
+
+  // The i-th pack that this lane looks at.
+  EP_DEVICE static uint32_t pack(uint32_t i) { return (i + dev::lane_idx() / 2) % kSumPacks; }
+  EP_DEVICE static uint32_t first() { return kLaneElements * dev::lane_idx(); }
+
+  // Those of a part of a row of bf16; zeros behind its end.
+  EP_DEVICE static void load(const unsigned char* part, uint32_t num_elements, Pack (&packs)[kSumPacks]) {
+    const Pack* mine = reinterpret_cast<const Pack*>(part) + kSumPacks * dev::lane_idx();
+#pragma unroll
+    for (uint32_t i = 0; i < kSumPacks; ++i) packs[i] = first() < num_elements ? dev::ld(mine + pack(i)) : Pack{};
+  }
+
+  // The scale of the group. All lanes call it.
+  EP_DEVICE static GroupScale scale_of(const PackSum<DType::bf16>& sum) {
+    float most = 0;
+#pragma unroll
+    for (uint32_t i = 0; i < kLaneElements; ++i) most = dev::max_abs(most, sum.value[i / 8][i / 2 % 4][i % 2]);
+#pragma unroll
+    for (uint32_t other = 1; other < kLanesOfGroup; other *= 2) most = dev::max_abs(most, dev::shfl_xor(most, other));
+    return GroupScale::of(dev::bits_from_float(most) & 0x7fffffff, false);
+  }
+
+  // Quantizes a part of `num_elements` into where it begins in a row on its way. All lanes call it.
+  EP_DEVICE static void store(const PackSum<DType::bf16>& sum, uint32_t num_elements, unsigned char* to) {
+    const QuantizedRow row{num_elements};
+    const GroupScale scale = scale_of(sum);
+    // All scales of a block are written, whether or not it has their groups.
+    if (dev::lane_idx() % kLanesOfGroup == 0 && first() / kQuantizedBlock * kQuantizedBlock < num_elements) {
+      dev::st(reinterpret_cast<float*>(to + row.scale(first())), scale.scale);
+    }
+    if (first() >= num_elements) return;
+    const uint32_t step = row.is_alone(first()) ? 8 : 16;
+    unsigned char* mine = to + row.numbers(first());
+#pragma unroll
+    for (uint32_t i = 0; i < kSumPacks; ++i) {
+      const float (&element)[4][2] = sum.value[i];
+      dev::st(reinterpret_cast<Numbers*>(mine + step * pack(i)),
+              Numbers{{quantize_floats(element[0], element[1], scale.inverse),
+                       quantize_floats(element[2], element[3], scale.inverse)}});
+    }
+  }
+};
+
+// Rows that are added up, and where their sum goes; in shared memory.
+struct ListedSum {
+  Addend rows[kHtMaxTopk];
+  uint32_t num_rows;
+  unsigned char* to;
+};
+
+// The whole warp calls it.
+struct SumMover {
+  static constexpr uint32_t kStoresBehind = 4;  // stores that may be unfinished while others go on
+  static constexpr uint32_t kLists = 2;         // the sum that is made, and the one behind it, which is being loaded
+  static_assert(kHtSumStages <= kStoresBehind && kStoresBehind + kLists < FlagQueue::kSize);
+
+  const HtMovePlan& plan;
+  FlagSender flags;
+  ListedSum (&lists)[kLists];
+  unsigned char* parts;  // stages for them, those for pieces, and an mbarrier for each part
+  uint32_t num_listed = 0, num_stores = 0;
+  uint32_t stage = 0, parity = 0;  // of the part that comes next, and of its mbarrier's phase
+  uint32_t num_free;               // stages for parts, behind those that are being loaded
+  // What is loaded next: of the last sum begun, from where in which of its rows.
+  uint32_t num_begun = 0, load_at, load_row = 0;
+
+  // `shared`: of this warp, as its queue is.
+  EP_DEVICE SumMover(const HtMovePlan& move_plan, FlagQueue& queue, ListedSum (&sums)[kLists], unsigned char* shared)
+      : plan(move_plan), flags{queue}, lists(sums), parts(shared), num_free(plan.num_parts), load_at(plan.row_bytes) {}
+
+  // for_each_flow() has a proxy fence between this and the first bulk copy.
+  EP_DEVICE void open() {
+    if (!leads()) return;
+    for (uint32_t i = 0; i < plan.num_parts; ++i) dev::mbar_init(loaded(i), 1);
+  }
+
+  // Where the lanes put the rows of the next sum.
+  EP_DEVICE Addend* rows() { return lists[num_listed % kLists].rows; }
+
+  // Pushes the sum of these rows; the flag is raised when it has arrived. The sum before is made meanwhile.
+  EP_DEVICE void push(uint32_t num_rows, unsigned char* to, uint32_t* flag) {
+    if (leads()) {
+      flags.add(flag);
+      ListedSum& sum = lists[num_listed % kLists];
+      sum.num_rows = num_rows;
+      sum.to = to;
+    }
+    ++num_listed;
+    dev::sync_warp();  // all of the list is written
+    while (num_free > 0 && load_next()) {
+    }
+    if (num_listed > 1) make_sum(lists[num_listed % kLists]);
+  }
+
+  // Waits until everything has arrived.
+  EP_DEVICE void drain() {
+    if (num_listed > 0) make_sum(lists[(num_listed - 1) % kLists]);
+    if (!leads()) return;
+    dev::bulk_wait<0>();
+    flags.finish(num_listed);
+  }
+
+  EP_DEVICE void close() {
+    if (!leads()) return;
+    flags.close();
+    for (uint32_t i = 0; i < plan.num_parts; ++i) dev::mbar_inval(loaded(i));
+  }
+
+ private:
+  EP_DEVICE static bool leads() { return dev::lane_idx() == 0; }
+  EP_DEVICE unsigned char* part(uint32_t i) const { return parts + i * kHtSumPartBytes; }
+  EP_DEVICE unsigned char* piece(uint32_t i) const { return part(plan.num_parts) + i * plan.stage_bytes; }
+  EP_DEVICE dev::Mbarrier* loaded(uint32_t i) const {
+    return reinterpret_cast<dev::Mbarrier*>(piece(kHtSumStages)) + i;
+  }
+
+  // Issues the next load, for which there is a stage. False: nothing is left to be loaded.
+  EP_DEVICE bool load_next() {
+    if (load_at >= plan.row_bytes) {
+      if (num_begun == num_listed) return false;
+      ++num_begun;
+      load_at = 0;
+    }
+    const ListedSum& sum = lists[(num_begun - 1) % kLists];
+    if (leads()) {
+      const uint32_t begin = stage + plan.num_parts - num_free,
+                     to = begin < plan.num_parts ? begin : begin - plan.num_parts;
+      const uint32_t rest = plan.row_bytes - load_at, bytes = rest < kHtSumPartBytes ? rest : kHtSumPartBytes;
+      dev::mbar_arrive_expect_tx(loaded(to), bytes);
+      dev::bulk_load(part(to), sum.rows[load_row] + load_at, bytes, loaded(to));
+    }
+    --num_free;
+    if (++load_row == sum.num_rows) {
+      load_row = 0;
+      load_at += kHtSumPartBytes;
+    }
+    return true;
+  }
+
+  // The next part that was loaded.
+  EP_DEVICE void take_part(uint32_t num_elements, Pack (&packs)[kSumPacks]) {
+    dev::mbar_wait(loaded(stage), parity);
+    QuantizedPart::load(part(stage), num_elements, packs);
+  }
+  // Its stage is free again, and the next load takes it.
+  EP_DEVICE void free_part() {
+    dev::sync_warp();  // all lanes have read it
+    if (++stage == plan.num_parts) {
+      stage = 0;
+      parity ^= 1;
+    }
+    ++num_free;
+    load_next();
+  }
+  EP_DEVICE PackSum<DType::bf16> sum_part(const ListedSum& listed, uint32_t num_elements) {
+    Pack packs[kSumPacks];
+    take_part(num_elements, packs);
+    PackSum<DType::bf16> sum(packs);
+    free_part();
+#pragma unroll 1
+    for (uint32_t i = 1; i < listed.num_rows; ++i) {
+      take_part(num_elements, packs);
+      sum.add(packs);
+      free_part();
+    }
+    return sum;
+  }
+
+  EP_DEVICE void make_sum(const ListedSum& sum) {
+#pragma unroll 1
+    for (uint32_t begin = 0; begin < plan.row_bytes; begin += plan.piece_bytes) {
+      const uint32_t rest = plan.row_bytes - begin;
+      const uint32_t num_elements = (rest < plan.piece_bytes ? rest : plan.piece_bytes) / sizeof(uint16_t);
+      unsigned char* to = piece(num_stores % kHtSumStages);
+      // All but the last piece have left their stages. The lanes meet when a part is added up, before they write the next one.
+      if (leads()) dev::bulk_wait_read<kHtSumStages - 1>();
+#pragma unroll 1
+      for (uint32_t at = 0; at < num_elements; at += kHtSumPartBytes / sizeof(uint16_t)) {
+        const uint32_t left = num_elements - at;
+        QuantizedPart::store(sum_part(sum, left), left, to + quantized_bytes(at));
+      }
+      ++num_stores;
+      dev::sync_warp();  // all of the piece is written
+      if (leads()) store(to, sum.to + quantized_bytes(begin / sizeof(uint16_t)), quantized_bytes(num_elements));
+    }
+  }
+  EP_DEVICE void store(const unsigned char* from, unsigned char* to, uint32_t bytes) {
+    dev::fence_proxy_async();
+    dev::bulk_store(to, from, bytes);
+    dev::bulk_commit();
+    if (num_stores < kStoresBehind) return;
+    dev::bulk_wait<kStoresBehind>();
+    flags.finish((num_stores - kStoresBehind) / plan.num_pieces);
+  }
+};
+
+}  // namespace nccl_ep::ht
