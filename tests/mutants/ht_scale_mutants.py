@@ -103,8 +103,8 @@ MUTANTS = [
     Mutant(
         "combine says too soon that a row has arrived",
         "ht/sum_mover.cuh",
-        "flags.finish((num_stores - kStoresBehind) / plan.num_pieces)",
-        "flags.finish(num_stores / plan.num_pieces)",
+        "flags.finish((num_stores + 1 - kStoresBehind) / plan.num_pieces)",
+        "flags.finish((num_stores + 1) / plan.num_pieces)",
         "The home rank adds up what is still on its way.",
         COMBINED,
     ),
