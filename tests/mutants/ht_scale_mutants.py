@@ -10,6 +10,7 @@ IN_BYTES = ("in-bytes",)
 QUANTIZED = ("quantized",)
 COMBINED = ("combined",)
 SUMMED = ("summed",)
+BETWEEN = ("between",)
 
 MUTANTS = [
     Mutant(
@@ -115,5 +116,21 @@ MUTANTS = [
         "const float scale = first_scale;",
         "Every other group is too large or too small.",
         COMBINED,
+    ),
+    Mutant(
+        "what crosses has the scales of half a group",
+        "ht/combine_quantized_remote.cuh",
+        "other < LaneNumbers::kLanesOfPair;",
+        "other < LaneNumbers::kLanesOfPair / 2;",
+        "Larger elements in the other half are cut off.",
+        BETWEEN,
+    ),
+    Mutant(
+        "a group without a partner has two scales",
+        "ht/combine_quantized_remote.cuh",
+        "  if (mine.share_scale) most[0] = most[1] = dev::max_abs(most[0], most[1]);\n",
+        "",
+        "Every other eight elements of what crosses are too large or too small.",
+        BETWEEN,
     ),
 ]

@@ -304,7 +304,10 @@ def run_with_unequal_masks(cluster: Any, problem: Problem, mode: Mode, seed: int
 
 
 def check_dying_in_quantized_combine(cluster: Any, problem: Problem, mode: Mode, moment: int) -> None:
-    """A rank dies in it. Every token is summed up with what that rank had for it, or without."""
+    """A rank dies in it. Every token is summed up with what that rank had for it, or without.
+
+    What another combine has sent before is of no account.
+    """
     recipe = ep.CombineQuantizationRecipe.FP8
 
     def main(rank: Any) -> Any:
@@ -312,7 +315,10 @@ def check_dying_in_quantized_combine(cluster: Any, problem: Problem, mode: Mode,
             mine = Exchange(rank, problem, mode)
             handle = mine.make_handle(group)
             mine.dispatch(handle)
-            rank.synchronize()
+            values = rank.read(mine.expert_rows)
+            rank.write(mine.expert_rows, -values)
+            mine.combine(handle, recipe=recipe)
+            rank.write(mine.expert_rows, values)
             rank.barrier()
             if rank.rank == LOST:
                 cluster.sim.silence(LOST, after=moment)
