@@ -242,8 +242,6 @@ def test_what_is_no_recipe_is_said(text: str, message: str, capsys):
     ("arguments", "message"),
     [
         ("--algorithm ht --recipe fp8-combine --pass fwd,bwd", "--pass bwd: expected fwd with --recipe"),
-        ("--algorithm ht --recipe fp8-combine --nodes 2", "--nodes 2: expected 1 with --recipe fp8-combine"),
-        ("--algorithm ht --recipe fp8-combine --mask", "--mask and --recipe fp8-combine exclude each other"),
         ("--algorithm ht --recipe nvfp4-combine", "--algorithm ht: expected ll with --recipe nvfp4-combine"),
         ("--recipe nvfp4-combine --dtype fp32", "--dtype fp32: expected bf16 with --recipe nvfp4-combine"),
         ("--recipe nvfp4-combine --hidden 48", "a row of --recipe nvfp4-combine has 24 bytes"),
