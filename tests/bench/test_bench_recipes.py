@@ -58,8 +58,9 @@ def test_right_results_are_accepted(kind: dict, recipe: str):
 
 
 @pytest.mark.parametrize(("algorithm", "layout"), [("ll", "em"), ("ll", "rm"), ("ht", "em"), ("ht", "fl")])
-def test_right_sums_of_quantized_rows_are_accepted(algorithm: str, layout: str):
-    check_all(done("fp8-combine", algorithm=algorithm, layout=layout))
+@pytest.mark.parametrize("num_teams", [1, 2])
+def test_right_sums_of_quantized_rows_are_accepted(algorithm: str, layout: str, num_teams: int):
+    check_all(done("fp8-combine", algorithm=algorithm, layout=layout, num_ranks=4, num_teams=num_teams))
 
 
 @pytest.mark.parametrize("layout", ["em", "rm"])
