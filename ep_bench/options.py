@@ -222,10 +222,10 @@ def _check_combine(given: argparse.Namespace) -> None:
         raise UsageError(f"--layout {','.join(given.layout)}: expected em with --recipe {recipe}")
     if recipe.has_global_scales and given.algorithm == "ht":
         raise UsageError(f"--algorithm ht: expected ll with --recipe {recipe}")
-    if not recipe.exact and not (recipe.quantizes_combine and given.algorithm == "ht"):
-        return
-    if recipe.quantizes_combine and not is_forward:
+    if recipe.quantizes_combine and given.algorithm == "ht" and not is_forward:
         raise UsageError(f"--pass bwd: expected fwd with --recipe {recipe}")
+    if not recipe.exact:
+        return
     if given.mask:
         raise UsageError(f"--mask and --recipe {recipe} exclude each other")
     if (given.nodes or 1) > 1:

@@ -5,7 +5,8 @@ The tolerance of a number, with w x its summands: ``(n eps(dtype) / 2 + (K + R) 
 subnormal of the type for each rounded sum. That covers n roundings to the type on a summand's way, and any
 order of float32 sums over K routes and R ranks. The result is rounded; what a rank sends, too, unless rows
 travel one by one (exact); in high throughput across LSA teams also what a team sends home. With FP8 or NVFP4
-on the way home, what each rank sends also has the error of quantizing.
+on the way home, what each rank sends also has the error of quantizing; in high throughput across LSA teams
+also what a team sends home.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ def combined(inputs: Inputs, rank: int, zones: list[ZoneTokens]) -> Combined:
     total = np.zeros((inputs.num_tokens(rank), case.hidden))
     magnitude = np.zeros_like(total)
     quantized: Array | float = 0.0
+    teams = case.num_teams if case.algorithm == "ht" else 1
+    crossing: dict[int, tuple[Array, Array]] = {}  # of other teams: their sums and how far off they may be
     backward = case.pass_direction == "bwd"
     gradients = np.zeros((len(total), case.top_k), np.float32) if backward else None
     for peer in range(case.num_ranks):
@@ -63,10 +66,14 @@ def combined(inputs: Inputs, rank: int, zones: list[ZoneTokens]) -> Combined:
             total += part
             error = nvfp4_error(part, limits) if case.recipe.has_global_scales else quantization_error(part)
             quantized = quantized + error
+            if teams > 1 and peer // case.team_size != rank // case.team_size:
+                before = crossing.get(peer // case.team_size, (0, 0))
+                crossing[peer // case.team_size] = (before[0] + part, before[1] + error)
         if gradients is not None:
             _add_gradients(gradients, inputs, rank, peer, places)
     info: Any = ml_dtypes.finfo(inputs.dtype)  # type: ignore[no-untyped-call]
-    teams = case.num_teams if case.algorithm == "ht" else 1
+    for part, error in crossing.values():  # quantized once more
+        quantized = quantized + quantization_error(np.abs(part) + error)
     num_roundings = 1 if case.recipe.exact else 3 if teams > 1 else 2
     magnitude *= num_roundings * float(info.eps) / 2 + (case.top_k + case.num_ranks) * 2.0**-24
     magnitude += (case.num_ranks + teams) * float(info.smallest_subnormal)

@@ -542,9 +542,9 @@ ncclResult_t ncclEpDispatch(ncclEpHandle_t handle, const ncclEpDispatchInputs_t*
 //
 // Rows stand where dispatch put them; M may be as low as what recv_total_counter says, outside of graphs,
 // and need not exceed max_recv_tokens_per_rank.
-// Recipe NONE: bf16, fp16 or fp32, the same on both sides; no scales. FP8 (LL, and HT FWD inside one LSA team; not in
-// NCCL EP 0.2): bf16 on both sides, H a multiple of 128; no scales here, since they are made on the way, as in dispatch
-// with DS_FP8E3M4, of what each rank sends.
+// Recipe NONE: bf16, fp16 or fp32, the same on both sides; no scales. FP8 (LL, and HT FWD; not in NCCL EP 0.2): bf16 on both
+// sides, H a multiple of 128; no scales here, since they are made on the way, as in dispatch with DS_FP8E3M4, of what
+// each rank sends, and in HT once more of what another LSA team sends home.
 // NVFP4 (LL): bf16 on both sides, H a multiple of 32. inputs.scales, fp32 [L,R*B,1] or [R,B,1], are the
 // global scales of the rows: 2688 / a row's largest magnitude, or 0 for zeros. Rows travel as fp4 E2M1 with
 // an fp8 E4M3 scale for each 16 elements: element = number x scale / global scale. What is larger than
@@ -562,7 +562,7 @@ ncclResult_t ncclEpDispatch(ncclEpHandle_t handle, const ncclEpDispatchInputs_t*
 // A token without experts, or of which nothing was kept, gets a row of zeros. The routing is that of the dispatch.
 //
 // Collective. Stream-ordered, as ncclEpDispatch. Allocates nothing. Capturable. Errors: as ncclEpDispatch;
-// ncclInvalidUsage: FP8 with HT BWD, with HT across LSA teams or enable_mask; NVFP4 with HT; either with
+// ncclInvalidUsage: FP8 with HT BWD, or with HT across LSA teams with enable_mask; NVFP4 with HT; either with
 // exact_combine.
 ncclResult_t ncclEpCombine(ncclEpHandle_t handle, const ncclEpCombineInputs_t* inputs,
                            const ncclEpCombineOutputs_t* outputs, const ncclEpCombineConfig_t* config,

@@ -126,9 +126,11 @@ struct SumMover {
  private:
   EP_DEVICE static bool leads() { return dev::lane_idx() == 0; }
   EP_DEVICE unsigned char* part(uint32_t i) const { return parts + i * kHtSumPartBytes; }
-  EP_DEVICE unsigned char* piece(uint32_t i) const { return part(plan.num_parts) + i * plan.stage_bytes; }
+  EP_DEVICE unsigned char* pieces() const { return part(plan.num_parts); }
+  // The stage of the next one.
+  EP_DEVICE unsigned char* piece() const { return pieces() + num_stores % kHtSumStages * plan.stage_bytes; }
   EP_DEVICE dev::Mbarrier* loaded(uint32_t i) const {
-    return reinterpret_cast<dev::Mbarrier*>(piece(kHtSumStages)) + i;
+    return reinterpret_cast<dev::Mbarrier*>(pieces() + kHtSumStages * plan.stage_bytes) + i;
   }
 
   // Issues the next load, for which there is a stage. False: nothing is left to be loaded.
@@ -188,26 +190,25 @@ struct SumMover {
     for (uint32_t begin = 0; begin < plan.row_bytes; begin += plan.piece_bytes) {
       const uint32_t rest = plan.row_bytes - begin;
       const uint32_t num_elements = (rest < plan.piece_bytes ? rest : plan.piece_bytes) / sizeof(uint16_t);
-      unsigned char* to = piece(num_stores % kHtSumStages);
       // All but the last piece have left their stages. The lanes meet when a part is added up, before they write the next one.
       if (leads()) dev::bulk_wait_read<kHtSumStages - 1>();
 #pragma unroll 1
       for (uint32_t at = 0; at < num_elements; at += kHtSumPartBytes / sizeof(uint16_t)) {
         const uint32_t left = num_elements - at;
-        QuantizedPart::store(sum_part(sum, left), left, to + quantized_bytes(at));
+        QuantizedPart::store(sum_part(sum, left), left, piece() + quantized_bytes(at));
       }
-      ++num_stores;
       dev::sync_warp();  // all of the piece is written
-      if (leads()) store(to, sum.to + quantized_bytes(begin / sizeof(uint16_t)), quantized_bytes(num_elements));
+      if (leads()) store(sum.to + quantized_bytes(begin / sizeof(uint16_t)), quantized_bytes(num_elements));
+      ++num_stores;
     }
   }
-  EP_DEVICE void store(const unsigned char* from, unsigned char* to, uint32_t bytes) {
+  EP_DEVICE void store(unsigned char* to, uint32_t bytes) {
     dev::fence_proxy_async();
-    dev::bulk_store(to, from, bytes);
+    dev::bulk_store(to, piece(), bytes);
     dev::bulk_commit();
     if (num_stores < kStoresBehind) return;
     dev::bulk_wait<kStoresBehind>();
-    flags.finish((num_stores - kStoresBehind) / plan.num_pieces);
+    flags.finish((num_stores + 1 - kStoresBehind) / plan.num_pieces);
   }
 };
 

@@ -74,8 +74,7 @@ class CombineQuantizationRecipe(IntEnum):
 
     NONE: bf16, fp16 or fp32, as they are. NVFP4: bf16 travels as E2M1 with an E4M3 scale for each 16
     elements, below the row's global scale, which the caller gives (low latency). FP8: bf16 travels as fp8
-    E4M3 with a float32 scale for each 128 elements (low latency; high throughput forward, inside one LSA
-    team).
+    E4M3 with a float32 scale for each 128 elements (low latency; high throughput forward).
     """
 
     NONE = 0

@@ -150,7 +150,8 @@ class World:
 
     def combine(self) -> None:
         """As the library does: each rank's part is rounded to the type, unless sums are exact, then parts are
-        added; in high throughput, those of each other LSA team are first added there, and rounded."""
+        added; in high throughput, those of each other LSA team are first added there, and rounded or
+        quantized once more."""
         for home, buffers in enumerate(self.buffers):
             total = np.zeros(buffers.combined.shape, np.float32)
             if buffers.combined_weights is not None:
@@ -160,7 +161,7 @@ class World:
             total += self._team_part(home, home_team * size, size)
             for team in range(self.case.num_ranks // size):
                 if team != home_team:
-                    total += self._team_part(home, team * size, size).astype(self.inputs.dtype)
+                    total += self._sent(self._team_part(home, team * size, size))
             buffers.combined[:] = total.astype(self.inputs.dtype)
 
     def _team_part(self, home: int, first: int, size: int) -> Array:
@@ -185,10 +186,14 @@ class World:
                         self._give_gradients(home, rank, number, token, buffers.expert_weights[place])
         if self.case.recipe.has_global_scales:
             return through_nvfp4(part, limits)
-        if self.case.recipe.quantizes_combine:
-            elements, scales = quantized(part)
-            return np.asarray(elements.astype(np.float32) * np.repeat(scales, GROUP, axis=1))
-        return part if self.case.recipe.exact else part.astype(self.inputs.dtype)
+        return part if self.case.recipe.exact else self._sent(part)
+
+    def _sent(self, part: Array) -> Array:
+        """A part as it travels."""
+        if not self.case.recipe.quantizes_combine:
+            return part.astype(self.inputs.dtype)
+        elements, scales = quantized(part)
+        return np.asarray(elements.astype(np.float32) * np.repeat(scales, GROUP, axis=1))
 
     def _give_gradients(self, home: int, rank: int, zone: int, token: int, gradients: Array) -> None:
         ids, found = self.inputs.routing[home].topk_idx[token], self.buffers[home].combined_weights[token]

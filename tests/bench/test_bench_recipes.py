@@ -58,8 +58,9 @@ def test_right_results_are_accepted(kind: dict, recipe: str):
 
 
 @pytest.mark.parametrize(("algorithm", "layout"), [("ll", "em"), ("ll", "rm"), ("ht", "em"), ("ht", "fl")])
-def test_right_sums_of_quantized_rows_are_accepted(algorithm: str, layout: str):
-    check_all(done("fp8-combine", algorithm=algorithm, layout=layout))
+@pytest.mark.parametrize("num_teams", [1, 2])
+def test_right_sums_of_quantized_rows_are_accepted(algorithm: str, layout: str, num_teams: int):
+    check_all(done("fp8-combine", algorithm=algorithm, layout=layout, num_ranks=4, num_teams=num_teams))
 
 
 @pytest.mark.parametrize("layout", ["em", "rm"])
@@ -242,8 +243,6 @@ def test_what_is_no_recipe_is_said(text: str, message: str, capsys):
     ("arguments", "message"),
     [
         ("--algorithm ht --recipe fp8-combine --pass fwd,bwd", "--pass bwd: expected fwd with --recipe"),
-        ("--algorithm ht --recipe fp8-combine --nodes 2", "--nodes 2: expected 1 with --recipe fp8-combine"),
-        ("--algorithm ht --recipe fp8-combine --mask", "--mask and --recipe fp8-combine exclude each other"),
         ("--algorithm ht --recipe nvfp4-combine", "--algorithm ht: expected ll with --recipe nvfp4-combine"),
         ("--recipe nvfp4-combine --dtype fp32", "--dtype fp32: expected bf16 with --recipe nvfp4-combine"),
         ("--recipe nvfp4-combine --hidden 48", "a row of --recipe nvfp4-combine has 24 bytes"),

@@ -143,6 +143,8 @@ def test_high_throughput_moves_little_but_what_must_cross(capsys, nodes):
         ("--recipe", "nvfp4-combine", "--mask"),
         ("--recipe", "fwd:fp16/fp32", "--algorithm", "ht", "--pass", "bwd", "--zero-copy", "on"),
         ("--recipe", "ds-fp8", "--algorithm", "ht", "--alignment", "4"),
+        ("--recipe", "fp8-combine", "--algorithm", "ht", "--mask"),
+        ("--recipe", "fp8-combine", "--algorithm", "ht", "--ranks", "4", "--nodes", "2"),
     ],
     ids=" ".join,
 )

@@ -6,6 +6,7 @@ from __future__ import annotations
 from mutant import Mutant
 
 DIES = ("dies",)
+QUANTIZES = ("quantizes",)
 LATE = ("late",)
 JUST_COUNTED = ("just-counted",)
 BLOCKS = ("several-blocks",)
@@ -83,5 +84,13 @@ MUTANTS = [
         "const uint32_t come = dev::ballot(exists),",
         "Sums have parts of an operation before.",
         DIES,
+    ),
+    Mutant(
+        "quantized rows that lost ranks have not sent are added up",
+        "ht/combine_quantized.cuh",
+        "const uint32_t come = dev::ballot(exists) & ~lost,",
+        "const uint32_t come = dev::ballot(exists),",
+        "Sums have parts of an operation before.",
+        QUANTIZES,
     ),
 ]

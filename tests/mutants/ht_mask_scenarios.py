@@ -13,6 +13,7 @@ from ht_masks import (
     FOUR,
     LOST,
     SHAPE,
+    check_dying_in_quantized_combine,
     find_moment,
     run_until_the_lost_are_gone,
     run_with_a_late_rank,
@@ -29,6 +30,13 @@ def dies(seed: int) -> None:
     for moment in (30_000, 40_000):
         with simulated(SHAPE.num_ranks, seed, checker=False) as cluster:
             run_until_the_lost_are_gone(cluster, make_problem(SHAPE, seed), MODE, (LOST,), [moment], seed)
+
+
+def quantizes(seed: int) -> None:
+    """A rank dies before it sends anything."""
+    problem = make_problem(replace(SHAPE, hidden=256), seed)
+    with simulated(SHAPE.num_ranks, seed, checker=False) as cluster:
+        check_dying_in_quantized_combine(cluster, problem, MODE, 1)
 
 
 def late(seed: int) -> None:
@@ -65,6 +73,7 @@ def unequal(seed: int) -> None:
 
 SCENARIOS: dict[str, Callable[[int], None]] = {
     "dies": dies,
+    "quantizes": quantizes,
     "late": late,
     "just-counted": just_counted,
     "several-blocks": several_blocks,

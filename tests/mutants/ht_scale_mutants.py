@@ -12,6 +12,7 @@ COMBINED = ("combined",)
 APART = ("apart",)
 APART_QUANTIZED = ("apart-quantized",)
 SUMMED = ("summed",)
+BETWEEN = ("between",)
 
 MUTANTS = [
     Mutant(
@@ -137,8 +138,8 @@ MUTANTS = [
     Mutant(
         "combine says too soon that a row has arrived",
         "ht/sum_mover.cuh",
-        "flags.finish((num_stores - kStoresBehind) / plan.num_pieces)",
-        "flags.finish(num_stores / plan.num_pieces)",
+        "flags.finish((num_stores + 1 - kStoresBehind) / plan.num_pieces)",
+        "flags.finish((num_stores + 1) / plan.num_pieces)",
         "The home rank adds up what is still on its way.",
         COMBINED,
     ),
@@ -149,5 +150,21 @@ MUTANTS = [
         "const float scale = first_scale;",
         "Every other group is too large or too small.",
         COMBINED,
+    ),
+    Mutant(
+        "what crosses has the scales of half a group",
+        "ht/combine_quantized_remote.cuh",
+        "other < LaneNumbers::kLanesOfPair;",
+        "other < LaneNumbers::kLanesOfPair / 2;",
+        "Larger elements in the other half are cut off.",
+        BETWEEN,
+    ),
+    Mutant(
+        "a group without a partner has two scales",
+        "ht/combine_quantized_remote.cuh",
+        "  if (mine.share_scale) most[0] = most[1] = dev::max_abs(most[0], most[1]);\n",
+        "",
+        "Every other eight elements of what crosses are too large or too small.",
+        BETWEEN,
     ),
 ]

@@ -63,7 +63,16 @@ def combined(seed: int, layout: ep.Layout, hidden: int, **config: Any) -> None:
         check_combined(problems, mode, cluster.run(main))
 
 
+def between(seed: int) -> None:
+    """The same between LSA teams of a rank each."""
+    problems, mode = make_problems(seed, replace(SHAPE, hidden=384)), Mode(FLAT, team_size=1)
+    main = partial(combine_quantized, problems=problems, mode=mode, timeout_ns=TIMEOUT_NS)
+    with simulated(SHAPE.num_ranks, seed, nodes=2) as cluster:
+        check_combined(problems, mode, cluster.run(main))
+
+
 SCENARIOS: dict[str, Callable[[int], None]] = {
+    "between": between,
     "combined": partial(combined, layout=FLAT, hidden=384),
     "summed": partial(combined, layout=EM, hidden=2304, max_num_sms=1),
     "in-bulk": partial(chained, rows=Rows(64, 8), mode=INTO_SLOTS),

@@ -12,10 +12,12 @@ from dataclasses import replace
 from itertools import chain, combinations
 from typing import Any
 
+import fp8_oracle
 import ht_oracle as oracle
 import nccl_ep as ep
 import numpy as np
 from ht import EM, Exchange, Mode, Shape, expected, expected_counters, expert_rows, gradients, group_config
+from ht_recipes import quantized_sums
 from ll import POISON, assert_same_bits
 from masks import mask_of, mask_without, without, without_experts
 from oracle import Array, Problem
@@ -300,3 +302,37 @@ def run_with_unequal_masks(cluster: Any, problem: Problem, mode: Mode, seed: int
             return mine.results()
 
     check_survivors(problem, mode, cluster.run(main))
+
+
+def check_dying_in_quantized_combine(cluster: Any, problem: Problem, mode: Mode, moment: int) -> None:
+    """A rank dies in it. Every token is summed up with what that rank had for it, or without.
+
+    What another combine has sent before is of no account.
+    """
+    recipe = ep.CombineQuantizationRecipe.FP8
+
+    def main(rank: Any) -> Any:
+        with ep.Group(rank.comm, masked_config(problem, mode)) as group:
+            mine = Exchange(rank, problem, mode)
+            handle = mine.make_handle(group)
+            mine.dispatch(handle)
+            values = rank.read(mine.expert_rows)
+            rank.write(mine.expert_rows, -values)
+            mine.combine(handle, recipe=recipe)
+            rank.write(mine.expert_rows, values)
+            rank.barrier()
+            if rank.rank == LOST:
+                cluster.sim.silence(LOST, after=moment)
+            mine.combine(handle, recipe=recipe)
+            return None if rank.rank == LOST else mine.results()["combined"]
+
+    for rank, found in enumerate(cluster.run(main)):
+        if found is None:
+            continue
+        possible = [quantized_sums(problem, rank, mode, gone) for gone in ((), (LOST,))]
+        for token in range(len(found)):
+            one = slice(token, token + 1)
+            try:
+                fp8_oracle.assert_sums(possible[0][one], found[one])
+            except AssertionError:
+                fp8_oracle.assert_sums(possible[1][one], found[one], f"rank {rank}, token {token}")

@@ -210,20 +210,29 @@ def combine_quantized(
 def check_combined(problems: list[Problem], mode: Mode, results: list[list[dict[str, Array]]]) -> None:
     """Compares what every rank has combined with the sums of quantized rows."""
     for i, problem in enumerate(problems):
-        rows = [ht.expert_rows(problem, rank, mode) for rank in range(problem.num_ranks)]
         for rank, found in enumerate(results):
-            if mode.layout is EM:
-                arrivals = oracle.arrivals_expert_major(problem, rank, rows, mode.alignment, mode.room)
-            else:
-                arrivals = oracle.arrivals_flat(problem, rank, rows, mode.room)
-            sums = [_by_team(problem, rank, rows_of_token, mode) for rows_of_token in arrivals]
+            sums = quantized_sums(problem, rank, mode)
             fp8_oracle.assert_sums(sums, found[i]["combined"], f"problem {i}, rank {rank}: combined")
 
 
-def _by_team(problem: Problem, home: int, arrivals: oracle.Arrivals, mode: Mode) -> list[Array | list[Array]]:
-    """The rows of the home rank's team, and those of each other one, which arrive as one sum."""
+def quantized_sums(
+    problem: Problem, home: int, mode: Mode, without: tuple[int, ...] = ()
+) -> list[list[Array | list[Array]]]:
+    """What is added up for each token: the rows of the home rank's team, and each other team's sum of some.
+
+    Without what some ranks send.
+    """
+    rows = [ht.expert_rows(problem, rank, mode) for rank in range(problem.num_ranks)]
+    if mode.layout is EM:
+        arrivals = oracle.arrivals_expert_major(problem, home, rows, mode.alignment, mode.room)
+    else:
+        arrivals = oracle.arrivals_flat(problem, home, rows, mode.room)
     team_size = mode.team_size or problem.num_ranks
-    teams: dict[int, list[Array]] = {}
-    for rank, row in arrivals:
-        teams.setdefault(rank // team_size, []).append(row)
-    return [*teams.pop(home // team_size, []), *teams.values()]
+    sums: list[list[Array | list[Array]]] = []
+    for rows_of_token in arrivals:
+        teams: dict[int, list[Array]] = {}
+        for rank, row in rows_of_token:
+            if rank not in without:
+                teams.setdefault(rank // team_size, []).append(row)
+        sums.append([*teams.pop(home // team_size, []), *teams.values()])
+    return sums

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import fp8_oracle
 import nccl_ep as ep
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from ht_masks import (
     SHAPE,
     TIMEOUT_NS,
     assert_same,
+    check_dying_in_quantized_combine,
     check_survivors,
     find_moment,
     masked_config,
@@ -26,7 +28,7 @@ from ht_masks import (
     run_without,
     write_results_of_experts,
 )
-from ht_recipes import Rows, ScaledExchange, config_for, quantized_rows
+from ht_recipes import Rows, ScaledExchange, config_for, quantized_rows, quantized_sums
 from ht_recipes import expected as expected_scaled
 from masks import mask_of, mask_without, without
 
@@ -308,3 +310,49 @@ def test_rows_with_scales(make_cluster: Any, rows: Rows, seed: int) -> None:
     for rank, found in enumerate(cluster.run(main)):
         if found is not None:
             assert_same(found, expected_scaled(left, rank, mode, rows), f"rank {rank}")
+
+
+FP8 = ep.CombineQuantizationRecipe.FP8
+WIDE = replace(SHAPE, hidden=1152)
+
+
+@SIM_ONLY
+@BOTH_LAYOUTS
+def test_combine_quantizes_what_survivors_send(make_cluster: Any, mode: Mode, seed: int) -> None:
+    problem = make_problem(WIDE, seed)
+
+    def main(rank: Any) -> Any:
+        with ep.Group(rank.comm, masked_config(problem, mode)) as group:
+            mine = Exchange(rank, problem, mode)
+            handle = mine.make_handle(group)
+            mine.dispatch(handle)
+            mine.combine(handle, recipe=FP8)
+            whole = mine.results()
+            rank.barrier()
+            if rank.rank == LOST:
+                cluster.sim.silence(LOST)
+                return None
+            write_results_of_experts(mine, without(problem, LOST))
+            mine.update(handle)
+            mine.dispatch(handle)
+            mine.combine(handle, recipe=FP8)
+            assert mask_of(rank, group) == mask_without(SHAPE.num_ranks, LOST)
+            return whole, mine.results()
+
+    cluster = make_cluster(SHAPE.num_ranks, seed)
+    cases = (problem, without(problem, LOST))
+    for rank, found in enumerate(cluster.run(main)):
+        if found is None:
+            continue
+        for case, results in zip(cases, found, strict=True):
+            sums = quantized_sums(case, rank, mode)
+            fp8_oracle.assert_sums(sums, results["combined"], f"rank {rank}: combined")
+
+
+@SIM_ONLY
+@BOTH_LAYOUTS
+def test_a_rank_that_dies_in_a_quantized_combine(make_cluster: Any, mode: Mode, seed: int) -> None:
+    moment = int(np.random.default_rng(seed).integers(1, STEPS // 4))
+    print("dies after", moment, "steps")
+    cluster = make_cluster(SHAPE.num_ranks, seed, checker=False)
+    check_dying_in_quantized_combine(cluster, make_problem(WIDE, seed), mode, moment)
