@@ -5,7 +5,7 @@
 // blocks send weights, receive them, and bring this rank's own rows and those that have arrived to their final places. The
 // update has told everybody where rows lie. A row goes straight into the receiver's output if that is a window,
 // expert-major to its first slot; else by way of the receiver's window. If the recipe has scales (kHasScales), they go the
-// same way beside the rows. If rows are to be quantized, all warps that neither push nor raise flags do that first, token by
+// same way beside the rows, or apart (scales_apart.cuh). If rows are to be quantized, all warps that neither push nor raise flags do that first, token by
 // token, and those that push wait for each. Waits: for peers to start, for rows and weights to arrive, for peers to be done.
 #pragma once
 

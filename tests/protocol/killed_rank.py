@@ -25,7 +25,8 @@ from masks import mask_of, mask_without, without
 from oracle import Array, Problem
 
 REPLAYS, REPLAYS_BEFORE = 2000, 300
-TIMEOUT_NS = 200_000_000
+# Between nodes that the loopback plugin makes, threads of the host move what the driver may hold up while a process ends.
+TIMEOUT_NS = 2_000_000_000 if "NCCL_RMA_PLUGIN" in os.environ else 200_000_000
 
 
 class LowLatency:
@@ -107,8 +108,8 @@ def main(rank: int, num_ranks: int, folder: Path, victim: int, algorithm: str) -
         graph.launch()
         graph.stream.synchronize()
         longest = max(longest, time.perf_counter() - start)
-    assert mask_of(face, group) == mask_without(num_ranks, victim)
-    lost = group.async_error()
+    lost, mask = group.async_error(), mask_of(face, group)
+    assert mask == mask_without(num_ranks, victim), f"{mask}, longest replay {longest:.3f} s: {lost}"
     assert isinstance(lost, ep.RemoteError)
     assert lost.ranks == (victim,)
     face.write(mine.expert_rows, body.expert_rows(left, rank))
