@@ -12,6 +12,8 @@
 //               Plain loads and stores through raw pointers are allowed as well, except for stores to another
 //               rank's memory, which must be st. ld_nc reads data that nobody writes while the kernel runs.
 //               ld_nc_or(p, otherwise): the same of an int32_t; p may be null.
+//               ld_shared(p) st_shared(p, v): as ld and st, for the block's shared memory alone; 16 bytes are loaded, 4 or 8
+//               stored.
 //
 // Sync access   ld_relaxed<scope>(p) ld_acquire<scope>(p) st_relaxed<scope>(p, v) st_release<scope>(p, v)
 //               atomic_add<order, scope>(p, v) atomic_or<order, scope>(p, v) atomic_exchange<order, scope>(p, v)

@@ -152,6 +152,17 @@ EP_DEVICE void st(T* p, const detail::SameAs<T>& value) {
   sim::device::store(p, sim::device::to_bits(value), sizeof(T));
 }
 
+template <class T>
+EP_DEVICE T ld_shared(const T* p) {
+  static_assert(sizeof(T) == 16);
+  return ld(p);
+}
+template <class T>
+EP_DEVICE void st_shared(T* p, const detail::SameAs<T>& value) {
+  static_assert(sizeof(T) == 4 || sizeof(T) == 8);
+  st(p, value);
+}
+
 // ---- sync accesses
 
 template <Scope kScope, class T>

@@ -17,14 +17,15 @@ struct QuantizedPart {
                 kHtSumPartBytes / sizeof(uint16_t) % kQuantizedBlock == 0);
 
   // The i-th pack that this lane looks at.
-  EP_DEVICE static uint32_t pack(uint32_t i) { return (i + dev::lane_idx() / 2) % kSumPacks; }
+  EP_DEVICE static uint32_t pack(uint32_t i) { return i ^ dev::lane_idx() / 2 % kSumPacks; }
   EP_DEVICE static uint32_t first() { return kLaneElements * dev::lane_idx(); }
 
   // Those of a part of a row of bf16; zeros behind its end.
   EP_DEVICE static void load(const unsigned char* part, uint32_t num_elements, Pack (&packs)[kSumPacks]) {
     const Pack* mine = reinterpret_cast<const Pack*>(part) + kSumPacks * dev::lane_idx();
 #pragma unroll
-    for (uint32_t i = 0; i < kSumPacks; ++i) packs[i] = first() < num_elements ? dev::ld(mine + pack(i)) : Pack{};
+    for (uint32_t i = 0; i < kSumPacks; ++i)
+      packs[i] = first() < num_elements ? dev::ld_shared(mine + pack(i)) : Pack{};
   }
 
   // The scale of the group. All lanes call it.
@@ -43,7 +44,7 @@ struct QuantizedPart {
     const GroupScale scale = scale_of(sum);
     // All scales of a block are written, whether or not it has their groups.
     if (dev::lane_idx() % kLanesOfGroup == 0 && first() / kQuantizedBlock * kQuantizedBlock < num_elements) {
-      dev::st(reinterpret_cast<float*>(to + row.scale(first())), scale.scale);
+      dev::st_shared(reinterpret_cast<float*>(to + row.scale(first())), scale.scale);
     }
     if (first() >= num_elements) return;
     const uint32_t step = row.is_alone(first()) ? 8 : 16;
@@ -51,9 +52,9 @@ struct QuantizedPart {
 #pragma unroll
     for (uint32_t i = 0; i < kSumPacks; ++i) {
       const float (&element)[4][2] = sum.value[i];
-      dev::st(reinterpret_cast<Numbers*>(mine + step * pack(i)),
-              Numbers{{quantize_floats(element[0], element[1], scale.inverse),
-                       quantize_floats(element[2], element[3], scale.inverse)}});
+      dev::st_shared(reinterpret_cast<Numbers*>(mine + step * pack(i)),
+                     Numbers{{quantize_floats(element[0], element[1], scale.inverse),
+                              quantize_floats(element[2], element[3], scale.inverse)}});
     }
   }
 };

@@ -27,7 +27,7 @@ struct Pushers {
 };
 constexpr Pushers kPushers{8, 6, 7168};  // 8 blocks fill the links, and more are slower
 // Combine that quantizes, of 32 blocks: expert-major sums load more than rows do.
-constexpr Pushers kQuantizers{18, 12, 4096};
+constexpr Pushers kQuantizers{20, 12, 4096};
 constexpr Pushers kSumQuantizers{22, 12, 4096};
 
 size_t update_bytes(const HtShape& shape, uint32_t tile_tokens) {

@@ -109,6 +109,28 @@ LITMUS(shared_memory) {
   EXPECT(c[other] == other + 1000 * dev::block_idx());
 }
 
+// Of two sizes from static and dynamic arrays, by the block's warps for each other.
+LITMUS(shared_accesses) {
+  struct alignas(16) Four {
+    uint32_t word[4];
+  };
+  EP_SHARED(Four, a, [64]);
+  EP_DYNAMIC_SHARED(dynamic);
+  Four* b = reinterpret_cast<Four*>(dynamic);
+  const uint32_t me = dev::thread_idx();
+  for (uint32_t i = 0; i < 4; ++i) dev::st_shared(a[me].word + i, scramble(4 * me + i));
+  for (uint32_t i = 0; i < 4; i += 2) {
+    dev::st_shared(reinterpret_cast<uint64_t*>(b[me].word + i), uint64_t{scramble(me)} << 32 | i);
+  }
+  dev::sync_block();
+  const uint32_t other = dev::num_threads() - 1 - me;
+  const Four first = dev::ld_shared(a + other), second = dev::ld_shared(b + other);
+  for (uint32_t i = 0; i < 4; ++i) {
+    EXPECT(first.word[i] == scramble(4 * other + i));
+    EXPECT(second.word[i] == (i % 2 ? scramble(other) : i));
+  }
+}
+
 LITMUS(clock_advances) {
   const uint64_t start = dev::clock_ns();
   uint64_t* seen = test.data<uint64_t>(0);

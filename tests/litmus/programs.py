@@ -114,6 +114,7 @@ BLOCKS = [
     Program("bar_arrive_before_writing", RACE, threads=64, says=UNORDERED),
     Program("barrier_not_reached", DEADLOCK, threads=64),
     Program("shared_memory", blocks=3, threads=128, shared_bytes=512),
+    Program("shared_accesses", blocks=2, threads=64, shared_bytes=1024),
     Program("clock_advances", blocks=2),
 ]
 
@@ -207,6 +208,7 @@ NUMBERS = [
     Program("e2m1_from_all_floats_of_interest", threads=64),
     Program("floats_from_all_e2m1_numbers", threads=64),
     Program("bf16_and_fp16_to_float_and_back", threads=64),
+    Program("the_larger_magnitude", threads=64),
     Program("single_operations", threads=64),
 ]
 

@@ -86,7 +86,7 @@ TEST_CASE("plan_ht: known combines that quantize") {
   };
   const Limits wide{32, 1024, kShared};
   CHECK(plan(Layout::flat, 14336, wide) ==
-        "32 blocks x 512 threads, rows of 14336 B in 4 pieces of 4096, 18 blocks push with 12 warps, 6 parts");
+        "32 blocks x 512 threads, rows of 14336 B in 4 pieces of 4096, 20 blocks push with 12 warps, 6 parts");
   CHECK(plan(Layout::expert_major, 14336, wide) ==
         "32 blocks x 512 threads, rows of 14336 B in 4 pieces of 4096, 22 blocks push with 12 warps, 6 parts");
   CHECK(plan(Layout::flat, 14336, kBudget) ==
