@@ -66,7 +66,7 @@ void HtHandle::combine(const CombineRequest& request, cudaStream_t stream) {
 
   const bool is_exact = group_.shape().exact_combine;
   const bool quantizes = request.recipe == NCCL_EP_COMB_QUANT_FP8;
-  const plan::Limits& limits = group_.move_limits(layout_, quantizes);
+  const plan::Limits& limits = quantizes ? group_.quantizing_limits() : group_.move_limits(layout_);
   // As they are, by way of stages, or from the registers in which they are made.
   const Layout moved_as = is_exact ? Layout::flat : layout_;
   const plan::HtRowPlan plan =

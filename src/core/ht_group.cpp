@@ -11,7 +11,8 @@ namespace {
 
 constexpr uint32_t kNetworkContexts = 4;  // chunks for one rail peer have so many ways to go side by side
 constexpr uint32_t kFlatSms = 16;         // enough to fill the links
-constexpr uint32_t kManySms = 32;         // and to copy and sum what a row has for several experts, or to quantize
+constexpr uint32_t kManySms = 32;         // and to copy and sum what a row has for several experts, or to quantize tokens
+constexpr uint32_t kQuantizingSms = 64;   // and to quantize rows, of which each token has several
 
 void check_config(const ncclEpGroupConfig_t& config) {
   if (config.max_token_bytes % 16 != 0) {
@@ -59,6 +60,7 @@ uint64_t HtGroup::plan() {
   update_limits_ = limits_of(device().limits().num_sms, ht_update_threads(needs_network(), shape_.masks));
   flat_limits_ = limits_of(kFlatSms, ht_move_threads(needs_network()));
   wide_limits_ = limits_of(kManySms, ht_move_threads(needs_network()));
+  quantizing_limits_ = limits_of(kQuantizingSms, ht_move_threads(needs_network()));
   max_update_blocks_ = plan::max_ht_update_blocks(shape_, update_limits_);
   // A device that is too small says so here.
   plan::plan_ht_update(shape_, shape_.max_tokens, update_limits_, tuning_);

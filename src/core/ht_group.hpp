@@ -29,6 +29,8 @@ class HtGroup : public Group {
   const plan::Limits& move_limits(Layout layout, bool quantizes = false) const {
     return layout == Layout::expert_major || quantizes ? wide_limits_ : flat_limits_;
   }
+  // Of combine that quantizes.
+  const plan::Limits& quantizing_limits() const { return quantizing_limits_; }
   const HtGroupState& state() const { return state_; }
   const HtNetwork& network() const { return network_; }  // of a group of several LSA teams
 
@@ -57,7 +59,7 @@ class HtGroup : public Group {
   plan::HtShape shape_;
   plan::HtTuning tuning_;
   plan::Limits update_limits_;
-  plan::Limits flat_limits_, wide_limits_;  // of dispatch and combine
+  plan::Limits flat_limits_, wide_limits_, quantizing_limits_;  // of dispatch and combine
   size_t num_block_counts_ = 0, num_parcel_chunks_ = 0;
   uint32_t max_update_blocks_ = 0;
   DeviceMemory work_;

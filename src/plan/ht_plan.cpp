@@ -25,7 +25,8 @@ struct Pushers {
   uint32_t warps;        // of such a block
   uint32_t piece_bytes;  // at most; more warps with smaller stages move more
 };
-constexpr Pushers kPushers{8, 6, 7168};  // 8 blocks fill the links, and more are slower
+constexpr Pushers kPushers{8, 12, 3584};     // 8 blocks fill the links, and more are slower
+constexpr Pushers kBusyPushers{8, 6, 7168};  // of blocks whose other warps receive
 // Combine that quantizes, of 32 blocks: expert-major sums load more than rows do.
 constexpr Pushers kQuantizers{20, 12, 4096};
 constexpr Pushers kSumQuantizers{22, 12, 4096};
@@ -51,11 +52,14 @@ uint32_t tile_tokens(const HtShape& shape, uint32_t num_tokens, const Limits& li
   return tile;
 }
 
-// Equal pieces, but for the last. Scales come on top in any stage.
+// Equal pieces, but for the last, and of whole lines of memory: parts of lines are slow to write. Scales come on top in any
+// stage.
 void cut_row(HtMovePlan& move, const HtRow& row, uint32_t max_piece_bytes) {
+  constexpr uint64_t kLineBytes = 128;
+  const uint64_t even_bytes = div_up(row.bytes, div_up(row.bytes, max_piece_bytes));
+  const uint64_t whole_lines = std::min(align_up(even_bytes, kLineBytes), row.bytes);
   move.row_bytes = static_cast<uint32_t>(row.bytes);
-  move.num_pieces = static_cast<uint32_t>(div_up(row.bytes, max_piece_bytes));
-  move.piece_bytes = static_cast<uint32_t>(align_up(div_up(row.bytes, move.num_pieces), 16));
+  move.piece_bytes = static_cast<uint32_t>(whole_lines <= max_piece_bytes ? whole_lines : align_up(even_bytes, 16));
   move.num_pieces = static_cast<uint32_t>(div_up(row.bytes, move.piece_bytes));
   move.stage_bytes = static_cast<uint32_t>(move.piece_bytes + row.stage_scale_bytes);
 }
@@ -81,11 +85,11 @@ uint32_t num_move_threads(const Limits& limits, const HtTuning& tuning) {
 }
 
 // Blocks, threads and pieces.
-HtRowPlan cut_rows(const HtRow& row, const Limits& limits, const HtTuning& tuning) {
+HtRowPlan cut_rows(const HtRow& row, const Pushers& pushers, const Limits& limits, const HtTuning& tuning) {
   require_room(limits);
   HtRowPlan plan;
   uint32_t max_piece_bytes =
-      tuning.piece_bytes ? std::max(tuning.piece_bytes / 16 * 16, kMinPieceBytes) : kPushers.piece_bytes;
+      tuning.piece_bytes ? std::max(tuning.piece_bytes / 16 * 16, kMinPieceBytes) : pushers.piece_bytes;
   for (cut_row(plan.move, row, max_piece_bytes); most_pushers(plan.move, limits) == 0;) {
     max_piece_bytes = max_piece_bytes / 32 * 16;
     cut_row(plan.move, row, max_piece_bytes);
@@ -103,9 +107,9 @@ void deal_pushers(HtRowPlan& plan, uint32_t min_blocks, uint32_t preferred_block
 }
 
 // Pushing by way of stages.
-void deal_stages(HtRowPlan& plan, const Limits& limits, const HtTuning& tuning) {
+void deal_stages(HtRowPlan& plan, const Pushers& pushers, const Limits& limits, const HtTuning& tuning) {
   const uint32_t most = std::min(most_pushers(plan.move, limits), plan.launch.num_threads / 32 - kOtherWarps);
-  plan.move.push_warps = std::min(tuning.push_warps ? tuning.push_warps : kPushers.warps, most);
+  plan.move.push_warps = std::min(tuning.push_warps ? tuning.push_warps : pushers.warps, most);
   plan.launch.shared_bytes = plan.move.push_warps * plan.move.mover_bytes();
 }
 
@@ -189,27 +193,26 @@ uint32_t max_ht_update_blocks(const HtShape& shape, const Limits& limits) {
 
 HtRowPlan plan_ht_dispatch(Layout layout, bool into_windows, const HtRow& row, const Limits& limits,
                            const HtTuning& tuning) {
-  HtRowPlan plan = cut_rows(row, limits, tuning);
-  const uint32_t num_blocks = plan.launch.num_blocks;
-  if (layout == Layout::expert_major) {
-    deal_pushers(plan, kManyBlocks, kPushers.blocks, tuning);
-  } else if (into_windows) {
-    deal_pushers(plan, kPushers.blocks + 4, kPushers.blocks, tuning);
-  } else {
-    deal_pushers(plan, 2 * kPushers.blocks, std::min(kPushers.blocks, num_blocks * 7 / 16), tuning);
-  }
-  deal_stages(plan, limits, tuning);
+  const bool is_flat = layout == Layout::flat;
+  const uint32_t min_blocks = !is_flat ? kManyBlocks : into_windows ? kPushers.blocks + 4 : 2 * kPushers.blocks;
+  const uint32_t most_blocks = is_flat && !into_windows ? limits.num_sms * 7 / 16 : kPushers.blocks;
+  const Pushers& pushers = limits.num_sms < min_blocks ? kBusyPushers : kPushers;
+  HtRowPlan plan = cut_rows(row, pushers, limits, tuning);
+  deal_pushers(plan, min_blocks, std::min(pushers.blocks, most_blocks), tuning);
+  deal_stages(plan, pushers, limits, tuning);
   return plan;
 }
 
 HtRowPlan plan_ht_combine(Layout layout, uint64_t row_bytes, const Limits& limits, const HtTuning& tuning) {
-  HtRowPlan plan = cut_rows({row_bytes}, limits, tuning);
+  const uint32_t min_blocks = layout == Layout::flat ? 2 * kPushers.blocks : kManyBlocks;
+  const Pushers& pushers = limits.num_sms < min_blocks ? kBusyPushers : kPushers;
+  HtRowPlan plan = cut_rows({row_bytes}, pushers, limits, tuning);
   if (layout == Layout::expert_major) {
-    deal_pushers(plan, kManyBlocks, plan.launch.num_blocks * 5 / 8, tuning);
+    deal_pushers(plan, min_blocks, plan.launch.num_blocks * 5 / 8, tuning);
     deal_sums(plan, tuning);
   } else {
-    deal_pushers(plan, 2 * kPushers.blocks, kPushers.blocks, tuning);
-    deal_stages(plan, limits, tuning);
+    deal_pushers(plan, min_blocks, pushers.blocks, tuning);
+    deal_stages(plan, pushers, limits, tuning);
   }
   return plan;
 }

@@ -57,26 +57,29 @@ TEST_CASE("plan_ht: known updates") {
 
 TEST_CASE("plan_ht: known dispatches") {
   CHECK(cuts(plan_ht_dispatch(Layout::flat, true, {14336}, kBudget, {})) ==
-        "16 blocks x 512 threads, rows of 14336 B in 2 pieces of 7168, 8 blocks push with 6 warps");
+        "16 blocks x 512 threads, rows of 14336 B in 4 pieces of 3584, 8 blocks push with 12 warps");
   CHECK(cuts(plan_ht_dispatch(Layout::flat, false, {7168}, kBudget, {})) ==
-        "16 blocks x 512 threads, rows of 7168 B in 1 pieces of 7168, 7 blocks push with 6 warps");
+        "16 blocks x 512 threads, rows of 7168 B in 2 pieces of 3584, 7 blocks push with 12 warps");
+  CHECK_MESSAGE(cuts(plan_ht_dispatch(Layout::flat, true, {5760}, kBudget, {})) ==
+                    "16 blocks x 512 threads, rows of 5760 B in 2 pieces of 2944, 8 blocks push with 12 warps",
+                "pieces are whole lines");
   CHECK(cuts(plan_ht_dispatch(Layout::expert_major, true, {28672}, kBudget, {})) ==
         "16 blocks x 512 threads, rows of 28672 B in 4 pieces of 7168, 16 blocks push with 6 warps");
   CHECK(cuts(plan_ht_dispatch(Layout::flat, true, {64}, kBudget, {})) ==
-        "16 blocks x 512 threads, rows of 64 B in 1 pieces of 64, 8 blocks push with 6 warps");
+        "16 blocks x 512 threads, rows of 64 B in 1 pieces of 64, 8 blocks push with 12 warps");
   CHECK(cuts(plan_ht_dispatch(Layout::flat, true, {64}, kSimulated, {})) ==
         "4 blocks x 128 threads, rows of 64 B in 1 pieces of 64, 4 blocks push with 2 warps");
 }
 
 TEST_CASE("plan_ht: known combines") {
   CHECK(cuts(plan_ht_combine(Layout::flat, 14336, kBudget, {})) ==
-        "16 blocks x 512 threads, rows of 14336 B in 2 pieces of 7168, 8 blocks push with 6 warps");
+        "16 blocks x 512 threads, rows of 14336 B in 4 pieces of 3584, 8 blocks push with 12 warps");
   CHECK(cuts(plan_ht_combine(Layout::flat, 64, kBudget, {})) ==
-        "16 blocks x 512 threads, rows of 64 B in 1 pieces of 64, 8 blocks push with 6 warps");
+        "16 blocks x 512 threads, rows of 64 B in 1 pieces of 64, 8 blocks push with 12 warps");
   CHECK(cuts(plan_ht_combine(Layout::expert_major, 14336, kBudget, {})) ==
         "16 blocks x 512 threads, rows of 14336 B in 2 pieces of 7168, 16 blocks push with 8 warps");
   CHECK(cuts(plan_ht_combine(Layout::expert_major, 14336, {32, 1024, kShared}, {})) ==
-        "32 blocks x 512 threads, rows of 14336 B in 2 pieces of 7168, 20 blocks push with 15 warps");
+        "32 blocks x 512 threads, rows of 14336 B in 4 pieces of 3584, 20 blocks push with 15 warps");
 }
 
 TEST_CASE("plan_ht: known combines that quantize") {
