@@ -11,8 +11,8 @@ namespace {
 
 constexpr uint32_t kNetworkContexts = 4;  // chunks for one rail peer have so many ways to go side by side
 constexpr uint32_t kFlatSms = 16;         // enough to fill the links
-constexpr uint32_t kManySms = 32;         // and to copy and sum what a row has for several experts, or to quantize tokens
-constexpr uint32_t kQuantizingSms = 64;   // and to quantize rows, of which each token has several
+constexpr uint32_t kManySms = 32;  // and to copy and sum what a row has for several experts, or to quantize tokens
+constexpr uint32_t kQuantizingSms = 64;  // and to quantize rows, of which each token has several
 
 void check_config(const ncclEpGroupConfig_t& config) {
   if (config.max_token_bytes % 16 != 0) {
