@@ -172,18 +172,20 @@ struct SumMover {
     ++num_free;
     load_next();
   }
-  EP_DEVICE PackSum<DType::bf16> sum_part(const ListedSum& listed, uint32_t num_elements) {
+  // Adds up a part and quantizes it. Many rows are alone: they have code of their own, and their elements stay where they are.
+  EP_DEVICE void make_part(uint32_t num_rows, uint32_t num_elements, unsigned char* to) {
     Pack packs[kSumPacks];
     take_part(num_elements, packs);
     PackSum<DType::bf16> sum(packs);
     free_part();
+    if (num_rows == 1) return QuantizedPart::store(sum, num_elements, to);
 #pragma unroll 1
-    for (uint32_t i = 1; i < listed.num_rows; ++i) {
+    for (uint32_t i = 1; i < num_rows; ++i) {
       take_part(num_elements, packs);
       sum.add(packs);
       free_part();
     }
-    return sum;
+    QuantizedPart::store(sum, num_elements, to);
   }
 
   EP_DEVICE void make_sum(const ListedSum& sum) {
@@ -195,8 +197,7 @@ struct SumMover {
       if (leads()) dev::bulk_wait_read<kHtSumStages - 1>();
 #pragma unroll 1
       for (uint32_t at = 0; at < num_elements; at += kHtSumPartBytes / sizeof(uint16_t)) {
-        const uint32_t left = num_elements - at;
-        QuantizedPart::store(sum_part(sum, left), left, piece() + quantized_bytes(at));
+        make_part(sum.num_rows, num_elements - at, piece() + quantized_bytes(at));
       }
       dev::sync_warp();  // all of the piece is written
       if (leads()) store(sum.to + quantized_bytes(begin / sizeof(uint16_t)), quantized_bytes(num_elements));
