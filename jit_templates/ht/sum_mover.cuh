@@ -75,7 +75,7 @@ struct SumMover {
   const HtMovePlan& plan;
   FlagSender flags;
   ListedSum (&lists)[kLists];
-  unsigned char* parts;  // stages for them, those for pieces, and an mbarrier for each part
+  dev::Mbarrier* loaded;  // [stage for a part]; behind them these stages, and those for pieces
   uint32_t num_listed = 0, num_stores = 0;
   uint32_t stage = 0, parity = 0;  // of the part that comes next, and of its mbarrier's phase
   uint32_t num_free;               // stages for parts, behind those that are being loaded
@@ -84,12 +84,17 @@ struct SumMover {
 
   // `shared`: of this warp, as its queue is.
   EP_DEVICE SumMover(const HtMovePlan& move_plan, FlagQueue& queue, ListedSum (&sums)[kLists], unsigned char* shared)
-      : plan(move_plan), flags{queue}, lists(sums), parts(shared), num_free(plan.num_parts), load_at(plan.row_bytes) {}
+      : plan(move_plan),
+        flags{queue},
+        lists(sums),
+        loaded(reinterpret_cast<dev::Mbarrier*>(shared)),
+        num_free(plan.num_parts),
+        load_at(plan.row_bytes) {}
 
   // for_each_flow() has a proxy fence between this and the first bulk copy.
   EP_DEVICE void open() {
     if (!leads()) return;
-    for (uint32_t i = 0; i < plan.num_parts; ++i) dev::mbar_init(loaded(i), 1);
+    for (uint32_t i = 0; i < plan.num_parts; ++i) dev::mbar_init(loaded + i, 1);
   }
 
   // Where the lanes put the rows of the next sum.
@@ -121,18 +126,16 @@ struct SumMover {
   EP_DEVICE void close() {
     if (!leads()) return;
     flags.close();
-    for (uint32_t i = 0; i < plan.num_parts; ++i) dev::mbar_inval(loaded(i));
+    for (uint32_t i = 0; i < plan.num_parts; ++i) dev::mbar_inval(loaded + i);
   }
 
  private:
   EP_DEVICE static bool leads() { return dev::lane_idx() == 0; }
-  EP_DEVICE unsigned char* part(uint32_t i) const { return parts + i * kHtSumPartBytes; }
-  EP_DEVICE unsigned char* pieces() const { return part(plan.num_parts); }
-  // The stage of the next one.
-  EP_DEVICE unsigned char* piece() const { return pieces() + num_stores % kHtSumStages * plan.stage_bytes; }
-  EP_DEVICE dev::Mbarrier* loaded(uint32_t i) const {
-    return reinterpret_cast<dev::Mbarrier*>(pieces() + kHtSumStages * plan.stage_bytes) + i;
+  EP_DEVICE unsigned char* part(uint32_t i) const {
+    return reinterpret_cast<unsigned char*>(loaded + kHtMaxSumParts) + i * kHtSumPartBytes;
   }
+  // The stage of the next piece.
+  EP_DEVICE unsigned char* piece() const { return part(plan.num_parts) + num_stores % kHtSumStages * plan.stage_bytes; }
 
   // Issues the next load, for which there is a stage. False: nothing is left to be loaded.
   EP_DEVICE bool load_next() {
@@ -146,8 +149,8 @@ struct SumMover {
       const uint32_t begin = stage + plan.num_parts - num_free,
                      to = begin < plan.num_parts ? begin : begin - plan.num_parts;
       const uint32_t rest = plan.row_bytes - load_at, bytes = rest < kHtSumPartBytes ? rest : kHtSumPartBytes;
-      dev::mbar_arrive_expect_tx(loaded(to), bytes);
-      dev::bulk_load(part(to), sum.rows[load_row] + load_at, bytes, loaded(to));
+      dev::mbar_arrive_expect_tx(loaded + to, bytes);
+      dev::bulk_load(part(to), sum.rows[load_row] + load_at, bytes, loaded + to);
     }
     --num_free;
     if (++load_row == sum.num_rows) {
@@ -159,7 +162,7 @@ struct SumMover {
 
   // The next part that was loaded.
   EP_DEVICE void take_part(uint32_t num_elements, Pack (&packs)[kSumPacks]) {
-    dev::mbar_wait(loaded(stage), parity);
+    dev::mbar_wait(loaded + stage, parity);
     QuantizedPart::load(part(stage), num_elements, packs);
   }
   // Its stage is free again, and the next load takes it.
@@ -172,18 +175,20 @@ struct SumMover {
     ++num_free;
     load_next();
   }
-  EP_DEVICE PackSum<DType::bf16> sum_part(const ListedSum& listed, uint32_t num_elements) {
+  // Adds up a part and quantizes it. Many rows are alone: they have code of their own, and their elements stay where they are.
+  EP_DEVICE void make_part(uint32_t num_rows, uint32_t num_elements, unsigned char* to) {
     Pack packs[kSumPacks];
     take_part(num_elements, packs);
     PackSum<DType::bf16> sum(packs);
     free_part();
+    if (num_rows == 1) return QuantizedPart::store(sum, num_elements, to);
 #pragma unroll 1
-    for (uint32_t i = 1; i < listed.num_rows; ++i) {
+    for (uint32_t i = 1; i < num_rows; ++i) {
       take_part(num_elements, packs);
       sum.add(packs);
       free_part();
     }
-    return sum;
+    QuantizedPart::store(sum, num_elements, to);
   }
 
   EP_DEVICE void make_sum(const ListedSum& sum) {
@@ -195,8 +200,7 @@ struct SumMover {
       if (leads()) dev::bulk_wait_read<kHtSumStages - 1>();
 #pragma unroll 1
       for (uint32_t at = 0; at < num_elements; at += kHtSumPartBytes / sizeof(uint16_t)) {
-        const uint32_t left = num_elements - at;
-        QuantizedPart::store(sum_part(sum, left), left, piece() + quantized_bytes(at));
+        make_part(sum.num_rows, num_elements - at, piece() + quantized_bytes(at));
       }
       dev::sync_warp();  // all of the piece is written
       if (leads()) store(sum.to + quantized_bytes(begin / sizeof(uint16_t)), quantized_bytes(num_elements));

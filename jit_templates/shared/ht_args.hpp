@@ -23,6 +23,7 @@ constexpr uint32_t kHtStages = 4;  // of a warp that pushes rows
 // stages of its own.
 constexpr uint32_t kHtSumPartBytes = 2048;
 constexpr uint32_t kHtSumStages = 2;
+constexpr uint32_t kHtMaxSumParts = 16;  // that a warp has under way
 
 // The window has the addresses of the own LSA team's ranks, by their numbers in the world.
 struct HtGroupState : GroupState {
@@ -158,9 +159,10 @@ struct HtMovePlan {
   EP_HOST_DEVICE uint64_t mover_bytes() const {
     return align_up(kHtStages * (stage_bytes + sizeof(uint64_t) + 2 * sizeof(HtStageUse)), 128);
   }
-  // For one that quantizes sums: stages for parts, an mbarrier for each, and those that pieces leave from.
+  // For one that quantizes sums: an mbarrier for each part that may be under way, stages for them, and those that pieces
+  // leave from.
   EP_HOST_DEVICE uint64_t sum_mover_bytes() const {
-    return align_up(num_parts * (kHtSumPartBytes + sizeof(uint64_t)) + kHtSumStages * stage_bytes, 128);
+    return align_up(kHtMaxSumParts * sizeof(uint64_t) + num_parts * kHtSumPartBytes + kHtSumStages * stage_bytes, 128);
   }
 };
 

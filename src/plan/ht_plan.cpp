@@ -135,7 +135,7 @@ void cut_quantized_row(HtMovePlan& move, uint32_t row_bytes, uint32_t max_piece_
 
 // Stages for as many parts as a block has room for.
 void deal_parts(HtRowPlan& plan, const Pushers& pushers, const Limits& limits, const HtTuning& tuning) {
-  constexpr uint32_t kMinParts = 2, kMaxParts = 16;
+  constexpr uint32_t kMinParts = 2;
   HtMovePlan& move = plan.move;
   const auto most_warps = [&](uint32_t num_parts) {
     move.num_parts = num_parts;
@@ -146,7 +146,7 @@ void deal_parts(HtRowPlan& plan, const Pushers& pushers, const Limits& limits, c
   const uint32_t preferred = all_push ? std::min(pushers.warps, num_warps / 2) : pushers.warps;
   const uint32_t most = std::min(most_warps(kMinParts), num_warps - kOtherWarps);
   move.push_warps = std::min(tuning.push_warps ? tuning.push_warps : preferred, most);
-  uint32_t num_parts = kMaxParts;
+  uint32_t num_parts = kHtMaxSumParts;
   while (most_warps(num_parts) < move.push_warps) --num_parts;
   plan.launch.shared_bytes = move.push_warps * move.sum_mover_bytes();
 }

@@ -201,6 +201,21 @@ def test_combine_with_quantized_rows(make_cluster: Any, mode: Mode, hidden: int,
     check_combined(problems, mode, results)
 
 
+@pytest.mark.parametrize(
+    "tuning",
+    ["push_blocks=1", "push_blocks=1,push_warps=1,piece_bytes=2048", "push_blocks=2,piece_bytes=99999"],
+)
+@pytest.mark.parametrize("mode", [Mode(FLAT), Mode(EM, windows=True)], ids=str)
+def test_combine_with_quantized_rows_by_every_split(
+    make_cluster: Any, monkeypatch: pytest.MonkeyPatch, mode: Mode, tuning: str, seed: int
+) -> None:
+    """Some blocks push and the others receive, or all do both; rows leave in many pieces, or as they are."""
+    monkeypatch.setenv("NCCL_EP_HT_TUNING", tuning)
+    problem = make_problem(Shape(num_topk=5, num_local_experts=6, hidden=4224, max_tokens=5), seed)
+    results = make_cluster(2, seed).run(lambda rank: combine_quantized(rank, [problem], mode, max_num_sms=2))
+    check_combined([problem], mode, results)
+
+
 @pytest.mark.sim_only
 @pytest.mark.parametrize("hidden", [128, 640, 4352])
 @pytest.mark.parametrize("mode", [Mode(FLAT), Mode(EM, windows=True, alignment=4)], ids=str)
