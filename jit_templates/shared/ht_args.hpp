@@ -180,4 +180,6 @@ struct HtCombineArgs {
   uint32_t* num_ready;  // [other team][chunk]: parcels that are ready to leave
 };
 
+using HtCleanArgs = CleanRemoteArgs<HtGroupState, HtNetwork>;
+
 }  // namespace nccl_ep
