@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""High-Throughput groups with masks across LSA teams: what is left when ranks are lost, and runs in which they are.
+
+A rank reaches the ranks of another team by way of its rail peer there. Who has lost that one has lost the team, and
+the team has lost its tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+import nccl_ep as ep
+import numpy as np
+from ht import Exchange, Mode, Shape, expected
+from ht_masks import assert_same, masked_config, write_results_of_experts
+from masks import mask_of
+from oracle import Problem
+
+TIMEOUT_NS = 1_000_000  # of simulated time
+LEAP = 2.1  # the simulated clock may be ahead as far as it has come since something happened
+
+
+def shape_of(nodes: int, gpus: int, **changes: Any) -> Shape:
+    return Shape(num_ranks=nodes * gpus, num_topk=3, hidden=16, max_tokens=6, no_route=0, **changes)
+
+
+def ranks_of(node: int, gpus: int) -> tuple[int, ...]:
+    return tuple(range(node * gpus, (node + 1) * gpus))
+
+
+def rail_peer(rank: int, other: int, gpus: int) -> int:
+    """The rank in the team of another one with a rank's place."""
+    return other // gpus * gpus + rank % gpus
+
+
+def reaches(rank: int, other: int, gpus: int, lost: Collection[int]) -> bool:
+    """Whether tokens of a rank get to another one."""
+    if rank in lost or other in lost:
+        return False
+    return rank // gpus == other // gpus or rail_peer(rank, other, gpus) not in lost
+
+
+def what_is_left(problem: Problem, gpus: int, lost: Collection[int]) -> Problem:
+    """The same problem as if no token was for an expert that it does not get to."""
+    routes = []
+    for rank, table in enumerate(problem.topk_idx):
+        gone = [other for other in range(problem.num_ranks) if not reaches(rank, other, gpus, lost)]
+        routes.append(np.where(np.isin(table // problem.num_local_experts, gone), -1, table))
+    return replace(problem, topk_idx=routes)
+
+
+def mask_left(rank: int, num_ranks: int, gpus: int, lost: Collection[int]) -> list[int]:
+    """A rank has those masked that it has dealt with: of its team, and its rail peers."""
+    return [
+        int(
+            other not in lost or not (other // gpus == rank // gpus or rail_peer(rank, other, gpus) == other)
+        )
+        for other in range(num_ranks)
+    ]
+
+
+def step_without(
+    mine: Exchange, handle: ep.Handle, problem: Problem, gpus: int, lost: Collection[int]
+) -> None:
+    """A whole step, when it is known who is lost."""
+    write_results_of_experts(mine, what_is_left(problem, gpus, lost))
+    mine.update(handle)
+    mine.run(handle)
+
+
+def check_left(
+    problem: Problem, mode: Mode, results: list[Any], lost: Collection[int]
+) -> None:
+    """All that are not lost have what is left."""
+    left = what_is_left(problem, mode.team_size, lost)
+    for rank, found in enumerate(results):
+        if rank not in lost:
+            wanted = expected(left, rank, mode)
+            assert_same(found, wanted, f"rank {rank}")
+
+
+def check_mask(rank: Any, group: ep.Group, gpus: int, lost: Collection[int]) -> None:
+    assert mask_of(rank, group) == mask_left(rank.rank, rank.num_ranks, gpus, lost)
+
+
+def run_with_the_dead(cluster: Any, problem: Problem, mode: Mode, lost: Collection[int], node: int | None) -> None:
+    """Ranks are lost between two steps; all of a node, whose links are then lost, too, or some."""
+    gpus = mode.team_size
+
+    def main(rank: Any) -> Any:
+        with ep.Group(rank.comm, masked_config(problem, mode, timeout_ns=TIMEOUT_NS)) as group:
+            before, *exchanges = (Exchange(rank, problem, mode) for _ in range(4))
+            handle = before.make_handle(group)
+            before.run(handle)
+            rank.synchronize()
+            rank.barrier()
+            if rank.rank in lost:
+                cluster.sim.silence(rank.rank) if node is None else cluster.sim.lose_node(node)
+                return None
+            start = cluster.sim.clock_ns
+            for mine in exchanges:
+                step_without(mine, handle, problem, gpus, lost)
+            rank.synchronize()
+            waited = cluster.sim.clock_ns - start
+            check_mask(rank, group, gpus, lost)
+            loss = group.async_error()
+            if loss is not None:
+                assert isinstance(loss, ep.RemoteError)
+                assert set(loss.ranks) <= set(lost)
+            return waited, [mine.results() for mine in exchanges]
+
+    found = cluster.run(main)
+    for i in range(3):
+        check_left(problem, mode, [results and results[1][i] for results in found], lost)
+    for results in found:
+        assert results is None or results[0] <= LEAP * 2 * TIMEOUT_NS, results[0]
