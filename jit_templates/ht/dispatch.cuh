@@ -113,7 +113,7 @@ EP_DEVICE bool push_ticket(const Operation<kPeers>& op, const HtDispatchArgs& ar
   const uint32_t peer = rank_of_flow(args.group, flow), mine = first + dev::lane_idx();
   const uint64_t index = uint64_t{outgoing.first} + mine;
   const auto standing = op.standing_of(peer);
-  const HtSend send = mine < end ? dev::ld(args.handle.send(index)) : HtSend{};
+  HtSend send = mine < end ? dev::ld(args.handle.send(index)) : HtSend{};
   if (!op.warp_reaches(peer, standing) || !from.await(send, index, peer, outgoing.row + mine, mine < end)) return false;
   for (uint32_t i = 0; first + i < end; ++i) {
     const uint32_t token = dev::shfl(send.token, i), slot = dev::shfl(send.slot, i);

@@ -12,21 +12,23 @@
 
 namespace nccl_ep::ht {
 
-// Guests' rows, as they are pushed. In a group with masks, those of one that is lost are pushed all the same, whatever they
-// are, with weights of 0: the others in the team wait for this rank alone.
+// Guests' rows, as they are pushed. In a group with masks, those of one that is lost are said to have come, whatever lies in
+// their places, with weights of 0: the others in the team wait for this rank alone.
 template <Peers kPeers>
 struct GuestRows {
   const Operation<kPeers>& op;
   const HtDispatchArgs& args;
   const ParcelBoxes<kPeers>& boxes;
+  bool has_flags;
 
   EP_DEVICE ScaledRow<const unsigned char> at(uint32_t guest) const {
     const uint32_t i = boxes.rails.team_of_guest(guest);
     const unsigned char* parcel = boxes.incoming(i, guest - boxes.rails.first_guest(i));
     return {parcel, parcel + args.move.row_bytes};
   }
-  // Waits for the rows that the lanes have, and sends their weights to the rank that they go to.
-  EP_DEVICE bool await(const HtSend& send, uint64_t index, uint32_t peer, uint32_t row, bool exists) const {
+  // Waits for the rows that the lanes have, and sends their weights to the rank that they go to. What does not come is not to be
+  // pushed.
+  EP_DEVICE bool await(HtSend& send, uint64_t index, uint32_t peer, uint32_t row, bool exists) const {
     bool ok = true;
     if (exists && send.slot != HtHandleLayout::kNoSlot) {
       const uint32_t i = boxes.rails.team_of_guest(send.token);
@@ -36,6 +38,10 @@ struct GuestRows {
         const HtHits hits = *args.handle.guest_hits(index);
         const float* weights = boxes.weights(at(send.token).row) + hits.first;
         send_floats(op, peer, row, hits.count, [&](uint32_t j) { return has_come ? dev::ld(weights + j) : 0.0f; });
+      }
+      if (ok && !has_come) {
+        send.slot = HtHandleLayout::kNoSlot;
+        if (has_flags) dev::st_relaxed<dev::Scope::system>(flag_of(args.group, peer, row), op.epoch);
       }
     }
     ok = dev::all(ok);
@@ -57,7 +63,7 @@ struct Guests {
   EP_DEVICE void push_rows(const Operation<kPeers>& op, RowMover& mover) const {
     const uint32_t team_size = args.group.layout.team_size;
     const ParcelBoxes<kPeers> boxes{it, args.parcels};
-    const GuestRows<kPeers> rows{op, args, boxes};
+    const GuestRows<kPeers> rows{op, args, boxes, mover.has_flags};
     const auto flow_of = [&](uint32_t n) {
       return it.team(n / team_size) * team_size + (team_peer(args.group, n) - args.group.first_rank);
     };

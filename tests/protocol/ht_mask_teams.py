@@ -14,7 +14,8 @@ from typing import Any
 import nccl_ep as ep
 import numpy as np
 from ht import Exchange, Mode, Shape, expected
-from ht_masks import assert_same, masked_config, write_results_of_experts
+from ht_masks import assert_same, give_results_of_experts, masked_config, write_results_of_experts
+from ll import POISON
 from masks import mask_of
 from oracle import Problem
 
@@ -116,3 +117,116 @@ def run_with_the_dead(cluster: Any, problem: Problem, mode: Mode, lost: Collecti
         check_left(problem, mode, [results and results[1][i] for results in found], lost)
     for results in found:
         assert results is None or results[0] <= LEAP * 2 * TIMEOUT_NS, results[0]
+
+
+def run_until_the_lost_are_gone(
+    cluster: Any, problem: Problem, mode: Mode, lost: Collection[int], moments: dict[int, int], seed: int
+) -> None:
+    """Ranks die at these moments of a step or of the next dispatch and combine; then there are others."""
+    gpus = mode.team_size
+
+    def main(rank: Any) -> Any:
+        with ep.Group(rank.comm, masked_config(problem, mode, timeout_ns=TIMEOUT_NS)) as group:
+            first, *last = (Exchange(rank, problem, mode) for _ in range(3))
+            give_results_of_experts(first, seed)
+            handle = group.init_handle(
+                mode.layout,
+                problem.num_topk,
+                config=ep.HandleConfig(mode.alignment if mode.alignment > 1 else 0),
+            )
+            rank.barrier()
+            if rank.rank in lost:
+                cluster.sim.silence(rank.rank, after=moments[rank.rank])
+            first.update(handle)
+            for _ in range(2):
+                first.run(handle)
+            if rank.rank in lost:
+                return None
+            for mine in last:
+                step_without(mine, handle, problem, gpus, lost)
+            check_mask(rank, group, gpus, lost)
+            return [mine.results() for mine in last]
+
+    found = cluster.run(main)
+    for i in range(2):
+        check_left(problem, mode, [results and results[i] for results in found], lost)
+
+
+def run_with_some_that_come_back(
+    cluster: Any, problem: Problem, mode: Mode, lost: Collection[int], moment: int, call: str, count: int
+) -> list[Any]:
+    """Ranks stand still from some moment of a call on, and end what they have begun when others have gone on."""
+    gpus = mode.team_size
+
+    def main(rank: Any) -> Any:
+        with ep.Group(rank.comm, masked_config(problem, mode, timeout_ns=TIMEOUT_NS)) as group:
+            mine, left, whole = (Exchange(rank, problem, mode) for _ in range(3))
+            handle = mine.make_handle(group)
+            if call == "combine":
+                mine.dispatch(handle)
+            rank.synchronize()
+            rank.barrier()
+            if rank.rank in lost:
+                cluster.sim.silence(rank.rank, after=moment)
+                getattr(mine, call)(handle)
+                rank.barrier()
+                cluster.sim.wake(rank.rank)
+                rank.synchronize()
+            else:
+                getattr(mine, call)(handle)
+                for _ in range(count):
+                    step_without(left, handle, problem, gpus, lost)
+                found = left.results()
+                check_mask(rank, group, gpus, lost)
+                wanted = expected(what_is_left(problem, gpus, lost), rank.rank, mode)
+                assert_same(found, wanted, f"rank {rank}")
+                rank.barrier()
+            rank.barrier()
+            group.clean_mask()
+            assert mask_of(rank, group) == [1] * rank.num_ranks
+            for _ in range(2):
+                whole.update(handle)
+                whole.run(handle)
+            return whole.results()
+
+    found: list[Any] = cluster.run(main)
+    return found
+
+
+def run_with_late_ranks(cluster: Any, problem: Problem, mode: Mode, lost: Collection[int], call: str) -> None:
+    """Some begin with a call when the others have long gone on, and are in the middle of others."""
+    gpus = mode.team_size
+
+    def main(rank: Any) -> Any:
+        with ep.Group(rank.comm, masked_config(problem, mode, timeout_ns=TIMEOUT_NS)) as group:
+            mine = Exchange(rank, problem, mode)
+            handle = mine.make_handle(group)
+            rank.synchronize()
+            rank.barrier()
+            if rank.rank in lost:
+                cluster.sim.silence(rank.rank)
+                getattr(mine, call)(handle)
+                mine.update(handle)
+                mine.run(handle)
+                rank.barrier()
+                cluster.sim.wake(rank.rank)
+                rank.synchronize()
+                return None
+            getattr(mine, call)(handle)
+            step_without(mine, handle, problem, gpus, lost)
+            rank.synchronize()
+            rank.barrier()
+            found = []
+            for _ in range(3):
+                step_without(mine, handle, problem, gpus, lost)
+                found.append(mine.results())
+            check_mask(rank, group, gpus, lost)
+            return found
+
+    results = cluster.run(main)
+    left = what_is_left(problem, gpus, lost)
+    for i in range(3):
+        for rank, found in enumerate(results):
+            if found is not None:
+                wanted = expected(left, rank, mode)
+                assert_same(found[i], wanted, f"rank {rank}", wanted["received"][:, 0] != POISON)
