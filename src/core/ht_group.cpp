@@ -63,8 +63,8 @@ uint64_t HtGroup::plan() {
   check_sizes();
   tuning_ = plan::parse_ht_tuning(environment_variable("NCCL_EP_HT_TUNING"));
   update_limits_ = limits_of(device().limits().num_sms, ht_update_threads(needs_network(), shape_.masks));
-  flat_limits_ = limits_of(kFlatSms, ht_move_threads(needs_network()));
-  wide_limits_ = limits_of(kManySms, ht_move_threads(needs_network()));
+  flat_limits_ = limits_of(kFlatSms, ht_move_threads(needs_network(), shape_.masks));
+  wide_limits_ = limits_of(kManySms, ht_move_threads(needs_network(), shape_.masks));
   max_update_blocks_ = plan::max_ht_update_blocks(shape_, update_limits_);
   // A device that is too small says so here.
   plan::plan_ht_update(shape_, shape_.max_tokens, update_limits_, tuning_);

@@ -112,7 +112,7 @@ uint32_t max_threads(const Variant& variant) {
                                       : ll_combine_threads(variant.uses_network);
   }
   return variant.op == Op::update ? ht_update_threads(variant.uses_network, variant.masked)
-                                  : ht_move_threads(variant.uses_network);
+                                  : ht_move_threads(variant.uses_network, variant.masked);
 }
 
 std::string source(const Variant& variant) {

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""High-Throughput groups with masks across LSA teams: what is left when ranks are lost, and runs in which they are.
+"""High-Throughput groups with masks across LSA teams: what is left when ranks are lost, and such runs.
 
-A rank reaches the ranks of another team by way of its rail peer there. Who has lost that one has lost the team, and
-the team has lost its tokens.
+A rank reaches the ranks of another team by way of its rail peer there. Who has lost that one has lost the
+team, and the team has lost its tokens.
 """
 
 from __future__ import annotations
@@ -14,9 +14,16 @@ from typing import Any
 import nccl_ep as ep
 import numpy as np
 from ht import Exchange, Mode, Shape, expected
-from ht_masks import assert_same, give_results_of_experts, masked_config, write_results_of_experts
+from ht_masks import (
+    assert_same,
+    give_results_of_experts,
+    is_from,
+    masked_config,
+    subsets,
+    write_results_of_experts,
+)
 from ll import POISON
-from masks import mask_of
+from masks import mask_of, without_tokens
 from oracle import Problem
 
 TIMEOUT_NS = 1_000_000  # of simulated time
@@ -36,28 +43,54 @@ def rail_peer(rank: int, other: int, gpus: int) -> int:
     return other // gpus * gpus + rank % gpus
 
 
-def reaches(rank: int, other: int, gpus: int, lost: Collection[int]) -> bool:
-    """Whether tokens of a rank get to another one."""
+def reaches(rank: int, other: int, gpus: int, lost: Collection[int], cut: Collection[int] = ()) -> bool:
+    """Whether tokens of a rank get to another one. ``cut``: rail peers that have lost one another."""
     if rank in lost or other in lost:
         return False
-    return rank // gpus == other // gpus or rail_peer(rank, other, gpus) not in lost
+    peer = rail_peer(rank, other, gpus)
+    return rank // gpus == other // gpus or not (peer in lost or {rank, peer} <= set(cut))
 
 
-def what_is_left(problem: Problem, gpus: int, lost: Collection[int]) -> Problem:
+def what_is_left(problem: Problem, gpus: int, lost: Collection[int], cut: Collection[int] = ()) -> Problem:
     """The same problem as if no token was for an expert that it does not get to."""
     routes = []
     for rank, table in enumerate(problem.topk_idx):
-        gone = [other for other in range(problem.num_ranks) if not reaches(rank, other, gpus, lost)]
+        gone = [other for other in range(problem.num_ranks) if not reaches(rank, other, gpus, lost, cut)]
         routes.append(np.where(np.isin(table // problem.num_local_experts, gone), -1, table))
     return replace(problem, topk_idx=routes)
+
+
+def check_counted(problem: Problem, mode: Mode, results: list[Any], lost: Collection[int]) -> None:
+    """Ranks have died: the survivors of a team count the same, and know where all others' rows are."""
+    gpus = mode.team_size
+    for first in range(0, problem.num_ranks, gpus):
+        team = [rank for rank in range(first, first + gpus) if rank not in lost]
+        doubtful = [
+            rank for rank in range(problem.num_ranks) if rank in lost or rail_peer(rank, first, gpus) in lost
+        ]
+        for counted in subsets(doubtful):
+            case = without_tokens(problem, *set(doubtful) - set(counted))
+            wanted = {rank: expected(case, rank, mode) for rank in team}
+            if all(
+                np.array_equal(results[rank][name], wanted[rank][name])
+                for rank in team
+                for name in ("expert_counters", "total")
+            ):
+                break
+        else:
+            raise AssertionError(
+                f"team of rank {first}: {[results[rank]['expert_counters'] for rank in team]}"
+            )
+        for rank in team:
+            received = {name: v for name, v in wanted[rank].items() if name.startswith("received")}
+            known = ~is_from(case, rank, mode, doubtful, len(received["received"]))
+            assert_same(results[rank], received, f"rank {rank}", known)
 
 
 def mask_left(rank: int, num_ranks: int, gpus: int, lost: Collection[int]) -> list[int]:
     """A rank has those masked that it has dealt with: of its team, and its rail peers."""
     return [
-        int(
-            other not in lost or not (other // gpus == rank // gpus or rail_peer(rank, other, gpus) == other)
-        )
+        int(other not in lost or not (other // gpus == rank // gpus or rail_peer(rank, other, gpus) == other))
         for other in range(num_ranks)
     ]
 
@@ -71,9 +104,7 @@ def step_without(
     mine.run(handle)
 
 
-def check_left(
-    problem: Problem, mode: Mode, results: list[Any], lost: Collection[int]
-) -> None:
+def check_left(problem: Problem, mode: Mode, results: list[Any], lost: Collection[int]) -> None:
     """All that are not lost have what is left."""
     left = what_is_left(problem, mode.team_size, lost)
     for rank, found in enumerate(results):
@@ -86,7 +117,9 @@ def check_mask(rank: Any, group: ep.Group, gpus: int, lost: Collection[int]) -> 
     assert mask_of(rank, group) == mask_left(rank.rank, rank.num_ranks, gpus, lost)
 
 
-def run_with_the_dead(cluster: Any, problem: Problem, mode: Mode, lost: Collection[int], node: int | None) -> None:
+def run_with_the_dead(
+    cluster: Any, problem: Problem, mode: Mode, lost: Collection[int], node: int | None
+) -> None:
     """Ranks are lost between two steps; all of a node, whose links are then lost, too, or some."""
     gpus = mode.team_size
 
@@ -145,17 +178,18 @@ def run_until_the_lost_are_gone(
             for mine in last:
                 step_without(mine, handle, problem, gpus, lost)
             check_mask(rank, group, gpus, lost)
-            return [mine.results() for mine in last]
+            return [mine.results() for mine in (first, *last)]
 
     found = cluster.run(main)
-    for i in range(2):
+    check_counted(problem, mode, [results and results[0] for results in found], lost)
+    for i in (1, 2):
         check_left(problem, mode, [results and results[i] for results in found], lost)
 
 
 def run_with_some_that_come_back(
     cluster: Any, problem: Problem, mode: Mode, lost: Collection[int], moment: int, call: str, count: int
 ) -> list[Any]:
-    """Ranks stand still from some moment of a call on, and end what they have begun when others have gone on."""
+    """Ranks stand still from some moment of a call on, and end it when others have gone on."""
     gpus = mode.team_size
 
     def main(rank: Any) -> Any:
@@ -230,3 +264,56 @@ def run_with_late_ranks(cluster: Any, problem: Problem, mode: Mode, lost: Collec
             if found is not None:
                 wanted = expected(left, rank, mode)
                 assert_same(found[i], wanted, f"rank {rank}", wanted["received"][:, 0] != POISON)
+
+
+def run_with_a_cut_rail(cluster: Any, problem: Problem, mode: Mode, rank_masks: int, cut: int) -> None:
+    """A rank masks a rail peer that is well. The peer learns of it, and nobody else need know."""
+    gpus = mode.team_size
+
+    def main(rank: Any) -> Any:
+        with ep.Group(rank.comm, masked_config(problem, mode, timeout_ns=TIMEOUT_NS)) as group:
+            mine = Exchange(rank, problem, mode)
+            handle = mine.make_handle(group)
+            rank.synchronize()
+            both = {rank_masks, cut}
+            if rank.rank == rank_masks:
+                group.update_mask([int(other != cut) for other in range(rank.num_ranks)])
+            rank.barrier()
+            for _ in range(2):
+                write_results_of_experts(mine, what_is_left(problem, gpus, (), both))
+                mine.update(handle)
+                mine.run(handle)
+            wanted = [
+                int(rank.rank not in both or other not in both - {rank.rank})
+                for other in range(rank.num_ranks)
+            ]
+            assert mask_of(rank, group) == wanted
+            return mine.results()
+
+    left = what_is_left(problem, gpus, (), {rank_masks, cut})
+    for rank, found in enumerate(cluster.run(main)):
+        assert_same(found, expected(left, rank, mode), f"rank {rank}")
+
+
+def run_with_unequal_masks(cluster: Any, problem: Problem, mode: Mode, rank_masks: int, lost: int) -> None:
+    """A rank masks one of its team that is well. All others do without that, too, and it learns of it."""
+    gpus = mode.team_size
+
+    def main(rank: Any) -> Any:
+        with ep.Group(rank.comm, masked_config(problem, mode, timeout_ns=TIMEOUT_NS)) as group:
+            mine = Exchange(rank, problem, mode)
+            handle = mine.make_handle(group)
+            rank.synchronize()
+            if rank.rank == rank_masks:
+                group.update_mask([int(other != lost) for other in range(rank.num_ranks)])
+            rank.barrier()
+            step_without(mine, handle, problem, gpus, (lost,))
+            rank.synchronize()
+            if rank.rank != lost:
+                check_mask(rank, group, gpus, (lost,))
+            else:
+                everybody = set(range(rank.num_ranks)) - {lost}
+                assert mask_of(rank, group) == mask_left(lost, rank.num_ranks, gpus, everybody)
+            return mine.results()
+
+    check_left(problem, mode, cluster.run(main), (lost,))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""High-Throughput groups with masks across LSA teams: ranks and whole nodes that die, or stand still and come back."""
+"""High-Throughput groups with masks across LSA teams: ranks and nodes that die, or come back."""
 
 from __future__ import annotations
 
@@ -9,17 +9,26 @@ from typing import Any
 import nccl_ep as ep
 import numpy as np
 import pytest
-from ht import EM, FLAT, Exchange, Mode, check, make_problem
+from ht import EM, FLAT, Exchange, Mode, check, expected, make_problem
 from ht_mask_teams import (
+    TIMEOUT_NS,
+    check_left,
     ranks_of,
     run_until_the_lost_are_gone,
+    run_with_a_cut_rail,
     run_with_late_ranks,
     run_with_some_that_come_back,
     run_with_the_dead,
+    run_with_unequal_masks,
     shape_of,
+    step_without,
+    what_is_left,
 )
-from ht_masks import masked_config
-from masks import mask_of
+from ht_masks import assert_same, masked_config, write_results_of_experts
+from ht_recipes import Rows, ScaledExchange, config_for, quantized_rows
+from ht_recipes import expected as expected_scaled
+from ll import POISON
+from masks import mask_of, mask_without
 
 pytestmark = pytest.mark.sim_only
 MODES = [
@@ -142,3 +151,127 @@ def test_who_comes_late_disturbs_nobody(
     problem, mode = make_problem(shape_of(nodes, gpus), seed), replace(mode, team_size=gpus)
     lost = ranks_of(LOST_NODE, gpus) if whole else (seed % (nodes * gpus),)
     run_with_late_ranks(make_cluster(nodes * gpus, seed, nodes=nodes), problem, mode, lost, call)
+
+
+@pytest.mark.parametrize(("nodes", "gpus"), [(2, 2), (3, 2), (2, 4)], ids=["2x2", "3x2", "2x4"])
+@EVERY_BUDGET
+def test_who_masks_a_rank_of_its_team_alone_agrees_with_the_others(
+    make_cluster: Any, nodes: int, gpus: int, mode: Mode, seed: int
+) -> None:
+    problem, mode = make_problem(shape_of(nodes, gpus), seed), replace(mode, team_size=gpus)
+    lost = seed % (nodes * gpus)
+    rank_masks = lost // gpus * gpus + (lost + 1) % gpus
+    run_with_unequal_masks(make_cluster(nodes * gpus, seed, nodes=nodes), problem, mode, rank_masks, lost)
+
+
+@DIVISIONS
+@EVERY_BUDGET
+def test_who_masks_a_rail_peer_alone_loses_its_team(
+    make_cluster: Any, nodes: int, gpus: int, mode: Mode, seed: int
+) -> None:
+    problem, mode = make_problem(shape_of(nodes, gpus), seed), replace(mode, team_size=gpus)
+    rank_masks = seed % (nodes * gpus)
+    cut = (rank_masks + gpus) % (nodes * gpus)
+    run_with_a_cut_rail(make_cluster(nodes * gpus, seed, nodes=nodes), problem, mode, rank_masks, cut)
+
+
+@DIVISIONS
+@BOTH_LAYOUTS
+def test_the_caller_may_mask_a_node(make_cluster: Any, nodes: int, gpus: int, mode: Mode, seed: int) -> None:
+    """Nobody waits then: with a time-out as long as the test may take, all goes on at once."""
+    problem, mode = make_problem(shape_of(nodes, gpus), seed), replace(mode, team_size=gpus)
+    lost = ranks_of(LOST_NODE, gpus)
+
+    def main(rank: Any) -> Any:
+        with ep.Group(rank.comm, masked_config(problem, mode, timeout_ns=10**15)) as group:
+            mine = Exchange(rank, problem, mode)
+            handle = mine.make_handle(group)
+            rank.synchronize()
+            rank.barrier()
+            found = None
+            if rank.rank not in lost:
+                group.update_mask(mask_without(rank.num_ranks, *lost))
+                for _ in range(2):
+                    step_without(mine, handle, problem, gpus, lost)
+                found = mine.results()
+            rank.barrier()
+            group.update_mask([1] * rank.num_ranks)
+            return found
+
+    check_left(problem, mode, make_cluster(nodes * gpus, seed, nodes=nodes).run(main), lost)
+
+
+@pytest.mark.parametrize("nodes", [2, 3])
+@BOTH_LAYOUTS
+def test_a_node_that_dies_in_an_update_of_several_blocks(
+    make_cluster: Any, nodes: int, mode: Mode, seed: int
+) -> None:
+    shape = replace(shape_of(nodes, 2), num_topk=2, hidden=8, max_tokens=140)
+    problem, mode = make_problem(shape, seed), replace(mode, team_size=2, budget=shape.num_ranks * 140)
+    lost, random = ranks_of(LOST_NODE, 2), np.random.default_rng(seed)
+    moments = {rank: int(random.integers(1, 5 * UPDATE_STEPS)) for rank in lost}
+    print("die after", moments, "steps")
+    cluster = make_cluster(shape.num_ranks, seed, nodes=nodes, checker=False)
+    run_until_the_lost_are_gone(cluster, problem, mode, lost, moments, seed)
+
+
+@BOTH_LAYOUTS
+def test_a_replayed_graph_goes_on_without_a_node(make_cluster: Any, mode: Mode, seed: int) -> None:
+    problem, mode, lost = (
+        make_problem(shape_of(2, 2), seed),
+        replace(mode, team_size=2),
+        ranks_of(LOST_NODE, 2),
+    )
+
+    def main(rank: Any) -> Any:
+        with ep.Group(rank.comm, masked_config(problem, mode)) as group:
+            mine = Exchange(rank, problem, mode)
+            handle = mine.make_handle(group)
+            rank.synchronize()
+            with rank.capture() as graph:
+                mine.update(handle, graph.stream)
+                mine.run(handle, graph.stream)
+            graph.launch()
+            rank.synchronize()
+            rank.barrier()
+            if rank.rank in lost:
+                cluster.sim.silence(rank.rank)
+                return None
+            write_results_of_experts(mine, what_is_left(problem, 2, lost))
+            for _ in range(2):
+                graph.launch()
+            graph.stream.synchronize()
+            return mine.results()
+
+    cluster = make_cluster(4, seed, nodes=2)
+    left = what_is_left(problem, 2, lost)
+    for rank, found in enumerate(cluster.run(main)):
+        if found is not None:
+            wanted = expected(left, rank, mode)  # behind its rows are those of the first replay
+            assert_same(found, wanted, f"rank {rank}", wanted["received"][:, 0] != POISON)
+
+
+@DIVISIONS
+@pytest.mark.parametrize("rows", [Rows(64, 8), quantized_rows(256)], ids=str)
+def test_rows_with_scales(make_cluster: Any, rows: Rows, nodes: int, gpus: int, seed: int) -> None:
+    problem = make_problem(shape_of(nodes, gpus), seed)
+    mode, lost = replace(MODES[2 * (seed % 2)], team_size=gpus), ranks_of(LOST_NODE, gpus)
+
+    def main(rank: Any) -> Any:
+        changes = {"enable_mask": True, "timeout_ns": TIMEOUT_NS}
+        with ep.Group(rank.comm, config_for(problem, mode, [rows], **changes)) as group:
+            mine = ScaledExchange(rank, problem, mode, rows)
+            handle = mine.make_handle(group)
+            rank.synchronize()
+            rank.barrier()
+            if rank.rank in lost:
+                cluster.sim.silence(rank.rank)
+                return None
+            step_without(mine, handle, problem, gpus, lost)
+            return mine.results()
+
+    cluster = make_cluster(nodes * gpus, seed, nodes=nodes)
+    left = what_is_left(problem, gpus, lost)
+    for rank, found in enumerate(cluster.run(main)):
+        if found is not None:
+            assert_same(found, expected_scaled(left, rank, mode, rows), f"rank {rank}")
