@@ -51,12 +51,12 @@ EP_DEVICE bool exchange_counts(const Operation<kPeers>& op, const HtUpdateArgs& 
     return exchange_masked_counts(op, args, scratch, others);
   } else {
     const bool sent = send_counts(op, scratch), exchanged = others.exchange_counts(op, scratch);
-    return all_in_block(
-        sent && exchanged &&
-        add_ranks(
-            op, args.handle, scratch, [](uint32_t) { return true; },
-            [&](const Awaited& awaited, const uint32_t&, auto ready) { return op.wait_for(awaited, ready); },
-            [](uint32_t, uint32_t, uint32_t, uint32_t) {}));
+    const auto await = [&](const Awaited& awaited, const uint32_t&, auto ready) { return op.wait_for(awaited, ready); };
+    const bool has_all = sent && exchanged &&
+                         add_ranks(
+                             op, args.handle, scratch, [](uint32_t) { return true; }, await,
+                             [](uint32_t, uint32_t, uint32_t, uint32_t) {});
+    return all_in_block(has_all);
   }
 }
 
