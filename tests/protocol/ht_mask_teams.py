@@ -11,20 +11,22 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
+import ht_oracle as oracle
 import nccl_ep as ep
 import numpy as np
-from ht import Exchange, Mode, Shape, expected
+from ht import EM, Exchange, Mode, Shape, expected
 from ht_masks import (
     assert_same,
     give_results_of_experts,
     is_from,
     masked_config,
+    results_of_experts,
     subsets,
     write_results_of_experts,
 )
 from ll import POISON
-from masks import mask_of, without_tokens
-from oracle import Problem
+from masks import mask_of, without_experts, without_tokens
+from oracle import Array, Problem
 
 TIMEOUT_NS = 1_000_000  # of simulated time
 LEAP = 2.1  # the simulated clock may be ahead as far as it has come since something happened
@@ -322,3 +324,95 @@ def run_with_unequal_masks(cluster: Any, problem: Problem, mode: Mode, rank_mask
             return mine.results()
 
     check_left(problem, mode, cluster.run(main), (lost,))
+
+
+def combined_without(
+    problem: Problem, rank: int, mode: Mode, lost: Collection[int], seed: int
+) -> list[Array]:
+    """What combine makes of any rows and gradients of experts, if those of the lost ranks do not come."""
+    given = [results_of_experts(problem, other, mode, seed) for other in range(problem.num_ranks)]
+    rows, weights = [mine[0] for mine in given], [mine[1] for mine in given]
+    left = without_experts(problem, *lost)
+    if mode.layout is EM:
+        return [
+            oracle.combine_expert_major(left, rank, rows, mode.alignment, mode.room, mode.team_size),
+            oracle.combine_weights_expert_major(left, rank, weights, mode.alignment),
+        ]
+    return [
+        oracle.combine_flat(left, rank, rows, mode.room, mode.team_size),
+        oracle.combine_weights_flat(left, rank, weights),
+    ]
+
+
+def run_with_deaths_before(
+    cluster: Any, problem: Problem, mode: Mode, lost: Collection[int], call: str, seed: int
+) -> None:
+    """Ranks die before a dispatch or a combine. Sums lack their parts, and all else has come."""
+    gpus = mode.team_size
+
+    def main(rank: Any) -> Any:
+        with ep.Group(rank.comm, masked_config(problem, mode, timeout_ns=TIMEOUT_NS)) as group:
+            mine, last = Exchange(rank, problem, mode), Exchange(rank, problem, mode)
+            give_results_of_experts(mine, seed)
+            handle = mine.make_handle(group)
+            if call == "combine":
+                mine.dispatch(handle)
+            rank.synchronize()
+            rank.barrier()
+            if rank.rank in lost:
+                cluster.sim.silence(rank.rank)
+                return None
+            for _ in range(2):
+                if call == "dispatch":
+                    mine.dispatch(handle)
+                mine.combine(handle)
+            found = mine.results()
+            check_mask(rank, group, gpus, lost)
+            step_without(last, handle, problem, gpus, lost)
+            check_mask(rank, group, gpus, lost)
+            return found, last.results()
+
+    results = cluster.run(main)
+    for rank, both in enumerate(results):
+        if both is None:
+            continue
+        found, wanted = both[0], expected(problem, rank, mode)
+        received = {name: values for name, values in wanted.items() if name.startswith("received")}
+        known = ~is_from(problem, rank, mode, lost, len(received["received"]))
+        if call == "combine":
+            known[:] = True
+        assert_same(found, received, f"rank {rank}", known)
+        sums, weights = combined_without(problem, rank, mode, lost, seed)
+        assert_same(found, {"combined": sums}, f"rank {rank}")
+        if mode.backward:
+            assert_same(found, {"combined_weights": weights}, f"rank {rank}")
+    check_left(problem, mode, [both and both[1] for both in results], lost)
+
+
+def run_without_lists(cluster: Any, problem: Problem, mode: Mode, node: int) -> None:
+    """A node is counted in an update and sends no list: it finds that there is too little room, and fails."""
+    gpus, lost = mode.team_size, ranks_of(node, mode.team_size)
+
+    def main(rank: Any) -> Any:
+        with ep.Group(rank.comm, masked_config(problem, mode, timeout_ns=TIMEOUT_NS)) as group:
+            mine, last = Exchange(rank, problem, mode), Exchange(rank, problem, mode)
+            handle = mine.make_handle(group)
+            rank.synchronize()
+            rank.barrier()
+            if rank.rank in lost:
+                mine.mode = replace(mode, alignment=64)
+                mine.make_handle(group)
+                rank.synchronize()
+                rank.barrier()
+                return None
+            mine.update(handle)
+            mine.run(handle)
+            found = mine.results()
+            rank.barrier()
+            check_mask(rank, group, gpus, lost)
+            step_without(last, handle, problem, gpus, lost)
+            return found, last.results()
+
+    results = cluster.run(main)
+    check_counted(problem, mode, [both and both[0] for both in results], lost)
+    check_left(problem, mode, [both and both[1] for both in results], lost)

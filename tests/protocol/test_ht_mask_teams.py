@@ -16,10 +16,12 @@ from ht_mask_teams import (
     ranks_of,
     run_until_the_lost_are_gone,
     run_with_a_cut_rail,
+    run_with_deaths_before,
     run_with_late_ranks,
     run_with_some_that_come_back,
     run_with_the_dead,
     run_with_unequal_masks,
+    run_without_lists,
     shape_of,
     step_without,
     what_is_left,
@@ -151,6 +153,25 @@ def test_who_comes_late_disturbs_nobody(
     problem, mode = make_problem(shape_of(nodes, gpus), seed), replace(mode, team_size=gpus)
     lost = ranks_of(LOST_NODE, gpus) if whole else (seed % (nodes * gpus),)
     run_with_late_ranks(make_cluster(nodes * gpus, seed, nodes=nodes), problem, mode, lost, call)
+
+
+@DIVISIONS
+@EVERY_BUDGET
+@pytest.mark.parametrize("call", ["dispatch", "combine"])
+def test_a_node_that_dies_between_calls(
+    make_cluster: Any, nodes: int, gpus: int, mode: Mode, call: str, seed: int
+) -> None:
+    problem, mode = make_problem(shape_of(nodes, gpus), seed), replace(mode, team_size=gpus)
+    cluster = make_cluster(nodes * gpus, seed, nodes=nodes)
+    run_with_deaths_before(cluster, problem, mode, ranks_of(LOST_NODE, gpus), call, seed)
+
+
+@DIVISIONS
+def test_a_node_that_is_counted_and_sends_no_list(
+    make_cluster: Any, nodes: int, gpus: int, seed: int
+) -> None:
+    problem, mode = make_problem(shape_of(nodes, gpus), seed), replace(MODES[4], team_size=gpus)
+    run_without_lists(make_cluster(nodes * gpus, seed, nodes=nodes), problem, mode, LOST_NODE)
 
 
 @pytest.mark.parametrize(("nodes", "gpus"), [(2, 2), (3, 2), (2, 4)], ids=["2x2", "3x2", "2x4"])
