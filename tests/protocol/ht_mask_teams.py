@@ -416,3 +416,28 @@ def run_without_lists(cluster: Any, problem: Problem, mode: Mode, node: int) -> 
     results = cluster.run(main)
     check_counted(problem, mode, [both and both[0] for both in results], lost)
     check_left(problem, mode, [both and both[1] for both in results], lost)
+
+
+def run_with_gradients_lost(cluster: Any, problem: Problem, mode: Mode, lost: int, seed: int) -> None:
+    """A rank dies before a combine of the backward pass: gradients of its hits are 0, also in other teams."""
+    gpus = mode.team_size
+
+    def main(rank: Any) -> Any:
+        with ep.Group(rank.comm, masked_config(problem, mode, timeout_ns=TIMEOUT_NS)) as group:
+            mine = Exchange(rank, problem, mode)
+            give_results_of_experts(mine, seed)
+            handle = mine.make_handle(group)
+            mine.run(handle)
+            rank.synchronize()
+            rank.barrier()
+            if rank.rank == lost:
+                cluster.sim.silence(rank.rank)
+                return None
+            mine.combine(handle)
+            check_mask(rank, group, gpus, (lost,))
+            return mine.results()
+
+    for rank, found in enumerate(cluster.run(main)):
+        if found is not None and (rank // gpus == lost // gpus or rail_peer(rank, lost, gpus) != lost):
+            sums, weights = combined_without(problem, rank, mode, (lost,), seed)
+            assert_same(found, {"combined": sums, "combined_weights": weights}, f"rank {rank}")

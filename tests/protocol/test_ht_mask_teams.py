@@ -17,6 +17,7 @@ from ht_mask_teams import (
     run_until_the_lost_are_gone,
     run_with_a_cut_rail,
     run_with_deaths_before,
+    run_with_gradients_lost,
     run_with_late_ranks,
     run_with_some_that_come_back,
     run_with_the_dead,
@@ -164,6 +165,16 @@ def test_a_node_that_dies_between_calls(
     problem, mode = make_problem(shape_of(nodes, gpus), seed), replace(mode, team_size=gpus)
     cluster = make_cluster(nodes * gpus, seed, nodes=nodes)
     run_with_deaths_before(cluster, problem, mode, ranks_of(LOST_NODE, gpus), call, seed)
+
+
+@pytest.mark.parametrize(("nodes", "gpus"), [(2, 2), (3, 2), (2, 4)], ids=["2x2", "3x2", "2x4"])
+@pytest.mark.parametrize("mode", [MODES[1], MODES[4]], ids=str)
+def test_gradients_of_a_dead_rank_are_zero_in_all_teams(
+    make_cluster: Any, nodes: int, gpus: int, mode: Mode, seed: int
+) -> None:
+    problem, mode = make_problem(shape_of(nodes, gpus), seed), replace(mode, team_size=gpus)
+    cluster = make_cluster(nodes * gpus, seed, nodes=nodes)
+    run_with_gradients_lost(cluster, problem, mode, seed % (nodes * gpus), seed)
 
 
 @DIVISIONS
