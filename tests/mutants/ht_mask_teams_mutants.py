@@ -83,7 +83,7 @@ MUTANTS = [
     Mutant(
         "rows that do not come have no flag",
         "ht/dispatch_remote.cuh",
-        "        if (has_flags) dev::st_relaxed<dev::Scope::system>(flag_of(args.group, peer, row), op.epoch);\n",
+        "if (has_flags) dev::st_relaxed<dev::Scope::system>(flag_of(args.group, peer, row), op.epoch);",
         "",
         "Their ranks lose the one that would have pushed them.",
         BEFORE_DISPATCH,
