@@ -16,11 +16,12 @@
 
 namespace nccl_ep {
 
-// What is said in the LSA team: a unit for each meeting and source in every window, whose tag is the number.
+// What is said in the LSA team: a unit for each meeting and source in every window, whose tag is the number. Windows are
+// addressed as in TeamLife.
 struct TeamMeetings {
   const GroupState& group;
   const MaskMeetings& at;
-  uint32_t first_rank;
+  uint32_t first_rank, window_first;
 
   EP_DEVICE void say(uint32_t phase, uint32_t rank, uint32_t number) const {
     dev::st_unit(place(phase, rank, group.rank), Unit{{0, 0, 0}, number});
@@ -29,11 +30,11 @@ struct TeamMeetings {
     return dev::ld_unit(place(phase, group.rank, rank)).epoch;
   }
   EP_DEVICE bool hears(uint32_t phase, uint32_t rank, uint32_t number) const { return heard(phase, rank) == number; }
-  EP_DEVICE TeamLife life() const { return TeamLife(group, first_rank, at.num_ranks); }
+  EP_DEVICE TeamLife life() const { return TeamLife(group, first_rank, at.num_ranks, window_first); }
 
  private:
   EP_DEVICE Unit* place(uint32_t phase, uint32_t at_rank, uint32_t of_rank) const {
-    return group.window.at<Unit>(at_rank - first_rank, at.at(phase, of_rank - first_rank));
+    return group.window.at<Unit>(at_rank - window_first, at.at(phase, of_rank - first_rank));
   }
 };
 
@@ -133,6 +134,6 @@ EP_DEVICE void clean(const GroupState& group, const Meetings& meetings) {
   dev::st_relaxed<dev::Scope::gpu>(&progress->banks_free, 0u);
 }
 
-EP_DEVICE void clean(const CleanArgs& args) { clean(args.group, TeamMeetings{args.group, args.meetings, 0}); }
+EP_DEVICE void clean(const CleanArgs& args) { clean(args.group, TeamMeetings{args.group, args.meetings, 0, 0}); }
 
 }  // namespace nccl_ep

@@ -18,14 +18,15 @@ EP_DEVICE void lose(const GroupState& group, uint32_t epoch, const Awaited& awai
                {FaultRecord::kTimeout, awaited.what, 0, awaited.peer, awaited.token, epoch, 0});
 }
 
-// Signs of life among the ranks of an LSA team, `num_ranks` from `first` on: words in their windows.
+// Signs of life among the ranks of an LSA team, `num_ranks` from `first` on: words in their windows, which are addressed from
+// rank `window_first` on.
 struct TeamLife {
   const GroupState& group;
-  uint32_t first, num_ranks;
+  uint32_t first, num_ranks, window_first;
 
-  EP_DEVICE TeamLife(const GroupState& of, uint32_t first_rank, uint32_t count)
-      : group(of), first(first_rank), num_ranks(count) {}
-  EP_DEVICE explicit TeamLife(const GroupState& of) : TeamLife(of, 0, of.num_ranks) {}
+  EP_DEVICE TeamLife(const GroupState& of, uint32_t first_rank, uint32_t count, uint32_t first_of_window)
+      : group(of), first(first_rank), num_ranks(count), window_first(first_of_window) {}
+  EP_DEVICE explicit TeamLife(const GroupState& of) : TeamLife(of, 0, of.num_ranks, 0) {}
 
   EP_DEVICE uint32_t of(uint32_t peer) const { return dev::ld_relaxed<dev::Scope::system>(place(group.rank, peer)); }
   EP_DEVICE void show(uint64_t now) const {
@@ -37,7 +38,7 @@ struct TeamLife {
 
  private:
   EP_DEVICE uint32_t* place(uint32_t at_rank, uint32_t of_rank) const {
-    return group.window.at<uint32_t>(at_rank - first, group.mask.life_at + sizeof(uint32_t) * (of_rank - first));
+    return group.window.at<uint32_t>(at_rank - window_first, group.mask.life_at + sizeof(uint32_t) * (of_rank - first));
   }
 };
 

@@ -188,8 +188,8 @@ EP_DEVICE void push_sums(const Operation<kPeers>& op, const HtCombineArgs& args,
 // Lists what is added up for a hosted token as soon as it is there: the results of the team's ranks, in their order, then
 // the sums of other teams, in theirs. False: something did not come.
 template <bool kExpertMajor, class Others, Peers kPeers>
-EP_DEVICE bool list_results(const Operation<kPeers>& op, const HtCombineArgs& args, const Others& others,
-                            uint32_t token, Addend* addends, uint32_t& num_addends) {
+EP_DEVICE bool list_all_results(const Operation<kPeers>& op, const HtCombineArgs& args, const Others& others,
+                                uint32_t token, Addend* addends, uint32_t& num_addends) {
   const HtGroupState& group = op.group;
   const Rows arrived = window_rows(group, group.rank), own = rows_of(args.tokens, args.move.row_bytes);
   dev::sync_warp();  // the addends are about to be replaced
@@ -211,9 +211,9 @@ EP_DEVICE bool list_results(const Operation<kPeers>& op, const HtCombineArgs& ar
 }
 
 // The same in a group with masks: what does not come since its rank is lost is left out. False: the group has failed.
-template <bool kExpertMajor, class Others>
-EP_DEVICE bool list_results(const Operation<Peers::masked_team>& op, const HtCombineArgs& args, const Others&,
-                            uint32_t token, Addend* addends, uint32_t& num_addends) {
+template <bool kExpertMajor, class Others, Peers kPeers>
+EP_DEVICE bool list_what_comes(const Operation<kPeers>& op, const HtCombineArgs& args, const Others& others,
+                               uint32_t token, Addend* addends, uint32_t& num_addends) {
   const HtGroupState& group = op.group;
   const Rows arrived = window_rows(group, group.rank), own = rows_of(args.tokens, args.move.row_bytes);
   const uint32_t num_dests = *args.handle.num_dests(token);
@@ -223,19 +223,30 @@ EP_DEVICE bool list_results(const Operation<Peers::masked_team>& op, const HtCom
     const uint32_t i = first + dev::lane_idx();
     const bool exists = i < num_dests;
     const HtDest dest = exists ? dev::ld(args.handle.dest(token, i)) : HtDest{};
-    const uint64_t slot = group.layout.home_slot(token, exists ? i : 0);
+    const bool is_here = exists && others.is_in_team(group, dest.rank);
+    const uint64_t slot = group.layout.home_slot(token, is_here ? i : 0);
     const bool in_place = kExpertMajor ? is_in_place(group, dest.rank, dest.hits.count) : dest.rank == group.rank;
     uint32_t lost = 0;
-    if (!await_rows(op, {Wait::combine_row, dest.rank, token}, exists && !in_place, slot, lost)) return false;
+    if (!await_rows(op, {Wait::combine_row, dest.rank, token}, is_here && !in_place, slot, lost)) return false;
+    if (!others.await_sum(op, dest, exists && !is_here, lost)) return false;
     const uint32_t come = dev::ballot(exists) & ~lost, before = come & ((1u << dev::lane_idx()) - 1);
     if (come >> dev::lane_idx() & 1) {
-      addends[num_addends + dev::popc(before)] =
-          !in_place ? arrived.at(slot) : own.at(kExpertMajor ? *args.handle.hit(dest.row, 0) : dest.row);
+      addends[num_addends + dev::popc(before)] = !is_here ? others.sum_of(dest)
+                                                 : !in_place
+                                                     ? arrived.at(slot)
+                                                     : own.at(kExpertMajor ? *args.handle.hit(dest.row, 0) : dest.row);
     }
     num_addends += dev::popc(come);
   }
   dev::sync_warp();
   return true;
+}
+
+template <bool kExpertMajor, class Others, Peers kPeers>
+EP_DEVICE bool list_results(const Operation<kPeers>& op, const HtCombineArgs& args, const Others& others,
+                            uint32_t token, Addend* addends, uint32_t& num_addends) {
+  if constexpr (has_masks(kPeers)) return list_what_comes<kExpertMajor>(op, args, others, token, addends, num_addends);
+  return list_all_results<kExpertMajor>(op, args, others, token, addends, num_addends);
 }
 
 // What a warp adds up at a time: a token's row or, of the last tokens, a part of one, so that nobody is left with much when
@@ -291,7 +302,7 @@ EP_DEVICE void send_gradients(const Operation<kPeers>& op, const HtCombineArgs& 
       return dev::ld_nc(args.topk_weights +
                         (kExpertMajor ? *args.handle.hit(row, i) : uint64_t{row} * args.num_topk + i));
     };
-    if (Operation<kPeers>::kMasks && (home.num_hits == 0 || !op.reaches(home.source))) continue;
+    if (Operation<kPeers>::kMasks && (home.num_hits == 0 || !op.reaches(rank_of_flow(group, home.source)))) continue;
     send_floats(op, rank_of_flow(group, home.source), group.layout.home_slot(home.token, home.place), home.num_hits,
                 get);
   }
@@ -345,6 +356,8 @@ struct NoOthers {
   template <class... Args>
   EP_DEVICE static void for_each_flow(const Args&...) {}
   EP_DEVICE static bool list_sum(const Operation<kPeers>&, const HtDest&, bool, Addend*) { return true; }
+  EP_DEVICE static bool await_sum(const Operation<kPeers>&, const HtDest&, bool, uint32_t&) { return true; }
+  EP_DEVICE static Addend sum_of(const HtDest&) { return nullptr; }
   template <bool kExpertMajor, DType kDType>
   EP_DEVICE static bool sum_guest(const Operation<kPeers>&, uint32_t, Addend*) {
     return true;
@@ -363,7 +376,7 @@ EP_DEVICE void combine_with(const HtCombineArgs& args, const Others& others) {
   EP_SHARED(FlagQueue, queues, [kMoveWarps]);
   open_queues(queues);
   const Start start = begin(args.group, others.rails());
-  const Operation<Others::kPeers> op{{args.group, start.epoch}};
+  const Operation<Others::kPeers> op(args, start.epoch);
   const Crews crews(args.move, true);
   Addend* warp_addends = addends[dev::warp_idx()];
   if (start.ready) {

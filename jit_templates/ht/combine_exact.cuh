@@ -112,7 +112,7 @@ EP_DEVICE void combine_exact(const HtCombineArgs& args) {
   EP_SHARED(FlagQueue, queues, [kMoveWarps]);
   open_queues(queues);
   const Start start = begin(args.group, NoRails());
-  const TeamOperation op{{args.group, start.epoch}};
+  const TeamOperation op(args, start.epoch);
   const Crews crews(args.move, true);
   if (start.ready) {
     if (crews.pushers.has_me()) {

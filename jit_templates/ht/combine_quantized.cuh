@@ -34,8 +34,8 @@ EP_DEVICE void push_quantized_rows(const Operation<kPeers>& op, const HtCombineA
 // Lists what has come for a hosted token: the results of the team's ranks, in their order, then the sums of other teams, in
 // theirs. False: something did not come.
 template <class Others, Peers kPeers>
-EP_DEVICE bool list_quantized(const Operation<kPeers>& op, const HtCombineArgs& args, const Others& others,
-                              uint32_t token, Addend* addends, uint32_t& num_addends) {
+EP_DEVICE bool list_all_quantized(const Operation<kPeers>& op, const HtCombineArgs& args, const Others& others,
+                                  uint32_t token, Addend* addends, uint32_t& num_addends) {
   const Rows arrived = window_rows(op.group, op.group.rank);
   dev::sync_warp();  // the addends are about to be replaced
   num_addends = *args.handle.num_dests(token);
@@ -53,9 +53,9 @@ EP_DEVICE bool list_quantized(const Operation<kPeers>& op, const HtCombineArgs& 
 }
 
 // The same in a group with masks: what does not come since its rank is lost is left out. False: the group has failed.
-template <class Others>
-EP_DEVICE bool list_quantized(const Operation<Peers::masked_team>& op, const HtCombineArgs& args, const Others&,
-                              uint32_t token, Addend* addends, uint32_t& num_addends) {
+template <class Others, Peers kPeers>
+EP_DEVICE bool list_quantized_that_come(const Operation<kPeers>& op, const HtCombineArgs& args, const Others& others,
+                                        uint32_t token, Addend* addends, uint32_t& num_addends) {
   const Rows arrived = window_rows(op.group, op.group.rank);
   const uint32_t num_dests = *args.handle.num_dests(token);
   dev::sync_warp();  // the last token's addends are about to be replaced
@@ -63,16 +63,27 @@ EP_DEVICE bool list_quantized(const Operation<Peers::masked_team>& op, const HtC
   for (uint32_t first = 0; first < num_dests; first += 32) {
     const uint32_t i = first + dev::lane_idx();
     const bool exists = i < num_dests;
-    const uint32_t peer = exists ? args.handle.dest(token, i)->rank : 0;
-    const uint64_t slot = op.group.layout.home_slot(token, exists ? i : 0);
+    const HtDest dest = exists ? dev::ld(args.handle.dest(token, i)) : HtDest{};
+    const bool is_here = exists && others.is_in_team(op.group, dest.rank);
+    const uint64_t slot = op.group.layout.home_slot(token, is_here ? i : 0);
     uint32_t lost = 0;
-    if (!await_rows(op, {Wait::combine_row, peer, token}, exists, slot, lost)) return false;
+    if (!await_rows(op, {Wait::combine_row, dest.rank, token}, is_here, slot, lost)) return false;
+    if (!others.await_sum(op, dest, exists && !is_here, lost)) return false;
     const uint32_t come = dev::ballot(exists) & ~lost, before = come & ((1u << dev::lane_idx()) - 1);
-    if (come >> dev::lane_idx() & 1) addends[num_addends + dev::popc(before)] = arrived.at(slot);
+    if (come >> dev::lane_idx() & 1) {
+      addends[num_addends + dev::popc(before)] = is_here ? arrived.at(slot) : others.sum_of(dest);
+    }
     num_addends += dev::popc(come);
   }
   dev::sync_warp();
   return true;
+}
+
+template <class Others, Peers kPeers>
+EP_DEVICE bool list_quantized(const Operation<kPeers>& op, const HtCombineArgs& args, const Others& others,
+                              uint32_t token, Addend* addends, uint32_t& num_addends) {
+  if constexpr (has_masks(kPeers)) return list_quantized_that_come(op, args, others, token, addends, num_addends);
+  return list_all_quantized(op, args, others, token, addends, num_addends);
 }
 
 // Adds up the results of guests, for whom others wait, and then of this rank's tokens.
@@ -108,7 +119,7 @@ EP_DEVICE void combine_quantized_with(const HtCombineArgs& args, const Others& o
   EP_SHARED(FlagQueue, queues, [kMoveWarps]);
   open_queues(queues);
   const Start start = begin(args.group, others.rails());
-  const Operation<Others::kPeers> op{{args.group, start.epoch}};
+  const Operation<Others::kPeers> op(args, start.epoch);
   const Crews crews(args.move, true);
   const uint32_t warp = dev::warp_idx();
   if (start.ready) {

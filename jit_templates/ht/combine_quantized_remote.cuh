@@ -48,24 +48,32 @@ EP_DEVICE void store_quantized(const QuantizedSum& sum, const LanePart& part, un
   }
 }
 
-struct QuantizedOtherSums : OtherSums {
+template <Peers kOthers>
+struct QuantizedOtherSums : OtherSums<kOthers> {
+  using Base = OtherSums<kOthers>;
+  using Base::args, Base::boxes, Base::finish_parcel, Base::it, Base::kPeers;
+
   // Adds up a guest's results in this team for its home. The whole warp calls it.
-  EP_DEVICE bool sum_quantized_guest(const Operation<Peers::teams>& op, uint32_t number, Addend* addends) const {
+  EP_DEVICE bool sum_quantized_guest(const Operation<kPeers>& op, uint32_t number, Addend* addends) const {
     const uint32_t i = number % it.size(), parcel = number / it.size();
     if (parcel >= args.handle.parcels(i)->guests) return true;
     uint32_t num_addends = 0;
     if (!list_quantized(op, args, *this, it.first_guest(i) + parcel, addends, num_addends)) return false;
-    if (!dev::all(it.await_peer(op, i))) return false;
-    unsigned char* to = boxes().outgoing(i, parcel);
-    const auto store = [&](const QuantizedSum& sum, const LanePart& part) { store_quantized(sum, part, to); };
-    sum_quantized(addends, num_addends, {0, args.move.row_bytes / 2}, store);
+    if (dev::all(it.await_peer(op, i))) {
+      unsigned char* to = boxes().outgoing(i, parcel);
+      const auto store = [&](const QuantizedSum& sum, const LanePart& part) { store_quantized(sum, part, to); };
+      sum_quantized(addends, num_addends, {0, args.move.row_bytes / 2}, store);
+    } else if (!op.warp_goes_on()) {
+      return false;
+    }
     finish_parcel(op, i, boxes().chunk_of(parcel));
     return true;
   }
 };
 
+template <Peers kPeers = Peers::teams>
 EP_DEVICE void combine_quantized_remote(const HtCombineArgs& args) {
-  combine_quantized_with(args, QuantizedOtherSums{{args, {args.group, args.network}}});
+  combine_quantized_with(args, QuantizedOtherSums<kPeers>{{args, {args.group, args.network}}});
 }
 
 }  // namespace nccl_ep::ht

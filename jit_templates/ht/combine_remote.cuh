@@ -13,14 +13,15 @@
 
 namespace nccl_ep::ht {
 
+template <Peers kOthers>
 struct OtherSums {
-  static constexpr Peers kPeers = Peers::teams;
+  static constexpr Peers kPeers = kOthers;
   static constexpr bool kExist = true;
 
   const HtCombineArgs& args;
-  Rails it;
+  Rails<kPeers> it;
 
-  EP_DEVICE const Rails& rails() const { return it; }
+  EP_DEVICE const Rails<kPeers>& rails() const { return it; }
   EP_DEVICE static bool is_in_team(const HtGroupState& group, uint32_t rank) { return group.is_in_team(rank); }
   EP_DEVICE static uint32_t host_of(const HtGroupState& group, uint32_t source) { return rank_of_flow(group, source); }
   EP_DEVICE static uint64_t home_slot(const HtGroupState& group, uint32_t token, uint32_t i, const HtDest&) {
@@ -29,7 +30,7 @@ struct OtherSums {
 
   // The flows for ranks of other teams, to those who host their tokens here. This rank does so last, if `with_own`.
   template <class NumRows, class Push>
-  EP_DEVICE void for_each_flow(const Operation<Peers::teams>& op, bool with_own, NumRows num_rows, Push push) const {
+  EP_DEVICE void for_each_flow(const Operation<kPeers>& op, bool with_own, NumRows num_rows, Push push) const {
     const uint32_t team_size = args.group.layout.team_size, num_hosts = team_size - (with_own ? 0 : 1);
     const auto flow_of = [&](uint32_t n) {
       return it.team(n / num_hosts) * team_size + (team_peer(args.group, n % num_hosts) - args.group.first_rank);
@@ -38,12 +39,21 @@ struct OtherSums {
   }
 
   // Waits for the sums of other teams that the lanes look at, and lists them.
-  EP_DEVICE bool list_sum(const Operation<Peers::teams>& op, const HtDest& dest, bool exists, Addend* addend) const {
+  EP_DEVICE bool list_sum(const Operation<kPeers>& op, const HtDest& dest, bool exists, Addend* addend) const {
     const uint32_t i = exists ? number_of(dest) : 0;
     const bool ok = !exists || boxes().await(op, i, dest.row);
     if (exists) *addend = boxes().incoming(i, dest.row);
     return dev::all(ok);
   }
+
+  // With masks: waits for the sums of other teams that the lanes look at, and adds to `lost` those that do not come. False: the
+  // group has failed.
+  EP_DEVICE bool await_sum(const Operation<kPeers>& op, const HtDest& dest, bool exists, uint32_t& lost) const {
+    const uint32_t mine = dev::ballot(exists && !boxes().await(op, exists ? number_of(dest) : 0, dest.row));
+    lost |= mine;
+    return mine == 0 || op.warp_goes_on();
+  }
+  EP_DEVICE Addend sum_of(const HtDest& dest) const { return boxes().incoming(number_of(dest), dest.row); }
 
   // Numbers of guests go round the teams; the longest list of guests says how many there are.
   EP_DEVICE uint32_t num_guests() const {
@@ -57,22 +67,25 @@ struct OtherSums {
 
   // Adds up a guest's results in this team for its home. The whole warp calls it.
   template <bool kExpertMajor, DType kDType>
-  EP_DEVICE bool sum_guest(const Operation<Peers::teams>& op, uint32_t number, Addend* addends) const {
+  EP_DEVICE bool sum_guest(const Operation<kPeers>& op, uint32_t number, Addend* addends) const {
     const uint32_t i = number % it.size(), parcel = number / it.size(), guest = it.first_guest(i) + parcel;
     if (parcel >= args.handle.parcels(i)->guests) return true;
     uint32_t num_addends = 0;
     if (!list_results<kExpertMajor>(op, args, *this, guest, addends, num_addends)) return false;
-    if (!dev::all(it.await_peer(op, i))) return false;
-    unsigned char* sum = boxes().outgoing(i, parcel);
-    add_up<kDType>(addends, num_addends, Span{0, args.move.row_bytes}, sum);
-    if (args.topk_weights && !collect_guest_gradients(op, guest, boxes().weights(sum))) return false;
+    if (dev::all(it.await_peer(op, i))) {
+      unsigned char* sum = boxes().outgoing(i, parcel);
+      add_up<kDType>(addends, num_addends, Span{0, args.move.row_bytes}, sum);
+      if (args.topk_weights && !collect_guest_gradients(op, guest, boxes().weights(sum))) return false;
+    } else if (!op.warp_goes_on()) {
+      return false;
+    }
     finish_parcel(op, i, boxes().chunk_of(parcel));
     return true;
   }
 
   // The gradients that another team has sent with its sum.
   template <class Put>
-  EP_DEVICE bool receive_gradients(const Operation<Peers::teams>& op, const HtDest& dest, Put put) const {
+  EP_DEVICE bool receive_gradients(const Operation<kPeers>& op, const HtDest& dest, Put put) const {
     const uint32_t i = number_of(dest);
     if (!boxes().await(op, i, dest.row)) return false;
     const float* gradients = boxes().weights(boxes().incoming(i, dest.row));
@@ -80,33 +93,36 @@ struct OtherSums {
     return true;
   }
 
-  EP_DEVICE void await_all(const Operation<Peers::teams>& op) const {
+  EP_DEVICE void await_all(const Operation<kPeers>& op) const {
     for (uint32_t i = 0; i < it.size(); ++i) {
       if (!boxes().await_all(op, i, args.handle.parcels(i)->departing)) return;
     }
   }
 
  protected:
-  EP_DEVICE ParcelBoxes boxes() const { return {it, args.parcels}; }
+  EP_DEVICE ParcelBoxes<kPeers> boxes() const { return {it, args.parcels}; }
   EP_DEVICE uint32_t number_of(const HtDest& dest) const {
     return it.number_of(dest.rank / args.group.layout.team_size);
   }
 
   // A lane for each rank of the team that has some.
-  EP_DEVICE bool collect_guest_gradients(const Operation<Peers::teams>& op, uint32_t guest, float* gradients) const {
+  EP_DEVICE bool collect_guest_gradients(const Operation<kPeers>& op, uint32_t guest, float* gradients) const {
     bool ok = true;
     const uint32_t num_dests = *args.handle.num_dests(guest);
     for (uint32_t i = dev::lane_idx(); i < num_dests; i += 32) {
       const HtDest dest = dev::ld(args.handle.dest(guest, i));
+      const auto put = [&](uint32_t j, float value) { dev::st(gradients + dest.hits.first + j, value); };
       ok = ok && receive_floats(op, {Wait::row_weights, dest.rank, guest}, op.group.layout.home_slot(guest, i),
-                                dest.hits.count,
-                                [&](uint32_t j, float value) { dev::st(gradients + dest.hits.first + j, value); });
+                                dest.hits.count, put);
+      if (ok || !op.goes_on()) continue;
+      for (uint32_t j = 0; j < dest.hits.count; ++j) put(j, 0);  // who has them is lost
+      ok = true;
     }
     return dev::all(ok);
   }
 
-  // The warp that completes a chunk puts it.
-  EP_DEVICE void finish_parcel(const Operation<Peers::teams>& op, uint32_t i, uint32_t chunk) const {
+  // The warp that completes a chunk puts it. Parcels that are not written are counted as well.
+  EP_DEVICE void finish_parcel(const Operation<kPeers>& op, uint32_t i, uint32_t chunk) const {
     dev::sync_warp();  // all of the parcel is written
     if (dev::lane_idx() != 0) return;
     const uint32_t num_parcels = args.handle.parcels(i)->guests;
@@ -114,13 +130,14 @@ struct OtherSums {
     const uint32_t before = dev::atomic_add<dev::Order::acq_rel, dev::Scope::gpu>(num_ready, 1u);
     if (before + 1 != boxes().size_of_chunk(chunk, num_parcels)) return;
     dev::st_relaxed<dev::Scope::gpu>(num_ready, 0u);
+    if (has_masks(kPeers) && is_masked(op.group, it.peer(i))) return;  // not all parcels need be written
     boxes().put(op, i, chunk, num_parcels);
   }
 };
 
-template <bool kExpertMajor, DType kDType>
+template <bool kExpertMajor, DType kDType, Peers kPeers = Peers::teams>
 EP_DEVICE void combine_remote(const HtCombineArgs& args) {
-  combine_with<kExpertMajor, kDType>(args, OtherSums{args, {args.group, args.network}});
+  combine_with<kExpertMajor, kDType>(args, OtherSums<kPeers>{args, {args.group, args.network}});
 }
 
 }  // namespace nccl_ep::ht

@@ -17,6 +17,10 @@ struct UpdateScratch {
   HtOutgoing* outgoing;  // [rank]
   uint32_t* bits;        // [counter][word]: the tokens of the tile
   HtQuota* quotas;       // [expert]: expert-major, on ranks without room for all
+  // With masks across teams, in the place of quotas: what each rank of this team gets from this rank's guests, and where the
+  // slots begin that its experts have for them.
+  HtOutgoing* guest_rows;  // [other team][place]
+  uint32_t* guest_slots;   // [other team][place][local expert]
 
   EP_DEVICE UpdateScratch(const HtUpdateArgs& args, unsigned char* shared)
       : num_counters(args.group.layout.num_all_counters()),
@@ -26,7 +30,10 @@ struct UpdateScratch {
         wanted(total + num_counters),
         outgoing(reinterpret_cast<HtOutgoing*>(wanted + args.group.num_ranks)),
         bits(reinterpret_cast<uint32_t*>(outgoing + args.group.num_ranks)),
-        quotas(reinterpret_cast<HtQuota*>(bits + num_counters * num_words)) {}
+        quotas(reinterpret_cast<HtQuota*>(bits + num_counters * num_words)),
+        guest_rows(reinterpret_cast<HtOutgoing*>(quotas)),
+        guest_slots(reinterpret_cast<uint32_t*>(guest_rows +
+                                                args.group.layout.num_other_teams() * args.group.layout.team_size)) {}
   EP_DEVICE TokenBits of(uint32_t counter) const { return {bits + counter * num_words}; }
 };
 
@@ -49,8 +56,19 @@ EP_DEVICE uint32_t* participant_words() {
 
 template <Peers kPeers>
 EP_DEVICE bool takes_part(const Operation<kPeers>&, uint32_t rank) {
-  if constexpr (kPeers != Peers::masked_team) return true;
+  if constexpr (!has_masks(kPeers)) return true;
   return participant_words()[rank / 32] >> rank % 32 & 1;
+}
+
+// Whether tokens may go to a rank: one of another team if this rank's rail peer there takes part. What it can do for them its
+// team knows.
+template <Peers kPeers, class TakesPart>
+EP_DEVICE bool goes_to(const Operation<kPeers>& op, uint32_t rank, TakesPart takes_part) {
+  if constexpr (kPeers == Peers::masked_teams) {
+    const uint32_t team_size = op.group.layout.team_size;
+    if (!op.group.is_in_team(rank)) rank = rank / team_size * team_size + op.group.rank % team_size;
+  }
+  return takes_part(rank);
 }
 
 // Calls visit(i) for each i below `count`, a thread each.
@@ -193,11 +211,20 @@ EP_DEVICE uint32_t rank_of_counter(const HtGroupState& group, uint32_t counter) 
   return counter < group.num_ranks ? counter : (counter - group.num_ranks) / group.num_local_experts;
 }
 
+// Whether this rank says where the tokens lie that a counter counts. Across teams that go on without some ranks each team says
+// so of its experts' slots, since others may know of other ranks: they number their own tokens alone.
+template <Peers kPeers>
+EP_DEVICE bool is_placed(const Operation<kPeers>& op, uint32_t counter) {
+  if constexpr (kPeers != Peers::masked_teams) return true;
+  return counter < op.group.num_ranks || op.group.is_in_team(rank_of_counter(op.group, counter));
+}
+
 // Waits for the counts of all ranks that `takes_part` names, as `await` does: `next` gets what the ranks before have on top,
-// `total` what all have. Where each rank's rows begin here is remembered.
-template <Peers kPeers, class TakesPart, class Await>
+// `total` what all have. Where each rank's rows begin here is remembered. Calls note(source, counter, before, count) for each
+// count, with what the ranks before have.
+template <Peers kPeers, class TakesPart, class Await, class Note>
 EP_DEVICE bool add_ranks(const Operation<kPeers>& op, const HtHandle& handle, const UpdateScratch& scratch,
-                         TakesPart takes_part, Await await) {
+                         TakesPart takes_part, Await await, Note note) {
   constexpr uint32_t kBatch = 4;
   const HtGroupState& group = op.group;
   bool ok = true;
@@ -205,8 +232,9 @@ EP_DEVICE bool add_ranks(const Operation<kPeers>& op, const HtHandle& handle, co
     uint32_t before[3] = {}, all[3] = {};
     for (uint32_t first = 0; ok && first < group.num_ranks; first += kBatch) {
       Unit units[kBatch];
-      Awaited awaited{Wait::source_counts, first, 0};
-      ok = await(awaited, [&] {
+      uint32_t missing = first;
+      Awaited awaited{Wait::source_counts, op.deals_with(first), 0};
+      ok = await(awaited, missing, [&] {
         bool arrived = true;
 #pragma unroll
         for (uint32_t i = 0; i < kBatch; ++i) {
@@ -217,7 +245,8 @@ EP_DEVICE bool add_ranks(const Operation<kPeers>& op, const HtHandle& handle, co
         for (uint32_t i = 0; i < kBatch; ++i) {
           if (first + i >= group.num_ranks || units[i].epoch == op.epoch) continue;
           if (!takes_part(first + i)) continue;
-          awaited.peer = first + i;
+          missing = first + i;
+          awaited.peer = op.deals_with(missing);
           arrived = false;
         }
         return arrived;
@@ -229,6 +258,7 @@ EP_DEVICE bool add_ranks(const Operation<kPeers>& op, const HtHandle& handle, co
         for (uint32_t j = 0; j < 3; ++j) {
           if (3 * u + j == group.rank && dev::block_idx() == 0) *handle.source(first + i) = all[j];
           if (!takes_part(first + i)) continue;
+          note(first + i, 3 * u + j, all[j], units[i].word[j]);
           if (first + i < group.rank) before[j] += units[i].word[j];
           all[j] += units[i].word[j];
         }
@@ -237,10 +267,10 @@ EP_DEVICE bool add_ranks(const Operation<kPeers>& op, const HtHandle& handle, co
 #pragma unroll
     for (uint32_t j = 0; j < 3; ++j) {
       if (3 * u + j >= group.layout.num_counters()) continue;
-      if (!takes_part(rank_of_counter(group, 3 * u + j))) all[j] = scratch.total[3 * u + j] = 0;
+      if (!goes_to(op, rank_of_counter(group, 3 * u + j), takes_part)) all[j] = scratch.total[3 * u + j] = 0;
       if (3 * u + j == group.rank && dev::block_idx() == 0) *handle.source(group.num_ranks) = all[j];
       if (3 * u + j < group.num_ranks) scratch.outgoing[3 * u + j] = {0, before[j], scratch.total[3 * u + j]};
-      scratch.next[3 * u + j] += before[j];
+      if (is_placed(op, 3 * u + j)) scratch.next[3 * u + j] += before[j];
       scratch.total[3 * u + j] = all[j];
     }
   });

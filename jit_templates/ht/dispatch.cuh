@@ -114,7 +114,7 @@ EP_DEVICE bool push_ticket(const Operation<kPeers>& op, const HtDispatchArgs& ar
   const uint32_t peer = rank_of_flow(args.group, flow), mine = first + dev::lane_idx();
   const uint64_t index = uint64_t{outgoing.first} + mine;
   const auto standing = op.standing_of(peer);
-  const HtSend send = mine < end ? dev::ld(args.handle.send(index)) : HtSend{};
+  HtSend send = mine < end ? dev::ld(args.handle.send(index)) : HtSend{};
   if (!op.warp_reaches(peer, standing) || !from.await(send, index, peer, outgoing.row + mine, mine < end)) return false;
   for (uint32_t i = 0; first + i < end; ++i) {
     const uint32_t token = dev::shfl(send.token, i), slot = dev::shfl(send.slot, i);
@@ -217,7 +217,7 @@ template <bool kExpertMajor, Peers kPeers>
 EP_DEVICE bool receive_weights(const Operation<kPeers>& op, const HtDispatchArgs& args, const ReceivedRow& it) {
   float* out = args.out_topk_weights + (kExpertMajor ? 0 : uint64_t{it.row} * args.num_topk);
   const bool ok =
-      receive_floats(op, {Wait::row_weights, it.source, it.home.token}, it.row, it.home.num_hits,
+      receive_floats(op, {Wait::row_weights, op.deals_with(it.source), it.home.token}, it.row, it.home.num_hits,
                      [&](uint32_t i, float weight) { out[kExpertMajor ? it.hit(args.handle, i) : i] = weight; });
   if (kExpertMajor) return ok;
   int64_t* ids = args.out_topk_idx + uint64_t{it.row} * args.num_topk;
@@ -285,7 +285,7 @@ EP_DEVICE bool deliver_row(const Operation<kPeers>& op, const HtDispatchArgs& ar
   if (direct && !kExpertMajor) return true;
   // Every flag is awaited, also of a row that is where it belongs: it may be raised after all rows are said to be done, and a
   // later operation uses it again.
-  const Awaited awaited{Wait::dispatch_row, it.source, it.home.token};
+  const Awaited awaited{Wait::dispatch_row, op.deals_with(it.source), it.home.token};
   if (!it.has_come && !await_rows(op, awaited, true, it.row)) return op.warp_goes_on();
   const uint32_t first = direct ? 1 : 0;
   if (first == num_slots) return true;
@@ -389,7 +389,7 @@ EP_DEVICE void take_part(const Operation<kPeers>& op, const HtDispatchArgs& args
   } else {
     const bool receives = crews.receivers.has_me();
     if (receives && kExpertMajor) fill_padding<Tokens::kHasScales>(args, crews.receivers);
-    if constexpr (Guests::kPeers == Peers::masked_team && !kExpertMajor) {
+    if constexpr (has_masks(Guests::kPeers) && !kExpertMajor) {
       if (receives && args.topk_weights) clear_unknown_rows(args, crews.receivers);
     }
     if (receives && args.topk_weights && await_peers(op)) send_weights(op, args, crews.receivers);
@@ -408,7 +408,7 @@ EP_DEVICE void dispatch_with(const HtDispatchArgs& args, const Guests& guests) {
   open_queues(queues);
   const RowRanges ranges = load_row_ranges(args.group, args.handle);
   const Start start = begin(args.group, guests.rails());
-  const Operation<Guests::kPeers> op{{args.group, start.epoch}};
+  const Operation<Guests::kPeers> op(args, start.epoch);
   if (start.ready) {
     if constexpr (kHasScales) {
       const ScaledTokens<Guests::kPeers> tokens{op, args, QuantizedTokens(args.group, ranges)};

@@ -103,7 +103,8 @@ EP_DEVICE bool await_rows(const Operation<kPeers>& op, const Awaited& mine, bool
 
 // The same in a group with masks, where rows of lost ranks do not come: leaves in `lost` which lanes wait for one of those.
 // False: the group has failed.
-EP_DEVICE bool await_rows(const Operation<Peers::masked_team>& op, const Awaited& mine, bool awaits, uint64_t slot,
+template <Peers kPeers>
+EP_DEVICE bool await_rows(const Operation<kPeers>& op, const Awaited& mine, bool awaits, uint64_t slot,
                           uint32_t& lost) {
   const auto is_missing = [&] { return awaits && !has_come(op, slot); };
   for (;;) {
@@ -113,7 +114,7 @@ EP_DEVICE bool await_rows(const Operation<Peers::masked_team>& op, const Awaited
     if (missing == lost) return true;
     const uint32_t lane = dev::find_first(missing & ~lost);
     const Awaited first{mine.what, dev::shfl(mine.peer, lane), dev::shfl(mine.token, lane)};
-    const bool came = op.wait_for<true>(first, [&] {
+    const bool came = op.template wait_for<true>(first, [&] {
       missing = dev::ballot(is_missing());
       return (missing >> lane & 1) == 0;
     });

@@ -15,12 +15,28 @@ EP_DEVICE uint32_t team_peer(const HtGroupState& group, uint32_t i) {
   return group.first_rank + (group.rank - group.first_rank + 1 + i) % group.layout.team_size;
 }
 
+// How an operation waits. With masks and other teams: rails.cuh.
+template <Peers kPeers>
+struct Waiting : OperationOf<HtGroupState, has_masks(kPeers)> {
+  template <class Args>
+  EP_DEVICE Waiting(const Args& args, uint32_t op_epoch)
+      : OperationOf<HtGroupState, has_masks(kPeers)>{args.group, op_epoch} {}
+
+  EP_DEVICE TeamLife life() const { return TeamLife(this->group); }
+};
+
 // One operation as a block sees it.
 template <Peers kPeers>
-struct Operation : OperationOf<HtGroupState, kPeers == Peers::masked_team> {
-  static constexpr bool kMasks = kPeers == Peers::masked_team;
-  using Base = OperationOf<HtGroupState, kMasks>;
-  using Base::group, Base::epoch, Base::has_arrived;
+struct Operation : Waiting<kPeers> {
+  static constexpr bool kMasks = has_masks(kPeers);
+  using Base = Waiting<kPeers>;
+  using Base::Base, Base::group, Base::epoch, Base::has_arrived;
+
+  // Whom this rank deals with for the sake of another one: who is waited for, and may be lost. Of ranks in other teams that is
+  // the one that hosts their tokens in this team.
+  EP_DEVICE uint32_t deals_with(uint32_t rank) const {
+    return kPeers == Peers::masked_teams ? group.first_rank + rank % group.layout.team_size : rank;
+  }
 
   // Bounded waits, as in common/waiting.cuh, for what others send once they have started.
   template <bool kWholeWarp = false, class Ready>
@@ -119,7 +135,7 @@ EP_DEVICE bool await_peers(const Operation<kPeers>& op) {
 // The rail peers in other teams, where there are none.
 struct NoRails {
   static constexpr bool kExist = false;
-  EP_DEVICE void announce() const {}
+  EP_DEVICE void announce(uint32_t) const {}
 };
 
 // Tells a rank of the team that this one has started an operation.
@@ -141,7 +157,7 @@ EP_DEVICE Start begin(const HtGroupState& group, const Rails& rails, Greets gree
       for (uint32_t i = dev::lane_idx(); i < group.layout.team_size; i += 32) {
         if (greets(group.first_rank + i)) say_hello(group, group.first_rank + i, epoch);
       }
-      rails.announce();
+      rails.announce(epoch);
     }
   }
   dev::sync_block();

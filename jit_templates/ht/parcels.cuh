@@ -6,8 +6,9 @@
 
 namespace nccl_ep::ht {
 
+template <Peers kPeers>
 struct ParcelBoxes {
-  const Rails& rails;
+  const Rails<kPeers>& rails;
   const HtParcels& parcels;
 
   EP_DEVICE uint32_t chunk_parcels() const { return rails.network.layout.chunk_parcels; }
@@ -19,10 +20,10 @@ struct ParcelBoxes {
   }
 
   EP_DEVICE unsigned char* outgoing(uint32_t i, uint32_t parcel) const {
-    return rails.out<unsigned char>(i, offset(parcel));
+    return rails.template out<unsigned char>(i, offset(parcel));
   }
   EP_DEVICE const unsigned char* incoming(uint32_t i, uint32_t parcel) const {
-    return rails.in<unsigned char>(i, offset(parcel));
+    return rails.template in<unsigned char>(i, offset(parcel));
   }
   EP_DEVICE float* weights(unsigned char* parcel) const { return reinterpret_cast<float*>(parcel + parcels.row_bytes); }
   EP_DEVICE const float* weights(const unsigned char* parcel) const {
@@ -30,21 +31,22 @@ struct ParcelBoxes {
   }
 
   // One lane calls it, after all that have written the chunk have met.
-  EP_DEVICE void put(const Operation<Peers::teams>& op, uint32_t i, uint32_t chunk, uint32_t num_parcels) const {
+  EP_DEVICE void put(const Operation<kPeers>& op, uint32_t i, uint32_t chunk, uint32_t num_parcels) const {
     rails.put(op, i, HtRemoteLayout::kFirstChunk + chunk, offset(chunk * chunk_parcels()),
               uint64_t{size_of_chunk(chunk, num_parcels)} * parcels.stride());
   }
   // Waits for a parcel: each thread for itself.
-  EP_DEVICE bool await(const Operation<Peers::teams>& op, uint32_t i, uint32_t parcel) const {
+  EP_DEVICE bool await(const Operation<kPeers>& op, uint32_t i, uint32_t parcel) const {
     return rails.await(op, Wait::remote_rows, i, HtRemoteLayout::kFirstChunk + chunk_of(parcel));
   }
-  // Waits for all that come from a team, whether or not anybody needs them: then the boxes are free. One warp calls it.
-  EP_DEVICE bool await_all(const Operation<Peers::teams>& op, uint32_t i, uint32_t num_parcels) const {
+  // Waits for all that come from a team, whether or not anybody needs them: then the boxes are free. One warp calls it. False:
+  // the operation has failed.
+  EP_DEVICE bool await_all(const Operation<kPeers>& op, uint32_t i, uint32_t num_parcels) const {
     bool ok = true;
     for (uint32_t parcel = chunk_parcels() * dev::lane_idx(); parcel < num_parcels; parcel += 32 * chunk_parcels()) {
       ok = ok && await(op, i, parcel);
     }
-    return dev::all(ok);
+    return dev::all(ok) || op.warp_goes_on();
   }
 
  private:

@@ -26,8 +26,6 @@
 
 namespace nccl_ep::ht {
 
-using MaskedOperation = Operation<Peers::masked_team>;
-
 enum class Verdict : uint32_t { absent = 0, present = 1, past = 2 };  // past: the word speaks of a later operation
 
 // What words say: an operation and whether somebody takes part in it.
@@ -45,30 +43,47 @@ struct Participation {
   }
 };
 
-EP_DEVICE uint32_t* participation_of(const MaskedOperation& op, uint32_t rank) {
-  return op.group.window.at<uint32_t>(rank, op.group.layout.participation_at());
+template <Peers kPeers>
+EP_DEVICE uint32_t* participation_of(const Operation<kPeers>& op, uint32_t rank) {
+  const HtLayout& layout = op.group.layout;
+  return op.group.window.template at<uint32_t>(op.deals_with(rank), layout.participation_at(rank / layout.team_size));
 }
 
-// Says whether a rank takes part in this operation, unless somebody has said so before. `said` is what the word has been.
-// Returns what holds.
-EP_DEVICE Verdict settle(const MaskedOperation& op, uint32_t rank, Verdict mine, Participation said) {
-  uint32_t* word = participation_of(op, rank);
-  while (said.ahead_of(op.epoch) < 0) {
-    const Participation wanted = Participation::of(op.epoch, mine);
-    const uint32_t before = dev::atomic_cas<dev::Order::acq_rel, dev::Scope::system>(word, said.word, wanted.word);
+// Where a rank's counts are kept for those that miss them.
+template <Peers kPeers>
+EP_DEVICE Unit* kept_counts(const Operation<kPeers>& op, uint32_t rank, uint32_t u) {
+  const HtLayout& layout = op.group.layout;
+  return op.group.window.template at<Unit>(op.deals_with(rank), layout.kept_at(rank / layout.team_size, u));
+}
+
+// Says something in a word, unless somebody has spoken of this operation before. `said` is what the word has been. Returns
+// what holds.
+template <dev::Scope kScope>
+EP_DEVICE Verdict settle(uint32_t* word, uint32_t epoch, Verdict mine, Participation said) {
+  while (said.ahead_of(epoch) < 0) {
+    const uint32_t wanted = Participation::of(epoch, mine).word;
+    const uint32_t before = dev::atomic_cas<dev::Order::acq_rel, kScope>(word, said.word, wanted);
     if (before == said.word) return mine;
     said.word = before;
   }
-  return said.verdict(op.epoch);
+  return said.verdict(epoch);
 }
-EP_DEVICE Participation said_of(const MaskedOperation& op, uint32_t rank) {
+// Says whether a rank takes part in this operation.
+template <Peers kPeers>
+EP_DEVICE Verdict settle(const Operation<kPeers>& op, uint32_t rank, Verdict mine, Participation said) {
+  return settle<dev::Scope::system>(participation_of(op, rank), op.epoch, mine, said);
+}
+template <Peers kPeers>
+EP_DEVICE Participation said_of(const Operation<kPeers>& op, uint32_t rank) {
   return {dev::ld_acquire<dev::Scope::system>(participation_of(op, rank))};
 }
 
 // Says of ranks that are masked that they are absent, and greets them. All have started that are not.
-EP_DEVICE void leave_out_masked(const MaskedOperation& op) {
+template <Peers kPeers>
+EP_DEVICE void leave_out_masked(const Operation<kPeers>& op) {
   const HtGroupState& group = op.group;
-  for_each_thread(group.num_ranks, [&](uint32_t peer) {
+  for_each_thread(group.layout.team_size, [&](uint32_t i) {
+    const uint32_t peer = group.first_rank + i;
     if (op.reaches(peer) || has_failed(group)) return;
     settle(op, peer, Verdict::absent, said_of(op, peer));
     say_hello(group, peer, op.epoch);
@@ -77,16 +92,22 @@ EP_DEVICE void leave_out_masked(const MaskedOperation& op) {
 
 // Makes this rank take part, unless the others have gone on without it. False: they have, and must not get its counts. Each
 // block that sends some says so for itself. All its threads call it, and meet.
-EP_DEVICE bool enter(const MaskedOperation& op, const UpdateScratch& scratch) {
+template <Peers kPeers, class OtherTeams>
+EP_DEVICE bool enter(const Operation<kPeers>& op, const UpdateScratch& scratch, const OtherTeams& others) {
   EP_SHARED(uint32_t, enters, [1]);
   const HtGroupState& group = op.group;
   Participation mine{};
   if (dev::thread_idx() == 0) mine = said_of(op, group.rank);  // on its way while others start
-  for_each_thread(group.num_ranks, [&](uint32_t peer) { op.await_peer(peer); });
+  for_each_thread(group.layout.team_size + others.num_rails(), [&](uint32_t i) {
+    i < group.layout.team_size ? op.await_peer(group.first_rank + i)
+                               : others.await_peer(op, i - group.layout.team_size);
+  });
   dev::sync_block();
   if (dev::block_idx() == 0) leave_out_masked(op);
   for_each_thread(group.layout.count_units(), [&](uint32_t u) {
-    dev::st_unit(group.window.at<Unit>(group.rank, group.layout.counts_at(group.rank, u)), count_unit(op, scratch, u));
+    const Unit unit = count_unit(op, scratch, u);
+    dev::st_unit(group.window.template at<Unit>(group.rank, group.layout.counts_at(group.rank, u)), unit);
+    dev::st_unit(kept_counts(op, group.rank, u), unit);
   });
   dev::sync_block();
   if (dev::thread_idx() == 0) {
@@ -97,49 +118,55 @@ EP_DEVICE bool enter(const MaskedOperation& op, const UpdateScratch& scratch) {
 }
 
 // Whether a rank's counts are there. The whole warp calls it.
-EP_DEVICE bool has_counts(const MaskedOperation& op, uint32_t source) {
+template <Peers kPeers>
+EP_DEVICE bool has_counts(const Operation<kPeers>& op, uint32_t source) {
   const HtGroupState& group = op.group;
   bool arrived = true;
   for (uint32_t u = dev::lane_idx(); u < group.layout.count_units(); u += 32) {
     Unit unit;
-    arrived &= op.has_arrived(group.window.at<Unit>(group.rank, group.layout.counts_at(source, u)), unit);
+    arrived &= op.has_arrived(group.window.template at<Unit>(group.rank, group.layout.counts_at(source, u)), unit);
   }
   return dev::all(arrived);
 }
 
 // Whether somebody has said that a rank does not take part.
-EP_DEVICE bool is_left_out(const MaskedOperation& op, uint32_t rank) {
+template <Peers kPeers>
+EP_DEVICE bool is_left_out(const Operation<kPeers>& op, uint32_t rank) {
   const Participation said = said_of(op, rank);
   return said.ahead_of(op.epoch) >= 0 && said.verdict(op.epoch) != Verdict::present;
 }
 
 // Waits for a rank's counts. False: they do not come. The whole warp calls it.
-EP_DEVICE bool await_counts(const MaskedOperation& op, uint32_t source) {
-  if (dev::any(is_masked(op.group, source))) return false;
+template <Peers kPeers>
+EP_DEVICE bool await_counts(const Operation<kPeers>& op, uint32_t source) {
+  const uint32_t peer = op.deals_with(source);
+  if (dev::any(is_masked(op.group, peer))) return false;
   bool has_all = false;
   uint32_t polls = 0;
-  const bool is_settled = op.wait_for<true>({Wait::source_counts, source, 0}, [&] {
+  const bool is_settled = op.template wait_for<true>({Wait::source_counts, peer, 0}, [&] {
     has_all = has_counts(op, source);
     return has_all || (++polls % dev::kPollsBeforeClock == 0 && dev::any(is_left_out(op, source)));
   });
   return is_settled && has_all;
 }
 
-// Takes a rank's counts from its own window. False: they are those of a later operation. The whole warp calls it.
-EP_DEVICE bool fetch_counts(const MaskedOperation& op, uint32_t source) {
+// Takes a rank's counts from where they are kept. False: they are those of a later operation. The whole warp calls it.
+template <Peers kPeers>
+EP_DEVICE bool fetch_counts(const Operation<kPeers>& op, uint32_t source) {
   const HtGroupState& group = op.group;
   bool has_all = true;
   for (uint32_t u = dev::lane_idx(); u < group.layout.count_units(); u += 32) {
     Unit unit;
-    const bool has = op.has_arrived(group.window.at<Unit>(source, group.layout.counts_at(source, u)), unit);
-    if (has) dev::st_unit(group.window.at<Unit>(group.rank, group.layout.counts_at(source, u)), unit);
+    const bool has = op.has_arrived(kept_counts(op, source, u), unit);
+    if (has) dev::st_unit(group.window.template at<Unit>(group.rank, group.layout.counts_at(source, u)), unit);
     has_all &= has;
   }
   return dev::all(has_all);
 }
 
 // Whether another rank takes part; if so its counts are here. The whole warp calls it.
-EP_DEVICE Verdict find_verdict(const MaskedOperation& op, uint32_t rank) {
+template <Peers kPeers>
+EP_DEVICE Verdict find_verdict(const Operation<kPeers>& op, uint32_t rank) {
   if (await_counts(op, rank)) return Verdict::present;
   if (dev::any(has_failed(op.group))) return Verdict::past;  // who has given up has no opinion
   uint32_t lane_verdict = 0;
@@ -153,12 +180,14 @@ EP_DEVICE Verdict find_verdict(const MaskedOperation& op, uint32_t rank) {
   return has_counts(op, rank) ? Verdict::present : Verdict::past;  // it may have sent them before it went on
 }
 
-EP_DEVICE uint32_t num_participant_words(const MaskedOperation& op) {
+template <Peers kPeers>
+EP_DEVICE uint32_t num_participant_words(const Operation<kPeers>& op) {
   return static_cast<uint32_t>(div_up(op.group.num_ranks, 32));
 }
 
 // Block 0, for all: a warp for each rank.
-EP_DEVICE void find_participants(const MaskedOperation& op, bool enters) {
+template <Peers kPeers, class OtherTeams>
+EP_DEVICE void find_participants(const Operation<kPeers>& op, const OtherTeams& others, bool enters) {
   EP_SHARED(uint32_t, is_left_behind, [1]);
   const HtGroupState& group = op.group;
   const uint32_t own_word = group.rank / 32, own_bit = 1u << group.rank % 32;
@@ -180,22 +209,24 @@ EP_DEVICE void find_participants(const MaskedOperation& op, bool enters) {
   }
   for_each_thread(group.num_ranks, [&](uint32_t rank) {
     const bool is_present = words[rank / 32] >> rank % 32 & 1;
-    if (!is_present) lose(group, op.epoch, {Wait::source_counts, rank, 0});
+    if (!is_present && others.deal_with(op, rank)) lose(group, op.epoch, {Wait::source_counts, rank, 0});
     const Participation said = Participation::of(op.epoch, is_present ? Verdict::present : Verdict::absent);
     dev::st_release<dev::Scope::gpu>(group.mask.verdicts + rank, said.word);
   });
 }
 
 // What block 0 has found of a rank.
-EP_DEVICE Participation found_of(const MaskedOperation& op, uint32_t rank) {
+template <Peers kPeers>
+EP_DEVICE Participation found_of(const Operation<kPeers>& op, uint32_t rank) {
   return {dev::ld_acquire<dev::Scope::gpu>(op.group.mask.verdicts + rank)};
 }
 
 // Finds out who takes part, for takes_part(), and has their counts. False: this rank has given up. All threads of the block
 // call it, and meet.
-EP_DEVICE bool agree(const MaskedOperation& op, bool enters) {
+template <Peers kPeers, class OtherTeams>
+EP_DEVICE bool agree(const Operation<kPeers>& op, const OtherTeams& others, bool enters) {
   const HtGroupState& group = op.group;
-  if (dev::block_idx() == 0) find_participants(op, enters);
+  if (dev::block_idx() == 0) find_participants(op, others, enters);
   bool ok = true;
   if (dev::warp_idx() == 0) {
     for (uint32_t base = 0; base < group.num_ranks; base += 32) {
@@ -217,17 +248,18 @@ EP_DEVICE bool agree(const MaskedOperation& op, bool enters) {
   return ok;
 }
 
-// Waits for the counts of all ranks, as add_ranks() wants it: as long as `ready` says that some are missing. False: there is
-// more to be asked. Block 0 is to find that out, so its waits have an end.
-template <class Ready>
-EP_DEVICE bool await_all_counts(const MaskedOperation& op, const Awaited& awaited, Ready ready) {
+// Waits for the counts of all ranks, as add_ranks() wants it: as long as `ready` says that some are missing, and whose. False:
+// there is more to be asked. Block 0 is to find that out, so its waits have an end.
+template <Peers kPeers, class Ready>
+EP_DEVICE bool await_all_counts(const Operation<kPeers>& op, const Awaited& awaited, const uint32_t& missing,
+                                Ready ready) {
   bool has_all = false;
   uint32_t polls = 0;
   const auto looks_further = [&] { return ++polls % dev::kPollsBeforeClock == 0; };
   if (dev::block_idx() == 0) {
-    wait_patiently<false, true>(TeamLife(op.group), op.epoch, awaited, [&] {
+    wait_patiently<false, true>(op.life(), op.epoch, awaited, [&] {
       has_all = ready();
-      return has_all || (looks_further() && is_left_out(op, awaited.peer));
+      return has_all || (looks_further() && is_left_out(op, missing));
     });
   } else {
     op.wait_for_own(awaited, [&] {
@@ -240,25 +272,34 @@ EP_DEVICE bool await_all_counts(const MaskedOperation& op, const Awaited& awaite
 
 // The ranks tell each other their counts, and go on with those of all that take part. False: this rank has given up. All
 // threads of all blocks call it, and meet.
-EP_DEVICE bool exchange_counts(const MaskedOperation& op, const HtUpdateArgs& args, const UpdateScratch& scratch) {
+template <Peers kPeers, class OtherTeams>
+EP_DEVICE bool exchange_masked_counts(const Operation<kPeers>& op, const HtUpdateArgs& args,
+                                      const UpdateScratch& scratch, const OtherTeams& others) {
   bool enters = true;
-  if (dev::block_idx() < op.group.layout.team_size) {
-    enters = enter(op, scratch);
+  if (dev::block_idx() < others.num_senders(op)) {
+    enters = enter(op, scratch, others);
     if (enters) send_counts(op, scratch);
+    if (enters) others.exchange_counts(op, scratch);
   }
   for_each_thread(num_participant_words(op), [&](uint32_t i) { participant_words()[i] = ~0u; });
+  const auto note = [&](uint32_t source, uint32_t counter, uint32_t before, uint32_t count) {
+    others.note_count(scratch, source, counter, before, count);
+  };
   bool has_all = dev::block_idx() != 0 || enters;
   if (has_all) {
     has_all = add_ranks(
         op, args.handle, scratch, [](uint32_t) { return true; },
-        [&](const Awaited& awaited, auto ready) { return await_all_counts(op, awaited, ready); });
+        [&](const Awaited& awaited, const uint32_t& missing, auto ready) {
+          return await_all_counts(op, awaited, missing, ready);
+        },
+        note);
   }
   if (all_in_block(has_all)) return true;
   dev::sync_block();
-  if (!agree(op, enters) || !add_blocks(op, args, scratch)) return false;
+  if (!agree(op, others, enters) || !add_blocks(op, args, scratch)) return false;
   return all_in_block(add_ranks(
       op, args.handle, scratch, [&](uint32_t rank) { return takes_part(op, rank); },
-      [&](const Awaited& awaited, auto ready) { return op.wait_for(awaited, ready); }));
+      [&](const Awaited& awaited, const uint32_t&, auto ready) { return op.wait_for(awaited, ready); }, note));
 }
 
 }  // namespace nccl_ep::ht

@@ -72,12 +72,13 @@ struct Places {
   uint32_t hits[kHtUpdateThreads];     // [token][hit]: flat the local expert, expert-major the slot
 };
 
-// The expert at a place of the table, or kNone: also one whose rank does not take part.
+// The expert at a place of the table, or kNone: also one that no token can go to.
 template <Peers kPeers>
 EP_DEVICE uint32_t load_hosted_expert(const Operation<kPeers>& op, const TopkTable& topk, uint64_t place) {
   const uint32_t expert = load_expert(op.group, topk, place);
-  if (expert == kNone || takes_part(op, expert / op.group.num_local_experts)) return expert;
-  return kNone;
+  if (expert == kNone) return kNone;
+  const uint32_t rank = expert / op.group.num_local_experts;
+  return goes_to(op, rank, [&](uint32_t other) { return takes_part(op, other); }) ? expert : kNone;
 }
 
 // Gives some tokens of the tile, from `begin` on, their rows. All threads of the block call it, and meet. `Departures` is
@@ -114,8 +115,10 @@ EP_DEVICE void place_tokens(const Operation<kPeers>& op, const HtUpdateArgs& arg
   const bool is_dest = leads && num_hits > 0;
   places->experts[me] = is_dest ? rank : kNone;
   if (is_mine) *args.handle.place(token, k) = is_kept ? static_cast<uint8_t>(hit) : HtHandleLayout::kNoHit;
-  if (is_first && is_kept)
-    places->hits[base + hit] = kExpertMajor ? placement.slot(expert, rank) : expert - first_expert;
+  if (is_first && is_kept) {
+    const uint32_t local = expert - first_expert;
+    places->hits[base + hit] = kExpertMajor ? departures.hit(rank, local, placement.slot(expert, rank)) : local;
+  }
   const auto departure = departures.find(places[0], base, expert, is_first);
   dev::sync_block();
 
@@ -207,7 +210,8 @@ EP_DEVICE void receive_records(const Operation<kPeers>& op, const HtUpdateArgs& 
   };
   const auto get = [&](uint32_t row, uint32_t i, Unit& unit) {
     const Unit* address = group.window.at<Unit>(group.rank, group.layout.record_at(row, i));
-    return await_record(op, address, unit, [&] { return Awaited{Wait::row_record, source_of(op, rows, row), row}; });
+    return await_record(op, address, unit,
+                        [&] { return Awaited{Wait::row_record, op.deals_with(source_of(op, rows, row)), row}; });
   };
   // A row whose rank is lost stays, and has no hits.
   const auto lose_row = [&](uint32_t row) {

@@ -11,13 +11,23 @@
 //
 // A put reads what happens before it, so the threads that write an outbox meet before one of them puts. Before they write
 // they have seen the peer's hello.
+//
+// In a group with masks nothing is sent to masked rail peers, and nothing awaited from them; what signals say is made up for
+// later. Nobody else has been sent anything from their outboxes, and they say hello again when masks have been cleaned, after
+// which all has left that was put before.
 #pragma once
 
-#include "device/gin.hpp"
+#include "common/remote_waits.cuh"
 #include "ht/operation.cuh"
 
 namespace nccl_ep::ht {
 
+template <>
+struct Waiting<Peers::masked_teams> : PatientOperation<HtGroupState, HtNetwork> {
+  using PatientOperation<HtGroupState, HtNetwork>::PatientOperation;
+};
+
+template <Peers kPeers>
 struct Rails {
   static constexpr bool kExist = true;
   static constexpr uint32_t kContext = 0;  // of all but parcels
@@ -51,27 +61,31 @@ struct Rails {
   }
 
   // One warp calls it.
-  EP_DEVICE void announce() const {
+  EP_DEVICE void announce(uint32_t epoch) const {
     for (uint32_t i = dev::lane_idx(); i < size(); i += 32) {
-      gin(kContext).signal(peer(i), dev::weak(dev::signal(HtSignals::hello(own_team()))));
+      if constexpr (!has_masks(kPeers)) {
+        gin(kContext).signal(peer(i), dev::weak(dev::signal(signals().numbers().hello(group.rank))));
+      } else if (!is_masked(group, peer(i))) {
+        signals().tell(kContext, HtSignals::kHello, peer(i), epoch);
+      }
     }
   }
-  // Waits until a rail peer has started this operation, too: each thread for itself.
-  EP_DEVICE bool await_peer(const Operation<Peers::teams>& op, uint32_t i) const {
-    const dev::Signal hello = dev::signal(HtSignals::hello(team(i)));
+  // Waits until a rail peer has started this operation, too: each thread for itself. Nobody waits for one that is masked.
+  EP_DEVICE bool await_peer(const Operation<kPeers>& op, uint32_t i) const {
+    if (has_masks(kPeers) && is_masked(group, peer(i))) return false;
+    const dev::Signal hello = dev::signal(signals().numbers().hello(peer(i)));
     return op.wait_for({Wait::peer_start, peer(i), 0},
                        [&] { return has_reached(gin(kContext).read_signal(hello), op.epoch); });
   }
   // Waits for all of them. The whole warp calls it.
-  EP_DEVICE bool await_peers(const Operation<Peers::teams>& op) const {
+  EP_DEVICE bool await_peers(const Operation<kPeers>& op) const {
     bool ok = true;
     for (uint32_t i = dev::lane_idx(); i < size(); i += 32) ok &= await_peer(op, i);
     return dev::all(ok);
   }
 
   // Puts a part of an outbox that has a word. One thread calls it, after all that have written it have met.
-  EP_DEVICE void put(const Operation<Peers::teams>& op, uint32_t i, uint32_t word, uint64_t offset,
-                     uint64_t bytes) const {
+  EP_DEVICE void put(const Operation<kPeers>& op, uint32_t i, uint32_t word, uint64_t offset, uint64_t bytes) const {
     const HtRemoteLayout& layout = network.layout;
     const uint32_t there = own_number_at(team(i));
     uint32_t* sent = group.window.at<uint32_t>(group.rank, layout.sent_at(i, word));
@@ -82,20 +96,21 @@ struct Rails {
     dev::st(sent, op.epoch);
   }
   // Whether what has that word has arrived from a team. Who has seen it may read it.
-  EP_DEVICE bool has(const Operation<Peers::teams>& op, uint32_t i, uint32_t word) const {
+  EP_DEVICE bool has(const Operation<kPeers>& op, uint32_t i, uint32_t word) const {
     return has_reached(gin(kContext).read_signal(dev::signal(in_window(network.layout.word_at(i, word)))), op.epoch);
   }
   // Waits for it: each thread for itself, or with kWholeWarp the lanes together.
   template <bool kWholeWarp = false>
-  EP_DEVICE bool await(const Operation<Peers::teams>& op, Wait what, uint32_t i, uint32_t word) const {
-    return op.wait_for<kWholeWarp>({what, peer(i), 0}, [&] {
+  EP_DEVICE bool await(const Operation<kPeers>& op, Wait what, uint32_t i, uint32_t word) const {
+    return op.template wait_for<kWholeWarp>({what, peer(i), 0}, [&] {
       const bool arrived = has(op, i, word);
       return kWholeWarp ? dev::all(arrived) : arrived;
     });
   }
 
  private:
-  EP_DEVICE dev::Gin gin(uint32_t context) const { return dev::Gin(network.comm, context); }
+  EP_DEVICE SignalsOf<HtGroupState, HtNetwork> signals() const { return {group, network}; }
+  EP_DEVICE dev::Gin gin(uint32_t context) const { return signals().gin(context); }
   EP_DEVICE dev::WindowAddress in_window(uint64_t offset) const { return {network.window, offset}; }
   // Counts roll over, as epochs do.
   EP_DEVICE static bool has_reached(uint64_t count, uint32_t least) {

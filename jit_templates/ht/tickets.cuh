@@ -105,7 +105,7 @@ EP_DEVICE bool await_all_done(const Operation<kPeers>& op) {
   for (uint32_t peer = dev::lane_idx(); peer < group.num_ranks; peer += 32) {
     if (peer == group.rank) continue;
     const uint32_t* done = group.window.at<uint32_t>(group.rank, group.layout.done_at(peer));
-    ok &= op.wait_for({Wait::rows_done, peer, 0},
+    ok &= op.wait_for({Wait::rows_done, op.deals_with(peer), 0},
                       [&] { return static_cast<int32_t>(dev::ld_acquire<dev::Scope::system>(done) - op.epoch) >= 0; });
   }
   return dev::all(ok);

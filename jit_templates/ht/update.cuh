@@ -23,6 +23,7 @@ struct NoOtherTeams {
     EP_DEVICE static bool is_in_team(uint32_t rank) { return rank != kNone; }
     EP_DEVICE static Departure find(const Places&, uint32_t, uint32_t, bool) { return {}; }
     EP_DEVICE static uint32_t num_teams(uint32_t) { return 0; }
+    EP_DEVICE static uint32_t hit(uint32_t, uint32_t, uint32_t hit) { return hit; }
     template <class... Args>
     EP_DEVICE static void note(const Args&...) {}
     template <class... Args>
@@ -30,8 +31,14 @@ struct NoOtherTeams {
   };
 
   EP_DEVICE static NoRails rails() { return {}; }
+  EP_DEVICE static uint32_t num_rails() { return 0; }
+  EP_DEVICE static bool await_peer(const Operation<kPeers>&, uint32_t) { return true; }
+  EP_DEVICE static bool deal_with(const Operation<kPeers>&, uint32_t) { return true; }
+  EP_DEVICE static uint32_t num_senders(const Operation<kPeers>& op) { return op.group.layout.team_size; }
   EP_DEVICE static bool exchange_counts(const Operation<kPeers>&, const UpdateScratch&) { return true; }
-  EP_DEVICE static bool begin_lists(const Operation<kPeers>&) { return true; }
+  EP_DEVICE static void note_count(const UpdateScratch&, uint32_t, uint32_t, uint32_t, uint32_t) {}
+  EP_DEVICE static void note_zone(const UpdateScratch&, uint32_t, uint32_t, const HtZone&) {}
+  EP_DEVICE static bool begin_lists(const Operation<kPeers>&, const UpdateScratch&) { return true; }
   EP_DEVICE static Departures departures(const UpdateScratch&) { return {}; }
   EP_DEVICE static void exchange_lists(const Operation<kPeers>&, const UpdateScratch&) {}
 };
@@ -40,13 +47,16 @@ struct NoOtherTeams {
 template <Peers kPeers, class OtherTeams>
 EP_DEVICE bool exchange_counts(const Operation<kPeers>& op, const HtUpdateArgs& args, const UpdateScratch& scratch,
                                const OtherTeams& others) {
-  if constexpr (kPeers == Peers::masked_team) {
-    return exchange_counts(op, args, scratch);
+  if constexpr (has_masks(kPeers)) {
+    return exchange_masked_counts(op, args, scratch, others);
   } else {
     const bool sent = send_counts(op, scratch), exchanged = others.exchange_counts(op, scratch);
-    return all_in_block(sent && exchanged && add_ranks(
-        op, args.handle, scratch, [](uint32_t) { return true; },
-        [&](const Awaited& awaited, auto ready) { return op.wait_for(awaited, ready); }));
+    const auto await = [&](const Awaited& awaited, const uint32_t&, auto ready) { return op.wait_for(awaited, ready); };
+    const bool has_all = sent && exchanged &&
+                         add_ranks(
+                             op, args.handle, scratch, [](uint32_t) { return true; }, await,
+                             [](uint32_t, uint32_t, uint32_t, uint32_t) {});
+    return all_in_block(has_all);
   }
 }
 
@@ -55,9 +65,9 @@ EP_DEVICE void update_with(const HtUpdateArgs& args, const OtherTeams& others) {
   EP_DYNAMIC_SHARED(shared);
   const UpdateScratch scratch(args, shared);
   const Start start = begin(args.group, others.rails(), [&](uint32_t rank) {
-    return OtherTeams::kPeers != Peers::masked_team || rank == args.group.rank || !is_masked(args.group, rank);
+    return !has_masks(OtherTeams::kPeers) || rank == args.group.rank || !is_masked(args.group, rank);
   });
-  const Operation<OtherTeams::kPeers> op{{args.group, start.epoch}};
+  const Operation<OtherTeams::kPeers> op(args, start.epoch);
   if (start.ready) {
     if (dev::block_idx() == 0 && dev::thread_idx() == 0) check_count(args.group, args.topk.tokens);
     count_block(args, scratch, op.epoch);
@@ -66,9 +76,9 @@ EP_DEVICE void update_with(const HtUpdateArgs& args, const OtherTeams& others) {
     if (ok) {
       if (!kExpertMajor && args.drops) thin_rows(args, scratch);
       find_outgoing(args, scratch);
-      find_zones<kExpertMajor>(args, scratch);
+      find_zones<kExpertMajor>(op, args, scratch, others);
       const bool all_fit = fits(args, scratch, op.epoch);
-      if ((all_fit || args.drops) && others.begin_lists(op)) {
+      if ((all_fit || args.drops) && others.begin_lists(op, scratch)) {
         place_all<kExpertMajor>(op, args, scratch, !all_fit, others.departures(scratch));
         others.exchange_lists(op, scratch);
         receive_records<kExpertMajor>(op, args, scratch);

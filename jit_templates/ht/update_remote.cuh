@@ -6,6 +6,11 @@
 // go to that team. A rank that has a list remembers these guests as it does its own tokens, and tells the ranks of its team
 // what they must know of the rows. Memory: counts and lists of the boxes, besides. Waits: for rail peers, counts and lists,
 // besides.
+//
+// With masks (participants.cuh) each team finds out for itself who takes part. Who keeps the words about a rank of another
+// team, and its counts, is its rail peer here, when they have come. Teams need not be of one mind, and so each says where rows
+// lie on its ranks: a list numbers the rows that go to a rank, and the tokens that go to an expert, from 0 on. A list that does
+// not come leaves rows that nothing is known of, and their ranks are told so.
 #pragma once
 
 #include "ht/rails.cuh"
@@ -21,14 +26,21 @@ struct Departure {
 };
 
 // The lists of this rank's tokens that go to other teams, as they are written into the outboxes.
+template <Peers kPeers>
 struct DepartureLists {
-  const Rails& rails;
+  const Rails<kPeers>& rails;
   const HtUpdateArgs& args;
   const UpdateScratch& scratch;
   uint32_t* teams;  // of the places' tokens, each at one place; in shared memory
 
   EP_DEVICE uint32_t team_begin(uint32_t rank) const { return rank - rank % args.group.layout.team_size; }
   EP_DEVICE bool is_in_team(uint32_t rank) const { return args.group.is_in_team(rank); }
+  // Expert-major, a hit as its record has it: the slot, or, where its team says what that is, which of this rank's tokens for
+  // which of the local experts.
+  EP_DEVICE uint32_t hit(uint32_t rank, uint32_t local, uint32_t slot) const {
+    if (!has_masks(kPeers) || is_in_team(rank)) return slot;
+    return local * args.group.layout.max_tokens + slot;
+  }
   EP_DEVICE HtList list(uint32_t team) const {
     const HtLayout& layout = args.group.layout;
     const HtOutgoing& last = scratch.outgoing[(team + 1) * layout.team_size - 1];
@@ -37,7 +49,7 @@ struct DepartureLists {
   }
   template <class T>
   EP_DEVICE T* at(uint32_t team, uint64_t offset) const {
-    return rails.out<T>(rails.number_of(team), rails.network.layout.list + offset);
+    return rails.template out<T>(rails.number_of(team), rails.network.layout.list + offset);
   }
 
   // The threads of all places call it, and meet before what it has found is used.
@@ -108,126 +120,298 @@ struct DepartureLists {
 };
 
 // What has come from a rail peer about its tokens.
+template <Peers kPeers>
 struct GuestList {
-  const Rails& rails;
+  const Rails<kPeers>& rails;
   const HtUpdateArgs& args;
+  const UpdateScratch& scratch;
   uint32_t number;  // of the other team
   HtList list;
 
-  EP_DEVICE GuestList(const Rails& our_rails, const HtUpdateArgs& update_args, uint32_t other_team)
-      : rails(our_rails), args(update_args), number(other_team) {
-    const HtListHead head = dev::ld(at<HtListHead>(0));
+  // `comes`: there is one.
+  EP_DEVICE GuestList(const Rails<kPeers>& our_rails, const HtUpdateArgs& update_args,
+                      const UpdateScratch& update_scratch, uint32_t other_team, bool comes)
+      : rails(our_rails), args(update_args), scratch(update_scratch), number(other_team) {
+    const HtListHead head = comes ? dev::ld(at<HtListHead>(0)) : HtListHead{};
     list = {args.group.layout.team_size, args.group.layout.record_units(), head.num_parcels, head.num_records};
   }
 
   template <class T>
   EP_DEVICE const T* at(uint64_t offset) const {
-    return rails.in<T>(number, rails.network.layout.list + offset);
+    return rails.template in<T>(number, rails.network.layout.list + offset);
   }
-  EP_DEVICE const HtOutgoing& outgoing(uint32_t i) const { return *at<HtOutgoing>(list.outgoing_at(i)); }
+  // What goes to a rank of the team. With masks that follows from the counts, whether or not the list has come.
+  EP_DEVICE HtOutgoing outgoing(uint32_t place) const {
+    if constexpr (has_masks(kPeers)) return scratch.guest_rows[number * list.team_size + place];
+    return *at<HtOutgoing>(list.outgoing_at(place));
+  }
   EP_DEVICE uint32_t first_send() const { return (1 + number) * args.handle.layout.team_sends; }
 
-  // One thread calls it.
-  EP_DEVICE void remember_flow(uint32_t i) const {
-    const HtOutgoing it = outgoing(i);
-    *args.handle.outgoing(rails.team(number) * list.team_size + i) = {first_send() + it.first, it.row, it.num_rows};
+  // One thread calls it. `exists`: there are such rows.
+  EP_DEVICE void remember_flow(uint32_t place, bool exists) const {
+    const HtOutgoing it = outgoing(place);
+    *args.handle.outgoing(rails.team(number) * list.team_size + place) = {first_send() + it.first, it.row,
+                                                                          exists ? it.num_rows : 0};
   }
   EP_DEVICE void remember_guest(uint32_t parcel) const {
     *args.handle.num_dests(rails.first_guest(number) + parcel) = *at<uint8_t>(list.num_dests_at(parcel));
   }
   // Remembers a guest's row, and passes its record on.
   template <bool kExpertMajor>
-  EP_DEVICE void receive_row(const Operation<Peers::teams>& op, uint32_t record) const {
-    uint32_t place = 0;
-    while (place + 1 < list.team_size && record >= outgoing(place + 1).first) ++place;
-    const uint32_t rank = args.group.first_rank + place, row = outgoing(place).row + (record - outgoing(place).first);
-    Unit unit = dev::ld(at<Unit>(list.record_at(record, 0)));
+  EP_DEVICE void receive_row(const Operation<kPeers>& op, uint32_t record) const {
+    const Place place = place_of(record);
+    Unit unit = record_unit<kExpertMajor>(place, record, 0);
     const uint32_t num_hits = unit.word[0] >> 16 & 0xff, guest = rails.first_guest(number) + unit.word[1];
     const HtHits hits{static_cast<uint8_t>(unit.epoch), static_cast<uint8_t>(num_hits)};
     const uint64_t send = uint64_t{first_send()} + record;
-    *args.handle.send(send) = {guest, num_hits == 0 ? HtHandleLayout::kNoSlot : kExpertMajor ? unit.word[2] : row};
+    const uint32_t slot = kExpertMajor ? unit.word[2] : place.row;
+    *args.handle.send(send) = {guest, num_hits == 0 ? HtHandleLayout::kNoSlot : slot};
     *args.handle.guest_hits(send) = hits;
-    if (num_hits > 0) *args.handle.dest(guest, unit.word[0] >> 24) = {static_cast<uint16_t>(rank), hits, row};
-    unit.word[1] = guest;
-    send_record_unit(op, rank, row, 0, unit);
-    for (uint32_t i = 1; 3 * i < num_hits + 2; ++i) {
-      send_record_unit(op, rank, row, i, dev::ld(at<Unit>(list.record_at(record, i))));
+    if (num_hits > 0) {
+      *args.handle.dest(guest, unit.word[0] >> 24) = {static_cast<uint16_t>(place.rank), hits, place.row};
     }
+    if (!takes_part(op, place.rank)) return;
+    unit.word[1] = guest;
+    send_record_unit(op, place.rank, place.row, 0, unit);
+    for (uint32_t i = 1; 3 * i < num_hits + 2; ++i) {
+      send_record_unit(op, place.rank, place.row, i, record_unit<kExpertMajor>(place, record, i));
+    }
+  }
+  // The same for one of the rows whose list does not come: it stays, and has no hits.
+  EP_DEVICE void lose_row(const Operation<kPeers>& op, uint32_t record) const {
+    const Place place = place_of(record);
+    *args.handle.send(uint64_t{first_send()} + record) = {0, HtHandleLayout::kNoSlot};
+    if (!takes_part(op, place.rank)) return;
+    send_record_unit(op, place.rank, place.row, 0, Unit{{rails.peer(number), 0, 0}, 0});
+  }
+
+ private:
+  // Where a record's row goes.
+  struct Place {
+    uint32_t number, rank, row;
+  };
+  EP_DEVICE Place place_of(uint32_t record) const {
+    uint32_t place = 0;
+    while (place + 1 < list.team_size && record >= outgoing(place + 1).first) ++place;
+    return {place, args.group.first_rank + place, outgoing(place).row + (record - outgoing(place).first)};
+  }
+  // With masks, hits have got their slots.
+  template <bool kExpertMajor>
+  EP_DEVICE Unit record_unit(const Place& place, uint32_t record, uint32_t i) const {
+    Unit unit = dev::ld(at<Unit>(list.record_at(record, i)));
+    if constexpr (has_masks(kPeers) && kExpertMajor) {
+#pragma unroll
+      for (uint32_t j = 0; j < 3; ++j) {
+        if (i > 0 || j == 2) unit.word[j] = slot_of(place, unit.word[j]);
+      }
+    }
+    return unit;
+  }
+  EP_DEVICE uint32_t slot_of(const Place& place, uint32_t hit) const {
+    const uint32_t max_tokens = args.group.layout.max_tokens, local = hit / max_tokens;
+    const uint32_t zone = (number * list.team_size + place.number) * args.group.num_local_experts + local;
+    return scratch.guest_slots[zone] + hit % max_tokens;
   }
 };
 
 // The other LSA teams in an update.
-template <bool kExpertMajor>
+template <bool kExpertMajor, Peers kOthers>
 struct OtherTeams {
-  static constexpr Peers kPeers = Peers::teams;
+  static constexpr Peers kPeers = kOthers;
   const HtUpdateArgs& args;
-  Rails it;
+  Rails<kPeers> it;
 
-  EP_DEVICE const Rails& rails() const { return it; }
+  EP_DEVICE const Rails<kPeers>& rails() const { return it; }
+  EP_DEVICE uint32_t num_rails() const { return it.size(); }
+  EP_DEVICE bool await_peer(const Operation<kPeers>& op, uint32_t i) const { return it.await_peer(op, i); }
+  // Whether this rank deals with another one itself.
+  EP_DEVICE bool deal_with(const Operation<kPeers>& op, uint32_t rank) const {
+    return op.group.is_in_team(rank) || op.deals_with(rank) == op.group.rank;
+  }
+  // Blocks that send counts.
+  EP_DEVICE uint32_t num_senders(const Operation<kPeers>&) const { return it.size() * args.group.layout.team_size; }
 
   // Puts this rank's counts to its rail peers, a block to each, and passes theirs on: a block for each of theirs and each
   // rank of the team.
-  EP_DEVICE bool exchange_counts(const Operation<Peers::teams>& op, const UpdateScratch& scratch) const {
+  EP_DEVICE bool exchange_counts(const Operation<kPeers>& op, const UpdateScratch& scratch) const {
+    if constexpr (has_masks(kPeers)) return exchange_masked(op, scratch);
     const HtLayout& layout = args.group.layout;
     bool ok = true;
     for (uint32_t i = dev::block_idx(); i < it.size(); i += dev::num_blocks()) {
       for_each_thread(layout.count_units(), [&](uint32_t u) {
         ok = ok && it.await_peer(op, i);
-        if (ok) dev::st(it.out<Unit>(i, sizeof(Unit) * u), count_unit(op, scratch, u));
+        if (ok) dev::st(it.template out<Unit>(i, sizeof(Unit) * u), count_unit(op, scratch, u));
       });
-      dev::sync_block();  // all of them are written
-      if (dev::thread_idx() == 0 && ok) {
-        it.put(op, i, HtRemoteLayout::kCounts, 0, sizeof(Unit) * layout.count_units());
-      }
+      put_counts(op, i, ok);
     }
     for (uint32_t n = dev::block_idx(); n < it.size() * layout.team_size; n += dev::num_blocks()) {
       const uint32_t i = n / layout.team_size, rank = team_peer(args.group, n);
       for_each_thread(layout.count_units(), [&](uint32_t u) {
         ok = ok && it.await(op, Wait::remote_counts, i, HtRemoteLayout::kCounts) && op.await_peer(rank);
-        if (!ok) return;
-        const Unit unit = dev::ld(it.in<Unit>(i, sizeof(Unit) * u));
-        dev::st_unit(args.group.window.at<Unit>(rank, layout.counts_at(it.peer(i), u)), tagged(op, unit));
+        if (ok) pass_on(op, i, rank, u);
       });
     }
     return ok;
   }
 
-  // The outboxes may be written. All threads of the block call it, and meet.
-  EP_DEVICE bool begin_lists(const Operation<Peers::teams>& op) const {
-    dev::sync_block();
-    return all_in_block(dev::warp_idx() != 0 || it.await_peers(op));
+  // With masks: remembers what ranks of this team get from a guest, if it is one, and what others get before.
+  EP_DEVICE void note_count(const UpdateScratch& scratch, uint32_t source, uint32_t counter, uint32_t before,
+                            uint32_t count) const {
+    const HtGroupState& group = args.group;
+    const uint32_t team_size = group.layout.team_size;
+    if (group.is_in_team(source) || source % team_size != group.rank % team_size) return;
+    const uint32_t guests = it.number_of(source / team_size) * team_size;
+    if (counter < group.num_ranks) {
+      if (group.is_in_team(counter)) scratch.guest_rows[guests + counter - group.first_rank] = {0, before, count};
+      return;
+    }
+    const uint32_t expert = counter - group.num_ranks - group.first_rank * group.num_local_experts;
+    if (expert < team_size * group.num_local_experts) {
+      scratch.guest_slots[guests * group.num_local_experts + expert] = before;
+    }
+  }
+  EP_DEVICE void note_zone(const UpdateScratch& scratch, uint32_t rank, uint32_t local, const HtZone& zone) const {
+    const HtGroupState& group = args.group;
+    if (!has_masks(kPeers) || !group.is_in_team(rank)) return;
+    for (uint32_t i = 0; i < it.size(); ++i) {
+      const uint32_t place = i * group.layout.team_size + rank - group.first_rank;
+      scratch.guest_slots[place * group.num_local_experts + local] += zone.begin;
+    }
   }
 
-  EP_DEVICE DepartureLists departures(const UpdateScratch& scratch) const {
+  // The outboxes may be written. All threads of the block call it, and meet. With masks they may be since counts have come,
+  // from those that take part.
+  EP_DEVICE bool begin_lists(const Operation<kPeers>& op, const UpdateScratch& scratch) const {
+    dev::sync_block();
+    if constexpr (!has_masks(kPeers)) return all_in_block(dev::warp_idx() != 0 || it.await_peers(op));
+    for_each_thread(it.size(), [&](uint32_t i) {
+      HtOutgoing* rows = scratch.guest_rows + i * args.group.layout.team_size;
+      for (uint32_t place = 0, first = 0; place < args.group.layout.team_size; ++place) {
+        rows[place].first = first;
+        first += rows[place].num_rows;
+      }
+    });
+    dev::sync_block();
+    return true;
+  }
+
+  EP_DEVICE DepartureLists<kPeers> departures(const UpdateScratch& scratch) const {
     EP_SHARED(uint32_t, teams, [kHtUpdateThreads]);
     return {it, args, scratch, teams};
   }
 
   // Puts the lists when all blocks have written theirs, and receives the guests: a thread for each of their rows. All
   // threads of all blocks call it.
-  EP_DEVICE void exchange_lists(const Operation<Peers::teams>& op, const UpdateScratch& scratch) const {
+  EP_DEVICE void exchange_lists(const Operation<kPeers>& op, const UpdateScratch& scratch) const {
     put_lists(op, departures(scratch));
-    const uint32_t me = dev::block_idx() * dev::num_threads() + dev::thread_idx();
-    const uint32_t num_threads = dev::num_blocks() * dev::num_threads();
     for (uint32_t i = 0; i < it.size(); ++i) {
-      if (!it.await(op, Wait::remote_records, i, HtRemoteLayout::kList)) return;
-      const GuestList guests(it, args, i);
-      if (me == 0) args.handle.parcels(i)->guests = guests.list.num_parcels;
-      for (uint32_t place = me; place < guests.list.team_size; place += num_threads) guests.remember_flow(place);
-      for (uint32_t parcel = me; parcel < guests.list.num_parcels; parcel += num_threads) guests.remember_guest(parcel);
-      for (uint32_t record = me; record < guests.list.num_records; record += num_threads) {
-        guests.receive_row<kExpertMajor>(op, record);
+      bool is_counted = true, comes = true;
+      if constexpr (has_masks(kPeers)) {
+        is_counted = takes_part(op, it.peer(i));
+        comes = is_counted && list_comes(op, i);
+      } else {
+        if (!it.await(op, Wait::remote_records, i, HtRemoteLayout::kList)) return;
       }
+      receive_guests(op, GuestList<kPeers>(it, args, scratch, i, comes), is_counted, comes);
     }
   }
 
  private:
-  EP_DEVICE static Unit tagged(const Operation<Peers::teams>& op, Unit unit) {
+  EP_DEVICE Unit received_counts(const Operation<kPeers>& op, uint32_t i, uint32_t u) const {
+    Unit unit = dev::ld(it.template in<Unit>(i, sizeof(Unit) * u));
     unit.epoch = op.epoch;
     return unit;
   }
+  EP_DEVICE void pass_on(const Operation<kPeers>& op, uint32_t i, uint32_t rank, uint32_t u) const {
+    const uint64_t at = args.group.layout.counts_at(it.peer(i), u);
+    dev::st_unit(args.group.window.template at<Unit>(rank, at), received_counts(op, i, u));
+  }
+  // All threads of the block call it, and meet.
+  EP_DEVICE void put_counts(const Operation<kPeers>& op, uint32_t i, bool ok) const {
+    dev::sync_block();  // all of them are written
+    if (dev::thread_idx() != 0 || !ok) return;
+    it.put(op, i, HtRemoteLayout::kCounts, 0, sizeof(Unit) * args.group.layout.count_units());
+  }
 
-  EP_DEVICE void put_lists(const Operation<Peers::teams>& op, const DepartureLists& lists) const {
+  // What the first thread finds, for all of the block, which meet.
+  template <class Find>
+  EP_DEVICE static bool of_first_thread(Find find) {
+    const bool found = all_in_block(dev::thread_idx() != 0 || find());
+    dev::sync_block();
+    return found;
+  }
+
+  // exchange_counts() with masks. Rail peers that have not started are left out.
+  EP_DEVICE bool exchange_masked(const Operation<kPeers>& op, const UpdateScratch& scratch) const {
+    const HtLayout& layout = args.group.layout;
+    for (uint32_t i = dev::block_idx(); i < it.size(); i += dev::num_blocks()) {
+      if (!of_first_thread([&] { return it.await_peer(op, i); })) continue;
+      for_each_thread(layout.count_units(), [&](uint32_t u) {
+        dev::st(it.template out<Unit>(i, sizeof(Unit) * u), count_unit(op, scratch, u));
+      });
+      put_counts(op, i, true);
+    }
+    for (uint32_t n = dev::block_idx(); n < it.size() * layout.team_size; n += dev::num_blocks()) {
+      const uint32_t i = n / layout.team_size, rank = team_peer(args.group, n);
+      if (!keep_counts(op, i)) continue;
+      for_each_thread(layout.count_units(), [&](uint32_t u) {
+        if (op.reaches(rank)) pass_on(op, i, rank, u);
+      });
+    }
+    return true;
+  }
+  // Waits for a rail peer's counts, keeps them for those that miss them, and says whether it takes part; returns what holds. All
+  // threads of the block call it, and meet.
+  EP_DEVICE bool keep_counts(const Operation<kPeers>& op, uint32_t i) const {
+    const uint32_t source = it.peer(i);
+    const bool came = of_first_thread([&] { return it.await(op, Wait::remote_counts, i, HtRemoteLayout::kCounts); });
+    if (came) {
+      for_each_thread(args.group.layout.count_units(),
+                      [&](uint32_t u) { dev::st_unit(kept_counts(op, source, u), received_counts(op, i, u)); });
+    }
+    dev::sync_block();
+    const bool is_present = of_first_thread([&] {
+      const Verdict mine = came ? Verdict::present : Verdict::absent;
+      return !has_failed(op.group) && settle(op, source, mine, said_of(op, source)) == Verdict::present;
+    });
+    return came && is_present;
+  }
+
+  // With masks: whether the list of a rail peer comes. Some blocks may wait for it in vain and others not, so the first one with
+  // an opinion decides. All threads of the block call it, and meet.
+  EP_DEVICE bool list_comes(const Operation<kPeers>& op, uint32_t i) const {
+    return of_first_thread([&] {
+      uint32_t* word = args.group.mask.verdicts + args.group.num_ranks + it.peer(i);
+      const bool came = it.await(op, Wait::remote_records, i, HtRemoteLayout::kList);
+      const Verdict mine = came ? Verdict::present : Verdict::absent;
+      const Verdict holds = settle<dev::Scope::gpu>(word, op.epoch, mine, {dev::ld_acquire<dev::Scope::gpu>(word)});
+      return holds == Verdict::present;
+    });
+  }
+
+  // `is_counted`: rows are reserved for them; `comes`: their list has come.
+  EP_DEVICE void receive_guests(const Operation<kPeers>& op, const GuestList<kPeers>& guests, bool is_counted,
+                                bool comes) const {
+    const uint32_t me = dev::block_idx() * dev::num_threads() + dev::thread_idx();
+    const uint32_t num_threads = dev::num_blocks() * dev::num_threads();
+    const HtList& list = guests.list;
+    if (me == 0) args.handle.parcels(guests.number)->guests = list.num_parcels;
+    for (uint32_t place = me; place < list.team_size; place += num_threads) {
+      guests.remember_flow(place, is_counted && takes_part(op, args.group.first_rank + place));
+    }
+    if (!comes) {
+      const HtOutgoing last = guests.outgoing(list.team_size - 1);
+      const uint32_t num_rows = is_counted ? last.first + last.num_rows : 0;
+      for (uint32_t record = me; record < num_rows; record += num_threads) guests.lose_row(op, record);
+      return;
+    }
+    for (uint32_t parcel = me; parcel < list.num_parcels; parcel += num_threads) guests.remember_guest(parcel);
+    for (uint32_t record = me; record < list.num_records; record += num_threads) {
+      guests.template receive_row<kExpertMajor>(op, record);
+    }
+  }
+
+  EP_DEVICE void put_lists(const Operation<kPeers>& op, const DepartureLists<kPeers>& lists) const {
     EP_SHARED(uint32_t, is_last, [1]);
     uint32_t* blocks_written = &args.group.progress->senders_done;
     dev::sync_block();  // all of this block's are written
@@ -238,15 +422,19 @@ struct OtherTeams {
     dev::sync_block();
     if (!is_last[0]) return;
     for_each_thread(it.size(), [&](uint32_t i) {
+      if (!takes_part(op, it.peer(i))) {
+        args.handle.parcels(i)->departing = 0;
+        return;
+      }
       const uint64_t bytes = lists.finish(it.team(i)).size();
       it.put(op, i, HtRemoteLayout::kList, it.network.layout.list, bytes);
     });
   }
 };
 
-template <bool kExpertMajor>
+template <bool kExpertMajor, Peers kPeers = Peers::teams>
 EP_DEVICE void update_remote(const HtUpdateArgs& args) {
-  update_with<kExpertMajor>(args, OtherTeams<kExpertMajor>{args, {args.group, args.network}});
+  update_with<kExpertMajor>(args, OtherTeams<kExpertMajor, kPeers>{args, {args.group, args.network}});
 }
 
 }  // namespace nccl_ep::ht

@@ -107,8 +107,9 @@ EP_DEVICE void tell_host(const HtUpdateArgs& args) {
 }
 
 // How many rows each rank's output has and, expert-major, where each expert's slots begin: a warp for each rank.
-template <bool kExpertMajor>
-EP_DEVICE void find_zones(const HtUpdateArgs& args, const UpdateScratch& scratch) {
+template <bool kExpertMajor, class OtherTeams, Peers kPeers>
+EP_DEVICE void find_zones(const Operation<kPeers>& op, const HtUpdateArgs& args, const UpdateScratch& scratch,
+                          const OtherTeams& others) {
   const HtGroupState& group = args.group;
   for (uint32_t rank = dev::warp_idx(); rank < group.num_ranks; rank += dev::num_warps()) {
     const bool reports = rank == group.rank && dev::block_idx() == 0;
@@ -117,7 +118,8 @@ EP_DEVICE void find_zones(const HtUpdateArgs& args, const UpdateScratch& scratch
     if (kExpertMajor || (reports && !is_thinned(args, wanted))) {
       const uint32_t end = for_each_zone<kExpertMajor>(args, scratch, rank, [&](uint32_t local, const HtZone& zone) {
         const uint32_t counter = group.num_ranks + rank * group.num_local_experts + local;
-        if (kExpertMajor) scratch.next[counter] += zone.begin;
+        if (kExpertMajor && is_placed(op, counter)) scratch.next[counter] += zone.begin;
+        if (kExpertMajor) others.note_zone(scratch, rank, local, zone);
         if (reports) report_zone(args, local, zone);
       });
       if (kExpertMajor) wanted = end;

@@ -1,90 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// Signals between LSA teams, and how ranks of a group with masks wait for those outside their team.
-//
-// With masks a signal is a register with one writer: what it is to say follows from the operation alone, and the writer, who
-// knows what it has told the peer before, sends the difference. So nothing is owed to who was masked for some operations: the
-// next signal makes up for them. Some of what has been sent is less than all, and never says too much.
+// How Low-Latency kernels talk to ranks outside their LSA team, and wait for them in a group with masks.
 #pragma once
 
-#include "device/gin.hpp"
+#include "common/remote_waits.cuh"
 #include "ll/operation.cuh"
 
 namespace nccl_ep::ll {
 
-struct Signals {
-  const LlGroupState& group;
-  const LlNetwork& network;
-
-  EP_DEVICE dev::Gin gin(uint32_t context) const { return dev::Gin(network.comm, context); }
-  EP_DEVICE LlSignals numbers() const { return {group.num_ranks}; }
-  // Counts roll over, as epochs do.
-  EP_DEVICE uint32_t count(uint32_t context, uint32_t signal) const {
-    return static_cast<uint32_t>(gin(context).read_signal(dev::signal(signal)));
-  }
-
-  // With masks: what a peer's signal lacks to say `value`; it has been told now. One thread at a time calls it for a peer.
-  EP_DEVICE uint32_t news(uint32_t context, LlSignals::Kind kind, uint32_t peer, uint32_t value) const {
-    uint32_t* told = network.told + (uint64_t{context} * LlSignals::kNumKinds + kind) * group.num_ranks + peer;
-    const uint32_t before = dev::ld(told);
-    dev::st(told, value);
-    return value - before;
-  }
-  EP_DEVICE void tell(uint32_t context, LlSignals::Kind kind, uint32_t peer, uint32_t value) const {
-    const uint32_t added = news(context, kind, peer, value);
-    if (added != 0) gin(context).signal(peer, dev::weak(dev::signal(numbers().of(kind, group.rank)), added));
-  }
-  // The same so that all that was put to the peer in the context before has arrived when it is heard.
-  EP_DEVICE void tell_strongly(uint32_t context, LlSignals::Kind kind, uint32_t peer, uint32_t value) const {
-    gin(context).signal(peer,
-                        dev::strong(dev::signal(numbers().of(kind, group.rank)), news(context, kind, peer, value)));
-  }
-};
-
-// Signs of life, in the team as there, to others as signals. Those go out once in a while, however many threads wait.
-struct TeamsLife {
-  static constexpr uint32_t kContext = 0;
-
-  const LlGroupState& group;
-  const LlNetwork& network;
-
-  EP_DEVICE uint32_t of(uint32_t peer) const {
-    const Signals signals{group, network};
-    return team().has(peer) ? of_team().of(peer) : signals.count(kContext, signals.numbers().life(peer));
-  }
-  EP_DEVICE void show(uint64_t now) const {
-    of_team().show(now);
-    uint64_t* last_sign = &network.mask_progress->last_sign;
-    const uint64_t last = dev::ld_relaxed<dev::Scope::gpu>(last_sign);
-    if (last != 0 && now - last < group.timeout_ns / 4) return;
-    if (dev::atomic_cas<dev::Order::relaxed, dev::Scope::gpu>(last_sign, last, now) != last) return;
-    const Signals signals{group, network};
-#pragma unroll 1
-    for (uint32_t rank = 0; rank < group.num_ranks; ++rank) {
-      if (team().has(rank) || is_masked(group, rank)) continue;
-      signals.gin(kContext).signal(rank, dev::weak(dev::signal(signals.numbers().life(group.rank))));
-    }
-  }
-
- private:
-  EP_DEVICE LsaTeam team() const { return {network.first_rank, group.layout.num_ranks}; }
-  EP_DEVICE TeamLife of_team() const { return {group, team().first, team().size}; }
-};
+using Signals = SignalsOf<LlGroupState, LlNetwork>;
+using TeamsLife = TeamsLifeOf<LlGroupState, LlNetwork>;
 
 template <>
-struct Waiting<Peers::masked_teams> : OperationOf<LlGroupState, true> {
-  const LlNetwork& network;
-
-  template <class Args>
-  EP_DEVICE Waiting(const Args& args, uint32_t op_epoch)
-      : OperationOf<LlGroupState, true>{args.group, op_epoch}, network(args.network) {}
-
-  template <bool kWholeWarp = false, bool kPeerChanges = false, class Ready>
-  EP_DEVICE bool wait_for(const Awaited& awaited, Ready ready) const {
-    return wait_patiently<kWholeWarp, kPeerChanges>(TeamsLife{group, network}, epoch, awaited, ready);
-  }
-  EP_DEVICE bool wait_for_unit(const Awaited& awaited, const Unit* address, Unit& unit) const {
-    return wait_for(awaited, [&] { return has_arrived(address, unit); });
-  }
+struct Waiting<Peers::masked_teams> : PatientOperation<LlGroupState, LlNetwork> {
+  using PatientOperation<LlGroupState, LlNetwork>::PatientOperation;
 };
 
 }  // namespace nccl_ep::ll

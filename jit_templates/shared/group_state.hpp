@@ -28,7 +28,8 @@ struct GroupProgress {
 struct RankMask {
   uint32_t* active;    // [rank]: 1, or 0 for one that is masked
   uint32_t* verdicts;  // whether an operation has a rank's tokens: Low Latency [bank][rank] (ll/lost_ranks.cuh), High
-                       // Throughput [rank] (ht/participants.cuh)
+                       // Throughput [rank] (ht/participants.cuh), and behind them whether the list of one in another
+                       // LSA team has come (ht/update_remote.cuh)
   uint32_t* seen;      // [rank]: what was last heard at a first meeting (clean.cuh)
   uint64_t life_at;    // in every rank's window, [rank]: a word that a rank changes while it waits for others
 };
@@ -49,6 +50,13 @@ constexpr uint32_t kCleanThreads = 32;
 struct CleanArgs {
   GroupState group;
   MaskMeetings meetings;
+};
+
+// The same of a group of several LSA teams.
+template <class Group, class Network>
+struct CleanRemoteArgs {
+  Group group;
+  Network network;
 };
 
 }  // namespace nccl_ep

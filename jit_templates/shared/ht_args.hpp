@@ -15,7 +15,9 @@ constexpr uint32_t kHtMoveThreads = 512;  // of dispatch and combine
 EP_HOST_DEVICE constexpr uint32_t ht_update_threads(bool uses_network, bool masks) {
   return uses_network ? 256 : masks ? 512 : kHtUpdateThreads;
 }
-EP_HOST_DEVICE constexpr uint32_t ht_move_threads(bool uses_network) { return uses_network ? 384 : kHtMoveThreads; }
+EP_HOST_DEVICE constexpr uint32_t ht_move_threads(bool uses_network, bool masks) {
+  return !uses_network ? kHtMoveThreads : masks ? 256 : 384;
+}
 
 constexpr uint32_t kHtStages = 4;  // of a warp that pushes rows
 
@@ -199,5 +201,7 @@ struct HtCombineArgs {
   HtParcels parcels;
   uint32_t* num_ready;  // [other team][chunk]: parcels that are ready to leave
 };
+
+using HtCleanArgs = CleanRemoteArgs<HtGroupState, HtNetwork>;
 
 }  // namespace nccl_ep

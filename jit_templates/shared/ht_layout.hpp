@@ -17,9 +17,13 @@
 //                                  dispatch: the rank's own tokens when it has quantized them, where no others' rows go
 //
 // and in a group with masks
-//   participation  one word: in which operation this rank was last said to take part or not (participants.cuh)
+//   participation  [team]      one word: in which operation this rank, or its rail peer in another team, was last said to
+//                              take part or not (participants.cuh)
+//   kept     [team][unit]      the counts of those ranks, for whoever misses them
 //   life     [source]          one word that the source changes while it waits for others
 //   meeting  [phase][source]   what ranks tell each other when they clean their masks: a unit
+//
+// where sources are the team's ranks.
 //
 // A home slot belongs to a token and one of the ranks of the team it went to, in the order of the ranks. In a group with
 // exact_combine it belongs to a token and one of its hits, in the order of the experts.
@@ -124,9 +128,14 @@ struct HtLayout {
   EP_HOST_DEVICE uint64_t row_at(uint64_t slot) const { return rows + slot * row_bytes; }
   EP_HOST_DEVICE uint64_t size() const { return end; }
   // Behind all that, with masks.
-  EP_HOST_DEVICE uint64_t participation_at() const { return end; }
-  EP_HOST_DEVICE uint64_t life_at(uint32_t source) const { return end + kAlign + sizeof(uint32_t) * source; }
-  EP_HOST_DEVICE MaskMeetings meetings() const { return {align_up(life_at(num_ranks), kAlign), num_ranks}; }
+  EP_HOST_DEVICE uint64_t participation_at(uint32_t team) const { return end + sizeof(uint32_t) * team; }
+  EP_HOST_DEVICE uint64_t kept_at(uint32_t team, uint32_t unit) const {
+    return align_up(participation_at(num_teams), kAlign) + sizeof(Unit) * (uint64_t{team} * count_units() + unit);
+  }
+  EP_HOST_DEVICE uint64_t life_at(uint32_t source) const {
+    return align_up(kept_at(num_teams, 0), kAlign) + sizeof(uint32_t) * source;
+  }
+  EP_HOST_DEVICE MaskMeetings meetings() const { return {align_up(life_at(team_size), kAlign), team_size}; }
   EP_HOST_DEVICE uint64_t size_with_masks() const { return meetings().end(); }
 };
 

@@ -64,9 +64,9 @@ struct HtRemoteLayout {
   uint64_t list, parcels, box_bytes;  // in a box
 
   // Behind `window`, which is that of the LSA team.
-  EP_HOST_DEVICE static HtRemoteLayout make(const HtLayout& window, uint32_t chunk_parcels) {
+  EP_HOST_DEVICE static HtRemoteLayout make(const HtLayout& window, uint32_t chunk_parcels, bool has_masks) {
     HtRemoteLayout x{};
-    x.begin = window.size();
+    x.begin = has_masks ? window.size_with_masks() : window.size();
     x.num_teams = window.num_other_teams();
     x.chunk_parcels = chunk_parcels;
     x.num_words = kFirstChunk + static_cast<uint32_t>(div_up(window.max_tokens, chunk_parcels));
@@ -97,19 +97,37 @@ struct HtRemoteLayout {
   EP_HOST_DEVICE uint64_t boxes() const { return align_up(sent_at(num_teams, 0), kAlign); }
 };
 
-// Signals of a rank, by their number: the operations that each team's rail peer has started. They are never reset.
+// Signals of a rank, by their number: hellos say how many operations a rail peer has started. They are never reset.
+//
+// With masks they add up to the number of the operation whatever has been left out before (common/remote_waits.cuh), and
+// there are some more: signs of life and, in all contexts, what ranks say at the two meetings where masks are cleaned, the
+// second one in context 0.
 struct HtSignals {
-  uint32_t num_teams;
+  enum Kind : uint32_t { kHello, kLife, kMeeting, kAgreement, kNumKinds };
 
-  EP_HOST_DEVICE static uint32_t hello(uint32_t team) { return team; }
-  EP_HOST_DEVICE uint32_t count() const { return num_teams; }
+  uint32_t num_ranks;  // of the world
+
+  EP_HOST_DEVICE uint32_t of(Kind kind, uint32_t source) const { return kind * num_ranks + source; }
+  EP_HOST_DEVICE uint32_t hello(uint32_t source) const { return of(kHello, source); }
+  EP_HOST_DEVICE uint32_t life(uint32_t source) const { return of(kLife, source); }
+  EP_HOST_DEVICE uint32_t count(bool has_masks) const { return (has_masks ? kNumKinds : kLife) * num_ranks; }
+  // Of what a rank has told others: [context][kind][peer].
+  EP_HOST_DEVICE uint64_t told_bytes(uint32_t num_contexts) const {
+    return sizeof(uint32_t) * num_contexts * kNumKinds * num_ranks;
+  }
 };
 
 // An argument of the kernels that use the network.
 struct HtNetwork {
+  using Signals = HtSignals;
+  static constexpr bool kByWorldRank = true;  // how the windows of the team are addressed
+
   GinComm comm;
   ncclWindow_vidmem* window;
   HtRemoteLayout layout;
+  uint32_t first_rank, team_size;  // of the own LSA team
+  MaskProgress* mask_progress;     // null in groups without masks
+  uint32_t* told;                  // what this rank has told others, as HtSignals has it
 };
 
 }  // namespace nccl_ep

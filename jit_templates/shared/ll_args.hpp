@@ -142,10 +142,6 @@ struct LlCombineArgs {
   const float* global_scales;   // NVFP4: of each row of tokens
 };
 
-// Of a group of several LSA teams with masks.
-struct LlCleanArgs {
-  LlGroupState group;
-  LlNetwork network;
-};
+using LlCleanArgs = CleanRemoteArgs<LlGroupState, LlNetwork>;
 
 }  // namespace nccl_ep

@@ -110,20 +110,17 @@ struct LlRemoteHandleLayout {
   EP_HOST_DEVICE uint64_t size() const { return token_at(num_ranks, 0); }
 };
 
-// With masks, in device memory.
-struct LlMaskProgress {
-  uint64_t last_sign;        // when this rank last showed other teams a sign of life
-  uint32_t flushed_in_vain;  // how many ranks of other teams were masked when the network kept what was put to them
-};
-
 // An argument of the kernels that use the network.
 struct LlNetwork {
+  using Signals = LlSignals;
+  static constexpr bool kByWorldRank = false;  // how the windows of the team are addressed
+
   GinComm comm;
   ncclWindow_vidmem* window;
   LlRemoteLayout layout;
-  uint32_t first_rank;            // of the own LSA team
-  LlMaskProgress* mask_progress;  // null in groups without masks
-  uint32_t* told;                 // what this rank has told others, as LlSignals has it
+  uint32_t first_rank, team_size;  // of the own LSA team
+  MaskProgress* mask_progress;     // null in groups without masks
+  uint32_t* told;                  // what this rank has told others, as LlSignals has it
 };
 
 }  // namespace nccl_ep

@@ -62,7 +62,7 @@ class GroupConfig(CStruct):
         num_channels: accepted for compatibility, unused.
         max_num_sms: most SMs that the kernels occupy; 0 chooses.
         alloc: your own device allocator.
-        enable_mask: go on without ranks that do not answer within ``timeout_ns`` (HT: inside one LSA team).
+        enable_mask: go on without ranks that do not answer within ``timeout_ns``.
         timeout_ns: longest wait for another rank; 0 chooses.
         zero_copy: whether kernels write into the caller's windows directly: AUTO where there are some, ON
             only there; no difference in low latency.

@@ -275,6 +275,16 @@ void Group::add_mask(uint64_t life_at, const MaskMeetings& meetings) {
   mask_meetings_ = meetings;
 }
 
+// Nothing has been told yet.
+MaskProgress* Group::remember_told(uint64_t bytes) {
+  bytes += sizeof(MaskProgress);
+  told_ = DeviceMemory(*allocator_, allocator_->allocate(bytes, "told ranks"));
+  const cudaStream_t stream = device().own_stream();
+  device().fill(told_.data(), 0, bytes, stream);
+  device().synchronize(stream);
+  return told_.as<MaskProgress>();
+}
+
 RankMask& Group::mask() {
   if (!mask_) refuse(ncclInvalidUsage, "ep_group", "has no rank masks, expected a group with config.enable_mask");
   return *mask_;
@@ -282,7 +292,8 @@ RankMask& Group::mask() {
 
 void Group::launch_cleaning(cudaStream_t stream) {
   const CleanArgs args{group_state(), mask_meetings_};
-  device().launch(kernels().at(jit::cleaning_variant()), kCleanLaunch, &args, sizeof(args), stream);
+  device().launch(kernels().at(jit::cleaning_variant(jit::Algorithm::low_latency, false)), kCleanLaunch, &args,
+                  sizeof(args), stream);
 }
 
 void Group::clean_mask(cudaStream_t stream) {

@@ -90,6 +90,8 @@ class Group {
   // Once the window is planned, of a group that can do without ranks that do not answer: where the window has signs of life,
   // and where ranks meet.
   void add_mask(uint64_t life_at, const MaskMeetings& meetings);
+  // Of a group of several LSA teams, too: memory for what a rank has told others, behind what is returned.
+  MaskProgress* remember_told(uint64_t bytes);
   // Puts the kernel that makes masked ranks active again on a stream.
   static constexpr runtime::LaunchShape kCleanLaunch{1, kCleanThreads, 0};
   virtual void launch_cleaning(cudaStream_t stream);
@@ -120,6 +122,7 @@ class Group {
   HostMemory faults_;
   std::unique_ptr<RankMask> mask_;
   MaskMeetings mask_meetings_{};
+  DeviceMemory told_;
 };
 
 }  // namespace nccl_ep::core

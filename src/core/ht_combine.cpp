@@ -19,7 +19,7 @@ void check_weights(const CombineRequest& request, bool is_expert_major, const Ex
 
 }  // namespace
 
-// What quantizes on the way goes forward, and with masks inside one LSA team.
+// What quantizes on the way goes forward.
 void HtGroup::check_recipe(const CombineRequest& request, size_t hidden) const {
   if (request.recipe == NCCL_EP_COMB_QUANT_NVFP4 && !config().exact_combine) {
     refuse(ncclInvalidUsage, kRecipe,
@@ -31,11 +31,6 @@ void HtGroup::check_recipe(const CombineRequest& request, size_t hidden) const {
   if (request.pass_direction != NCCL_EP_FWD_PASS) {
     refuse(ncclInvalidUsage, "config.pass_direction",
            "is NCCL_EP_BWD_PASS, expected NCCL_EP_FWD_PASS with NCCL_EP_COMB_QUANT_FP8: gradients are not quantized");
-  }
-  if (shape_.team_size < shape_.num_ranks && shape_.masks) {
-    refuse(ncclInvalidUsage, kRecipe,
-           "is NCCL_EP_COMB_QUANT_FP8 (2), expected NCCL_EP_COMB_QUANT_NONE (0) across LSA teams in a group with "
-           "config.enable_mask: this version has it inside one team or without masks in High Throughput");
   }
 }
 

@@ -31,6 +31,15 @@ void check_config(const ncclEpGroupConfig_t& config) {
   }
 }
 
+// What is dropped follows from the counts of all ranks, and teams need not be of one mind about who takes part.
+void check_masks_across_teams(const ncclEpGroupConfig_t& config) {
+  if (config.overflow_policy != NCCL_EP_OVERFLOW_DROP) return;
+  refuse(
+      ncclInvalidUsage, "config.enable_mask",
+      "is set with NCCL_EP_OVERFLOW_DROP for ranks in several LSA teams, expected AUTO or TRAP there: what is dropped "
+      "follows from the counts of all ranks");
+}
+
 }  // namespace
 
 // Rows and slots are numbered in 32 bits.
@@ -49,18 +58,16 @@ void HtGroup::check_sizes() const {
 
 uint64_t HtGroup::plan() {
   check_config(config());
-  if (config().enable_mask && needs_network()) {
-    refuse(ncclInvalidUsage, "config.enable_mask",
-           "is set for ranks in several LSA teams, expected 0: High Throughput has masks inside one team");
-  }
+  if (config().enable_mask && needs_network()) check_masks_across_teams(config());
   shape_ = {shape_of_config(), comm().lsa_size(), config().max_recv_tokens_per_rank,
             config().overflow_policy == NCCL_EP_OVERFLOW_DROP, config().enable_mask != 0};
   check_sizes();
   tuning_ = plan::parse_ht_tuning(environment_variable("NCCL_EP_HT_TUNING"));
   update_limits_ = limits_of(device().limits().num_sms, ht_update_threads(needs_network(), shape_.masks));
-  flat_limits_ = limits_of(kFlatSms, ht_move_threads(needs_network()));
-  wide_limits_ = limits_of(kManySms, ht_move_threads(needs_network()));
-  quantizing_limits_ = limits_of(kQuantizingSms, ht_move_threads(needs_network()));
+  const uint32_t move_threads = ht_move_threads(needs_network(), shape_.masks);
+  flat_limits_ = limits_of(kFlatSms, move_threads);
+  wide_limits_ = limits_of(kManySms, move_threads);
+  quantizing_limits_ = limits_of(kQuantizingSms, move_threads);
   max_update_blocks_ = plan::max_ht_update_blocks(shape_, update_limits_);
   // A device that is too small says so here.
   plan::plan_ht_update(shape_, shape_.max_tokens, update_limits_, tuning_);
@@ -92,9 +99,22 @@ void HtGroup::connect() {
   state_ = {group_state(), shape_.layout(), comm().rank() - comm().lsa_rank()};
   state_.window = by_world_rank(state_.window);
   if (!needs_network()) return;
-  const uint32_t num_signals = HtSignals{shape_.layout().num_teams}.count();
-  const GinComm& gin = connect_network({kNetworkContexts, num_signals, 0, runtime::NetworkNeeds::Reach::rail});
-  network_ = {gin, window(), shape_.remote_layout()};
+  // All ranks meet where masks are cleaned.
+  using Reach = runtime::NetworkNeeds::Reach;
+  const HtSignals signals{shape_.num_ranks};
+  const GinComm& gin =
+      connect_network({kNetworkContexts, signals.count(shape_.masks), 0, shape_.masks ? Reach::world : Reach::rail});
+  network_ = {gin, window(), shape_.remote_layout(), state_.first_rank, shape_.team_size, nullptr, nullptr};
+  if (!shape_.masks) return;
+  network_.mask_progress = remember_told(signals.told_bytes(gin.num_contexts));
+  network_.told = reinterpret_cast<uint32_t*>(network_.mask_progress + 1);
+}
+
+void HtGroup::launch_cleaning(cudaStream_t stream) {
+  if (!needs_network()) return Group::launch_cleaning(stream);
+  const HtCleanArgs args{state_, network_};
+  runtime::Kernel* kernel = kernels().at(jit::cleaning_variant(jit::Algorithm::high_throughput, true));
+  device().launch(kernel, kCleanLaunch, &args, sizeof(args), stream);
 }
 
 PeerWindow HtGroup::by_world_rank(const PeerWindow& of_team) {

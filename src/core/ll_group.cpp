@@ -38,25 +38,18 @@ void LlGroup::connect() {
   if (!needs_network()) return;
   const LlSignals signals{shape_.num_ranks};
   const GinComm& gin = connect_network({plan::kLlNetworkContexts, signals.count(config().enable_mask), 0});
-  network_ = {gin, window(), shape_.remote_layout(), comm().rank() - comm().lsa_rank(), nullptr, nullptr};
-  if (config().enable_mask) remember_told(signals.told_bytes(gin.num_contexts));
-}
-
-// Nothing has been told yet.
-void LlGroup::remember_told(uint64_t bytes) {
-  bytes += sizeof(LlMaskProgress);
-  told_ = DeviceMemory(allocator(), allocator().allocate(bytes, "told ranks"));
-  network_.mask_progress = told_.as<LlMaskProgress>();
+  network_ = {gin,     window(), shape_.remote_layout(), comm().rank() - comm().lsa_rank(), comm().lsa_size(),
+              nullptr, nullptr};
+  if (!config().enable_mask) return;
+  network_.mask_progress = remember_told(signals.told_bytes(gin.num_contexts));
   network_.told = reinterpret_cast<uint32_t*>(network_.mask_progress + 1);
-  const cudaStream_t stream = device().own_stream();
-  device().fill(told_.data(), 0, bytes, stream);
-  device().synchronize(stream);
 }
 
 void LlGroup::launch_cleaning(cudaStream_t stream) {
   if (!needs_network()) return Group::launch_cleaning(stream);
   const LlCleanArgs args{state_, network_};
-  device().launch(kernels().at(jit::cleaning_variant(true)), kCleanLaunch, &args, sizeof(args), stream);
+  device().launch(kernels().at(jit::cleaning_variant(jit::Algorithm::low_latency, true)), kCleanLaunch, &args,
+                  sizeof(args), stream);
 }
 
 void LlGroup::clean_mask(cudaStream_t stream) {

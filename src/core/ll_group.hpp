@@ -60,7 +60,6 @@ class LlGroup : public Group {
   void load() override;
   void connect() override;
   void launch_cleaning(cudaStream_t stream) override;
-  void remember_told(uint64_t bytes);
   void check_layout(ncclEpLayout_t layout) const;
   void check_zones(Layout layout, const char* field, const ncclEpTensor_t* tensor,
                    std::initializer_list<ncclDataType_t> dtypes, const Extent& last) const;
@@ -71,7 +70,6 @@ class LlGroup : public Group {
   plan::LlTuning tuning_;
   LlGroupState state_{};
   LlNetwork network_{};
-  DeviceMemory told_;  // of a group of several LSA teams with masks
   PendingOperations pending_;
 };
 

@@ -66,7 +66,9 @@ size_t args_bytes(const Variant& variant) {
     case Op::combine_exact:
     case Op::combine_nvfp4:
     case Op::combine_quantized: return is_ll ? sizeof(LlCombineArgs) : sizeof(HtCombineArgs);
-    case Op::clean: return variant.uses_network ? sizeof(LlCleanArgs) : sizeof(CleanArgs);
+    case Op::clean:
+      if (!variant.uses_network) return sizeof(CleanArgs);
+      return is_ll ? sizeof(LlCleanArgs) : sizeof(HtCleanArgs);
   }
   return 0;
 }
@@ -112,7 +114,7 @@ uint32_t max_threads(const Variant& variant) {
                                       : ll_combine_threads(variant.uses_network);
   }
   return variant.op == Op::update ? ht_update_threads(variant.uses_network, variant.masked)
-                                  : ht_move_threads(variant.uses_network);
+                                  : ht_move_threads(variant.uses_network, variant.masked);
 }
 
 std::string source(const Variant& variant) {
@@ -150,14 +152,14 @@ std::vector<Variant> variants_of(Algorithm algorithm, bool uses_network) {
 
 std::vector<Variant> masked_variants(Algorithm algorithm, bool uses_network) {
   std::vector<Variant> variants = variants_of(algorithm, uses_network);
-  if (uses_network) std::erase(variants, quantized_combine_variant(true));
   for (Variant& variant : variants) variant.masked = true;
-  variants.push_back(cleaning_variant(uses_network));
+  variants.push_back(cleaning_variant(algorithm, uses_network));
   return variants;
 }
 
-Variant cleaning_variant(bool uses_network) {
-  return {Algorithm::low_latency, Op::clean, Layout::expert_major, DType::bf16, uses_network, false, true};
+Variant cleaning_variant(Algorithm algorithm, bool uses_network) {
+  if (!uses_network) algorithm = Algorithm::low_latency;  // neither's
+  return {algorithm, Op::clean, Layout::expert_major, DType::bf16, uses_network, false, true};
 }
 
 Variant quantized_combine_variant(bool uses_network) {
@@ -181,13 +183,12 @@ Variant exact_combine_variant(Algorithm algorithm) {
 bool uses_network(Groups groups) { return groups == Groups::several_teams || groups == Groups::masked_teams; }
 
 std::vector<Variant> all_variants(Groups groups) {
-  if (groups == Groups::masked_teams) return masked_variants(Algorithm::low_latency, true);
   if (groups == Groups::exact) {
     return {exact_combine_variant(Algorithm::low_latency), exact_combine_variant(Algorithm::high_throughput)};
   }
   const auto of = [&](Algorithm algorithm) {
-    return groups == Groups::masked ? masked_variants(algorithm)
-                                    : variants_of(algorithm, groups == Groups::several_teams);
+    const bool masked = groups == Groups::masked || groups == Groups::masked_teams;
+    return masked ? masked_variants(algorithm, uses_network(groups)) : variants_of(algorithm, uses_network(groups));
   };
   std::vector<Variant> variants = of(Algorithm::low_latency);
   if (groups == Groups::masked) variants.pop_back();  // what cleans a mask: both algorithms have it

@@ -34,9 +34,9 @@ std::string source(const Variant& variant);
 uint32_t max_threads(const Variant& variant);
 // All that a group of this algorithm needs, inside one LSA team or across several.
 std::vector<Variant> variants_of(Algorithm algorithm, bool uses_network = false);
-// The same for a group with masks, of which one cleans its mask. High Throughput has masks inside one LSA team.
+// The same for a group with masks, of which one cleans its mask: inside one LSA team the same for both algorithms.
 std::vector<Variant> masked_variants(Algorithm algorithm, bool uses_network = false);
-Variant cleaning_variant(bool uses_network = false);
+Variant cleaning_variant(Algorithm algorithm, bool uses_network);
 // The same for a group with exact_combine, which has one LSA team and expert-major handles; one of them is such groups' alone.
 std::vector<Variant> exact_variants(Algorithm algorithm);
 Variant exact_combine_variant(Algorithm algorithm);

@@ -32,9 +32,12 @@ constexpr Pushers kQuantizers{20, 12, 4096};
 constexpr Pushers kSumQuantizers{22, 12, 4096};
 
 size_t update_bytes(const HtShape& shape, uint32_t tile_tokens) {
-  const size_t num_counters = shape.layout().num_all_counters();
+  const HtLayout layout = shape.layout();
+  const size_t num_counters = layout.num_all_counters();
+  const size_t guests = shape.masks ? layout.num_other_teams() * size_t{layout.team_size} : 0;
   return sizeof(uint32_t) * (2 * num_counters + shape.num_ranks + num_counters * tile_tokens / 32) +
-         sizeof(HtOutgoing) * shape.num_ranks + (shape.drops ? sizeof(HtQuota) * shape.num_experts : 0);
+         sizeof(HtOutgoing) * shape.num_ranks + (shape.drops ? sizeof(HtQuota) * shape.num_experts : 0) +
+         guests * (sizeof(HtOutgoing) + sizeof(uint32_t) * layout.num_local_experts());
 }
 
 // Small enough to keep all SMs busy, large enough for one tile a block, if a block has room for it.
@@ -166,7 +169,7 @@ HtLayout HtShape::layout() const {
 HtRemoteLayout HtShape::remote_layout() const {
   const HtLayout window = layout();
   const uint64_t chunk_parcels = std::clamp<uint64_t>(kChunkBytes / window.row_bytes, 1, max_tokens);
-  return HtRemoteLayout::make(window, static_cast<uint32_t>(chunk_parcels));
+  return HtRemoteLayout::make(window, static_cast<uint32_t>(chunk_parcels), masks);
 }
 
 uint64_t HtShape::window_bytes() const {

@@ -16,7 +16,7 @@ struct HtShape : Shape {
   uint32_t team_size = 0;  // ranks of an LSA team
   uint32_t budget = 0;     // rows of an output; 0: as many as there are
   bool drops = false;      // what exceeds the budget
-  bool masks = false;      // of one team: it goes on without ranks that do not answer
+  bool masks = false;      // it goes on without ranks that do not answer
 
   uint64_t max_rows() const;  // that a rank may receive, or that are numbered before some are dropped
   // The window: what the team uses, and behind it what the network uses, if there are other teams.

@@ -33,8 +33,9 @@ TIMEOUT_NS = 500_000
         ("2@1", ("--layout", "rm", "--mode", "graph")),
         ("1@2", ("--nodes", "3")),
         ("1@2", ("--algorithm", "ht", "--layout", "em", "--mode", "graph")),
+        ("1@2", ("--algorithm", "ht", "--nodes", "3")),
     ],
-    ids=["ll-em-host", "ll-rm-graph", "ll-nodes", "ht-em-graph"],
+    ids=["ll-em-host", "ll-rm-graph", "ll-nodes", "ht-em-graph", "ht-nodes"],
 )
 def test_the_others_go_on_and_that_is_verified(capsys, kill: str, options: tuple[str, ...]) -> None:
     arguments = [*SMALL, "--kill", kill, "--timeout-ns", str(TIMEOUT_NS), *options, "--json", "-"]
@@ -56,8 +57,14 @@ def test_the_others_go_on_and_that_is_verified(capsys, kill: str, options: tuple
 
 @pytest.mark.sim_only
 def test_what_the_library_cannot_do_is_said_by_the_library(capsys) -> None:
-    assert main([*SMALL, "--algorithm", "ht", "--nodes", "3", "--kill", "1@2"]) == Exit.USAGE
-    assert "config.enable_mask: is set for ranks in several LSA teams" in capsys.readouterr().err
+    arguments = [*SMALL, "--algorithm", "ht", "--nodes", "3", "--overflow", "drop", "--budget", "64"]
+    assert main([*arguments, "--kill", "1@2"]) == Exit.USAGE
+    assert "config.enable_mask: is set with NCCL_EP_OVERFLOW_DROP" in capsys.readouterr().err
+
+
+def test_a_node_has_one_rank_in_high_throughput() -> None:
+    with pytest.raises(UsageError, match="--nodes 2: expected 1 or 4 with --kill and --algorithm ht"):
+        options("--kill", "3@20", "--algorithm", "ht", "--nodes", "2")
 
 
 def options(*arguments: str) -> Options:

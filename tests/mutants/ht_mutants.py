@@ -246,8 +246,8 @@ UPDATE = [
     Mutant(
         "zones are found before all ranks' counts are added up",
         "ht/update.cuh",
-        "return all_in_block(sent && exchanged && add_ranks(op, args.handle, scratch));",
-        "return sent && exchanged && add_ranks(op, args.handle, scratch);",
+        "return all_in_block(has_all);",
+        "return has_all;",
         "Rows get places that belong to others.",
         FLAT,
     ),
@@ -319,7 +319,7 @@ UPDATE = [
     Mutant(
         "a rank that misses a record names itself",
         "ht/place.cuh",
-        "Awaited{Wait::row_record, source_of(op, rows, row), row}",
+        "Awaited{Wait::row_record, op.deals_with(source_of(op, rows, row)), row}",
         "Awaited{Wait::row_record, group.rank, row}",
         "The rank that is to blame is not named.",
         NO_RECORDS,

@@ -90,8 +90,8 @@ LISTS = [
     Mutant(
         "a block asks once more before all have read its answer",
         "ht/update_remote.cuh",
-        "    dev::sync_block();\n    return all_in_block(",
-        "    return all_in_block(",
+        "    dev::sync_block();\n    if constexpr (!has_masks(kPeers)) return all_in_block(",
+        "    if constexpr (!has_masks(kPeers)) return all_in_block(",
         "Threads of a block part.",
         FLAT,
     ),
@@ -125,7 +125,7 @@ DISPATCH = [
     Mutant(
         "parcels are packed before the rail peer has started",
         "ht/dispatch_remote.cuh",
-        "    if (!dev::all(it.await_peer(op, i))) return false;\n",
+        "    if (!dev::all(it.await_peer(op, i))) return op.warp_goes_on();\n",
         "",
         "They are overwritten while the network reads them.",
         FLAT,
@@ -141,8 +141,8 @@ DISPATCH = [
     Mutant(
         "guests are pushed that have not come",
         "ht/dispatch_remote.cuh",
-        "ok = boxes.await(op, i, send.token - boxes.rails.first_guest(i));",
-        "ok = true;",
+        "has_come = boxes.await(op, i, send.token - boxes.rails.first_guest(i));",
+        "has_come = true;",
         "Rows of an operation before are passed on.",
         FLAT,
     ),
@@ -192,8 +192,8 @@ COMBINE = [
     Mutant(
         "sums are written before the rail peer has started",
         "ht/combine_remote.cuh",
-        "    if (!dev::all(it.await_peer(op, i))) return false;\n",
-        "",
+        "    if (dev::all(it.await_peer(op, i))) {\n",
+        "    if (true) {\n",
         "They are overwritten while the network reads them.",
         FLAT,
     ),

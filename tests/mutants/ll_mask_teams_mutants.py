@@ -12,7 +12,7 @@ COMES_LATER = ("comes-later",)
 SIGNALS = [
     Mutant(
         "what a peer has been told is not noted",
-        "ll/remote_waits.cuh",
+        "common/remote_waits.cuh",
         "    dev::st(told, value);\n",
         "",
         "It is told all of it once more, and believes in operations that are still to come.",
@@ -20,7 +20,7 @@ SIGNALS = [
     ),
     Mutant(
         "a signal says that there is one operation more",
-        "ll/remote_waits.cuh",
+        "common/remote_waits.cuh",
         "return value - before;",
         "return 1;",
         "Who has been left out for some is never told of them.",
@@ -28,8 +28,8 @@ SIGNALS = [
     ),
     Mutant(
         "who waits shows other teams no sign of life",
-        "ll/remote_waits.cuh",
-        "      if (team().has(rank) || is_masked(group, rank)) continue;\n",
+        "common/remote_waits.cuh",
+        "      if (is_in_team(rank) || is_masked(group, rank)) continue;\n",
         "      if (true) continue;\n",
         "Those that it keeps waiting take it for dead.",
         BEFORE_COMBINE,
@@ -37,7 +37,7 @@ SIGNALS = [
     ),
     Mutant(
         "signs of life are shown once",
-        "ll/remote_waits.cuh",
+        "common/remote_waits.cuh",
         "if (last != 0 && now - last < group.timeout_ns / 4) return;",
         "if (last != 0) return;",
         "Those that it keeps waiting the next time take it for dead.",
@@ -176,16 +176,16 @@ COUNTS = [
 CLEANING = [
     Mutant(
         "the first word is weak",
-        "ll/clean_remote.cuh",
-        "signals().tell_strongly(context, LlSignals::kMeeting, rank, number);",
-        "signals().tell(context, LlSignals::kMeeting, rank, number);",
+        "common/clean_remote.cuh",
+        "signals().tell_strongly(context, Signals::Numbers::kMeeting, rank, number);",
+        "signals().tell(context, Signals::Numbers::kMeeting, rank, number);",
         "What was put before may still be on its way.",
         COMES_BACK,
     ),
     Mutant(
         "the first word is heard in one context",
-        "ll/clean_remote.cuh",
-        "context < (phase == 0 ? args.network.comm.num_contexts : 1)",
+        "common/clean_remote.cuh",
+        "context < (phase == 0 ? network.comm.num_contexts : 1)",
         "context < 1",
         "What was put before in others may still be on its way.",
         COMES_BACK,

@@ -16,6 +16,7 @@ sys.path[:0] = [str(HERE.parent / folder) for folder in ("", "protocol", "litmus
 
 import exact_scenarios  # noqa: E402
 import ht_mask_scenarios  # noqa: E402
+import ht_mask_teams_scenarios  # noqa: E402
 import ht_remote_scenarios  # noqa: E402
 import ht_scale_scenarios  # noqa: E402
 import ht_scenarios  # noqa: E402
@@ -35,6 +36,7 @@ SCENARIOS = {
     "rails": ht_remote_scenarios.SCENARIOS,
     "scales": ht_scale_scenarios.SCENARIOS,
     "masks": ht_mask_scenarios.SCENARIOS,
+    "railmasks": ht_mask_teams_scenarios.SCENARIOS,
     "exact": exact_scenarios.SCENARIOS,
     "teams": ll_mask_teams_scenarios.SCENARIOS,
 }

@@ -13,6 +13,7 @@ from typing import Any
 
 import exact_mutants
 import ht_mask_mutants
+import ht_mask_teams_mutants
 import ht_mutants
 import ht_remote_mutants
 import ht_scale_mutants
@@ -38,6 +39,7 @@ MUTANTS = {
     "rails": ht_remote_mutants.MUTANTS,
     "scales": ht_scale_mutants.MUTANTS,
     "masks": ht_mask_mutants.MUTANTS,
+    "railmasks": ht_mask_teams_mutants.MUTANTS,
     "exact": exact_mutants.MUTANTS,
     "teams": ll_mask_teams_mutants.MUTANTS,
 }

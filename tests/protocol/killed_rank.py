@@ -25,7 +25,7 @@ from masks import mask_of, mask_without, without
 from oracle import Array, Problem
 
 REPLAYS, REPLAYS_BEFORE = 2000, 300
-# Between nodes that the loopback plugin makes, threads of the host move what the driver may hold up while a process ends.
+# Between nodes of the loopback plugin threads of the host move what the driver may hold up as a process ends.
 TIMEOUT_NS = 2_000_000_000 if "NCCL_RMA_PLUGIN" in os.environ else 200_000_000
 
 

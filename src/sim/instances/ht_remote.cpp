@@ -20,4 +20,4 @@ EP_SIM_KERNEL("ht_combine_expert_major_fp32_remote", (ht::combine_remote<true, D
 EP_SIM_KERNEL("ht_combine_flat_bf16_remote", (ht::combine_remote<false, DType::bf16>), HtCombineArgs)
 EP_SIM_KERNEL("ht_combine_flat_fp16_remote", (ht::combine_remote<false, DType::fp16>), HtCombineArgs)
 EP_SIM_KERNEL("ht_combine_flat_fp32_remote", (ht::combine_remote<false, DType::fp32>), HtCombineArgs)
-EP_SIM_KERNEL("ht_combine_quantized_remote", ht::combine_quantized_remote, HtCombineArgs)
+EP_SIM_KERNEL("ht_combine_quantized_remote", ht::combine_quantized_remote<>, HtCombineArgs)

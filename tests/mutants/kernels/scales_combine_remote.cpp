@@ -3,4 +3,4 @@
 
 using namespace nccl_ep;
 
-EP_SIM_KERNEL("ht_combine_quantized_remote", ht::combine_quantized_remote, HtCombineArgs)
+EP_SIM_KERNEL("ht_combine_quantized_remote", ht::combine_quantized_remote<>, HtCombineArgs)

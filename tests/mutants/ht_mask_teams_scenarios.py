@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scenarios for High-Throughput groups with masks across LSA teams, in which ranks and nodes are lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import ht_mask_teams as lost
+from ht import EM, FLAT, Mode, check
+from ht_scenarios import simulated
+from ll import make_problem
+
+NODES, GPUS, LOST_NODE = 2, 2, 1
+SHAPE = lost.shape_of(NODES, GPUS, tokens=(6, 5, 6, 4))
+DEAD = lost.ranks_of(LOST_NODE, GPUS)
+FLAT_MODE = Mode(FLAT, budget=64, team_size=GPUS)
+EM_MODE = Mode(EM, budget=64, team_size=GPUS)
+
+
+def dead_node(seed: int, mode: Mode) -> None:
+    with simulated(SHAPE.num_ranks, seed, nodes=NODES) as cluster:
+        lost.run_with_the_dead(cluster, make_problem(SHAPE, seed), mode, DEAD, LOST_NODE)
+
+
+def dead_rank(seed: int, mode: Mode) -> None:
+    """The first one of all: what its team gets from others is not what they believe."""
+    with simulated(SHAPE.num_ranks, seed, nodes=NODES) as cluster:
+        lost.run_with_the_dead(cluster, make_problem(SHAPE, seed), mode, (0,), None)
+
+
+def dies_before(seed: int, mode: Mode, call: str) -> None:
+    with simulated(SHAPE.num_ranks, seed, nodes=NODES) as cluster:
+        lost.run_with_deaths_before(cluster, make_problem(SHAPE, seed), mode, DEAD, call, seed)
+
+
+def rank_dies_before_combine(seed: int) -> None:
+    """It has gradients of tokens of the other team, whose home waits for those of the rest."""
+    mode = replace(FLAT_MODE, backward=True)
+    with simulated(SHAPE.num_ranks, seed, nodes=NODES) as cluster:
+        lost.run_with_gradients_lost(cluster, make_problem(SHAPE, seed), mode, max(DEAD), seed)
+
+
+def no_lists(seed: int) -> None:
+    with simulated(SHAPE.num_ranks, seed, nodes=NODES) as cluster:
+        lost.run_without_lists(cluster, make_problem(SHAPE, seed), EM_MODE, LOST_NODE)
+
+
+def comes_back(seed: int) -> None:
+    problem = make_problem(SHAPE, seed)
+    with simulated(SHAPE.num_ranks, seed, nodes=NODES, checker=False) as cluster:
+        found = lost.run_with_some_that_come_back(cluster, problem, FLAT_MODE, DEAD, 0, "update", 1)
+    check(problem, FLAT_MODE, found)
+
+
+SCENARIOS: dict[str, Callable[[int], None]] = {
+    "dead-node": partial(dead_node, mode=FLAT_MODE),
+    "dead-node-expert-major": partial(dead_node, mode=EM_MODE),
+    "dead-rank": partial(dead_rank, mode=FLAT_MODE),
+    "dead-rank-expert-major": partial(dead_rank, mode=EM_MODE),
+    "dies-before-dispatch": partial(dies_before, mode=FLAT_MODE, call="dispatch"),
+    "dies-before-combine": partial(dies_before, mode=FLAT_MODE, call="combine"),
+    "rank-dies-before-combine": rank_dies_before_combine,
+    "no-lists": no_lists,
+    "comes-back": comes_back,
+}

@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ht/update_remote.cuh"
+
+using namespace nccl_ep;
+
+EP_SIM_KERNEL("ht_update_flat_masked_remote", (ht::update_remote<false, Peers::masked_teams>), HtUpdateArgs)
+EP_SIM_KERNEL("ht_update_expert_major_masked_remote", (ht::update_remote<true, Peers::masked_teams>), HtUpdateArgs)
