@@ -76,18 +76,15 @@ EP_DEVICE void add_rows(PackSum<kDType>& sum, const Addend* addends, const Span&
   for (uint32_t r = 0; r < kRows; ++r) sum.add(packs[r]);
 }
 
-// Adds a span of some rows to what a lane has, kMost rows at a time.
-template <uint32_t kMost = 4, class Sum, class Where>
-EP_DEVICE void add_all(Sum& sum, const Addend* addends, uint32_t num_addends, const Where& span) {
-  static_assert(kMost == 2 || kMost == 4);
+// Adds some rows to what a lane has, four at a time: a span of them, or what else `where` says.
+template <class Sum, class Where>
+EP_DEVICE void add_all(Sum& sum, const Addend* addends, uint32_t num_addends, const Where& where) {
   uint32_t first = 0;
 #pragma unroll 1
-  for (; num_addends - first >= kMost; first += kMost) add_rows<kMost>(sum, addends + first, span);
-  if constexpr (kMost == 4) {
-    if (num_addends - first == 3) add_rows<3>(sum, addends + first, span);
-    if (num_addends - first == 2) add_rows<2>(sum, addends + first, span);
-  }
-  if (num_addends - first == 1) add_rows<1>(sum, addends + first, span);
+  for (; num_addends - first >= 4; first += 4) add_rows<4>(sum, addends + first, where);
+  if (num_addends - first == 3) add_rows<3>(sum, addends + first, where);
+  if (num_addends - first == 2) add_rows<2>(sum, addends + first, where);
+  if (num_addends - first == 1) add_rows<1>(sum, addends + first, where);
 }
 
 // Adds up a span of some rows into that of another; without rows it is zero. The whole warp calls it.

@@ -20,12 +20,11 @@ struct QuantizedPart {
   EP_DEVICE static uint32_t pack(uint32_t i) { return i ^ dev::lane_idx() / 2 % kSumPacks; }
   EP_DEVICE static uint32_t first() { return kLaneElements * dev::lane_idx(); }
 
-  // Those of a part of a row of bf16; zeros behind its end.
-  EP_DEVICE static void load(const unsigned char* part, uint32_t num_elements, Pack (&packs)[kSumPacks]) {
+  // Those of a part of a row of bf16 in its stage. Behind the row's end is anything, and nobody asks for it.
+  EP_DEVICE static void load(const unsigned char* part, Pack (&packs)[kSumPacks]) {
     const Pack* mine = reinterpret_cast<const Pack*>(part) + kSumPacks * dev::lane_idx();
 #pragma unroll
-    for (uint32_t i = 0; i < kSumPacks; ++i)
-      packs[i] = first() < num_elements ? dev::ld_shared(mine + pack(i)) : Pack{};
+    for (uint32_t i = 0; i < kSumPacks; ++i) packs[i] = dev::ld_shared(mine + pack(i));
   }
 
   // The scale of the group. All lanes call it.
@@ -42,11 +41,10 @@ struct QuantizedPart {
   EP_DEVICE static void store(const PackSum<DType::bf16>& sum, uint32_t num_elements, unsigned char* to) {
     const QuantizedRow row{num_elements};
     const GroupScale scale = scale_of(sum);
-    // All scales of a block are written, whether or not it has their groups.
-    if (dev::lane_idx() % kLanesOfGroup == 0 && first() / kQuantizedBlock * kQuantizedBlock < num_elements) {
+    if (first() >= num_elements) return;
+    if (dev::lane_idx() % kLanesOfGroup == 0) {
       dev::st_shared(reinterpret_cast<float*>(to + row.scale(first())), scale.scale);
     }
-    if (first() >= num_elements) return;
     const uint32_t step = row.is_alone(first()) ? 8 : 16;
     unsigned char* mine = to + row.numbers(first());
 #pragma unroll
@@ -110,8 +108,7 @@ struct SumMover {
     }
     ++num_listed;
     dev::sync_warp();  // all of the list is written
-    while (num_free > 0 && load_next()) {
-    }
+    fill();
     if (num_listed > 1) make_sum(lists[num_listed % kLists]);
   }
 
@@ -137,7 +134,12 @@ struct SumMover {
   // The stage of the next piece.
   EP_DEVICE unsigned char* piece() const { return part(plan.num_parts) + num_stores % kHtSumStages * plan.stage_bytes; }
 
-  // Issues the next load, for which there is a stage. False: nothing is left to be loaded.
+  // Issues loads while there are stages and something to load.
+  EP_DEVICE void fill() {
+    while (num_free > 0 && load_next()) {
+    }
+  }
+  // Issues the next loads of a part, a lane for each row: as many as there are stages. False: nothing is left to be loaded.
   EP_DEVICE bool load_next() {
     if (load_at >= plan.row_bytes) {
       if (num_begun == num_listed) return false;
@@ -145,49 +147,53 @@ struct SumMover {
       load_at = 0;
     }
     const ListedSum& sum = lists[(num_begun - 1) % kLists];
-    if (leads()) {
-      const uint32_t begin = stage + plan.num_parts - num_free,
-                     to = begin < plan.num_parts ? begin : begin - plan.num_parts;
-      const uint32_t rest = plan.row_bytes - load_at, bytes = rest < kHtSumPartBytes ? rest : kHtSumPartBytes;
-      dev::mbar_arrive_expect_tx(loaded + to, bytes);
-      dev::bulk_load(part(to), sum.rows[load_row] + load_at, bytes, loaded + to);
-    }
-    --num_free;
-    if (++load_row == sum.num_rows) {
+    const uint32_t num_left = sum.num_rows - load_row, count = num_left < num_free ? num_left : num_free;
+    if (dev::lane_idx() < count) load(sum.rows[load_row + dev::lane_idx()]);
+    num_free -= count;
+    load_row += count;
+    if (load_row == sum.num_rows) {
       load_row = 0;
       load_at += kHtSumPartBytes;
     }
     return true;
   }
-
-  // The next part that was loaded.
-  EP_DEVICE void take_part(uint32_t num_elements, Pack (&packs)[kSumPacks]) {
-    dev::mbar_wait(loaded + stage, parity);
-    QuantizedPart::load(part(stage), num_elements, packs);
+  EP_DEVICE void load(const unsigned char* row) {
+    const uint32_t begin = stage + plan.num_parts - num_free + dev::lane_idx();
+    const uint32_t to = begin < plan.num_parts ? begin : begin - plan.num_parts;
+    const uint32_t rest = plan.row_bytes - load_at, bytes = rest < kHtSumPartBytes ? rest : kHtSumPartBytes;
+    dev::mbar_arrive_expect_tx(loaded + to, bytes);
+    dev::bulk_load(part(to), row + load_at, bytes, loaded + to);
   }
-  // Its stage is free again, and the next load takes it.
-  EP_DEVICE void free_part() {
-    dev::sync_warp();  // all lanes have read it
-    if (++stage == plan.num_parts) {
-      stage = 0;
-      parity ^= 1;
-    }
+
+  // The part of the next row. Its stage is free when all lanes have it.
+  EP_DEVICE void take_part(Pack (&packs)[kSumPacks]) {
+    dev::mbar_wait(loaded + stage, parity);
+    QuantizedPart::load(part(stage), packs);
     ++num_free;
-    load_next();
+    if (++stage < plan.num_parts) return;
+    stage = 0;
+    parity ^= 1;
+  }
+  EP_DEVICE void load_into_free() {
+    dev::sync_warp();  // all lanes have read what was there
+    fill();
   }
   // Adds up a part and quantizes it. Many rows are alone: they have code of their own, and their elements stay where they are.
   EP_DEVICE void make_part(uint32_t num_rows, uint32_t num_elements, unsigned char* to) {
     Pack packs[kSumPacks];
-    take_part(num_elements, packs);
+    take_part(packs);
     PackSum<DType::bf16> sum(packs);
-    free_part();
-    if (num_rows == 1) return QuantizedPart::store(sum, num_elements, to);
+    if (num_rows == 1) {
+      load_into_free();
+      return QuantizedPart::store(sum, num_elements, to);
+    }
 #pragma unroll 1
     for (uint32_t i = 1; i < num_rows; ++i) {
-      take_part(num_elements, packs);
+      if (2 * num_free >= plan.num_parts) load_into_free();
+      take_part(packs);
       sum.add(packs);
-      free_part();
     }
+    load_into_free();
     QuantizedPart::store(sum, num_elements, to);
   }
 

@@ -98,7 +98,7 @@ MUTANTS = [
     Mutant(
         "combine loads the next part before all lanes have read the last one",
         "ht/sum_mover.cuh",
-        "    dev::sync_warp();  // all lanes have read it\n",
+        "    dev::sync_warp();  // all lanes have read what was there\n",
         "",
         "Lanes add up parts of other rows.",
         SUMMED,

@@ -201,6 +201,15 @@ def test_combine_with_quantized_rows(make_cluster: Any, mode: Mode, hidden: int,
     check_combined(problems, mode, results)
 
 
+@pytest.mark.parametrize("num_topk", [1, 33, 64])
+def test_combine_quantizes_sums_of_many_slots(make_cluster: Any, num_topk: int, seed: int) -> None:
+    """Of more than a warp has under way, or of one each."""
+    shape = Shape(num_topk=num_topk, num_local_experts=num_topk // 2 + 3, hidden=1152, max_tokens=4)
+    problem, mode = make_problem(shape, seed), Mode(EM)
+    results = make_cluster(2, seed).run(lambda rank: combine_quantized(rank, [problem], mode))
+    check_combined([problem], mode, results)
+
+
 @pytest.mark.parametrize(
     "tuning",
     ["push_blocks=1", "push_blocks=1,push_warps=1,piece_bytes=2048", "push_blocks=2,piece_bytes=99999"],
