@@ -11,11 +11,11 @@
 
 namespace nccl_ep::ht {
 
-// The scales of what a lane has of a block: of its first eight elements, and of the others. All lanes call it.
-EP_DEVICE void scales_of(const QuantizedSum& sum, uint32_t block, const LaneNumbers& mine, GroupScale (&scales)[2]) {
+// The scales of what a lane has of a strip: of its first eight elements, and of the others. All lanes call it.
+EP_DEVICE void scales_of(const QuantizedSum& sum, uint32_t strip, const LaneNumbers& mine, GroupScale (&scales)[2]) {
   float most[2] = {0, 0};
 #pragma unroll
-  for (uint32_t i = 0; i < 16; ++i) most[i / 8] = dev::max_abs(most[i / 8], mine.exist ? sum.value[block][i] : 0.0f);
+  for (uint32_t i = 0; i < 16; ++i) most[i / 8] = dev::max_abs(most[i / 8], mine.exist ? sum.value[strip][i] : 0.0f);
   if (mine.share_scale) most[0] = most[1] = dev::max_abs(most[0], most[1]);
 #pragma unroll
   for (uint32_t half = 0; half < 2; ++half) {
@@ -30,15 +30,15 @@ EP_DEVICE void scales_of(const QuantizedSum& sum, uint32_t block, const LaneNumb
 // Stores a part of a sum into a row on its way. All lanes call it.
 EP_DEVICE void store_quantized(const QuantizedSum& sum, const LanePart& part, unsigned char* row) {
 #pragma unroll
-  for (uint32_t b = 0; b < kSumBlocks; ++b) {
-    const LaneNumbers& mine = part.block[b];
+  for (uint32_t s = 0; s < kSumStrips; ++s) {
+    const LaneNumbers& mine = part.strip[s];
     GroupScale scales[2];
-    scales_of(sum, b, mine, scales);
+    scales_of(sum, s, mine, scales);
     if (!mine.exist) continue;
     Pack numbers;
 #pragma unroll
     for (uint32_t i = 0; i < 4; ++i) {
-      const float* four = sum.value[b] + 4 * i;
+      const float* four = sum.value[s] + 4 * i;
       numbers.word[i] = quantize_floats({four[0], four[1]}, {four[2], four[3]}, scales[i / 2].inverse);
     }
     dev::st(reinterpret_cast<Pack*>(row + mine.numbers), numbers);

@@ -13,8 +13,8 @@ namespace nccl_ep::ht {
 // packs which they take in such an order that those of a few lanes lie in different banks.
 struct QuantizedPart {
   static constexpr uint32_t kLaneElements = 8 * kSumPacks, kLanesOfGroup = kScaleGroup / kLaneElements;
-  static_assert(32 * kLaneElements * sizeof(uint16_t) == kHtSumPartBytes &&
-                kHtSumPartBytes / sizeof(uint16_t) % kQuantizedBlock == 0);
+  static constexpr uint32_t kElements = kHtSumPartBytes / sizeof(uint16_t);
+  static_assert(32 * kLaneElements == kElements && kQuantizedBlock % kElements == 0);
 
   // The i-th pack that this lane looks at.
   EP_DEVICE static uint32_t pack(uint32_t i) { return i ^ dev::lane_idx() / 2 % kSumPacks; }
@@ -37,16 +37,17 @@ struct QuantizedPart {
     return GroupScale::of(dev::bits_from_float(most) & 0x7fffffff, false);
   }
 
-  // Quantizes a part of `num_elements` into where it begins in a row on its way. All lanes call it.
-  EP_DEVICE static void store(const PackSum<DType::bf16>& sum, uint32_t num_elements, unsigned char* to) {
-    const QuantizedRow row{num_elements};
+  // Quantizes the part that begins with an element of a piece, which has its form of a row on its way. All lanes call it.
+  EP_DEVICE static void store(const PackSum<DType::bf16>& sum, const QuantizedRow& piece, uint32_t at,
+                              unsigned char* to) {
     const GroupScale scale = scale_of(sum);
-    if (first() >= num_elements) return;
+    const uint32_t first = at + QuantizedPart::first();
+    if (first >= piece.num_elements) return;
     if (dev::lane_idx() % kLanesOfGroup == 0) {
-      dev::st_shared(reinterpret_cast<float*>(to + row.scale(first())), scale.scale);
+      dev::st_shared(reinterpret_cast<float*>(to + piece.scale(first)), scale.scale);
     }
-    const uint32_t step = row.is_alone(first()) ? 8 : 16;
-    unsigned char* mine = to + row.numbers(first());
+    const uint32_t step = piece.is_alone(first) ? 8 : 16;
+    unsigned char* mine = to + piece.numbers(first);
 #pragma unroll
     for (uint32_t i = 0; i < kSumPacks; ++i) {
       const float (&element)[4][2] = sum.value[i];
@@ -178,14 +179,14 @@ struct SumMover {
     dev::sync_warp();  // all lanes have read what was there
     fill();
   }
-  // Adds up a part and quantizes it. Many rows are alone: they have code of their own, and their elements stay where they are.
-  EP_DEVICE void make_part(uint32_t num_rows, uint32_t num_elements, unsigned char* to) {
+  // Adds up the part that begins with an element of a piece, and quantizes it. Many rows are alone: they have code of their own, and their elements stay where they are.
+  EP_DEVICE void make_part(uint32_t num_rows, const QuantizedRow& form, uint32_t at) {
     Pack packs[kSumPacks];
     take_part(packs);
     PackSum<DType::bf16> sum(packs);
     if (num_rows == 1) {
       load_into_free();
-      return QuantizedPart::store(sum, num_elements, to);
+      return QuantizedPart::store(sum, form, at, piece());
     }
 #pragma unroll 1
     for (uint32_t i = 1; i < num_rows; ++i) {
@@ -194,7 +195,7 @@ struct SumMover {
       sum.add(packs);
     }
     load_into_free();
-    QuantizedPart::store(sum, num_elements, to);
+    QuantizedPart::store(sum, form, at, piece());
   }
 
   EP_DEVICE void make_sum(const ListedSum& sum) {
@@ -205,8 +206,8 @@ struct SumMover {
       // All but the last piece have left their stages. The lanes meet when a part is added up, before they write the next one.
       if (leads()) dev::bulk_wait_read<kHtSumStages - 1>();
 #pragma unroll 1
-      for (uint32_t at = 0; at < num_elements; at += kHtSumPartBytes / sizeof(uint16_t)) {
-        make_part(sum.num_rows, num_elements - at, piece() + quantized_bytes(at));
+      for (uint32_t at = 0; at < num_elements; at += QuantizedPart::kElements) {
+        make_part(sum.num_rows, QuantizedRow{num_elements}, at);
       }
       dev::sync_warp();  // all of the piece is written
       if (leads()) store(sum.to + quantized_bytes(begin / sizeof(uint16_t)), quantized_bytes(num_elements));

@@ -125,14 +125,15 @@ void deal_sums(HtRowPlan& plan, const HtTuning& tuning) {
   plan.move.push_warps = std::min(tuning.push_warps ? tuning.push_warps : preferred, most);
 }
 
-// Pieces of whole parts, whose numbers leave from stages with their scales.
+// Pieces of whole blocks, whose numbers leave from stages with their scales.
 void cut_quantized_row(HtMovePlan& move, uint32_t row_bytes, uint32_t max_piece_bytes) {
-  const uint64_t num_parts = div_up(row_bytes, kHtSumPartBytes);
-  const uint64_t most = std::max(max_piece_bytes / kHtSumPartBytes, 1u);
-  const uint64_t piece_parts = div_up(num_parts, div_up(num_parts, most));
+  constexpr uint32_t kBlockBytes = kQuantizedBlock * sizeof(uint16_t);
+  const uint64_t num_blocks = div_up(row_bytes, kBlockBytes);
+  const uint64_t most = std::max(max_piece_bytes / kBlockBytes, 1u);
+  const uint64_t piece_blocks = div_up(num_blocks, div_up(num_blocks, most));
   move.row_bytes = row_bytes;
-  move.piece_bytes = static_cast<uint32_t>(piece_parts * kHtSumPartBytes);
-  move.num_pieces = static_cast<uint32_t>(div_up(num_parts, piece_parts));
+  move.piece_bytes = static_cast<uint32_t>(piece_blocks * kBlockBytes);
+  move.num_pieces = static_cast<uint32_t>(div_up(num_blocks, piece_blocks));
   move.stage_bytes = quantized_bytes(move.piece_bytes / sizeof(uint16_t));
 }
 
