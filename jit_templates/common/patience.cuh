@@ -21,6 +21,8 @@ EP_DEVICE void lose(const GroupState& group, uint32_t epoch, const Awaited& awai
 // Signs of life among the ranks of an LSA team, `num_ranks` from `first` on: words in their windows, which are addressed from
 // rank `window_first` on.
 struct TeamLife {
+  static constexpr uint32_t kRenewals = 1;
+
   const GroupState& group;
   uint32_t first, num_ranks, window_first;
 
@@ -43,12 +45,14 @@ struct TeamLife {
 };
 
 // How long a wait has lasted. Who waits for a dead rank keeps others waiting in turn. So that they do not mistake it for dead,
-// it shows a sign of life when half its patience is gone, and they have theirs once more.
+// it shows a sign of life when half its patience is gone, and they have theirs once more: as often as Life says, and each time
+// they show one as well if that is more than once.
 struct Patience {
   uint64_t start = 0;
   uint32_t peer = 0;
   uint32_t sign = 0;  // the peer's, as the wait began
-  enum Stage : uint32_t { kFirst, kShown, kSecond } stage = kFirst;
+  uint32_t num_renewals = 0;
+  bool has_shown = false;
 
   template <class Life>
   EP_DEVICE void begin(const Life& life, uint32_t awaited_peer) {
@@ -62,14 +66,17 @@ struct Patience {
   template <class Life>
   EP_DEVICE bool ends(const Life& life, uint32_t awaited_peer) {
     const uint64_t now = dev::clock_ns(), waited = now - start;
-    if (stage == kFirst && waited > life.group.timeout_ns / 2) {
-      stage = kShown;
+    if (!has_shown && waited > life.group.timeout_ns / 2) {
+      has_shown = true;
       life.show(now);
     }
     if (waited <= life.group.timeout_ns || awaited_peer == life.group.rank) return false;
-    if (stage == kSecond || life.of(awaited_peer) == sign) return true;
+    const uint32_t latest = life.of(awaited_peer);
+    if (num_renewals == Life::kRenewals || latest == sign) return true;
     start = now;
-    stage = kSecond;
+    sign = latest;
+    ++num_renewals;
+    if (Life::kRenewals > 1) has_shown = false;
     return false;
   }
 };

@@ -49,6 +49,7 @@ struct SignalsOf {
 template <class Group, class Network>
 struct TeamsLifeOf {
   static constexpr uint32_t kContext = 0;
+  static constexpr uint32_t kRenewals = Network::kRenewals;
 
   const Group& group;
   const Network& network;

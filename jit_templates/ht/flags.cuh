@@ -102,25 +102,22 @@ EP_DEVICE bool await_rows(const Operation<kPeers>& op, const Awaited& mine, bool
 }
 
 // The same in a group with masks, where rows of lost ranks do not come: leaves in `lost` which lanes wait for one of those.
-// False: the group has failed.
+// False: the group has failed. Lanes have patience side by side: who waits for this rank has it but twice.
 template <Peers kPeers>
 EP_DEVICE bool await_rows(const Operation<kPeers>& op, const Awaited& mine, bool awaits, uint64_t slot,
                           uint32_t& lost) {
-  const auto is_missing = [&] { return awaits && !has_come(op, slot); };
-  for (;;) {
-    const bool is_gone = awaits && mine.peer != op.group.rank && is_masked(op.group, mine.peer);
-    uint32_t missing = dev::ballot(is_missing());
-    lost = missing & dev::ballot(is_gone);
-    if (missing == lost) return true;
-    const uint32_t lane = dev::find_first(missing & ~lost);
-    const Awaited first{mine.what, dev::shfl(mine.peer, lane), dev::shfl(mine.token, lane)};
-    const bool came = op.template wait_for<true>(first, [&] {
-      missing = dev::ballot(is_missing());
-      return (missing >> lane & 1) == 0;
-    });
-    if (!came && !op.warp_goes_on()) return false;
-    lost &= missing;
-    if (missing == lost) return true;
+  Patience patience;
+#pragma unroll 1
+  for (uint32_t polls = 0;; ++polls) {
+    const bool is_missing = awaits && !has_come(op, slot);
+    const bool is_gone = is_missing && mine.peer != op.group.rank && is_masked(op.group, mine.peer);
+    lost = dev::ballot(is_gone);
+    if (dev::ballot(is_missing) == lost) return true;
+    if (polls < dev::kPollsBeforeClock) continue;
+    if (polls == dev::kPollsBeforeClock) patience.begin(op.life(), mine.peer);
+    if (dev::any(has_failed(op.group))) return false;
+    if (is_missing && !is_gone && patience.ends(op.life(), mine.peer)) lose(op.group, op.epoch, mine);
+    dev::pause();
   }
 }
 

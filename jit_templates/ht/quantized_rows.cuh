@@ -44,7 +44,8 @@ struct QuantizedRow {
 
 // Numbers that a warp loads with one instruction.
 constexpr uint32_t kStripNumbers = kStripBytes;
-static_assert(kQuantizedBlock % kStripNumbers == 0 && kQuantizedBlock / kScaleGroup * sizeof(float) <= kBlockScaleBytes);
+static_assert(kQuantizedBlock % kStripNumbers == 0 &&
+              kQuantizedBlock / kScaleGroup * sizeof(float) <= kBlockScaleBytes);
 
 // Sixteen numbers that a lane loads from a strip.
 struct LaneNumbers {

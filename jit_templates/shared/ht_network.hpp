@@ -121,6 +121,9 @@ struct HtSignals {
 struct HtNetwork {
   using Signals = HtSignals;
   static constexpr bool kByWorldRank = true;  // how the windows of the team are addressed
+  // Of patience with somebody who shows that it lives. A rank hears of other teams by way of one rank alone, and may be ahead
+  // of it: while that one waits for a dead rank in one operation and in the next, and for others that do.
+  static constexpr uint32_t kRenewals = 3;
 
   GinComm comm;
   ncclWindow_vidmem* window;

@@ -114,6 +114,7 @@ struct LlRemoteHandleLayout {
 struct LlNetwork {
   using Signals = LlSignals;
   static constexpr bool kByWorldRank = false;  // how the windows of the team are addressed
+  static constexpr uint32_t kRenewals = 1;     // of patience with somebody who shows that it lives
 
   GinComm comm;
   ncclWindow_vidmem* window;

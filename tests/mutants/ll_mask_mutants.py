@@ -28,7 +28,7 @@ PATIENCE = [
     Mutant(
         "signs of life are not looked at",
         "common/patience.cuh",
-        "stage == kSecond || life.of(awaited_peer) == sign",
+        "num_renewals == Life::kRenewals || latest == sign",
         "true",
         "A rank that waits itself is taken for dead.",
         ("one-after-the-other",),

@@ -121,7 +121,8 @@ def check_left(problem: Problem, mode: Mode, results: list[Any], lost: Collectio
 
 
 def check_mask(rank: Any, group: ep.Group, gpus: int, lost: Collection[int]) -> None:
-    assert mask_of(rank, group) == mask_left(rank.rank, rank.num_ranks, gpus, lost)
+    mine, loss = mask_of(rank, group), group.async_error()
+    assert mine == mask_left(rank.rank, rank.num_ranks, gpus, lost), f"rank {rank.rank}: {mine}, {loss}"
 
 
 def run_with_the_dead(

@@ -77,7 +77,10 @@ TEST_CASE("jit_variants: all that use the network, and nothing else") {
   CHECK(names.count("ht_dispatch_flat_scaled_remote") == 1);
   CHECK(names.count("ll_combine_nvfp4_expert_major_remote") == 1);
   CHECK(names.count("ll_combine_nvfp4_expert_major_masked_remote") == 1);
-  CHECK(names.size() == 26 + 16);
+  CHECK(names.count("ht_clean_remote") == 1);
+  CHECK(names.count("ht_update_flat_masked_remote") == 1);
+  CHECK(names.count("ht_combine_quantized_masked_remote") == 1);
+  CHECK(names.size() == 27 + 29);
 }
 
 TEST_CASE("jit_variants: every variant has a place of its own among a group's kernels") {
@@ -144,9 +147,17 @@ TEST_CASE("jit_variants: groups with masks have kernels of their own, and clean 
         "ll::combine_nvfp4<Layout::rank_major, Peers::masked_team>");
   CHECK(call_of({kHt, Op::combine_quantized, Layout::expert_major, DType::bf16, false, false, true}) ==
         "ht::combine_quantized<Peers::masked_team>");
-  CHECK(call_of(cleaning_variant()) == "nccl_ep::clean");
-  CHECK(call_of(cleaning_variant(true)) == "ll::clean_remote");
+  CHECK(call_of({kHt, Op::combine_quantized, Layout::expert_major, DType::bf16, true, false, true}) ==
+        "ht::combine_quantized_remote<Peers::masked_teams>");
   constexpr Algorithm kLl = Algorithm::low_latency;
+  CHECK(call_of(cleaning_variant(kLl, false)) == "nccl_ep::clean");
+  CHECK(cleaning_variant(kHt, false) == cleaning_variant(kLl, false));
+  CHECK(call_of(cleaning_variant(kLl, true)) == "ll::clean_remote");
+  CHECK(call_of(cleaning_variant(kHt, true)) == "ht::clean_remote");
+  CHECK(call_of({kHt, Op::update, Layout::flat, DType::bf16, true, false, true}) ==
+        "ht::update_remote<false, Peers::masked_teams>");
+  CHECK(call_of({kHt, Op::dispatch, Layout::expert_major, DType::bf16, true, true, true}) ==
+        "ht::dispatch_remote<true, true, Peers::masked_teams>");
   CHECK(call_of({kLl, Op::dispatch, Layout::rank_major, DType::bf16, true, false, true}) ==
         "ll::dispatch_remote<Layout::rank_major, false, Peers::masked_teams>");
 }

@@ -89,13 +89,13 @@ TEST_CASE("plan_ht: known combines that quantize") {
   };
   const Limits wide{32, 1024, kShared};
   CHECK(plan(Layout::flat, 14336, wide) ==
-        "32 blocks x 512 threads, rows of 14336 B in 4 pieces of 4096, 20 blocks push with 12 warps, 6 parts");
+        "32 blocks x 512 threads, rows of 14336 B in 4 pieces of 4096, 20 blocks push with 12 warps, 5 parts");
   CHECK(plan(Layout::expert_major, 14336, wide) ==
-        "32 blocks x 512 threads, rows of 14336 B in 4 pieces of 4096, 22 blocks push with 12 warps, 6 parts");
+        "32 blocks x 512 threads, rows of 14336 B in 4 pieces of 4096, 22 blocks push with 12 warps, 5 parts");
   CHECK(plan(Layout::flat, 14336, kBudget) ==
         "16 blocks x 512 threads, rows of 14336 B in 4 pieces of 4096, 16 blocks push with 8 warps, 10 parts");
   CHECK(plan(Layout::flat, 256, kSimulated) ==
-        "4 blocks x 128 threads, rows of 256 B in 1 pieces of 2048, 4 blocks push with 2 warps, 16 parts");
+        "4 blocks x 128 threads, rows of 256 B in 1 pieces of 4096, 4 blocks push with 2 warps, 16 parts");
 }
 
 TEST_CASE("plan_ht: random updates stay within every limit and cover all tokens") {
