@@ -216,7 +216,9 @@ def test_what_is_dropped_across_teams_needs_all_ranks(make_cluster: Any) -> None
         enable_mask=True,
     )
     for message in refusals(make_cluster(2, nodes=2), config):
-        assert "config.enable_mask: is set with NCCL_EP_OVERFLOW_DROP for ranks in several LSA teams" in message
+        assert (
+            "config.enable_mask: is set with NCCL_EP_OVERFLOW_DROP for ranks in several LSA teams" in message
+        )
 
 
 @pytest.mark.sim_only
