@@ -191,7 +191,7 @@ def _check_for_kill(given: argparse.Namespace, options: Options) -> None:
         raise UsageError("--mode kernel: expected host or graph with --kill")
     if given.algorithm == "ht" and 1 < (options.nodes or 1) < options.ranks:
         raise UsageError(
-            f"--nodes {options.nodes}: expected 1 or {options.ranks} with --kill and --algorithm ht, where only "
+            f"--nodes {options.nodes}: expected 1 or {options.ranks} with --kill and --algorithm ht, where "
             "some of the others lose all of a dead rank's node"
         )
 

@@ -209,6 +209,7 @@ EP_DEVICE void find_participants(const Operation<kPeers>& op, const OtherTeams& 
   }
   for_each_thread(group.num_ranks, [&](uint32_t rank) {
     const bool is_present = words[rank / 32] >> rank % 32 & 1;
+    if (!is_present) dev::st_relaxed<dev::Scope::system>(&group.faults->lacks_ranks, 1u);
     if (!is_present && others.deal_with(op, rank)) lose(group, op.epoch, {Wait::source_counts, rank, 0});
     const Participation said = Participation::of(op.epoch, is_present ? Verdict::present : Verdict::absent);
     dev::st_release<dev::Scope::gpu>(group.mask.verdicts + rank, said.word);

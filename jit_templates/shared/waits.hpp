@@ -52,8 +52,9 @@ struct FaultRecord {
 
 // What the kernels of a group tell the host.
 struct FaultRecords {
-  FaultRecord failure;  // after which the group is of no more use
-  FaultRecord loss;     // of a rank, without which the group goes on
+  FaultRecord failure;   // after which the group is of no more use
+  FaultRecord loss;      // of a rank, without which the group goes on
+  uint32_t lacks_ranks;  // some take no part, also such as this one does not deal with and so has not masked
 };
 
 }  // namespace nccl_ep

@@ -170,7 +170,7 @@ void Group::connect() {
 Group::~Group() {
   if (!window_.data()) return;
   try {
-    if (mask_ && !mask_->masked_ranks().empty()) return;  // the lost do not come
+    if (mask_ && (faults().lacks_ranks || !mask_->masked_ranks().empty())) return;  // the lost do not come
     barrier(*comm_);  // nobody's kernels may still write into a window that is about to go
   } catch (const Error&) {
     // The communicator is broken; memory is released all the same.
@@ -302,6 +302,7 @@ void Group::clean_mask(cudaStream_t stream) {
   launch_cleaning(stream);
   device().synchronize(stream);
   throw_if_faulted();
+  faults().lacks_ranks = 0;
   std::string absent;
   for (uint32_t rank : ranks.masked_ranks()) absent += (absent.empty() ? "" : ", ") + number(rank);
   if (absent.empty()) return;

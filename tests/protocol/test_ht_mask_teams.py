@@ -339,3 +339,29 @@ def test_quantized_sums(make_cluster: Any, nodes: int, gpus: int, mode: Mode, wh
     for rank, found in enumerate(cluster.run(main)):
         if found is not None:
             fp8_oracle.assert_sums(quantized_sums(left, rank, mode), found, f"rank {rank}: combined")
+
+
+@pytest.mark.parametrize(("nodes", "gpus"), [(2, 2), (3, 2), (2, 4)], ids=["2x2", "3x2", "2x4"])
+def test_nobody_waits_for_the_lost_to_leave(make_cluster: Any, nodes: int, gpus: int, seed: int) -> None:
+    """Nor do those that have not dealt with them, once there was an update."""
+    problem, mode = make_problem(shape_of(nodes, gpus), seed), replace(MODES[0], team_size=gpus)
+    lost = seed % (nodes * gpus)
+
+    def main(rank: Any) -> None:
+        group = ep.Group(rank.comm, masked_config(problem, mode))
+        mine = Exchange(rank, problem, mode)
+        handle = mine.make_handle(group)
+        rank.synchronize()
+        rank.barrier()
+        if rank.rank == lost:
+            cluster.sim.silence(lost)
+        else:
+            step_without(mine, handle, problem, gpus, (lost,))
+            rank.synchronize()
+            handle.close()
+            group.close()
+        rank.barrier()  # after a collective call in vain, the cluster would say so
+        rank.array(np.zeros(1, np.int32))
+
+    cluster = make_cluster(nodes * gpus, seed, nodes=nodes)
+    cluster.run(main)
