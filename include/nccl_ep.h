@@ -616,11 +616,11 @@ ncclResult_t ncclEpQueryCapabilities(ncclEpGroup_t ep_group, ncclEpLayout_t layo
 // ---- Ranks that do not answer (enable_mask) ---------------------------------------------------------------
 
 // A rank that a kernel has waited for in vain is masked, on the rank that waited: nothing is sent to it any more,
-// and what it should have sent counts as nothing. Each rank has a mask of its own. In HT all ranks of an LSA team that go
-// on count the tokens of the same ranks: one that any of them has masked when an update begins may be left out by all.
-// Across LSA teams, a rank of HT deals with those of its team and those with its place in others: who has lost one of
-// these has lost its team. After ncclEpMaskClean, handles of HT are updated, and those of LL dispatched, before they are
-// used again.
+// and what it should have sent counts as nothing. Each rank has a mask of its own. In HT all ranks of an LSA team that
+// go on count the tokens of the same ranks: one that any of them has masked when an update begins may be left out by
+// all. Across LSA teams, a rank of HT deals with those of its team and those with its place in others: who has lost one
+// of these has lost its team. After ncclEpMaskClean, handles of HT are updated, and those of LL dispatched, before they
+// are used again.
 // All of these answer ncclInvalidArgument to NULL, and ncclInvalidUsage to a group without enable_mask.
 
 // Copies the mask to `mask_status`, R ints in device memory: 1 active, 0 masked. Stream-ordered; capturable.

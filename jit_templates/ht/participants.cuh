@@ -5,7 +5,8 @@
 // Each rank has a word in its own window that says whether it takes part in an operation. The first who has an opinion
 // decides: the rank itself, before it sends its counts to anybody, that it does; who has waited for it in vain, or has it
 // masked, that it does not. So who has a rank's counts knows that it takes part. Who has not asks the word, and if the rank
-// does, takes the counts from where the rank has left them for that: in its own window, before it said so.
+// does, takes the counts from where the rank has left them for that: in its own window, before it said so. For a rank of another
+// LSA team all of this is done, and kept, by its rail peer in this one (update_remote.cuh).
 //
 // A rank speaks of an operation when all ranks that it has not masked have started it. They have then finished those before,
 // and nobody asks for what the word said of these; but one that has been masked may find the word, or the counts, those of a

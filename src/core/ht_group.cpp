@@ -48,6 +48,14 @@ void HtGroup::check_sizes() const {
     refuse(ncclInvalidUsage, "comm",
            "has " + number(shape_.num_ranks) + " ranks, expected at most " + number(kHtMaxRanks));
   }
+  // With masks across teams, a rank's tokens for the experts of another one.
+  const uint64_t tokens_of_experts = uint64_t{shape_.num_local_experts()} * shape_.max_tokens;
+  if (shape_.masks && needs_network() && tokens_of_experts > UINT32_MAX) {
+    refuse(ncclInvalidArgument, "config.max_dispatch_tokens_per_rank",
+           "is " + number(shape_.max_tokens) + " with " + number(shape_.num_local_experts()) +
+               " experts a rank, expected a product of at most " + number(UINT32_MAX) +
+               " with config.enable_mask for ranks in several LSA teams");
+  }
   const uint64_t rows = uint64_t{shape_.num_ranks} * shape_.max_tokens;
   const uint64_t max_hits = std::min(shape_.max_topk, shape_.num_local_experts());
   if (rows * max_hits <= UINT32_MAX) return;

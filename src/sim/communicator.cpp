@@ -42,9 +42,10 @@ void check_network(const ncclEpSimConfig_t& config, const runtime::NetworkNeeds&
                 "outside the LSA team");
   }
   if (config.network == NCCL_EP_SIM_NETWORK_RAILS && needs.reach != runtime::NetworkNeeds::Reach::rail) {
-    throw Error(ncclInvalidUsage,
-                "the simulated cluster connects ranks along rails only, which is enough for High Throughput without masks: "
-                "ncclEpSimConfig_t.network is RAILS, expected ON to reach every rank");
+    throw Error(
+        ncclInvalidUsage,
+        "the simulated cluster connects ranks along rails only, which is enough for High Throughput without masks: "
+        "ncclEpSimConfig_t.network is RAILS, expected ON to reach every rank");
   }
   const auto check_most = [](const char* field, uint32_t most, uint32_t wanted) {
     if (most == 0 || wanted <= most) return;

@@ -127,6 +127,21 @@ def test_a_rank_that_dies_at_any_moment(
     run_until_the_lost_are_gone(cluster, problem, mode, (lost,), {lost: moment}, seed)
 
 
+@pytest.mark.parametrize(("nodes", "gpus"), [(4, 1), (3, 2)], ids=["4x1", "3x2"])
+@BOTH_LAYOUTS
+def test_two_nodes_that_die_at_any_moment(
+    make_cluster: Any, nodes: int, gpus: int, mode: Mode, seed: int
+) -> None:
+    problem, mode = make_problem(shape_of(nodes, gpus), seed), replace(mode, team_size=gpus)
+    random = np.random.default_rng(seed)
+    lost = (*ranks_of(LOST_NODE, gpus), *ranks_of(nodes - 1, gpus))
+    most = STEPS if seed % 2 else UPDATE_STEPS
+    moments = {rank: int(random.integers(1, most)) for rank in lost}
+    print("die after", moments, "steps")
+    cluster = make_cluster(nodes * gpus, seed, nodes=nodes, checker=False)
+    run_until_the_lost_are_gone(cluster, problem, mode, lost, moments, seed)
+
+
 @DIVISIONS
 @BOTH_LAYOUTS
 @pytest.mark.parametrize("call", ["update", "dispatch", "combine"])
