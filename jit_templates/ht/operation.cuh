@@ -63,8 +63,13 @@ struct Operation : Waiting<kPeers> {
   }
   // Waits until a rank of the team has started this operation, too. Nobody waits for one that is masked.
   EP_DEVICE bool await_peer(uint32_t peer) const {
-    if (kMasks && (peer == group.rank || is_masked(group, peer))) return peer == group.rank;
-    return wait_for({Wait::peer_start, peer, 0}, [&] { return static_cast<int32_t>(last_of(peer) - epoch) >= 0; });
+    const auto has_started = [&] { return static_cast<int32_t>(last_of(peer) - epoch) >= 0; };
+    if constexpr (kMasks) {
+      if (peer == group.rank) return true;
+      const bool is_gone = is_masked(group, peer), started = has_started();  // looked up at a time
+      if (is_gone || started) return !is_gone;
+    }
+    return wait_for({Wait::peer_start, peer, 0}, has_started);
   }
   // What reaches() looks at. It can be on its way beside other things: nothing waits for it yet.
   struct Standing {
