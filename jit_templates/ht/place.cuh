@@ -82,7 +82,7 @@ EP_DEVICE uint32_t load_hosted_expert(const Operation<kPeers>& op, const TopkTab
 }
 
 // Gives some tokens of the tile, from `begin` on, their rows. All threads of the block call it, and meet. `Departures` is
-// about other teams (update_remote.cuh).
+// about other teams (departures.cuh).
 template <bool kExpertMajor, class Departures, Peers kPeers>
 EP_DEVICE void place_tokens(const Operation<kPeers>& op, const HtUpdateArgs& args, const UpdateScratch& scratch,
                             const Tile& tile, uint32_t begin, bool thins, const Departures& departures) {

@@ -34,7 +34,7 @@ MUTANTS = [
     ),
     Mutant(
         "a rail peer says where its rows lie",
-        "ht/update_remote.cuh",
+        "ht/guest_list.cuh",
         "    if constexpr (has_masks(kPeers)) return scratch.guest_rows[number * list.team_size + place];\n",
         "",
         "It counts tokens that this team does not have.",
@@ -42,7 +42,7 @@ MUTANTS = [
     ),
     Mutant(
         "guests' slots begin at the first one",
-        "ht/update_remote.cuh",
+        "ht/guest_list.cuh",
         "return scratch.guest_slots[zone] + hit % max_tokens;",
         "return hit % max_tokens;",
         "They are others'.",
@@ -66,7 +66,7 @@ MUTANTS = [
     ),
     Mutant(
         "nothing is said of rows whose list does not come",
-        "ht/update_remote.cuh",
+        "ht/guest_list.cuh",
         "    send_record_unit(op, place.rank, place.row, 0, Unit{{rails.peer(number), 0, 0}, 0});\n",
         "",
         "Their ranks lose the one that would have told them.",

@@ -544,6 +544,12 @@ MOVER = [
     ),
 ]
 
+COUNTS_ROWS = (
+    "  if (ok && dev::lane_idx() == 0) {\n"
+    "    add_arrived(op, args.move, flow, num_mine, "
+    "num_arrivals<RowMover::kHasScales>(args.scales, outgoing.num_rows));\n"
+    "  }\n"
+)
 DISPATCH = [
     Mutant(
         "a peer's memory is written through another proxy than before",
@@ -556,10 +562,8 @@ DISPATCH = [
     Mutant(
         "a peer is told that all has arrived before it has",
         "ht/dispatch.cuh",
-        "  mover.drain();\n"
-        "  if (ok && dev::lane_idx() == 0) add_arrived(op, args.move, flow, num_mine, outgoing.num_rows);\n",
-        "  if (ok && dev::lane_idx() == 0) add_arrived(op, args.move, flow, num_mine, outgoing.num_rows);\n"
-        "  mover.drain();\n",
+        f"  mover.drain();\n{COUNTS_ROWS}",
+        f"{COUNTS_ROWS}  mover.drain();\n",
         "Its kernel ends before all rows have come.",
         WINDOWS,
     ),
