@@ -562,8 +562,7 @@ ncclResult_t ncclEpDispatch(ncclEpHandle_t handle, const ncclEpDispatchInputs_t*
 // A token without experts, or of which nothing was kept, gets a row of zeros. The routing is that of the dispatch.
 //
 // Collective. Stream-ordered, as ncclEpDispatch. Allocates nothing. Capturable. Errors: as ncclEpDispatch;
-// ncclInvalidUsage: FP8 with HT BWD; NVFP4 with HT; either with
-// exact_combine.
+// ncclInvalidUsage: FP8 with HT BWD; NVFP4 with HT; either with exact_combine.
 ncclResult_t ncclEpCombine(ncclEpHandle_t handle, const ncclEpCombineInputs_t* inputs,
                            const ncclEpCombineOutputs_t* outputs, const ncclEpCombineConfig_t* config,
                            cudaStream_t stream);

@@ -40,7 +40,7 @@ Variant cleaning_variant(Algorithm algorithm, bool uses_network);
 // The same for a group with exact_combine, which has one LSA team and expert-major handles; one of them is such groups' alone.
 std::vector<Variant> exact_variants(Algorithm algorithm);
 Variant exact_combine_variant(Algorithm algorithm);
-// Of High Throughput: combine with NCCL_EP_COMB_QUANT_FP8. Groups with masks have it inside one LSA team.
+// Of High Throughput: combine with NCCL_EP_COMB_QUANT_FP8.
 Variant quantized_combine_variant(bool uses_network = false);
 // Which groups of all algorithms kernels are for.
 enum class Groups { one_team, several_teams, masked, exact, masked_teams };

@@ -102,6 +102,10 @@ HtRowPlan cut_rows(const HtRow& row, const Pushers& pushers, const Limits& limit
   return plan;
 }
 
+const Pushers& pushers_of(const Limits& limits, uint32_t min_blocks) {
+  return limits.num_sms < min_blocks ? kBusyPushers : kPushers;
+}
+
 // Blocks and warps that push, all blocks if there are fewer than `min_blocks`. The other blocks receive.
 void deal_pushers(HtRowPlan& plan, uint32_t min_blocks, uint32_t preferred_blocks, const HtTuning& tuning) {
   const uint32_t num_blocks = plan.launch.num_blocks;
@@ -200,7 +204,7 @@ HtRowPlan plan_ht_dispatch(Layout layout, bool into_windows, const HtRow& row, c
   const bool is_flat = layout == Layout::flat;
   const uint32_t min_blocks = !is_flat ? kManyBlocks : into_windows ? kPushers.blocks + 4 : 2 * kPushers.blocks;
   const uint32_t most_blocks = is_flat && !into_windows ? limits.num_sms * 7 / 16 : kPushers.blocks;
-  const Pushers& pushers = limits.num_sms < min_blocks ? kBusyPushers : kPushers;
+  const Pushers& pushers = pushers_of(limits, min_blocks);
   HtRowPlan plan = cut_rows(row, pushers, limits, tuning);
   deal_pushers(plan, min_blocks, std::min(pushers.blocks, most_blocks), tuning);
   deal_stages(plan, pushers, limits, tuning);
@@ -209,7 +213,7 @@ HtRowPlan plan_ht_dispatch(Layout layout, bool into_windows, const HtRow& row, c
 
 HtRowPlan plan_ht_combine(Layout layout, uint64_t row_bytes, const Limits& limits, const HtTuning& tuning) {
   const uint32_t min_blocks = layout == Layout::flat ? 2 * kPushers.blocks : kManyBlocks;
-  const Pushers& pushers = limits.num_sms < min_blocks ? kBusyPushers : kPushers;
+  const Pushers& pushers = pushers_of(limits, min_blocks);
   HtRowPlan plan = cut_rows({row_bytes}, pushers, limits, tuning);
   if (layout == Layout::expert_major) {
     deal_pushers(plan, min_blocks, plan.launch.num_blocks * 5 / 8, tuning);

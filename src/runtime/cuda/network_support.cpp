@@ -27,9 +27,8 @@ std::string why_no_network(const NetworkFacts& facts, NetworkNeeds::Reach reach)
   }
   if (facts.is_switched_off) return "NCCL_GIN_ENABLE is 0, expected 1 or not set";
   if (facts.railed_gin_type != NCCL_GIN_TYPE_NONE) {
-    return "NCCL connects ranks along rails only, which is enough for High Throughput without masks; expected every "
-           "rank with every "
-           "other one. NCCL_CROSS_NIC=0 does that, set it to 1 or 2";
+    return "NCCL connects ranks along rails only, which is enough for High Throughput without masks; expected "
+           "every rank with every other one. NCCL_CROSS_NIC=0 does that, set it to 1 or 2";
   }
   if (!facts.gpu_has_rdma) {
     return "this GPU's windows are closed to NICs (CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED, 110, "
