@@ -133,8 +133,13 @@ def open_cluster(device: str, num_ranks: int, seed: int, **options: Any) -> Iter
     if device == "sim":
         cluster: Any = SimCluster(num_ranks, seed, **options)
     else:
-        from cuda_cluster import CudaCluster
+        from cuda_cluster import CudaCluster, num_gpus
 
+        if num_ranks > num_gpus():
+            from cuda_processes import shared_cluster
+
+            yield shared_cluster(num_ranks)
+            return
         cluster = CudaCluster(num_ranks)
     try:
         yield cluster

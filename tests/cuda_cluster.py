@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -83,6 +84,11 @@ def num_gpus() -> int:
     return count.value
 
 
+def max_ranks() -> int:
+    """How many ranks tests can have: one for each GPU, or any number where NCCL lets them share GPUs."""
+    return 1024 if os.environ.get("NCCL_MULTI_RANK_GPU_ENABLE") == "1" and num_gpus() else num_gpus()
+
+
 class CudaCluster:
     """The first GPUs of this host."""
 
@@ -96,7 +102,7 @@ class CudaCluster:
         barrier = threading.Barrier(self.num_ranks)
 
         def act(rank: int) -> Any:
-            face = CudaRank(rank, self.num_ranks, self._comms[rank], barrier)
+            face = CudaRank(rank, self.num_ranks, self._comms[rank], barrier, gpu=rank)
             try:
                 return main(face, *args)
             except BaseException:
@@ -189,10 +195,11 @@ class DeviceArray:
 
 
 class CudaRank:
-    """One GPU, current in this thread."""
+    """One rank, whose GPU is current in this thread."""
 
-    def __init__(self, rank: int, num_ranks: int, comm: int, barrier: threading.Barrier) -> None:
+    def __init__(self, rank: int, num_ranks: int, comm: int, barrier: threading.Barrier, gpu: int) -> None:
         self.rank, self.num_ranks, self.comm = rank, num_ranks, comm
+        self._gpu = gpu
         self._barrier = barrier
         self._undo: list[Callable[[], None]] = []
 
@@ -218,7 +225,7 @@ class CudaRank:
         return array, Window(window.value or 0, array.ptr)
 
     def elastic(self, values: Array, on_gpu: int) -> DeviceArray:
-        buffer = ElasticBuffer(on_gpu, values.nbytes - on_gpu, device=self.rank)
+        buffer = ElasticBuffer(on_gpu, values.nbytes - on_gpu, device=self._gpu)
         self._undo.append(buffer.close)
         array = DeviceArray(buffer.ptr + buffer.gpu_bytes - on_gpu, values.shape, values.dtype)
         array.gpu_bytes = on_gpu

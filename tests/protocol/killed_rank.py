@@ -20,7 +20,7 @@ from typing import Any
 import ht
 import ll
 import nccl_ep as ep
-from cuda_cluster import CudaRank, communicator_of, make_unique_id, use_gpu
+from cuda_cluster import CudaRank, communicator_of, make_unique_id, num_gpus, use_gpu
 from ht_mask_teams import mask_left, what_is_left
 from ll import EM, Shape, assert_same_bits, make_problem
 from masks import mask_of, mask_without, without
@@ -92,16 +92,16 @@ class HighThroughput:
 
 
 def main(rank: int, num_ranks: int, folder: Path, victim: int, algorithm: str) -> None:
-    use_gpu(rank)
+    gpu = rank % num_gpus()
+    use_gpu(gpu)
     place = folder / "unique_id"
     if rank == 0:
         place.with_suffix(".new").write_bytes(make_unique_id())
         place.with_suffix(".new").rename(place)
     while not place.exists():
         time.sleep(0.01)
-    face = CudaRank(
-        rank, num_ranks, communicator_of(place.read_bytes(), rank, num_ranks), threading.Barrier(1)
-    )
+    comm = communicator_of(place.read_bytes(), rank, num_ranks)
+    face = CudaRank(rank, num_ranks, comm, threading.Barrier(1), gpu)
     shape = Shape(num_ranks=num_ranks, num_topk=3, hidden=1024, max_tokens=32, tokens=(32,) * num_ranks)
     problem = make_problem(shape, seed=1)
     body = LowLatency() if algorithm == "ll" else HighThroughput(problem)

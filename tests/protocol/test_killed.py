@@ -20,9 +20,9 @@ def test_survivors_of_a_killed_process_go_on(
 ) -> None:
     if request.config.getoption("device") != "cuda":
         pytest.skip("processes are killed on GPUs only")
-    from cuda_cluster import num_gpus
+    from cuda_cluster import max_ranks
 
-    num_ranks = min(4, num_gpus())
+    num_ranks = min(4, max_ranks())
     if num_ranks < 2:
         pytest.skip("needs 2 GPUs")
     victim = num_ranks - 1
