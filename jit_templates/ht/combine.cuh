@@ -117,7 +117,7 @@ EP_DEVICE void push_flow(const Operation<kPeers>& op, const HtCombineArgs& args,
   const HtGroupState& group = op.group;
   const uint32_t host = others.host_of(group, flow), begin = *args.handle.source(flow);
   const Rows homes = window_rows(group, host);
-  for_each_ticket(args.move, flow, *args.handle.source(flow + 1) - begin, [&](uint32_t first, uint32_t end) {
+  for_each_ticket(op, args.move, flow, *args.handle.source(flow + 1) - begin, [&](uint32_t first, uint32_t end) {
     const uint32_t row = first + dev::lane_idx();
     const auto standing = op.standing_of(host);
     const ReceivedRow mine = row < end ? look_up_row(args.handle, begin + row, flow) : ReceivedRow{};
@@ -182,13 +182,26 @@ EP_DEVICE void push_sums(const Operation<kPeers>& op, const HtCombineArgs& args,
   if (dev::lane_idx() == 0) flags.close();
 }
 
+// This rank's results that are read where they lie.
+template <bool kExpertMajor>
+struct OwnResults {
+  const HtCombineArgs& args;
+
+  EP_DEVICE bool has(const HtDest& dest) const {
+    return kExpertMajor ? is_in_place(args.group, dest.rank, dest.hits.count) : dest.rank == args.group.rank;
+  }
+  EP_DEVICE Addend at(const HtDest& dest) const {
+    return rows_of(args.tokens, args.move.row_bytes).at(kExpertMajor ? *args.handle.hit(dest.row, 0) : dest.row);
+  }
+};
+
 // Lists what is added up for a hosted token as soon as it is there: the results of the team's ranks, in their order, then
 // the sums of other teams, in theirs. False: something did not come.
-template <bool kExpertMajor, class Others, Peers kPeers>
-EP_DEVICE bool list_all_results(const Operation<kPeers>& op, const HtCombineArgs& args, const Others& others,
-                                uint32_t token, Addend* addends, uint32_t& num_addends) {
+template <class Own, class Others, Peers kPeers>
+EP_DEVICE bool list_all_results(const Operation<kPeers>& op, const HtCombineArgs& args, const Own& own,
+                                const Others& others, uint32_t token, Addend* addends, uint32_t& num_addends) {
   const HtGroupState& group = op.group;
-  const Rows arrived = window_rows(group, group.rank), own = rows_of(args.tokens, args.move.row_bytes);
+  const Rows arrived = window_rows(group, group.rank);
   dev::sync_warp();  // the addends are about to be replaced
   num_addends = *args.handle.num_dests(token);
   for (uint32_t first = 0; first < args.handle.layout.max_dests; first += 32) {
@@ -196,10 +209,8 @@ EP_DEVICE bool list_all_results(const Operation<kPeers>& op, const HtCombineArgs
     const HtDest dest = i < args.handle.layout.max_dests ? dev::ld(args.handle.dest(token, i)) : HtDest{};
     const bool exists = i < num_addends && others.is_in_team(group, dest.rank);
     const uint64_t slot = group.layout.home_slot(token, exists ? i : 0);
-    const bool in_place = kExpertMajor ? is_in_place(group, dest.rank, dest.hits.count) : dest.rank == group.rank;
-    if (exists) {
-      addends[i] = !in_place ? arrived.at(slot) : own.at(kExpertMajor ? *args.handle.hit(dest.row, 0) : dest.row);
-    }
+    const bool in_place = own.has(dest);
+    if (exists) addends[i] = in_place ? own.at(dest) : arrived.at(slot);
     if (!await_rows(op, {Wait::combine_row, dest.rank, token}, exists && !in_place, slot)) return false;
     if (!others.list_sum(op, dest, i < num_addends && !exists, addends + i)) return false;
   }
@@ -208,11 +219,11 @@ EP_DEVICE bool list_all_results(const Operation<kPeers>& op, const HtCombineArgs
 }
 
 // The same in a group with masks: what does not come since its rank is lost is left out. False: the group has failed.
-template <bool kExpertMajor, class Others, Peers kPeers>
-EP_DEVICE bool list_what_comes(const Operation<kPeers>& op, const HtCombineArgs& args, const Others& others,
-                               uint32_t token, Addend* addends, uint32_t& num_addends) {
+template <class Own, class Others, Peers kPeers>
+EP_DEVICE bool list_what_comes(const Operation<kPeers>& op, const HtCombineArgs& args, const Own& own,
+                               const Others& others, uint32_t token, Addend* addends, uint32_t& num_addends) {
   const HtGroupState& group = op.group;
-  const Rows arrived = window_rows(group, group.rank), own = rows_of(args.tokens, args.move.row_bytes);
+  const Rows arrived = window_rows(group, group.rank);
   const uint32_t num_dests = *args.handle.num_dests(token);
   dev::sync_warp();  // the last token's addends are about to be replaced
   num_addends = 0;
@@ -222,16 +233,15 @@ EP_DEVICE bool list_what_comes(const Operation<kPeers>& op, const HtCombineArgs&
     const HtDest dest = exists ? dev::ld(args.handle.dest(token, i)) : HtDest{};
     const bool is_here = exists && others.is_in_team(group, dest.rank);
     const uint64_t slot = group.layout.home_slot(token, is_here ? i : 0);
-    const bool in_place = kExpertMajor ? is_in_place(group, dest.rank, dest.hits.count) : dest.rank == group.rank;
+    const bool in_place = own.has(dest);
     uint32_t lost = 0;
     if (!await_rows(op, {Wait::combine_row, dest.rank, token}, is_here && !in_place, slot, lost)) return false;
     if (!others.await_sum(op, dest, exists && !is_here, lost)) return false;
     const uint32_t come = dev::ballot(exists) & ~lost, before = come & ((1u << dev::lane_idx()) - 1);
     if (come >> dev::lane_idx() & 1) {
-      addends[num_addends + dev::popc(before)] = !is_here ? others.sum_of(dest)
-                                                 : !in_place
-                                                     ? arrived.at(slot)
-                                                     : own.at(kExpertMajor ? *args.handle.hit(dest.row, 0) : dest.row);
+      addends[num_addends + dev::popc(before)] = !is_here   ? others.sum_of(dest)
+                                                 : in_place ? own.at(dest)
+                                                            : arrived.at(slot);
     }
     num_addends += dev::popc(come);
   }
@@ -239,11 +249,11 @@ EP_DEVICE bool list_what_comes(const Operation<kPeers>& op, const HtCombineArgs&
   return true;
 }
 
-template <bool kExpertMajor, class Others, Peers kPeers>
-EP_DEVICE bool list_results(const Operation<kPeers>& op, const HtCombineArgs& args, const Others& others,
-                            uint32_t token, Addend* addends, uint32_t& num_addends) {
-  if constexpr (has_masks(kPeers)) return list_what_comes<kExpertMajor>(op, args, others, token, addends, num_addends);
-  return list_all_results<kExpertMajor>(op, args, others, token, addends, num_addends);
+template <class Own, class Others, Peers kPeers>
+EP_DEVICE bool list_results(const Operation<kPeers>& op, const HtCombineArgs& args, const Own& own,
+                            const Others& others, uint32_t token, Addend* addends, uint32_t& num_addends) {
+  if constexpr (has_masks(kPeers)) return list_what_comes(op, args, own, others, token, addends, num_addends);
+  return list_all_results(op, args, own, others, token, addends, num_addends);
 }
 
 // What a warp adds up at a time: a token's row or, of the last tokens, a part of one, so that nobody is left with much when
@@ -267,25 +277,37 @@ struct SumItems {
   }
 };
 
-// Adds up the results of guests, for whom others wait, and then of this rank's tokens.
+// Has the sums of guests made, for which others wait, by sum_guest(number), and then those of this rank's tokens, by
+// sum_token(token, span, out). False of either ends it.
+template <class Others, class SumGuest, class SumToken, Peers kPeers>
+EP_DEVICE void for_each_sum(const Operation<kPeers>& op, const HtCombineArgs& args, const Others& others,
+                            SumGuest sum_guest, SumToken sum_token) {
+  const SumItems items(args);
+  const uint32_t num_guests = others.num_guests();
+  for (bool ok = true; ok;) {
+    const uint32_t ticket = take_next(op, args.move), i = ticket - num_guests;
+    if (ticket < num_guests) {
+      ok = sum_guest(ticket);
+      continue;
+    }
+    if (i >= items.count) return;
+    const uint32_t token = items.token(i);
+    ok = sum_token(token, items.span(i), args.out_tokens + uint64_t{token} * items.row_bytes);
+  }
+}
+
 template <bool kExpertMajor, DType kDType, class Others, Peers kPeers>
 EP_DEVICE void collect_results(const Operation<kPeers>& op, const HtCombineArgs& args, const Others& others,
                                Addend* addends) {
-  const SumItems items(args);
-  const uint32_t num_guests = others.num_guests();
-  for (;;) {
-    const uint32_t ticket = dev::shfl(take_ticket(args.move.num_begun, 1), 0);
-    if (ticket < num_guests) {
-      if (!others.template sum_guest<kExpertMajor, kDType>(op, ticket, addends)) return;
-      continue;
-    }
-    const uint32_t i = ticket - num_guests;
-    if (i >= items.count) return;
-    const uint32_t token = items.token(i);
+  const auto sum_guest = [&](uint32_t number) {
+    return others.template sum_guest<kExpertMajor, kDType>(op, number, addends);
+  };
+  for_each_sum(op, args, others, sum_guest, [&](uint32_t token, const Span& span, unsigned char* out) {
     uint32_t num_addends = 0;
-    if (!list_results<kExpertMajor>(op, args, others, token, addends, num_addends)) return;
-    add_up<kDType>(addends, num_addends, items.span(i), args.out_tokens + uint64_t{token} * items.row_bytes);
-  }
+    if (!list_results(op, args, OwnResults<kExpertMajor>{args}, others, token, addends, num_addends)) return false;
+    add_up<kDType>(addends, num_addends, span, out);
+    return true;
+  });
 }
 
 // Backward: sends the gradients of the weights of this rank's rows to the tokens' hosts: a lane for each row.
@@ -372,8 +394,8 @@ EP_DEVICE void combine_with(const HtCombineArgs& args, const Others& others) {
   EP_SHARED(Addend, addends, [kMoveWarps][kHtMaxTopk]);
   EP_SHARED(FlagQueue, queues, [kMoveWarps]);
   open_queues(queues);
-  const Start start = begin(args.group, others.rails());
-  const Operation<Others::kPeers> op(args, start.epoch);
+  const HtStart start = begin(args.group, others.rails());
+  const Operation<Others::kPeers> op(args, start);
   const Crews crews(args.move, true);
   Addend* warp_addends = addends[dev::warp_idx()];
   if (start.ready) {

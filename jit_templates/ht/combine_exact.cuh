@@ -92,18 +92,14 @@ EP_DEVICE void add_up(DType dtype, const Addend* addends, uint32_t num_addends, 
   }
 }
 
-// Adds up this rank's tokens.
 EP_DEVICE void collect_routes(const TeamOperation& op, const HtCombineArgs& args, Addend* addends) {
-  const SumItems items(args);
-  for (;;) {
-    const uint32_t i = dev::shfl(take_ticket(args.move.num_begun, 1), 0);
-    if (i >= items.count) return;
-    const uint32_t token = items.token(i);
+  const auto sum_guest = [](uint32_t) { return true; };  // there are none
+  for_each_sum(op, args, NoOthersExact(), sum_guest, [&](uint32_t token, const Span& span, unsigned char* out) {
     uint32_t num_addends = 0;
-    if (!list_routes(op, args, token, addends, num_addends)) return;
-    unsigned char* out = args.out_tokens + uint64_t{token} * items.row_bytes;
-    add_up(args.dtype, addends, num_addends, items.span(i), out);
-  }
+    if (!list_routes(op, args, token, addends, num_addends)) return false;
+    add_up(args.dtype, addends, num_addends, span, out);
+    return true;
+  });
 }
 
 EP_DEVICE void combine_exact(const HtCombineArgs& args) {
@@ -111,8 +107,8 @@ EP_DEVICE void combine_exact(const HtCombineArgs& args) {
   EP_SHARED(Addend, addends, [kMoveWarps][kHtMaxTopk]);
   EP_SHARED(FlagQueue, queues, [kMoveWarps]);
   open_queues(queues);
-  const Start start = begin(args.group, NoRails());
-  const TeamOperation op(args, start.epoch);
+  const HtStart start = begin(args.group, NoRails());
+  const TeamOperation op(args, start);
   const Crews crews(args.move, true);
   if (start.ready) {
     if (crews.pushers.has_me()) {

@@ -51,23 +51,16 @@ EP_DEVICE void store_quantized(const QuantizedSum& sum, const LanePart& part, un
 template <Peers kOthers>
 struct QuantizedOtherSums : OtherSums<kOthers> {
   using Base = OtherSums<kOthers>;
-  using Base::args, Base::boxes, Base::finish_parcel, Base::it, Base::kPeers;
+  using Base::args, Base::kPeers, Base::send_guest;
 
   // Adds up a guest's results in this team for its home. The whole warp calls it.
   EP_DEVICE bool sum_quantized_guest(const Operation<kPeers>& op, uint32_t number, Addend* addends) const {
-    const uint32_t i = number % it.size(), parcel = number / it.size();
-    if (parcel >= args.handle.parcels(i)->guests) return true;
-    uint32_t num_addends = 0;
-    if (!list_quantized(op, args, *this, it.first_guest(i) + parcel, addends, num_addends)) return false;
-    if (dev::all(it.await_peer(op, i))) {
-      unsigned char* to = boxes().outgoing(i, parcel);
-      const auto store = [&](const QuantizedSum& sum, const LanePart& part) { store_quantized(sum, part, to); };
+    const auto sum = [&](uint32_t, uint32_t num_addends, unsigned char* parcel) {
+      const auto store = [&](const QuantizedSum& it, const LanePart& part) { store_quantized(it, part, parcel); };
       sum_quantized(addends, num_addends, {0, args.move.row_bytes / 2}, store);
-    } else if (!op.warp_goes_on()) {
-      return false;
-    }
-    finish_parcel(op, i, boxes().chunk_of(parcel));
-    return true;
+      return true;
+    };
+    return send_guest(op, number, NoOwnResults(), addends, sum);
   }
 };
 

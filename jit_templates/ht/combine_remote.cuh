@@ -68,19 +68,11 @@ struct OtherSums {
   // Adds up a guest's results in this team for its home. The whole warp calls it.
   template <bool kExpertMajor, DType kDType>
   EP_DEVICE bool sum_guest(const Operation<kPeers>& op, uint32_t number, Addend* addends) const {
-    const uint32_t i = number % it.size(), parcel = number / it.size(), guest = it.first_guest(i) + parcel;
-    if (parcel >= args.handle.parcels(i)->guests) return true;
-    uint32_t num_addends = 0;
-    if (!list_results<kExpertMajor>(op, args, *this, guest, addends, num_addends)) return false;
-    if (dev::all(it.await_peer(op, i))) {
-      unsigned char* sum = boxes().outgoing(i, parcel);
-      add_up<kDType>(addends, num_addends, Span{0, args.move.row_bytes}, sum);
-      if (args.topk_weights && !collect_guest_gradients(op, guest, boxes().weights(sum))) return false;
-    } else if (!op.warp_goes_on()) {
-      return false;
-    }
-    finish_parcel(op, i, boxes().chunk_of(parcel));
-    return true;
+    const auto sum = [&](uint32_t guest, uint32_t num_addends, unsigned char* parcel) {
+      add_up<kDType>(addends, num_addends, Span{0, args.move.row_bytes}, parcel);
+      return !args.topk_weights || collect_guest_gradients(op, guest, boxes().weights(parcel));
+    };
+    return send_guest(op, number, OwnResults<kExpertMajor>{args}, addends, sum);
   }
 
   // The gradients that another team has sent with its sum.
@@ -100,6 +92,23 @@ struct OtherSums {
   }
 
  protected:
+  // Has sum(guest, num_addends, parcel) made when the results have come that it is of, and puts it when the chunk is complete.
+  template <class Own, class Sum>
+  EP_DEVICE bool send_guest(const Operation<kPeers>& op, uint32_t number, const Own& own, Addend* addends,
+                            Sum sum) const {
+    const uint32_t i = number % it.size(), parcel = number / it.size(), guest = it.first_guest(i) + parcel;
+    if (parcel >= args.handle.parcels(i)->guests) return true;
+    uint32_t num_addends = 0;
+    if (!list_results(op, args, own, *this, guest, addends, num_addends)) return false;
+    if (dev::all(it.await_peer(op, i))) {
+      if (!sum(guest, num_addends, boxes().outgoing(i, parcel))) return false;
+    } else if (!op.warp_goes_on()) {
+      return false;
+    }
+    finish_parcel(op, i, boxes().chunk_of(parcel));
+    return true;
+  }
+
   EP_DEVICE ParcelBoxes<kPeers> boxes() const { return {it, args.parcels}; }
   EP_DEVICE uint32_t number_of(const HtDest& dest) const {
     return it.number_of(dest.rank / args.group.layout.team_size);

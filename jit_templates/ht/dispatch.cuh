@@ -138,7 +138,7 @@ EP_DEVICE void push_flow(const Operation<kPeers>& op, const HtDispatchArgs& args
   const HtOutgoing outgoing = *args.handle.outgoing(flow);
   uint32_t num_mine = 0;
   bool ok = true;
-  for_each_ticket(args.move, flow, outgoing.num_rows, [&](uint32_t first, uint32_t end) {
+  for_each_ticket(op, args.move, flow, outgoing.num_rows, [&](uint32_t first, uint32_t end) {
     ok = ok && push_ticket(op, args, from, flow, outgoing, first, end, mover);
     num_mine += end - first;
   });
@@ -313,7 +313,7 @@ EP_DEVICE void receive_rows(const Operation<kPeers>& op, const HtDispatchArgs& a
     }
     return ok;
   };
-  for_each_row(crew, uint64_t{ranges.most} * ranges.num_ranks, look_up,
+  for_each_row(crew, uint64_t{ranges.most()} * ranges.num_ranks, look_up,
                [&](const ReceivedRow& it) { return deliver_row<kExpertMajor>(op, args, tokens, it); });
 }
 
@@ -361,7 +361,7 @@ EP_DEVICE void send_scales(const Operation<kPeers>& op, const HtDispatchArgs& ar
   if (args.scales.go != ScalesGo::apart) return;
   const uint32_t num_flows = args.group.layout.team_size - (pushes_own(args.move) ? 0 : 1);
   const auto scales_to = [&](uint32_t flow) { return destination(args, flow).scales; };
-  send_scales_apart(op, args.move, args.handle, args.scales, tokens, crew, num_flows, scales_to);
+  send_scales_apart(op, args, tokens, crew, num_flows, scales_to);
 }
 
 template <bool kExpertMajor, class Tokens, class Guests, Peers kPeers>
@@ -407,8 +407,8 @@ EP_DEVICE void dispatch_with(const HtDispatchArgs& args, const Guests& guests) {
   EP_SHARED(FlagQueue, queues, [kMoveWarps]);
   open_queues(queues);
   const RowRanges ranges = load_row_ranges(args.group, args.handle);
-  const Start start = begin(args.group, guests.rails());
-  const Operation<Guests::kPeers> op(args, start.epoch);
+  const HtStart start = begin(args.group, guests.rails());
+  const Operation<Guests::kPeers> op(args, start);
   if (start.ready) {
     if constexpr (kHasScales) {
       const ScaledTokens<Guests::kPeers> tokens{op, args, QuantizedTokens(args.group, ranges)};

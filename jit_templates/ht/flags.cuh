@@ -18,9 +18,11 @@ struct FlagQueue {
   EP_DEVICE static uint32_t parity(uint32_t row) { return row / kSize % 2; }
 };
 
-// Makes all queues of the block empty. All its threads call it and meet before one of them uses its queue.
+// Makes all queues of the block empty. All its threads call it before begin(), in which they meet. The first warp has other things
+// to do there.
 EP_DEVICE void open_queues(FlagQueue* queues) {
-  for (uint32_t i = dev::thread_idx(); i < dev::num_warps() * FlagQueue::kSize; i += dev::num_threads()) {
+  if (dev::warp_idx() == 0) return;
+  for (uint32_t i = dev::thread_idx() - 32; i < dev::num_warps() * FlagQueue::kSize; i += dev::num_threads() - 32) {
     FlagQueue& queue = queues[i / FlagQueue::kSize];
     dev::mbar_init(queue.filled + i % FlagQueue::kSize, 1);
     dev::mbar_init(queue.freed + i % FlagQueue::kSize, 1);

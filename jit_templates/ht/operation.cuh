@@ -15,6 +15,11 @@ EP_DEVICE uint32_t team_peer(const HtGroupState& group, uint32_t i) {
   return group.first_rank + (group.rank - group.first_rank + 1 + i) % group.layout.team_size;
 }
 
+// How a launch starts, and whose turn it is among the operations that move rows.
+struct HtStart : Start {
+  uint32_t turn;
+};
+
 // How an operation waits. With masks and other teams: rails.cuh.
 template <Peers kPeers>
 struct Waiting : OperationOf<HtGroupState, has_masks(kPeers)> {
@@ -30,7 +35,11 @@ template <Peers kPeers>
 struct Operation : Waiting<kPeers> {
   static constexpr bool kMasks = has_masks(kPeers);
   using Base = Waiting<kPeers>;
-  using Base::Base, Base::group, Base::epoch, Base::has_arrived;
+  using Base::group, Base::epoch, Base::has_arrived;
+  uint32_t turn;
+
+  template <class Args>
+  EP_DEVICE Operation(const Args& args, const HtStart& start) : Base(args, start.epoch), turn(start.turn) {}
 
   // Whom this rank deals with for the sake of another one: who is waited for, and may be lost. Of ranks in other teams that is
   // the one that hosts their tokens in this team.
@@ -152,12 +161,13 @@ EP_DEVICE void say_hello(const HtGroupState& group, uint32_t rank, uint32_t epoc
 // Finds out what operation this is, and says hello, to those of the team that `greets` names. All threads of all blocks call
 // it, and meet.
 template <class Rails, class Greets>
-EP_DEVICE Start begin(const HtGroupState& group, const Rails& rails, Greets greets) {
-  EP_SHARED(Start, start, [1]);
+EP_DEVICE HtStart begin(const HtGroupState& group, const Rails& rails, Greets greets) {
+  EP_SHARED(HtStart, start, [1]);
   if (dev::warp_idx() == 0) {
     const uint32_t epoch = dev::ld_relaxed<dev::Scope::gpu>(&group.progress->epoch) + 1;
+    const uint32_t turn = dev::ld_relaxed<dev::Scope::gpu>(&group.progress->turn);
     const bool failed = has_failed(group);
-    if (dev::lane_idx() == 0) start[0] = {epoch, !failed};
+    if (dev::lane_idx() == 0) start[0] = {{epoch, !failed}, turn};
     if (dev::block_idx() == 0) {
       for (uint32_t i = dev::lane_idx(); i < group.layout.team_size; i += 32) {
         if (greets(group.first_rank + i)) say_hello(group, group.first_rank + i, epoch);
@@ -170,7 +180,7 @@ EP_DEVICE Start begin(const HtGroupState& group, const Rails& rails, Greets gree
 }
 
 template <class Rails>
-EP_DEVICE Start begin(const HtGroupState& group, const Rails& rails) {
+EP_DEVICE HtStart begin(const HtGroupState& group, const Rails& rails) {
   return begin(group, rails, [](uint32_t) { return true; });
 }
 

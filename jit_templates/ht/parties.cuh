@@ -64,21 +64,26 @@ struct Crews {
 struct RowRanges {
   uint32_t num_ranks;
   const uint32_t* begin;
-  uint32_t most;  // rows of a rank
 
   EP_DEVICE uint32_t count(uint32_t source) const { return begin[source + 1] - begin[source]; }
+  // Rows of a rank.
+  EP_DEVICE uint32_t most() const {
+    uint32_t most = 0;
+    for (uint32_t source = 0; source < num_ranks; ++source) {
+      if (count(source) > most) most = count(source);
+    }
+    return most;
+  }
 };
 
-// All threads of the block call it, and meet.
+// All threads of the block call it before begin(), in which they meet. The first warp has other things to do there.
 EP_DEVICE RowRanges load_row_ranges(const HtGroupState& group, const HtHandle& handle) {
   EP_SHARED(uint32_t, begin, [kHtMaxRanks + 1]);
-  for (uint32_t i = dev::thread_idx(); i <= group.num_ranks; i += dev::num_threads()) begin[i] = *handle.source(i);
-  dev::sync_block();
-  RowRanges ranges{group.num_ranks, begin, 0};
-  for (uint32_t source = 0; source < group.num_ranks; ++source) {
-    if (ranges.count(source) > ranges.most) ranges.most = ranges.count(source);
+  if (dev::warp_idx() != 0) {
+    const uint32_t num_threads = dev::num_threads() - 32;
+    for (uint32_t i = dev::thread_idx() - 32; i <= group.num_ranks; i += num_threads) begin[i] = *handle.source(i);
   }
-  return ranges;
+  return {group.num_ranks, begin};
 }
 
 // One of this rank's rows, and what a lane has looked up of it.

@@ -111,7 +111,7 @@ EP_DEVICE void quantize_tokens(const Operation<kPeers>& op, const HtDispatchArgs
                                const QuantizedTokens& quantized) {
   const HtQuantization& it = args.quantization;
   for (;;) {
-    const uint32_t token = dev::shfl(take_ticket(args.move.num_begun, 1), 0);
+    const uint32_t token = take_next(op, args.move);
     if (token >= args.handle.totals()->num_tokens) return;
     unsigned char* row = quantized.at(token);
     quantize_row(it.tokens + uint64_t{token} * 2 * args.move.row_bytes, args.move.row_bytes, it.rounds,

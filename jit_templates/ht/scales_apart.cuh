@@ -45,20 +45,17 @@ EP_DEVICE void copy_scales_of_rows(const HtScales& scales, const Tokens& tokens,
 
 // The same for some rows of a flow, when their tokens have them. False: an operation has failed, or the peer gets nothing.
 template <class Tokens, Peers kPeers>
-EP_DEVICE bool send_scales_of_rows(const Operation<kPeers>& op, const HtHandle& handle, const HtScales& scales,
-                                   const Tokens& tokens, uint32_t peer, uint64_t first, uint32_t num_rows,
-                                   const Rows& to) {
+EP_DEVICE bool send_scales_of_rows(const Operation<kPeers>& op, const HtDispatchArgs& args, const Tokens& tokens,
+                                   uint32_t peer, uint64_t first, uint32_t num_rows, const Rows& to) {
   const bool exists = dev::lane_idx() < num_rows;
   const auto standing = op.standing_of(peer);
-  const HtSend mine = exists ? dev::ld(handle.send(first + dev::lane_idx())) : HtSend{};
+  const HtSend mine = exists ? dev::ld(args.handle.send(first + dev::lane_idx())) : HtSend{};
   if (!op.warp_reaches(peer, standing) || !dev::all(!exists || tokens.await(mine.token))) return false;
   dev::sync_warp();  // one lane reads what another has seen made
-  if (scales.word_bytes == sizeof(Pack)) {
-    copy_scales_of_rows<Pack>(scales, tokens, mine, num_rows, to);
-  } else if (scales.word_bytes == sizeof(uint32_t)) {
-    copy_scales_of_rows<uint32_t>(scales, tokens, mine, num_rows, to);
-  } else {
-    copy_scales_of_rows<uint8_t>(scales, tokens, mine, num_rows, to);
+  switch (args.scales.word_bytes) {
+    case sizeof(Pack): copy_scales_of_rows<Pack>(args.scales, tokens, mine, num_rows, to); break;
+    case sizeof(uint32_t): copy_scales_of_rows<uint32_t>(args.scales, tokens, mine, num_rows, to); break;
+    default: copy_scales_of_rows<uint8_t>(args.scales, tokens, mine, num_rows, to);
   }
   dev::sync_warp();  // what all lanes have stored is one lane's to count
   return true;
@@ -66,12 +63,11 @@ EP_DEVICE bool send_scales_of_rows(const Operation<kPeers>& op, const HtHandle& 
 
 // Sends a crew's part of the scales of the flows in this team; `to` tells where a flow's go.
 template <class Tokens, class To, Peers kPeers>
-EP_DEVICE void send_scales_apart(const Operation<kPeers>& op, const HtMovePlan& plan, const HtHandle& handle,
-                                 const HtScales& scales, const Tokens& tokens, const Crew& crew, uint32_t num_flows,
-                                 To to) {
+EP_DEVICE void send_scales_apart(const Operation<kPeers>& op, const HtDispatchArgs& args, const Tokens& tokens,
+                                 const Crew& crew, uint32_t num_flows, To to) {
   uint32_t most = 0;
   for (uint32_t i = dev::lane_idx(); i < num_flows; i += 32) {
-    const uint32_t num_rows = handle.outgoing(team_peer(op.group, i))->num_rows;
+    const uint32_t num_rows = args.handle.outgoing(team_peer(op.group, i))->num_rows;
     if (num_rows > most) most = num_rows;
   }
   most = dev::max_warp(most);
@@ -80,7 +76,7 @@ EP_DEVICE void send_scales_apart(const Operation<kPeers>& op, const HtMovePlan& 
     const uint32_t flow = team_peer(op.group, static_cast<uint32_t>(item % num_flows));
     const uint64_t begin = item / num_flows * kScaleRows;
     if (begin >= most) return;
-    const HtOutgoing outgoing = *handle.outgoing(flow);
+    const HtOutgoing outgoing = *args.handle.outgoing(flow);
     if (begin >= outgoing.num_rows) continue;
     if (!dev::all(op.await_peer(flow))) {
       if (!op.warp_goes_on()) return;
@@ -88,9 +84,9 @@ EP_DEVICE void send_scales_apart(const Operation<kPeers>& op, const HtMovePlan& 
     }
     const uint32_t left = outgoing.num_rows - static_cast<uint32_t>(begin);
     const uint32_t num_rows = left < kScaleRows ? left : kScaleRows;
-    if (!send_scales_of_rows(op, handle, scales, tokens, flow, outgoing.first + begin, num_rows, to(flow))) continue;
+    if (!send_scales_of_rows(op, args, tokens, flow, outgoing.first + begin, num_rows, to(flow))) continue;
     if (dev::lane_idx() == 0) {
-      add_arrived(op, plan, flow, num_rows, num_arrivals<true>(scales, outgoing.num_rows));
+      add_arrived(op, args.move, flow, num_rows, num_arrivals<true>(args.scales, outgoing.num_rows));
     }
   }
 }

@@ -7,9 +7,16 @@
 
 namespace nccl_ep::ht {
 
+// What this operation's warps count of a flow. It is zero to begin with: the operation before has left it so.
+template <Peers kPeers>
+EP_DEVICE HtPushed& pushed(const Operation<kPeers>& op, const HtMovePlan& plan, uint32_t flow) {
+  return plan.pushed[op.turn * op.group.num_ranks + flow];
+}
+
 // What this rank's warps have taken of the rows of a flow.
-EP_DEVICE uint32_t num_taken(const HtMovePlan& plan, uint32_t flow) {
-  return dev::ld_relaxed<dev::Scope::gpu>(&plan.pushed[flow].num_taken);
+template <Peers kPeers>
+EP_DEVICE uint32_t num_taken(const Operation<kPeers>& op, const HtMovePlan& plan, uint32_t flow) {
+  return dev::ld_relaxed<dev::Scope::gpu>(&pushed(op, plan, flow).num_taken);
 }
 
 // Takes the next `step` numbers: lane 0 gets the first of them.
@@ -18,10 +25,17 @@ EP_DEVICE uint32_t take_ticket(uint32_t* num_taken, uint32_t step) {
   return dev::atomic_add<dev::Order::relaxed, dev::Scope::gpu>(num_taken, step);
 }
 
+// Takes the next sum, or token to be quantized. The whole warp calls it.
+template <Peers kPeers>
+EP_DEVICE uint32_t take_next(const Operation<kPeers>& op, const HtMovePlan& plan) {
+  return dev::shfl(take_ticket(plan.num_begun + op.turn, 1), 0);
+}
+
 // Takes rows of a flow, plan.ticket_rows at a time, and calls push(first, end) for them. The whole warp calls it.
-template <class Push>
-EP_DEVICE void for_each_ticket(const HtMovePlan& plan, uint32_t flow, uint32_t num_rows, Push push) {
-  uint32_t* num_taken = &plan.pushed[flow].num_taken;
+template <class Push, Peers kPeers>
+EP_DEVICE void for_each_ticket(const Operation<kPeers>& op, const HtMovePlan& plan, uint32_t flow, uint32_t num_rows,
+                               Push push) {
+  uint32_t* num_taken = &pushed(op, plan, flow).num_taken;
   for (uint32_t next = take_ticket(num_taken, plan.ticket_rows);;) {
     const uint32_t first = dev::shfl(next, 0);
     if (first >= num_rows) return;
@@ -45,9 +59,11 @@ EP_DEVICE bool for_each_flow(const Operation<kPeers>& op, const HtMovePlan& plan
   const uint32_t start = static_cast<uint32_t>(uint64_t{warp} * num_flows / num_warps);
   for (uint32_t base = 0; base < num_flows; base += 32) {
     const uint32_t i = base + dev::lane_idx(), mine = flow_of((start + i) % num_flows);
-    for (uint32_t unvisited = ~0u;;) {
-      const uint32_t left = dev::ballot(i < num_flows && num_taken(plan, mine) < num_rows(mine)) & unvisited;
-      if (!left) break;
+    const auto has_rows = [&] { return i < num_flows && num_taken(op, plan, mine) < num_rows(mine); };
+    uint32_t unvisited = ~0u;
+    // At first all flows have rows, most likely: asking would take as long as a ticket.
+#pragma unroll 1
+    for (uint32_t left = base == 0 ? 1 : dev::ballot(has_rows()); left; left = dev::ballot(has_rows()) & unvisited) {
       const uint32_t lane = dev::find_first(left), flow = dev::shfl(mine, lane);
       unvisited &= ~(1u << lane);
       if (!dev::all(op.await_peer(rank_of_flow(op.group, flow)))) {
@@ -70,14 +86,16 @@ EP_DEVICE bool for_each_own_flow(const Operation<kPeers>& op, const HtMovePlan& 
       num_rows, push);
 }
 
-// Makes the operation count, and nothing taken for the next one. All threads of all blocks call it.
+// Makes the operation count, and nothing taken for the next one, whose counters nobody uses in this one. All threads of all
+// blocks call it; other warps may still be at work.
 template <Peers kPeers>
 EP_DEVICE void finish_pushing(const Operation<kPeers>& op, const HtMovePlan& plan) {
   GroupProgress* progress = op.group.progress;
-  dev::sync_block();  // other warps of the block may still look for rows
-  if (!is_last_block<dev::Order::acq_rel>(progress->blocks_done)) return;
-  for (uint32_t flow = 0; flow < op.group.num_ranks; ++flow) plan.pushed[flow] = {0, 0};
-  *plan.num_begun = 0;
+  if (!is_last_block(progress->blocks_done)) return;
+  const uint32_t next = 1 - op.turn;
+  for (uint32_t flow = 0; flow < op.group.num_ranks; ++flow) plan.pushed[next * op.group.num_ranks + flow] = {0, 0};
+  plan.num_begun[next] = 0;
+  dev::st_relaxed<dev::Scope::gpu>(&progress->turn, next);
   dev::st_relaxed<dev::Scope::gpu>(&progress->epoch, op.epoch);
 }
 
@@ -93,7 +111,8 @@ EP_DEVICE void tell_done(const Operation<kPeers>& op, uint32_t flow) {
 template <Peers kPeers>
 EP_DEVICE void add_arrived(const Operation<kPeers>& op, const HtMovePlan& plan, uint32_t flow, uint32_t count,
                            uint32_t num_rows) {
-  const uint32_t before = dev::atomic_add<dev::Order::acq_rel, dev::Scope::gpu>(&plan.pushed[flow].num_arrived, count);
+  const uint32_t before =
+      dev::atomic_add<dev::Order::acq_rel, dev::Scope::gpu>(&pushed(op, plan, flow).num_arrived, count);
   if (before + count == num_rows) tell_done(op, flow);
 }
 

@@ -64,10 +64,10 @@ template <bool kExpertMajor, class OtherTeams>
 EP_DEVICE void update_with(const HtUpdateArgs& args, const OtherTeams& others) {
   EP_DYNAMIC_SHARED(shared);
   const UpdateScratch scratch(args, shared);
-  const Start start = begin(args.group, others.rails(), [&](uint32_t rank) {
+  const HtStart start = begin(args.group, others.rails(), [&](uint32_t rank) {
     return !has_masks(OtherTeams::kPeers) || rank == args.group.rank || !is_masked(args.group, rank);
   });
-  const Operation<OtherTeams::kPeers> op(args, start.epoch);
+  const Operation<OtherTeams::kPeers> op(args, start);
   if (start.ready) {
     if (dev::block_idx() == 0 && dev::thread_idx() == 0) check_count(args.group, args.topk.tokens);
     count_block(args, scratch, op.epoch);

@@ -21,6 +21,7 @@ struct GroupProgress {
   uint32_t senders_done;    // of the running kernel: warps that have put their last row into the network
   uint32_t told_remote;     // Low Latency: other LSA teams know that all operations before this one are finished here
   uint32_t has_losses;      // a rank has been masked since the caller last asked to forget it
+  uint32_t turn;            // High Throughput: of the counters that the next dispatch or combine uses
 };
 
 // Which ranks take part, of a group that goes on without those that do not answer. Words in device memory; `active` is null

@@ -154,8 +154,9 @@ struct HtMovePlan {
   uint32_t push_warps;   // of such a block
   uint32_t ticket_rows;  // that a warp takes at a time
   uint32_t num_parts;    // that a warp which quantizes sums has under way
-  HtPushed* pushed;      // [flow], of this operation; in combine flows lead to the hosts of tokens
-  uint32_t* num_begun;   // by warps: combine: sums; dispatch: tokens to be quantized
+  // Counters of two operations, which take turns (tickets.cuh):
+  HtPushed* pushed;     // [turn][flow]; in combine flows lead to the hosts of tokens
+  uint32_t* num_begun;  // [turn], by warps: combine: sums; dispatch: tokens to be quantized
 
   // Of shared memory, for a warp that pushes rows: stages, an mbarrier for each, what becomes of them, and of scales in them.
   EP_HOST_DEVICE uint64_t mover_bytes() const {

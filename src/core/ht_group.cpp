@@ -11,7 +11,8 @@ namespace {
 
 constexpr uint32_t kNetworkContexts = 4;  // chunks for one rail peer have so many ways to go side by side
 constexpr uint32_t kFlatSms = 16;         // enough to fill the links
-constexpr uint32_t kManySms = 32;  // and to copy and sum what a row has for several experts, or to quantize tokens
+constexpr uint32_t kManySms = 32;  // and to copy and sum what a row has for several experts, or to quantize tokens;
+                                   // with two ranks, to copy and sum: half of the rows stay where they are
 constexpr uint32_t kQuantizingSms = 64;  // and to quantize rows, of which each token has several
 
 void check_config(const ncclEpGroupConfig_t& config) {
@@ -73,7 +74,7 @@ uint64_t HtGroup::plan() {
   tuning_ = plan::parse_ht_tuning(environment_variable("NCCL_EP_HT_TUNING"));
   update_limits_ = limits_of(device().limits().num_sms, ht_update_threads(needs_network(), shape_.masks));
   const uint32_t move_threads = ht_move_threads(needs_network(), shape_.masks);
-  flat_limits_ = limits_of(kFlatSms, move_threads);
+  flat_limits_ = limits_of(shape_.num_ranks > 2 ? kFlatSms : kManySms, move_threads);
   wide_limits_ = limits_of(kManySms, move_threads);
   quantizing_limits_ = limits_of(kQuantizingSms, move_threads);
   max_update_blocks_ = plan::max_ht_update_blocks(shape_, update_limits_);
@@ -96,8 +97,8 @@ void HtGroup::load() {
   if (config().enable_mask) add_mask(shape_.layout().life_at(0), shape_.layout().meetings());
   const HtRemoteLayout remote = shape_.remote_layout();
   num_parcel_chunks_ = size_t{remote.num_teams} * remote.num_chunks();
-  const size_t num_words = num_block_counts_ + max_update_blocks_ + 1 + num_parcel_chunks_ + shape_.max_tokens;
-  const size_t bytes = sizeof(uint32_t) * num_words + sizeof(HtPushed) * shape_.num_ranks;
+  const size_t num_words = num_block_counts_ + max_update_blocks_ + kTurns + num_parcel_chunks_ + shape_.max_tokens;
+  const size_t bytes = sizeof(uint32_t) * num_words + sizeof(HtPushed) * kTurns * shape_.num_ranks;
   work_ = DeviceMemory(allocator(), allocator().allocate(bytes, "group state"));
   device().fill(work_.data(), 0, bytes, device().own_stream());
 }

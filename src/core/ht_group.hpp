@@ -42,11 +42,13 @@ class HtGroup : public Group {
   uint32_t* block_counts() const { return work_.as<uint32_t>(); }
   uint32_t* block_flags() const { return block_counts() + num_block_counts_; }
   uint32_t* num_begun() const { return block_flags() + max_update_blocks_; }
-  HtPushed* pushed() const { return reinterpret_cast<HtPushed*>(num_begun() + 1); }
-  uint32_t* num_ready() const { return reinterpret_cast<uint32_t*>(pushed() + shape_.num_ranks); }
+  HtPushed* pushed() const { return reinterpret_cast<HtPushed*>(num_begun() + kTurns); }
+  uint32_t* num_ready() const { return reinterpret_cast<uint32_t*>(pushed() + kTurns * shape_.num_ranks); }
   uint32_t* tokens_ready() const { return num_ready() + num_parcel_chunks_; }
 
  private:
+  static constexpr size_t kTurns = 2;  // of the counters of dispatch and combine
+
   uint64_t plan() override;
   void load() override;
   void connect() override;

@@ -85,12 +85,4 @@ MUTANTS = [
         "Sums have parts of an operation before.",
         DIES,
     ),
-    Mutant(
-        "quantized rows that lost ranks have not sent are added up",
-        "ht/combine_quantized.cuh",
-        "const uint32_t come = dev::ballot(exists) & ~lost,",
-        "const uint32_t come = dev::ballot(exists),",
-        "Sums have parts of an operation before.",
-        QUANTIZES,
-    ),
 ]

@@ -85,8 +85,8 @@ BEGIN = [
     Mutant(
         "operations begin after one that has failed",
         "ht/operation.cuh",
-        "start[0] = {epoch, !failed};",
-        "start[0] = {epoch, 1};",
+        "start[0] = {{epoch, !failed}, turn};",
+        "start[0] = {{epoch, 1}, turn};",
         "Dispatch believes what an update that failed should have remembered.",
         SILENT_UPDATE,
     ),
@@ -370,9 +370,11 @@ UPDATE = [
 PUSHING = [
     Mutant(
         "ranges of rows are read before all are known",
-        "ht/parties.cuh",
-        "begin[i] = *handle.source(i);\n  dev::sync_block();\n",
-        "begin[i] = *handle.source(i);\n",
+        "ht/dispatch.cuh",
+        "  const RowRanges ranges = load_row_ranges(args.group, args.handle);\n"
+        "  const HtStart start = begin(args.group, guests.rails());\n",
+        "  const HtStart start = begin(args.group, guests.rails());\n"
+        "  const RowRanges ranges = load_row_ranges(args.group, args.handle);\n",
         "Warps look at rows of an earlier block's ranges.",
         FLAT,
     ),
@@ -393,19 +395,27 @@ PUSHING = [
         AHEAD,
     ),
     Mutant(
-        "a block ends while its warps look for rows",
+        "an operation clears its own counters",
         "ht/tickets.cuh",
-        "  dev::sync_block();  // other warps of the block may still look for rows\n",
-        "",
-        "They find rows that have been pushed.",
+        "const uint32_t next = 1 - op.turn;",
+        "const uint32_t next = op.turn;",
+        "Other warps still look at them.",
         FLAT,
     ),
     Mutant(
-        "blocks end without an order",
+        "the counters of the next operation are not cleared",
         "ht/tickets.cuh",
-        "is_last_block<dev::Order::acq_rel>(progress->blocks_done)",
-        "is_last_block(progress->blocks_done)",
-        "What warps of other blocks look at is reset.",
+        "plan.pushed[next * op.group.num_ranks + flow] = {0, 0};",
+        "(void)flow;",
+        "All rows seem to have been taken.",
+        FLAT,
+    ),
+    Mutant(
+        "operations do not take turns",
+        "ht/tickets.cuh",
+        "  dev::st_relaxed<dev::Scope::gpu>(&progress->turn, next);\n",
+        "",
+        "All rows seem to have been taken.",
         FLAT,
     ),
     Mutant(
@@ -419,8 +429,8 @@ PUSHING = [
     Mutant(
         "warps say what has arrived without an order",
         "ht/tickets.cuh",
-        "dev::atomic_add<dev::Order::acq_rel, dev::Scope::gpu>(&plan.pushed[flow].num_arrived",
-        "dev::atomic_add<dev::Order::relaxed, dev::Scope::gpu>(&plan.pushed[flow].num_arrived",
+        "dev::atomic_add<dev::Order::acq_rel, dev::Scope::gpu>(&pushed(op, plan, flow).num_arrived",
+        "dev::atomic_add<dev::Order::relaxed, dev::Scope::gpu>(&pushed(op, plan, flow).num_arrived",
         "Rows of other warps may be read before they have come.",
         TICKETS,
     ),
@@ -579,9 +589,9 @@ DISPATCH = [
         "a block's queues are opened after it has met",
         "ht/dispatch.cuh",
         "  open_queues(queues);\n  const RowRanges ranges = load_row_ranges(args.group, args.handle);\n"
-        "  const Start start = begin(args.group, guests.rails());\n",
+        "  const HtStart start = begin(args.group, guests.rails());\n",
         "  const RowRanges ranges = load_row_ranges(args.group, args.handle);\n"
-        "  const Start start = begin(args.group, guests.rails());\n  open_queues(queues);\n",
+        "  const HtStart start = begin(args.group, guests.rails());\n  open_queues(queues);\n",
         "Flags of other warps are lost.",
         FLAT,
     ),
