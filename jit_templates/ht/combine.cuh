@@ -9,105 +9,12 @@
 // arrive.
 #pragma once
 
-#include "device/numeric.hpp"
+#include "ht/gradients.cuh"
 #include "ht/mover.cuh"
-#include "ht/parties.cuh"
+#include "ht/row_sums.cuh"
 #include "ht/tickets.cuh"
-#include "ht/weights.cuh"
 
 namespace nccl_ep::ht {
-
-// A row that is added up with others; a list of them is in a warp's shared memory.
-using Addend = const unsigned char*;
-
-constexpr uint32_t kSumPacks = 4;  // of a row, under way in each lane
-
-// Some packs of a row, a warp's width apart, as they are added up. Adding to -0 changes nothing, whatever is added.
-template <DType kDType>
-struct PackSum {
-  using Word = WordOf<kDType>;
-  float value[kSumPacks][4][Word::kSize];
-
-  EP_DEVICE PackSum() {
-#pragma unroll
-    for (uint32_t i = 0; i < 4 * kSumPacks; ++i) {
-#pragma unroll
-      for (int j = 0; j < Word::kSize; ++j) value[i / 4][i % 4][j] = -0.0f;
-    }
-  }
-  // Of one row.
-  EP_DEVICE explicit PackSum(const Pack (&packs)[kSumPacks]) {
-#pragma unroll
-    for (uint32_t i = 0; i < 4 * kSumPacks; ++i) Word::unpack(packs[i / 4].word[i % 4], value[i / 4][i % 4]);
-  }
-  EP_DEVICE void add(const Pack (&packs)[kSumPacks]) {
-#pragma unroll
-    for (uint32_t i = 0; i < 4 * kSumPacks; ++i) {
-      float more[Word::kSize];
-      Word::unpack(packs[i / 4].word[i % 4], more);
-#pragma unroll
-      for (int j = 0; j < Word::kSize; ++j) value[i / 4][i % 4][j] = dev::add(value[i / 4][i % 4][j], more[j]);
-    }
-  }
-  EP_DEVICE void round(Pack (&packs)[kSumPacks]) const {
-#pragma unroll
-    for (uint32_t i = 0; i < 4 * kSumPacks; ++i) packs[i / 4].word[i % 4] = Word::pack(value[i / 4][i % 4]);
-  }
-};
-
-// Which bytes of rows.
-struct Span {
-  uint32_t begin, end;
-};
-
-// Adds kRows rows, all of them on their way at a time.
-template <uint32_t kRows, DType kDType>
-EP_DEVICE void add_rows(PackSum<kDType>& sum, const Addend* addends, const Span& span) {
-  Pack packs[kRows][kSumPacks];
-#pragma unroll
-  for (uint32_t r = 0; r < kRows; ++r) {
-#pragma unroll
-    for (uint32_t p = 0; p < kSumPacks; ++p) {
-      const uint32_t at = span.begin + p * kStripBytes < span.end ? span.begin + p * kStripBytes : span.begin;
-      packs[r][p] = dev::ld(reinterpret_cast<const Pack*>(addends[r] + at));
-    }
-  }
-#pragma unroll
-  for (uint32_t r = 0; r < kRows; ++r) sum.add(packs[r]);
-}
-
-// Adds some rows to what a lane has, four at a time: a span of them, or what else `where` says.
-template <class Sum, class Where>
-EP_DEVICE void add_all(Sum& sum, const Addend* addends, uint32_t num_addends, const Where& where) {
-  uint32_t first = 0;
-#pragma unroll 1
-  for (; num_addends - first >= 4; first += 4) add_rows<4>(sum, addends + first, where);
-  if (num_addends - first == 3) add_rows<3>(sum, addends + first, where);
-  if (num_addends - first == 2) add_rows<2>(sum, addends + first, where);
-  if (num_addends - first == 1) add_rows<1>(sum, addends + first, where);
-}
-
-// Adds up a span of some rows into that of another; without rows it is zero. The whole warp calls it.
-template <class Sum>
-EP_DEVICE void sum_rows(const Addend* addends, uint32_t num_addends, const Span& span, unsigned char* out) {
-#pragma unroll 1
-  for (uint32_t begin = span.begin + 16 * dev::lane_idx(); begin < span.end; begin += kSumPacks * kStripBytes) {
-    Sum sum;
-    add_all(sum, addends, num_addends, Span{begin, span.end});
-    Pack packs[kSumPacks] = {};
-    if (num_addends > 0) sum.round(packs);
-#pragma unroll
-    for (uint32_t p = 0; p < kSumPacks; ++p) {
-      const uint32_t at = begin + p * kStripBytes;
-      if (at < span.end) dev::st(reinterpret_cast<Pack*>(out + at), packs[p]);
-    }
-  }
-}
-
-template <DType kDType>
-EP_DEVICE void add_up(const Addend* addends, uint32_t num_addends, const Span& span, unsigned char* out) {
-  sum_rows<PackSum<kDType>>(addends, num_addends, span, out);
-}
 
 // Pushes rows of a flow: the results for the ranks of a team, to the rank of this team that hosts them. Calls
 // push(row, to, flag) for those that this warp pushes: what it is, its home slot, and the flag there. The lanes look them up.
@@ -308,55 +215,6 @@ EP_DEVICE void collect_results(const Operation<kPeers>& op, const HtCombineArgs&
     add_up<kDType>(addends, num_addends, span, out);
     return true;
   });
-}
-
-// Backward: sends the gradients of the weights of this rank's rows to the tokens' hosts: a lane for each row.
-template <bool kExpertMajor, Peers kPeers>
-EP_DEVICE void send_gradients(const Operation<kPeers>& op, const HtCombineArgs& args, const Crew& crew) {
-  const HtGroupState& group = op.group;
-  const uint32_t num_rows = args.handle.totals()->num_rows;
-  for (uint32_t row = crew.thread(); row < num_rows; row += crew.num_threads()) {
-    const HtHome home = dev::ld(args.handle.home(row));
-    const auto get = [&](uint32_t i) {
-      return dev::ld_nc(args.topk_weights +
-                        (kExpertMajor ? *args.handle.hit(row, i) : uint64_t{row} * args.num_topk + i));
-    };
-    if (Operation<kPeers>::kMasks && (home.num_hits == 0 || !op.reaches(rank_of_flow(group, home.source)))) continue;
-    send_floats(op, rank_of_flow(group, home.source), group.layout.home_slot(home.token, home.place), home.num_hits,
-                get);
-  }
-}
-
-// Backward: the gradients of this rank's tokens, at the places of their experts; zero where there is none. A lane for each
-// token.
-template <class Others, Peers kPeers>
-EP_DEVICE void collect_gradients(const Operation<kPeers>& op, const HtCombineArgs& args, const Others& others,
-                                 const Crew& crew) {
-  const uint32_t num_tokens = args.handle.totals()->num_tokens;
-  for (uint32_t token = crew.thread(); token < num_tokens; token += crew.num_threads()) {
-    float* out = args.out_topk_weights + uint64_t{token} * args.num_topk;
-    const uint8_t* places = args.handle.place(token, 0);
-    for (uint32_t k = 0; k < args.num_topk; ++k) {
-      if (places[k] == HtHandleLayout::kNoHit) out[k] = 0;
-    }
-    const uint32_t num_dests = *args.handle.num_dests(token);
-    for (uint32_t i = 0; i < num_dests; ++i) {
-      const HtDest dest = dev::ld(args.handle.dest(token, i));
-      const auto put = [&](uint32_t j, float gradient) {
-        for (uint32_t k = 0; k < args.num_topk; ++k) {
-          if (places[k] == dest.hits.first + j) out[k] = gradient;
-        }
-      };
-      const Awaited awaited{Wait::row_weights, dest.rank, token};
-      const bool ok =
-          others.is_in_team(op.group, dest.rank)
-              ? receive_floats(op, awaited, others.home_slot(op.group, token, i, dest), dest.hits.count, put)
-              : others.receive_gradients(op, dest, put);
-      if (ok) continue;
-      if (!op.goes_on()) return;
-      for (uint32_t j = 0; j < dest.hits.count; ++j) put(j, 0);  // who has them is lost
-    }
-  }
 }
 
 // Other teams, where there are none (combine_remote.cuh has those that there are).

@@ -9,6 +9,7 @@
 // adds nothing.
 #pragma once
 
+#include "ht/combine.cuh"
 #include "ht/sum_mover.cuh"
 
 namespace nccl_ep::ht {

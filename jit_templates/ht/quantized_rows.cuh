@@ -7,7 +7,7 @@
 #pragma once
 
 #include "common/quantize.cuh"
-#include "ht/combine.cuh"
+#include "ht/row_sums.cuh"
 
 namespace nccl_ep::ht {
 

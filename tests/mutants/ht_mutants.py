@@ -597,7 +597,7 @@ DISPATCH = [
     ),
     Mutant(
         "rows are delivered that have not come",
-        "ht/dispatch.cuh",
+        "ht/deliver.cuh",
         "  if (!it.has_come && !await_rows(op, awaited, true, it.row)) return op.warp_goes_on();\n",
         "",
         "Rows of the operation before are delivered.",
@@ -605,7 +605,7 @@ DISPATCH = [
     ),
     Mutant(
         "nobody awaits the flags of rows that are where they belong",
-        "ht/dispatch.cuh",
+        "ht/deliver.cuh",
         "  if (direct && !kExpertMajor) return true;\n",
         "  if (direct && (!kExpertMajor || num_slots == 1)) return true;\n",
         "They are raised when the next operation has raised its own there.",
@@ -613,7 +613,7 @@ DISPATCH = [
     ),
     Mutant(
         "a row is delivered without meeting the lane that saw it come",
-        "ht/dispatch.cuh",
+        "ht/deliver.cuh",
         "  dev::sync_warp();  // another lane may have seen it come\n",
         "",
         "The lanes that copy it know nothing of it.",
@@ -621,7 +621,7 @@ DISPATCH = [
     ),
     Mutant(
         "the last row of padding is not filled",
-        "ht/dispatch.cuh",
+        "ht/deliver.cuh",
         "for (uint32_t i = zone.num_rows; i < zone.num_slots; ++i)",
         "for (uint32_t i = zone.num_rows; i + 1 < zone.num_slots; ++i)",
         "The caller reads what was there before.",
@@ -672,7 +672,7 @@ COMBINE = [
     ),
     Mutant(
         "places without an expert keep their gradients",
-        "ht/combine.cuh",
+        "ht/gradients.cuh",
         "if (places[k] == HtHandleLayout::kNoHit) out[k] = 0;",
         "",
         "The caller reads what was there before.",

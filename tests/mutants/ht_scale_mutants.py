@@ -25,7 +25,7 @@ MUTANTS = [
     ),
     Mutant(
         "scales are those of a neighbour",
-        "ht/dispatch.cuh",
+        "ht/dispatched_rows.cuh",
         "args.scales.given + uint64_t{token} *",
         "args.scales.given + uint64_t{token / 2} *",
         "Rows come with the scales of others.",
@@ -33,7 +33,7 @@ MUTANTS = [
     ),
     Mutant(
         "padding keeps its scales",
-        "ht/dispatch.cuh",
+        "ht/deliver.cuh",
         "      if (kHasScales) clear_scales(",
         "      if (false) clear_scales(",
         "The caller reads what was there before.",
@@ -81,7 +81,7 @@ MUTANTS = [
     ),
     Mutant(
         "quantized rows leave without a fence",
-        "ht/dispatch.cuh",
+        "ht/dispatched_rows.cuh",
         "    dev::fence_proxy_async();  // bulk copies will read what other warps have written\n",
         "",
         "Bulk copies may send what was there before.",

@@ -168,7 +168,7 @@ ROWS = [
     ),
     Mutant(
         "all rows count as lost where one is",
-        "ll/combine.cuh",
+        "ll/collect.cuh",
         "if (r < count && addends[r].k == awaited.peer) lost",
         "if (r < count) lost",
         "Other ranks' rows are missing from the sum.",
@@ -176,7 +176,7 @@ ROWS = [
     ),
     Mutant(
         "what lies in the place of a lost row is added",
-        "ll/combine.cuh",
+        "ll/collect.cuh",
         "  if (lost != 0) clear_rows(lost, rows);\n",
         "",
         "It is another operation's.",

@@ -530,7 +530,7 @@ DISPATCH = [
 COMBINE = [
     Mutant(
         "results are stored for as many tokens as there may be",
-        "ll/combine.cuh",
+        "ll/collect.cuh",
         "num_items = num_tokens(args.routing.tokens) * num_chunks",
         "num_items = args.routing.tokens.most * num_chunks",
         "Rows of the caller's are overwritten.",
@@ -538,7 +538,7 @@ COMBINE = [
     ),
     Mutant(
         "weights are sent as ordinary stores",
-        "ll/combine.cuh",
+        "ll/weights.cuh",
         "dev::st_unit(op.route(peer, op.group.rank, token, dev::lane_idx()), unit);",
         "dev::st(op.route(peer, op.group.rank, token, dev::lane_idx()), unit);",
         "The tag may be seen before the words that it vouches for.",
@@ -555,7 +555,7 @@ COMBINE = [
     ),
     Mutant(
         "weights are added up before all are listed",
-        "ll/combine.cuh",
+        "ll/weights.cuh",
         "given.weight[i];\n  }\n  dev::sync_warp();",
         "given.weight[i];\n  }",
         "Lanes add weights up that other lanes have not listed yet.",
@@ -563,7 +563,7 @@ COMBINE = [
     ),
     Mutant(
         "weights are put into units before all are added up",
-        "ll/combine.cuh",
+        "ll/weights.cuh",
         "row->sum_of(k, num_topk);\n  dev::sync_warp();",
         "row->sum_of(k, num_topk);",
         "Lanes send sums that other lanes have not made yet.",
@@ -595,7 +595,7 @@ COMBINE = [
     ),
     Mutant(
         "lists of ranks' rows are read without meeting the warp",
-        "ll/combine.cuh",
+        "ll/collect.cuh",
         "  dev::sync_warp();\n  return num_addends;",
         "  return num_addends;",
         "Lanes read entries that other lanes have not written yet.",
@@ -603,7 +603,7 @@ COMBINE = [
     ),
     Mutant(
         "lists of ranks' rows are replaced without meeting the warp",
-        "ll/combine.cuh",
+        "ll/collect.cuh",
         "num_addends = 0;\n  dev::sync_warp();  // the addends are about to be replaced",
         "num_addends = 0;",
         "A lane overwrites the list that others still read.",
@@ -619,7 +619,7 @@ COMBINE = [
     ),
     Mutant(
         "one rank's row stands for all",
-        "ll/combine.cuh",
+        "ll/collect.cuh",
         "      arrived = false;\n",
         "      arrived = r + 1 < count;\n",
         "Rows are added that are still under way.",

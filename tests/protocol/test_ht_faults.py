@@ -93,13 +93,13 @@ STRAYS = [
     Stray(
         "update", EM_ROWS, "update", replace(EM_ROWS, alignment=64), ("the record of a row",), "ht/place.cuh"
     ),
-    Stray("dispatch", FLAT_ROWS, "dispatch", FLAT_BACKWARD, ("the weights of a row",), "ht/dispatch.cuh"),
+    Stray("dispatch", FLAT_ROWS, "dispatch", FLAT_BACKWARD, ("the weights of a row",), "ht/deliver.cuh"),
     Stray("dispatch", FLAT_BACKWARD, "update", FLAT_ROWS, ROWS),
     Stray("dispatch", EM_BACKWARD, "update", EM_ROWS, ROWS),
     Stray("dispatch", DIRECT, "update", DIRECT, ("the last rows",), "ht/tickets.cuh"),
     Stray("combine", FLAT_ROWS, "update", FLAT_ROWS, ("a combined row",), "ht/combine.cuh"),
     Stray("combine", EM_ROWS, "update", EM_ROWS, ("a combined row",)),
-    Stray("combine", FLAT_BACKWARD, "combine", FLAT_ROWS, ("the weights of a row",), "ht/combine.cuh"),
+    Stray("combine", FLAT_BACKWARD, "combine", FLAT_ROWS, ("the weights of a row",), "ht/gradients.cuh"),
 ]
 
 

@@ -109,7 +109,7 @@ SCENES = [
     Scene(("ht/operation.cuh", "peer_start"), "dispatch", FLAT_ROWS, ranks(1), None, 1, ranks(0, 2, 3)),
     Scene(("ht/participants.cuh", "source_counts"), "update", FLAT_ROWS, ranks(1), does("dispatch"), 1,
           ranks(0, 2, 3), group={"enable_mask": True}),
-    Scene(("ht/dispatch.cuh", "dispatch_row"), "dispatch", FLAT_BACKWARD, ranks(1), does("update"), 1,
+    Scene(("ht/deliver.cuh", "dispatch_row"), "dispatch", FLAT_BACKWARD, ranks(1), does("update"), 1,
           ranks(0, 2, 3), options=ONE_OF_EACH),
     Scene(("ht/rails.cuh", "peer_start"), "update", FLAT_ROWS, ranks(2, 3), None, 2, ranks(0, 1)),
     Scene(("ht/update_remote.cuh", "remote_counts"), "update", FLAT_ROWS, ranks(2), does("dispatch"), 2,
@@ -120,7 +120,7 @@ SCENES = [
     Scene(("ht/parcels.cuh", "remote_rows"), "combine", FLAT_ROWS, ranks(2), does("update"), 2, ranks(0)),
     Scene(("ht/combine_exact.cuh", "combine_row"), "combine", EM_ROWS, ranks(1), does("update", EM_ROWS), 1,
           ranks(0, 2, 3), group={"exact_combine": True}),
-    Scene(("ht/combine_quantized.cuh", "combine_row"), "combine", FLAT_ROWS, ranks(1), does("update"), 1,
+    Scene(("ht/combine.cuh", "combine_row"), "combine", FLAT_ROWS, ranks(1), does("update"), 1,
           ranks(0, 2, 3), how={"recipe": ep.CombineQuantizationRecipe.FP8}),
     # Rank 0 collects the gradients of rank 2's tokens.
     Scene(("ht/combine_remote.cuh", "row_weights"), "combine", FLAT_BACKWARD, ranks(1),

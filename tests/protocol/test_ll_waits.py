@@ -143,7 +143,7 @@ ONE_TEAM = [
         options=ONE_WARP,
     ),
     Scene(("ll/combine.cuh", "route_weights"), EM, ("dispatch",), ("combine",), alone=True),
-    Scene(("ll/combine.cuh", "combine_row"), RM, ("dispatch",), ("combine",)),
+    Scene(("ll/collect.cuh", "combine_row"), RM, ("dispatch",), ("combine",)),
     # Nobody waits for anything else than its word that it has read the operation before the last one.
     Scene(("ll/operation.cuh", "bank_free"), RM, ("dispatch",), 3 * ("combine",), alone=True),
 ]
