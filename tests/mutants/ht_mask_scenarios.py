@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from ht import FLAT, Mode
+from ht_mask_runs import run_with_late_ranks
 from ht_masks import (
     BLOCKS,
     FOUR,
@@ -16,7 +17,6 @@ from ht_masks import (
     check_dying_in_quantized_combine,
     find_moment,
     run_until_the_lost_are_gone,
-    run_with_a_late_rank,
     run_with_unequal_masks,
 )
 from ht_scenarios import simulated
@@ -29,7 +29,7 @@ def dies(seed: int) -> None:
     """In the middle of dispatch, or a little later."""
     for moment in (30_000, 40_000):
         with simulated(SHAPE.num_ranks, seed, checker=False) as cluster:
-            run_until_the_lost_are_gone(cluster, make_problem(SHAPE, seed), MODE, (LOST,), [moment], seed)
+            run_until_the_lost_are_gone(cluster, make_problem(SHAPE, seed), MODE, {LOST: moment}, seed)
 
 
 def quantizes(seed: int) -> None:
@@ -41,7 +41,7 @@ def quantizes(seed: int) -> None:
 
 def late(seed: int) -> None:
     with simulated(SHAPE.num_ranks, seed) as cluster:
-        run_with_a_late_rank(cluster, make_problem(SHAPE, seed), MODE, "dispatch")
+        run_with_late_ranks(cluster, make_problem(SHAPE, seed), MODE, (LOST,), "dispatch")
 
 
 def just_counted(seed: int) -> None:

@@ -1,65 +1,65 @@
 # SPDX-License-Identifier: Apache-2.0
-"""High-Throughput groups with masks across LSA teams: what is left when ranks are lost, and such runs.
-
-A rank reaches the ranks of another team by way of its rail peer there. Who has lost that one has lost the
-team, and the team has lost its tokens.
-"""
+"""High-Throughput groups with masks across LSA teams: runs in which ranks are lost."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
-import ht_oracle as oracle
 import nccl_ep as ep
-import numpy as np
-from ht import EM, Exchange, Mode, Shape, expected
-from ht_masks import (
-    assert_same,
-    give_results_of_experts,
-    is_from,
-    masked_config,
-    results_of_experts,
-    subsets,
+from ht import Mode, Shape, expected, make_problem
+from ht_mask_runs import (
+    TIMEOUT_NS,
+    masked_exchanges,
+    meet,
+    run_with_deaths,
+    step_without,
+    write_results_everywhere,
     write_results_of_experts,
 )
-from ll import POISON
-from masks import mask_of, without_experts, without_tokens
+from ht_survivors import (
+    assert_same,
+    check_left,
+    check_mask,
+    check_masks_no_others,
+    combined,
+    each,
+    is_from,
+    rail_peer,
+    received_of,
+    results_of_all_experts,
+    subsets,
+    what_is_left,
+)
+from masks import mask_of, mask_without, without_experts, without_tokens
 from oracle import Array, Problem
 
-TIMEOUT_NS = 1_000_000  # of simulated time
 LEAP = 2.1  # the simulated clock may be ahead as far as it has come since something happened
 
 
 def shape_of(nodes: int, gpus: int, **changes: Any) -> Shape:
-    return Shape(num_ranks=nodes * gpus, num_topk=3, hidden=16, max_tokens=6, no_route=0, **changes)
+    shape = Shape(num_ranks=nodes * gpus, num_topk=3, hidden=16, max_tokens=6, no_route=0)
+    return replace(shape, **changes)
 
 
 def ranks_of(node: int, gpus: int) -> tuple[int, ...]:
     return tuple(range(node * gpus, (node + 1) * gpus))
 
 
-def rail_peer(rank: int, other: int, gpus: int) -> int:
-    """The rank in the team of another one with a rank's place."""
-    return other // gpus * gpus + rank % gpus
-
-
-def reaches(rank: int, other: int, gpus: int, lost: Collection[int], cut: Collection[int] = ()) -> bool:
-    """Whether tokens of a rank get to another one. ``cut``: rail peers that have lost one another."""
-    if rank in lost or other in lost:
-        return False
-    peer = rail_peer(rank, other, gpus)
-    return rank // gpus == other // gpus or not (peer in lost or {rank, peer} <= set(cut))
-
-
-def what_is_left(problem: Problem, gpus: int, lost: Collection[int], cut: Collection[int] = ()) -> Problem:
-    """The same problem as if no token was for an expert that it does not get to."""
-    routes = []
-    for rank, table in enumerate(problem.topk_idx):
-        gone = [other for other in range(problem.num_ranks) if not reaches(rank, other, gpus, lost, cut)]
-        routes.append(np.where(np.isin(table // problem.num_local_experts, gone), -1, table))
-    return replace(problem, topk_idx=routes)
+def in_teams(
+    make_cluster: Callable[..., Any],
+    nodes: int,
+    gpus: int,
+    mode: Mode,
+    seed: int,
+    *,
+    checker: bool | None = None,
+    **changes: Any,
+) -> tuple[Any, Problem, Mode]:
+    """A cluster whose nodes are teams, a problem for it, and the mode there. ``changes``: of the shape."""
+    cluster = make_cluster(nodes * gpus, seed, nodes=nodes, checker=checker)
+    return cluster, make_problem(shape_of(nodes, gpus, **changes), seed), replace(mode, team_size=gpus)
 
 
 def check_counted(problem: Problem, mode: Mode, results: list[Any], lost: Collection[int]) -> None:
@@ -89,245 +89,86 @@ def check_as_counted(
     case = without_tokens(problem, *set(doubtful) - set(counted))
     wanted = expected(case, rank, mode)
     assert_same(found, {name: wanted[name] for name in ("expert_counters", "total")}, f"rank {rank}")
-    received = {name: values for name, values in wanted.items() if name.startswith("received")}
+    received = received_of(wanted)
     known = ~is_from(case, rank, mode, doubtful, len(received["received"]))
     assert_same(found, received, f"rank {rank}", known)
-
-
-def mask_left(rank: int, num_ranks: int, gpus: int, lost: Collection[int]) -> list[int]:
-    """A rank has those masked that it has dealt with: of its team, and its rail peers."""
-    return [
-        int(other not in lost or not (other // gpus == rank // gpus or rail_peer(rank, other, gpus) == other))
-        for other in range(num_ranks)
-    ]
-
-
-def step_without(
-    mine: Exchange, handle: ep.Handle, problem: Problem, gpus: int, lost: Collection[int]
-) -> None:
-    """A whole step, when it is known who is lost."""
-    write_results_of_experts(mine, what_is_left(problem, gpus, lost))
-    mine.update(handle)
-    mine.run(handle)
-
-
-def check_left(problem: Problem, mode: Mode, results: list[Any], lost: Collection[int]) -> None:
-    """All that are not lost have what is left."""
-    left = what_is_left(problem, mode.team_size, lost)
-    for rank, found in enumerate(results):
-        if rank not in lost:
-            wanted = expected(left, rank, mode)
-            assert_same(found, wanted, f"rank {rank}")
-
-
-def check_mask(rank: Any, group: ep.Group, gpus: int, lost: Collection[int]) -> None:
-    mine, loss = mask_of(rank, group), group.async_error()
-    assert mine == mask_left(rank.rank, rank.num_ranks, gpus, lost), f"rank {rank.rank}: {mine}, {loss}"
-
-
-def check_masks_no_others(rank: Any, group: ep.Group, gpus: int, lost: Collection[int]) -> None:
-    """A rank may not have heard yet of one that it had no rows for, and none from."""
-    mine, most = mask_of(rank, group), mask_left(rank.rank, rank.num_ranks, gpus, lost)
-    assert all(map(int.__ge__, mine, most)), f"rank {rank.rank}: {mine}, {group.async_error()}"
 
 
 def run_with_the_dead(
     cluster: Any, problem: Problem, mode: Mode, lost: Collection[int], node: int | None
 ) -> None:
     """Ranks are lost between two steps; all of a node, whose links are then lost, too, or some."""
-    gpus = mode.team_size
 
     def main(rank: Any) -> Any:
-        with ep.Group(rank.comm, masked_config(problem, mode, timeout_ns=TIMEOUT_NS)) as group:
-            before, *exchanges = (Exchange(rank, problem, mode) for _ in range(4))
-            handle = before.make_handle(group)
+        with masked_exchanges(rank, problem, mode, 4) as (group, handle, before, *exchanges):
             before.run(handle)
-            rank.synchronize()
-            rank.barrier()
+            meet(rank)
             if rank.rank in lost:
                 cluster.sim.silence(rank.rank) if node is None else cluster.sim.lose_node(node)
                 return None
             start = cluster.sim.clock_ns
             for mine in exchanges:
-                step_without(mine, handle, problem, gpus, lost)
+                step_without(mine, handle, lost)
             rank.synchronize()
             waited = cluster.sim.clock_ns - start
-            check_mask(rank, group, gpus, lost)
+            check_mask(before, group, lost)
             loss = group.async_error()
             if loss is not None:
                 assert isinstance(loss, ep.RemoteError)
                 assert set(loss.ranks) <= set(lost)
-            return waited, [mine.results() for mine in exchanges]
+            return [*(mine.results() for mine in exchanges), waited]
 
     found = cluster.run(main)
     for i in range(3):
-        check_left(problem, mode, [results and results[1][i] for results in found], lost)
-    for results in found:
-        assert results is None or results[0] <= LEAP * 2 * TIMEOUT_NS, results[0]
+        check_left(problem, mode, each(found, i), lost)
+    for waited in each(found, 3):
+        assert waited is None or waited <= LEAP * 2 * TIMEOUT_NS, waited
 
 
 def run_until_the_lost_are_gone(
-    cluster: Any, problem: Problem, mode: Mode, lost: Collection[int], moments: dict[int, int], seed: int
+    cluster: Any, problem: Problem, mode: Mode, moments: dict[int, int], seed: int
 ) -> None:
     """Ranks die at these moments of a step or of the next dispatch and combine; then there are others."""
-    gpus = mode.team_size
-
-    def main(rank: Any) -> Any:
-        with ep.Group(rank.comm, masked_config(problem, mode, timeout_ns=TIMEOUT_NS)) as group:
-            first, *last = (Exchange(rank, problem, mode) for _ in range(3))
-            give_results_of_experts(first, seed)
-            handle = group.init_handle(
-                mode.layout,
-                problem.num_topk,
-                config=ep.HandleConfig(mode.alignment if mode.alignment > 1 else 0),
-            )
-            rank.barrier()
-            if rank.rank in lost:
-                cluster.sim.silence(rank.rank, after=moments[rank.rank])
-            first.update(handle)
-            for _ in range(2):
-                first.run(handle)
-            if rank.rank in lost:
-                return None
-            for mine in last:
-                step_without(mine, handle, problem, gpus, lost)
-            check_mask(rank, group, gpus, lost)
-            return [mine.results() for mine in (first, *last)]
-
-    found = cluster.run(main)
-    check_counted(problem, mode, [results and results[0] for results in found], lost)
-    for i in (1, 2):
-        check_left(problem, mode, [results and results[i] for results in found], lost)
-
-
-def run_with_some_that_come_back(
-    cluster: Any, problem: Problem, mode: Mode, lost: Collection[int], moment: int, call: str, count: int
-) -> list[Any]:
-    """Ranks stand still from some moment of a call on, and end it when others have gone on."""
-    gpus = mode.team_size
-
-    def main(rank: Any) -> Any:
-        with ep.Group(rank.comm, masked_config(problem, mode, timeout_ns=TIMEOUT_NS)) as group:
-            mine, left, whole = (Exchange(rank, problem, mode) for _ in range(3))
-            handle = mine.make_handle(group)
-            if call == "combine":
-                mine.dispatch(handle)
-            rank.synchronize()
-            rank.barrier()
-            if rank.rank in lost:
-                cluster.sim.silence(rank.rank, after=moment)
-                getattr(mine, call)(handle)
-                rank.barrier()
-                cluster.sim.wake(rank.rank)
-                rank.synchronize()
-            else:
-                getattr(mine, call)(handle)
-                for _ in range(count):
-                    step_without(left, handle, problem, gpus, lost)
-                found = left.results()
-                check_mask(rank, group, gpus, lost)
-                wanted = expected(what_is_left(problem, gpus, lost), rank.rank, mode)
-                assert_same(found, wanted, f"rank {rank}")
-                rank.barrier()
-            rank.barrier()
-            group.clean_mask()
-            assert mask_of(rank, group) == [1] * rank.num_ranks
-            for _ in range(2):
-                whole.update(handle)
-                whole.run(handle)
-            return whole.results()
-
-    found: list[Any] = cluster.run(main)
-    return found
-
-
-def run_with_late_ranks(cluster: Any, problem: Problem, mode: Mode, lost: Collection[int], call: str) -> None:
-    """Some begin with a call when the others have long gone on, and are in the middle of others."""
-    gpus = mode.team_size
-
-    def main(rank: Any) -> Any:
-        with ep.Group(rank.comm, masked_config(problem, mode, timeout_ns=TIMEOUT_NS)) as group:
-            mine = Exchange(rank, problem, mode)
-            handle = mine.make_handle(group)
-            rank.synchronize()
-            rank.barrier()
-            if rank.rank in lost:
-                cluster.sim.silence(rank.rank)
-                getattr(mine, call)(handle)
-                mine.update(handle)
-                mine.run(handle)
-                rank.barrier()
-                cluster.sim.wake(rank.rank)
-                rank.synchronize()
-                return None
-            getattr(mine, call)(handle)
-            step_without(mine, handle, problem, gpus, lost)
-            rank.synchronize()
-            rank.barrier()
-            found = []
-            for _ in range(3):
-                step_without(mine, handle, problem, gpus, lost)
-                found.append(mine.results())
-            check_mask(rank, group, gpus, lost)
-            return found
-
-    results = cluster.run(main)
-    left = what_is_left(problem, gpus, lost)
-    for i in range(3):
-        for rank, found in enumerate(results):
-            if found is not None:
-                wanted = expected(left, rank, mode)
-                assert_same(found[i], wanted, f"rank {rank}", wanted["received"][:, 0] != POISON)
+    results = run_with_deaths(cluster, problem, mode, moments, seed)
+    check_counted(problem, mode, results, moments.keys())
 
 
 def run_with_a_cut_rail(cluster: Any, problem: Problem, mode: Mode, rank_masks: int, cut: int) -> None:
     """A rank masks a rail peer that is well. The peer learns of it, and nobody else need know."""
-    gpus = mode.team_size
+    both = {rank_masks, cut}
+    left = what_is_left(problem, mode, (), both)
 
     def main(rank: Any) -> Any:
-        with ep.Group(rank.comm, masked_config(problem, mode, timeout_ns=TIMEOUT_NS)) as group:
-            mine = Exchange(rank, problem, mode)
-            handle = mine.make_handle(group)
+        with masked_exchanges(rank, problem, mode) as (group, handle, mine):
             rank.synchronize()
-            both = {rank_masks, cut}
             if rank.rank == rank_masks:
-                group.update_mask([int(other != cut) for other in range(rank.num_ranks)])
+                group.update_mask(mask_without(rank.num_ranks, cut))
             rank.barrier()
             for _ in range(2):
-                write_results_of_experts(mine, what_is_left(problem, gpus, (), both))
+                write_results_of_experts(mine, left)
                 mine.update(handle)
                 mine.run(handle)
-            wanted = [
-                int(rank.rank not in both or other not in both - {rank.rank})
-                for other in range(rank.num_ranks)
-            ]
-            assert mask_of(rank, group) == wanted
+            gone = both - {rank.rank} if rank.rank in both else ()
+            assert mask_of(rank, group) == mask_without(rank.num_ranks, *gone)
             return mine.results()
 
-    left = what_is_left(problem, gpus, (), {rank_masks, cut})
     for rank, found in enumerate(cluster.run(main)):
         assert_same(found, expected(left, rank, mode), f"rank {rank}")
 
 
 def run_with_unequal_masks(cluster: Any, problem: Problem, mode: Mode, rank_masks: int, lost: int) -> None:
     """A rank masks one of its team that is well. All others do without that, too, and it learns of it."""
-    gpus = mode.team_size
 
     def main(rank: Any) -> Any:
-        with ep.Group(rank.comm, masked_config(problem, mode, timeout_ns=TIMEOUT_NS)) as group:
-            mine = Exchange(rank, problem, mode)
-            handle = mine.make_handle(group)
+        with masked_exchanges(rank, problem, mode) as (group, handle, mine):
             rank.synchronize()
             if rank.rank == rank_masks:
-                group.update_mask([int(other != lost) for other in range(rank.num_ranks)])
+                group.update_mask(mask_without(rank.num_ranks, lost))
             rank.barrier()
-            step_without(mine, handle, problem, gpus, (lost,))
+            step_without(mine, handle, (lost,))
             rank.synchronize()
-            if rank.rank != lost:
-                check_mask(rank, group, gpus, (lost,))
-            else:
-                everybody = set(range(rank.num_ranks)) - {lost}
-                assert mask_of(rank, group) == mask_left(lost, rank.num_ranks, gpus, everybody)
+            everybody_else = set(range(rank.num_ranks)) - {lost}
+            check_mask(mine, group, everybody_else if rank.rank == lost else (lost,))
             return mine.results()
 
     check_left(problem, mode, cluster.run(main), (lost,))
@@ -337,35 +178,21 @@ def combined_without(
     problem: Problem, rank: int, mode: Mode, lost: Collection[int], seed: int
 ) -> list[Array]:
     """What combine makes of any rows and gradients of experts, if those of the lost ranks do not come."""
-    given = [results_of_experts(problem, other, mode, seed) for other in range(problem.num_ranks)]
-    rows, weights = [mine[0] for mine in given], [mine[1] for mine in given]
-    left = without_experts(problem, *lost)
-    if mode.layout is EM:
-        return [
-            oracle.combine_expert_major(left, rank, rows, mode.alignment, mode.room, mode.team_size),
-            oracle.combine_weights_expert_major(left, rank, weights, mode.alignment),
-        ]
-    return [
-        oracle.combine_flat(left, rank, rows, mode.room, mode.team_size),
-        oracle.combine_weights_flat(left, rank, weights),
-    ]
+    given = results_of_all_experts(problem, mode, seed)
+    return combined(without_experts(problem, *lost), rank, mode, *given)
 
 
 def run_with_deaths_before(
     cluster: Any, problem: Problem, mode: Mode, lost: Collection[int], call: str, seed: int
 ) -> None:
     """Ranks die before a dispatch or a combine. Sums lack their parts, and all else has come."""
-    gpus = mode.team_size
 
     def main(rank: Any) -> Any:
-        with ep.Group(rank.comm, masked_config(problem, mode, timeout_ns=TIMEOUT_NS)) as group:
-            mine, last = Exchange(rank, problem, mode), Exchange(rank, problem, mode)
-            give_results_of_experts(mine, seed)
-            handle = mine.make_handle(group)
+        with masked_exchanges(rank, problem, mode, 2) as (group, handle, mine, last):
+            write_results_everywhere(mine, seed)
             if call == "combine":
                 mine.dispatch(handle)
-            rank.synchronize()
-            rank.barrier()
+            meet(rank)
             if rank.rank in lost:
                 cluster.sim.silence(rank.rank)
                 return None
@@ -374,55 +201,49 @@ def run_with_deaths_before(
                     mine.dispatch(handle)
                 mine.combine(handle)
             found = mine.results()
-            check_masks_no_others(rank, group, gpus, lost)
-            step_without(last, handle, problem, gpus, lost)
-            check_mask(rank, group, gpus, lost)
+            check_masks_no_others(mine, group, lost)
+            step_without(last, handle, lost)
+            check_mask(mine, group, lost)
             return found, last.results()
 
     results = cluster.run(main)
-    for rank, both in enumerate(results):
-        if both is None:
+    for rank, found in enumerate(each(results, 0)):
+        if rank in lost:
             continue
-        found, wanted = both[0], expected(problem, rank, mode)
-        received = {name: values for name, values in wanted.items() if name.startswith("received")}
-        known = ~is_from(problem, rank, mode, lost, len(received["received"]))
-        if call == "combine":
-            known[:] = True
+        received = received_of(expected(problem, rank, mode))
+        unspecified = lost if call == "dispatch" else ()
+        known = ~is_from(problem, rank, mode, unspecified, len(received["received"]))
         assert_same(found, received, f"rank {rank}", known)
         sums, weights = combined_without(problem, rank, mode, lost, seed)
         assert_same(found, {"combined": sums}, f"rank {rank}")
         if mode.backward:
             assert_same(found, {"combined_weights": weights}, f"rank {rank}")
-    check_left(problem, mode, [both and both[1] for both in results], lost)
+    check_left(problem, mode, each(results, 1), lost)
 
 
 def run_without_lists(cluster: Any, problem: Problem, mode: Mode, node: int) -> None:
     """A node is counted in an update and sends no list: it finds that there is too little room, and fails."""
-    gpus, lost = mode.team_size, ranks_of(node, mode.team_size)
+    lost = ranks_of(node, mode.team_size)
 
     def main(rank: Any) -> Any:
-        with ep.Group(rank.comm, masked_config(problem, mode, timeout_ns=TIMEOUT_NS)) as group:
-            mine, last = Exchange(rank, problem, mode), Exchange(rank, problem, mode)
-            handle = mine.make_handle(group)
-            rank.synchronize()
-            rank.barrier()
+        with masked_exchanges(rank, problem, mode, 2) as (group, handle, mine, last):
+            meet(rank)
             if rank.rank in lost:
                 mine.mode = replace(mode, alignment=64)
                 mine.make_handle(group)
-                rank.synchronize()
-                rank.barrier()
+                meet(rank)
                 return None
             mine.update(handle)
             mine.run(handle)
             found = mine.results()
             rank.barrier()
-            check_mask(rank, group, gpus, lost)
-            step_without(last, handle, problem, gpus, lost)
+            check_mask(mine, group, lost)
+            step_without(last, handle, lost)
             return found, last.results()
 
     results = cluster.run(main)
-    check_counted(problem, mode, [both and both[0] for both in results], lost)
-    check_left(problem, mode, [both and both[1] for both in results], lost)
+    check_counted(problem, mode, each(results, 0), lost)
+    check_left(problem, mode, each(results, 1), lost)
 
 
 def run_with_gradients_lost(cluster: Any, problem: Problem, mode: Mode, lost: int, seed: int) -> None:
@@ -430,18 +251,15 @@ def run_with_gradients_lost(cluster: Any, problem: Problem, mode: Mode, lost: in
     gpus = mode.team_size
 
     def main(rank: Any) -> Any:
-        with ep.Group(rank.comm, masked_config(problem, mode, timeout_ns=TIMEOUT_NS)) as group:
-            mine = Exchange(rank, problem, mode)
-            give_results_of_experts(mine, seed)
-            handle = mine.make_handle(group)
+        with masked_exchanges(rank, problem, mode) as (group, handle, mine):
+            write_results_everywhere(mine, seed)
             mine.run(handle)
-            rank.synchronize()
-            rank.barrier()
+            meet(rank)
             if rank.rank == lost:
                 cluster.sim.silence(rank.rank)
                 return None
             mine.combine(handle)
-            check_masks_no_others(rank, group, gpus, (lost,))
+            check_masks_no_others(mine, group, (lost,))
             return mine.results()
 
     for rank, found in enumerate(cluster.run(main)):

@@ -21,7 +21,7 @@ import ht
 import ll
 import nccl_ep as ep
 from cuda_cluster import CudaRank, communicator_of, make_unique_id, num_gpus, use_gpu
-from ht_mask_teams import mask_left, what_is_left
+from ht_survivors import mask_left, what_is_left
 from ll import EM, Shape, assert_same_bits, make_problem
 from masks import mask_of, mask_without, without
 from oracle import Array, Problem
@@ -79,7 +79,7 @@ class HighThroughput:
         mine.run(handle, stream)
 
     def left(self, problem: Problem, victim: int) -> Problem:
-        return what_is_left(problem, self.team_size, (victim,))
+        return what_is_left(problem, self.mode, (victim,))
 
     def mask(self, rank: int, num_ranks: int, victim: int) -> list[int]:
         return mask_left(rank, num_ranks, self.team_size, (victim,))

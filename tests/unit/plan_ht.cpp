@@ -35,9 +35,39 @@ class Draw {
     return std::uniform_int_distribution<uint32_t>(low, high)(random_);
   }
 
+  // Every other device is as large as a GPU may be, and every third plan is tuned.
+  Limits limits(int i) {
+    return i % 2 ? Limits{(*this)(1, 132), 1024, kShared} : Limits{(*this)(1, 8), 32 * (*this)(3, 32), kShared};
+  }
+  HtTuning tuning(int i, uint32_t most_piece_bytes) {
+    if (i % 3) return {};
+    return {0, (*this)(0, 2048), (*this)(0, 140), (*this)(0, 20), (*this)(0, most_piece_bytes)};
+  }
+  Layout layout() { return (*this)(0, 1) ? Layout::flat : Layout::expert_major; }
+
  private:
   std::mt19937 random_{20931};
 };
+
+// It stays within every limit, every role has a warp, and pieces cover the row.
+void check_row_plan(const HtRowPlan& plan, const Limits& limits, uint64_t row_bytes) {
+  const HtMovePlan& move = plan.move;
+  CAPTURE(to_string(plan));
+  CHECK(plan.launch.num_blocks == limits.num_sms);
+  CHECK(plan.launch.num_threads % 32 == 0);
+  CHECK(plan.launch.num_threads <= std::min(kHtMoveThreads, limits.max_threads_per_block));
+  CHECK(plan.launch.shared_bytes <= kDynamic);
+  CHECK(move.push_blocks >= 1);
+  CHECK(move.push_blocks <= plan.launch.num_blocks);
+  CHECK(move.push_warps >= 1);
+  const uint32_t other_warps = move.push_blocks == plan.launch.num_blocks ? 2 : 1;
+  CHECK(32 * (move.push_warps + other_warps) <= plan.launch.num_threads);
+  CHECK(move.ticket_rows >= 1);
+  CHECK(move.ticket_rows <= 32);
+  CHECK(move.piece_bytes % 16 == 0);
+  CHECK(uint64_t{move.num_pieces} * move.piece_bytes >= row_bytes);
+  CHECK(uint64_t{move.num_pieces - 1} * move.piece_bytes < row_bytes);
+}
 
 }  // namespace
 
@@ -122,33 +152,17 @@ TEST_CASE("plan_ht: random updates stay within every limit and cover all tokens"
 TEST_CASE("plan_ht: random rows stay within every limit, and every role has a warp") {
   Draw draw;
   for (int i = 0; i < 2000; ++i) {
-    const Limits limits = i % 2 ? Limits{draw(1, 132), 1024, kShared} : Limits{draw(1, 8), 32 * draw(3, 32), kShared};
+    const Limits limits = draw.limits(i);
     const uint64_t row_bytes = 16 * draw(1, 8192);
-    const HtTuning tuning = i % 3 ? HtTuning{} : HtTuning{0, draw(0, 2048), draw(0, 140), draw(0, 20), draw(0, 40000)};
-    const Layout layout = draw(0, 1) ? Layout::flat : Layout::expert_major;
+    const HtTuning tuning = draw.tuning(i, 40000);
+    const Layout layout = draw.layout();
     const HtRow row{row_bytes, i % 4 ? 0 : 16 * draw(1, 448)};
     const HtRowPlan dispatch = plan_ht_dispatch(layout, draw(0, 1), row, limits, tuning);
-    const HtRowPlan combine = plan_ht_combine(layout, row_bytes, limits, tuning);
-    for (const HtRowPlan& plan : {dispatch, combine}) {
-      const HtMovePlan& move = plan.move;
-      CAPTURE(to_string(plan));
-      CHECK(plan.launch.num_blocks == limits.num_sms);
-      CHECK(plan.launch.num_threads % 32 == 0);
-      CHECK(plan.launch.num_threads <= std::min(kHtMoveThreads, limits.max_threads_per_block));
-      CHECK(move.push_blocks >= 1);
-      CHECK(move.push_blocks <= plan.launch.num_blocks);
-      CHECK(move.push_warps >= 1);
-      const uint32_t other_warps = move.push_blocks == plan.launch.num_blocks ? 2 : 1;
-      CHECK(32 * (move.push_warps + other_warps) <= plan.launch.num_threads);
-      CHECK(plan.launch.shared_bytes <= kDynamic);
-      CHECK(move.ticket_rows >= 1);
-      CHECK(move.ticket_rows <= 32);
-      CHECK(move.piece_bytes % 16 == 0);
-      CHECK(uint64_t{move.num_pieces} * move.piece_bytes >= row_bytes);
-      CHECK(uint64_t{move.num_pieces - 1} * move.piece_bytes < row_bytes);
-    }
+    check_row_plan(dispatch, limits, row_bytes);
     CHECK(dispatch.move.stage_bytes == dispatch.move.piece_bytes + row.stage_scale_bytes);
     CHECK(dispatch.launch.shared_bytes == dispatch.move.push_warps * dispatch.move.mover_bytes());
+    const HtRowPlan combine = plan_ht_combine(layout, row_bytes, limits, tuning);
+    check_row_plan(combine, limits, row_bytes);
     const bool has_stages = layout == Layout::flat;
     CHECK(combine.launch.shared_bytes == (has_stages ? combine.move.push_warps * combine.move.mover_bytes() : 0));
   }
@@ -157,27 +171,17 @@ TEST_CASE("plan_ht: random rows stay within every limit, and every role has a wa
 TEST_CASE("plan_ht: random combines that quantize stay within every limit, in pieces of whole parts") {
   Draw draw;
   for (int i = 0; i < 2000; ++i) {
-    const Limits limits = i % 2 ? Limits{draw(1, 132), 1024, kShared} : Limits{draw(1, 8), 32 * draw(3, 32), kShared};
+    const Limits limits = draw.limits(i);
     const uint32_t row_bytes = 256 * draw(1, 512);
-    const HtTuning tuning = i % 3 ? HtTuning{} : HtTuning{0, draw(0, 2048), draw(0, 140), draw(0, 20), draw(0, 400000)};
-    const Layout layout = draw(0, 1) ? Layout::flat : Layout::expert_major;
-    const HtRowPlan plan = plan_ht_quantized_combine(layout, row_bytes, limits, tuning);
+    const HtTuning tuning = draw.tuning(i, 400000);
+    const HtRowPlan plan = plan_ht_quantized_combine(draw.layout(), row_bytes, limits, tuning);
     const HtMovePlan& move = plan.move;
+    check_row_plan(plan, limits, row_bytes);
     CAPTURE(to_string(plan));
-    CHECK(plan.launch.num_blocks == limits.num_sms);
-    CHECK(plan.launch.num_threads <= std::min(kHtMoveThreads, limits.max_threads_per_block));
-    CHECK(move.push_blocks >= 1);
-    CHECK(move.push_blocks <= plan.launch.num_blocks);
-    CHECK(move.push_warps >= 1);
     CHECK(32 * (move.push_warps + 2) <= plan.launch.num_threads);
     CHECK(move.num_parts >= 2);
     CHECK(plan.launch.shared_bytes == move.push_warps * move.sum_mover_bytes());
-    CHECK(plan.launch.shared_bytes <= kDynamic);
-    CHECK(move.ticket_rows >= 1);
-    CHECK(move.ticket_rows <= 32);
     CHECK(move.piece_bytes % kHtSumPartBytes == 0);
-    CHECK(uint64_t{move.num_pieces} * move.piece_bytes >= row_bytes);
-    CHECK(uint64_t{move.num_pieces - 1} * move.piece_bytes < row_bytes);
     CHECK(move.stage_bytes == quantized_bytes(move.piece_bytes / 2));
     CHECK(quantized_bytes(row_bytes / 2) <= row_bytes);
   }
