@@ -56,6 +56,15 @@ def test_every_page_is_in_the_reading_order() -> None:
         assert name == "README.md" or f"({name})" in order, name
 
 
+@pytest.mark.parametrize("algorithm", ["ll", "ht"])
+def test_a_page_says_what_each_kernel_file_is_for(algorithm: str) -> None:
+    page = (ROOT / "docs" / f"{algorithm}.md").read_text()
+    missing = [
+        file.name for file in (ROOT / "jit_templates" / algorithm).iterdir() if f"`{file.name}`" not in page
+    ]
+    assert not missing
+
+
 def test_the_readme_shows_the_examples_as_they_are() -> None:
     shown = dict(_EXAMPLE.findall(README.read_text()))
     assert set(shown) == {"examples/quickstart.py", "examples/ll_roundtrip.c"}
