@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from itertools import product
+from itertools import chain, combinations
 from typing import Any
 
 import ll
@@ -14,7 +14,8 @@ import nccl_ep as ep
 import numpy as np
 import oracle
 from harness import simulated, wait_for_all
-from masks import mask_of, mask_without, without
+from ll_masks import assert_same, check_mask, clean_and_run, exchange_without, masked_group
+from masks import each, without, without_tokens
 from nccl_ep.sim import Schedule
 from oracle import Problem
 
@@ -37,29 +38,19 @@ class Survivor:
 
     def exchange(self) -> ll.Exchange:
         """Fresh buffers, with what experts give back for the problem without the lost rank."""
-        mine = ll.Exchange(self.rank, self.problem, self.layout)
-        rows = ll.expert_rows(without(self.problem, LOST), self.rank.rank, self.layout)
-        self.rank.write(mine.expert_rows, rows)
-        return mine
+        return exchange_without(self.rank, self.problem, self.layout, LOST)
 
     def check_without_lost(self, mine: ll.Exchange) -> None:
         """As if the lost rank had neither tokens nor experts."""
         wanted = ll.expected(without(self.problem, LOST), self.rank.rank, self.layout)
-        found = mine.results()
-        for name, values in wanted.items():
-            ll.assert_same_bits(plus_zero(found[name]), plus_zero(values), f"rank {self.rank.rank}: {name}")
+        assert_same(mine.results(), wanted, f"rank {self.rank.rank}")
 
     def check_mask(self) -> None:
         """Only the lost rank is masked, and the host knows."""
-        assert mask_of(self.rank, self.group) == mask_without(self.rank.num_ranks, LOST)
+        check_mask(self.rank, self.group, LOST)
         loss = self.group.async_error()
         assert isinstance(loss, ep.RemoteError), "no loss is reported"
         assert loss.ranks == (LOST,), loss.message
-
-
-def plus_zero(values: ll.Array) -> ll.Array:
-    """-0 and 0 are both fine where nothing is added."""
-    return values + values.dtype.type(0) if values.dtype.kind == "f" or values.dtype == ll.BF16 else values
 
 
 def fall_silent(cluster: Any) -> None:
@@ -81,7 +72,7 @@ def lose(
     problem = problem or to_all_ranks(ll.make_problem(FEW, seed), seed)
 
     def main(rank: Any) -> None:
-        with masked_group(rank, problem) as group:
+        with masked_group(rank, problem, TIMEOUT_NS) as group:
             survivor = Survivor(rank, group, problem, layout)
             for _ in range(2):
                 survivor.whole.run(survivor.handle)
@@ -105,10 +96,6 @@ def to_all_ranks(problem: Problem, seed: int) -> Problem:
         for table in problem.topk_idx
     ]
     return replace(problem, topk_idx=routes)
-
-
-def masked_group(rank: Any, problem: Problem, timeout_ns: int = TIMEOUT_NS) -> ep.Group:
-    return ep.Group(rank.comm, ll.group_config(problem, enable_mask=True, timeout_ns=timeout_ns))
 
 
 def in_time(cluster: Any, survivor: Survivor, count: int) -> list[ll.Exchange]:
@@ -138,10 +125,9 @@ def dead_before_combine(cluster: Any, survivor: Survivor) -> None:
     assert cluster.sim.clock_ns - start <= MOST_NS, f"waits for {cluster.sim.clock_ns - start} ns"
     survivor.check_mask()
     rows = [ll.expert_rows(problem, r, survivor.layout) for r in range(problem.num_ranks)]
-    found = survivor.rank.read(survivor.whole.combined)
     if survivor.layout is ll.RM:
         wanted = oracle.combine_rank_major(without(problem, LOST), rank, rows)
-        ll.assert_same_bits(plus_zero(found), plus_zero(wanted), f"rank {rank}: combined")
+        assert_same(survivor.whole.results(), {"combined": wanted}, f"rank {rank}")
     mine = survivor.exchange()
     mine.run(survivor.handle)
     survivor.check_without_lost(mine)
@@ -173,9 +159,9 @@ def combine_again(cluster: Any, survivor: Survivor) -> None:
     survivor.check_mask()
 
 
-def bank_of_the_dead(seed: int) -> None:
+def bank_of_the_dead(seed: int, nodes: int = 1) -> None:
     """No token goes to the dead rank's experts."""
-    lose(seed, ll.RM, combine_again, without(ll.make_problem(FEW, seed), LOST))
+    lose(seed, ll.RM, combine_again, without(ll.make_problem(FEW, seed), LOST), nodes=nodes)
 
 
 def one_after_the_other(seed: int, nodes: int = 1) -> None:
@@ -184,7 +170,7 @@ def one_after_the_other(seed: int, nodes: int = 1) -> None:
     problem = to_all_ranks(ll.make_problem(shape, seed), seed)
 
     def main(rank: Any) -> None:
-        with masked_group(rank, problem) as group:
+        with masked_group(rank, problem, TIMEOUT_NS) as group:
             mine = ll.Exchange(rank, problem, ll.EM)
             handle = mine.make_handle(group)
             for some in ((1,), (1, 2)):
@@ -195,7 +181,7 @@ def one_after_the_other(seed: int, nodes: int = 1) -> None:
                     break
                 mine.combine(handle)
                 rank.synchronize()
-                assert mask_of(rank, group) == mask_without(rank.num_ranks, *some)
+                check_mask(rank, group, *some)
             if rank.rank == 1:
                 rank.barrier()  # its host still meets the others'
 
@@ -233,10 +219,8 @@ def dispatch_hastily(seed: int, timeout_ns: int, nodes: int) -> None:
 def check_some_sources(problem: Problem, rank: int, found: dict[str, ll.Array]) -> None:
     """Each row is a present source's, where that belongs, or what was there before."""
     others = [source for source in range(problem.num_ranks) if source != rank]
-    for present in product((True, False), repeat=len(others)):
-        sources = {rank, *(source for source, is_there in zip(others, present, strict=True) if is_there)}
-        some = with_tokens_of(problem, sources)
-        wanted = ll.expected(some, rank, ll.EM)
+    for absent in chain.from_iterable(combinations(others, count) for count in range(len(others) + 1)):
+        wanted = ll.expected(without_tokens(problem, *absent), rank, ll.EM)
         rows, right = found["received"], wanted["received"]
         same = (rows.view(np.uint16) == right.view(np.uint16)).all(axis=-1)
         before = (rows == ll.POISON).all(axis=-1)
@@ -245,20 +229,13 @@ def check_some_sources(problem: Problem, rank: int, found: dict[str, ll.Array]) 
     raise AssertionError(f"rank {rank}: no ranks' tokens are counted by {found['counters']}, and lie there")
 
 
-def with_tokens_of(problem: Problem, sources: set[int]) -> Problem:
-    """The same problem as if other ranks had no tokens."""
-    routes = [
-        table if rank in sources else np.full_like(table, -1) for rank, table in enumerate(problem.topk_idx)
-    ]
-    return replace(problem, topk_idx=routes)
-
-
 def comes_back(seed: int, nodes: int = 1) -> None:
     """A rank stops, misses some exchanges, and takes part again after a cleaning; all that twice."""
     problem = ll.make_problem(FEW, seed)
 
-    def main(rank: Any) -> None:
-        with masked_group(rank, problem) as group:
+    def main(rank: Any) -> Any:
+        found = []
+        with masked_group(rank, problem, TIMEOUT_NS) as group:
             survivor = Survivor(rank, group, problem, ll.RM)
             for _ in range(2):
                 wait_for_all(rank)
@@ -271,16 +248,13 @@ def comes_back(seed: int, nodes: int = 1) -> None:
                     rank.synchronize()
                     rank.barrier()
                 wait_for_all(rank)
-                group.clean_mask()
-                exchanges = [ll.Exchange(rank, problem, ll.RM) for _ in range(3)]
-                for mine in exchanges:
-                    mine.run(survivor.handle)
-                for mine in exchanges:
-                    for name, values in ll.expected(problem, rank.rank, ll.RM).items():
-                        ll.assert_same_bits(mine.results()[name], values, f"rank {rank.rank}: {name}")
+                found += clean_and_run(survivor.whole, group, survivor.handle, 3)
+        return found
 
     with simulated(problem.num_ranks, seed, nodes=nodes) as cluster:
-        cluster.run(main)
+        found = cluster.run(main)
+    for i in range(6):
+        ll.check(problem, ll.RM, each(found, i))
 
 
 SCENARIOS: dict[str, Callable[[int], None]] = {

@@ -16,19 +16,19 @@ from ll_mask_scenarios import (
     FEW,
     FEW_WARPS,
     LOST,
+    TIMEOUT_NS,
     Survivor,
-    combine_again,
+    bank_of_the_dead,
     comes_back,
     dead,
     dead_before_combine,
     hasty,
     in_time,
     lose,
-    masked_group,
     one_after_the_other,
     to_all_ranks,
 )
-from masks import mask_of, mask_without, without
+from ll_masks import check_mask, clean_and_run, masked_group
 
 NODES = 3  # a rank each
 
@@ -58,11 +58,6 @@ def sent(cluster: Any, rank: int) -> tuple[int, ...]:
     return tuple(int(link[name]) for name in ("bytes", "gin_puts", "gin_signals"))
 
 
-def bank_of_the_dead(seed: int) -> None:
-    """No token goes to the dead rank's experts."""
-    lose(seed, ll.RM, combine_again, without(ll.make_problem(FEW, seed), LOST), nodes=NODES)
-
-
 def lose_node(cluster: Any) -> None:
     """What is in flight to it and from it is lost as well."""
     cluster.sim.lose_node(LOST)
@@ -74,7 +69,7 @@ def half_dead(seed: int) -> None:
     problem = to_all_ranks(ll.make_problem(shape, seed), seed)
 
     def main(rank: Any) -> None:
-        with masked_group(rank, problem) as group:
+        with masked_group(rank, problem, TIMEOUT_NS) as group:
             mine = ll.Exchange(rank, problem, ll.RM)
             handle = mine.make_handle(group)
             rank.barrier()
@@ -93,7 +88,7 @@ def half_dead(seed: int) -> None:
                 ll.assert_same_bits(
                     found["received"][source], wanted["received"][source], f"rank {rank.rank}: from {source}"
                 )
-            assert mask_of(rank, group) == mask_without(problem.num_ranks, LOST)
+            check_mask(rank, group, LOST)
 
     with simulated(problem.num_ranks, seed, nodes=NODES, sms=3, threads_per_block=64) as cluster:
         cluster.run(main)
@@ -103,8 +98,8 @@ def comes_later(seed: int) -> None:
     """Others clean their masks in vain, then with the rank, which is there first."""
     problem = ll.make_problem(FEW, seed)
 
-    def main(rank: Any) -> None:
-        with masked_group(rank, problem) as group:
+    def main(rank: Any) -> Any:
+        with masked_group(rank, problem, TIMEOUT_NS) as group:
             survivor = Survivor(rank, group, problem, ll.RM)
             for _ in range(2):
                 if rank.rank != LOST:
@@ -115,14 +110,11 @@ def comes_later(seed: int) -> None:
             if rank.rank != LOST:
                 cluster.sim.delay(rank.rank, 4000)
             rank.barrier()
-            group.clean_mask()
-            mine = ll.Exchange(rank, problem, ll.RM)
-            mine.run(survivor.handle)
-            for name, values in ll.expected(problem, rank.rank, ll.RM).items():
-                ll.assert_same_bits(mine.results()[name], values, f"rank {rank.rank}: {name}")
+            return clean_and_run(survivor.whole, group, survivor.handle, 1)[0]
 
     with simulated(problem.num_ranks, seed, nodes=NODES) as cluster:
-        cluster.run(main)
+        results = cluster.run(main)
+    ll.check(problem, ll.RM, results)
 
 
 SCENARIOS: dict[str, Callable[[int], None]] = {
@@ -133,7 +125,7 @@ SCENARIOS: dict[str, Callable[[int], None]] = {
     ),
     "quiet": partial(lose, layout=ll.EM, act=quiet, nodes=NODES),
     "quiet-rank-major": partial(lose, layout=ll.RM, act=quiet, nodes=NODES),
-    "bank-of-the-dead": bank_of_the_dead,
+    "bank-of-the-dead": partial(bank_of_the_dead, nodes=NODES),
     "lost-node": lambda seed: lose(seed, ll.EM, network_keeps, fall=lose_node, nodes=NODES),
     "one-after-the-other": partial(one_after_the_other, nodes=5),
     "half-dead": half_dead,

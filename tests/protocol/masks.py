@@ -42,3 +42,14 @@ def mask_of(rank: Any, group: ep.Group) -> list[int]:
 def mask_without(num_ranks: int, *lost: int) -> list[int]:
     """The mask in which all take part but these."""
     return [int(rank not in lost) for rank in range(num_ranks)]
+
+
+def meet(rank: Any) -> None:
+    """Waits until all ranks are done with what they have called."""
+    rank.synchronize()
+    rank.barrier()
+
+
+def each(found: list[Any], i: int) -> list[Any]:
+    """The i-th of the results that each survivor has."""
+    return [results and results[i] for results in found]

@@ -10,12 +10,12 @@ from typing import Any
 
 import nccl_ep as ep
 import pytest
-from ll import EM, RM, Exchange, Shape, make_problem
-from masks import mask_of, mask_without, without
-from test_ll_masks import SHAPE, TEAMS, check_survivors, make_exchange, masked_config
+from ll import Exchange, Shape, make_problem
+from ll_masks import check_left, check_mask, exchange_without, masked_group
+from masks import each, meet
+from test_ll_masks import LAYOUTS, LOST, SHAPE, TEAMS
 
 pytestmark = pytest.mark.sim_only
-LAYOUTS = pytest.mark.parametrize("layout", [EM, RM], ids=["expert-major", "rank-major"])
 EIGHT = Shape(num_ranks=8, num_local_experts=1, num_topk=3, hidden=16, max_tokens=3)
 TIMEOUT_NS = 500_000
 
@@ -32,19 +32,18 @@ def test_eight_ranks_lose_several(
 
     def main(rank: Any) -> Any:
         found = []
-        with ep.Group(rank.comm, masked_config(problem, timeout_ns=TIMEOUT_NS)) as group:
+        with masked_group(rank, problem, TIMEOUT_NS) as group:
             handle = Exchange(rank, problem, layout).make_handle(group)
             for some, lost in zip(losses, gone, strict=True):
-                rank.synchronize()
-                rank.barrier()
+                meet(rank)
                 if rank.rank in some:
                     cluster.sim.silence(rank.rank)
                     break
-                exchanges = [make_exchange(rank, problem, layout, *lost) for _ in range(2)]
+                exchanges = [exchange_without(rank, problem, layout, *lost) for _ in range(2)]
                 for mine in exchanges:
                     mine.run(handle)
                 found.append([mine.results() for mine in exchanges])
-                assert mask_of(rank, group) == mask_without(8, *lost)
+                check_mask(rank, group, *lost)
             for _ in losses[len(found) + 1 :]:  # its host still meets the others'
                 rank.barrier()
         return found
@@ -54,23 +53,22 @@ def test_eight_ranks_lose_several(
     for i, lost in enumerate(gone):
         for j in range(2):
             results = [None if rank in lost else found[rank][i][j] for rank in range(8)]
-            check_survivors(without(problem, *lost[:-1]), layout, results, lost[-1])
+            check_left(problem, layout, results, *lost)
 
 
 @LAYOUTS
 @TEAMS
 def test_micro_batches_in_flight_go_on(make_cluster: Any, layout: ep.Layout, nodes: int, seed: int) -> None:
     """Each operation begins while the one before is still to be received; a rank is dead for all of them."""
-    lost = 2
     problems = [make_problem(replace(SHAPE, tokens=tokens), seed) for tokens in ((6, 3, 5, 4), (2, 6, 1, 5))]
 
     def main(rank: Any) -> Any:
-        with ep.Group(rank.comm, masked_config(problems[0], timeout_ns=TIMEOUT_NS)) as group:
-            batches = [make_exchange(rank, problem, layout, lost) for problem in problems]
+        with masked_group(rank, problems[0], TIMEOUT_NS) as group:
+            batches = [exchange_without(rank, problem, layout, LOST) for problem in problems]
             handles = [mine.make_handle(group) for mine in batches]
             rank.barrier()
-            if rank.rank == lost:
-                cluster.sim.silence(lost)
+            if rank.rank == LOST:
+                cluster.sim.silence(LOST)
                 return None
             for call in ("dispatch", "combine"):
                 for mine, handle in zip(batches, handles, strict=True):
@@ -78,10 +76,10 @@ def test_micro_batches_in_flight_go_on(make_cluster: Any, layout: ep.Layout, nod
                 for handle in handles:
                     handle.complete()
             results = [mine.results() for mine in batches]
-            assert mask_of(rank, group) == mask_without(SHAPE.num_ranks, lost)
+            check_mask(rank, group, LOST)
             return results
 
     cluster = make_cluster(SHAPE.num_ranks, seed, nodes=nodes)
     found = cluster.run(main)
     for i, problem in enumerate(problems):
-        check_survivors(problem, layout, [results and results[i] for results in found], lost)
+        check_left(problem, layout, each(found, i), LOST)

@@ -12,9 +12,9 @@ from typing import Any
 import nccl_ep as ep
 import numpy as np
 import pytest
-from ll import EM, RM, Exchange, Shape, assert_same_bits, check, expected, make_problem
-from masks import mask_of, mask_without, without
-from test_ll_masks import make_exchange, masked_config
+from ll import EM, RM, Exchange, Shape, check, make_problem
+from ll_masks import check_left, check_mask, clean_and_run, exchange_without, masked_group
+from masks import each, meet
 
 pytestmark = pytest.mark.sim_only
 LAYOUTS = pytest.mark.parametrize("layout", [EM, RM], ids=["expert-major", "rank-major"])
@@ -34,19 +34,6 @@ def ranks_of(node: int, gpus: int) -> tuple[int, ...]:
     return tuple(range(node * gpus, (node + 1) * gpus))
 
 
-def plus_zero(values: Any) -> Any:
-    """-0 and 0 are both fine where nothing is added."""
-    return values + values.dtype.type(0)
-
-
-def check_without(problem: Any, layout: ep.Layout, lost: tuple[int, ...], results: list[Any]) -> None:
-    """All others have what a problem without the lost ranks gives."""
-    some = without(problem, *lost)
-    for rank in set(range(problem.num_ranks)) - set(lost):
-        for name, values in expected(some, rank, layout).items():
-            assert_same_bits(plus_zero(results[rank][name]), plus_zero(values), f"rank {rank}: {name}")
-
-
 @LAYOUTS
 @DIVISIONS
 @pytest.mark.parametrize("loses", [True, False], ids=["lost", "silent"])
@@ -56,33 +43,32 @@ def test_survivors_go_on_without_a_dead_node(
     problem, lost = make_problem(shape_of(nodes, gpus), seed), ranks_of(LOST_NODE, gpus)
 
     def main(rank: Any) -> Any:
-        with ep.Group(rank.comm, masked_config(problem, timeout_ns=TIMEOUT_NS)) as group:
+        with masked_group(rank, problem, TIMEOUT_NS) as group:
             before = Exchange(rank, problem, layout)
             handle = before.make_handle(group)
             before.run(handle)
-            rank.synchronize()
-            rank.barrier()
+            meet(rank)
             if rank.rank in lost:
                 cluster.sim.lose_node(LOST_NODE) if loses else cluster.sim.silence(rank.rank)
                 return None
             start = cluster.sim.clock_ns
-            exchanges = [make_exchange(rank, problem, layout, *lost) for _ in range(4)]
+            exchanges = [exchange_without(rank, problem, layout, *lost) for _ in range(4)]
             for mine in exchanges:
                 mine.run(handle)
             rank.synchronize()
             waited = cluster.sim.clock_ns - start
-            assert mask_of(rank, group) == mask_without(rank.num_ranks, *lost)
+            check_mask(rank, group, *lost)
             loss = group.async_error()
             assert isinstance(loss, ep.RemoteError)
             assert set(loss.ranks) <= set(lost)
-            return waited, [mine.results() for mine in exchanges]
+            return [*(mine.results() for mine in exchanges), waited]
 
     cluster = make_cluster(nodes * gpus, seed, nodes=nodes)
     found = cluster.run(main)
     for i in range(4):
-        check_without(problem, layout, lost, [results and results[1][i] for results in found])
-    for results in found:
-        assert results is None or results[0] <= LEAP * 2 * TIMEOUT_NS
+        check_left(problem, layout, each(found, i), *lost)
+    for waited in each(found, 4):
+        assert waited is None or waited <= LEAP * 2 * TIMEOUT_NS, waited
 
 
 @LAYOUTS
@@ -96,8 +82,8 @@ def test_a_node_that_dies_at_any_moment(
     print("dies after", moment, "steps")
 
     def main(rank: Any) -> Any:
-        with ep.Group(rank.comm, masked_config(problem, timeout_ns=TIMEOUT_NS)) as group:
-            first, last = Exchange(rank, problem, layout), make_exchange(rank, problem, layout, *lost)
+        with masked_group(rank, problem, TIMEOUT_NS) as group:
+            first, last = Exchange(rank, problem, layout), exchange_without(rank, problem, layout, *lost)
             handle = first.make_handle(group)
             rank.barrier()
             if rank.rank in lost:
@@ -108,11 +94,11 @@ def test_a_node_that_dies_at_any_moment(
                 last.run(handle)
             if rank.rank in lost:
                 return None
-            assert mask_of(rank, group) == mask_without(rank.num_ranks, *lost)
+            check_mask(rank, group, *lost)
             return last.results()
 
     cluster = make_cluster(nodes * gpus, seed, nodes=nodes)
-    check_without(problem, layout, lost, cluster.run(main))
+    check_left(problem, layout, cluster.run(main), *lost)
 
 
 @LAYOUTS
@@ -128,12 +114,11 @@ def test_a_node_that_comes_back_takes_part_again(
 
     def main(rank: Any) -> Any:
         found = []
-        with ep.Group(rank.comm, masked_config(problem, timeout_ns=TIMEOUT_NS)) as group:
+        with masked_group(rank, problem, TIMEOUT_NS) as group:
             mine = Exchange(rank, problem, layout)
             handle = mine.make_handle(group)
             for moment, count in zip(moments, counts, strict=True):
-                rank.synchronize()
-                rank.barrier()
+                meet(rank)
                 if rank.rank in lost:
                     cluster.sim.silence(rank.rank, after=int(moment))
                     mine.run(handle)
@@ -143,22 +128,15 @@ def test_a_node_that_comes_back_takes_part_again(
                 else:
                     for _ in range(count):
                         mine.run(handle)
-                    rank.synchronize()
-                    rank.barrier()
-                rank.synchronize()
-                rank.barrier()
-                group.clean_mask()
-                assert mask_of(rank, group) == [1] * rank.num_ranks
-                exchanges = [Exchange(rank, problem, layout) for _ in range(3)]
-                for again in exchanges:
-                    again.run(handle)
-                found += [again.results() for again in exchanges]
+                    meet(rank)
+                meet(rank)
+                found += clean_and_run(mine, group, handle, 3)
         return found
 
     cluster = make_cluster(nodes * gpus, seed, nodes=nodes)
     found = cluster.run(main)
     for i in range(6):
-        check(problem, layout, [results[i] for results in found])
+        check(problem, layout, each(found, i))
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 4], ids=["one-team", "2x2", "4x1"])
@@ -171,29 +149,23 @@ def test_who_was_not_there_before_may_come_to_a_later_cleaning(
     num_vain, late = int(random.integers(1, 4)), random.integers(0, 3000, 4)
 
     def main(rank: Any) -> Any:
-        with ep.Group(rank.comm, masked_config(problem, timeout_ns=TIMEOUT_NS)) as group:
+        with masked_group(rank, problem, TIMEOUT_NS) as group:
             mine = Exchange(rank, problem, RM)
             handle = mine.make_handle(group)
             mine.run(handle)
-            rank.synchronize()
-            rank.barrier()
+            meet(rank)
             for _ in range(num_vain):
-                if rank.rank != lost:
-                    with suppress(ep.RemoteError):
-                        group.clean_mask()
-                    mine.run(handle)
-                    rank.synchronize()
+                if rank.rank == lost:
                     rank.barrier()
-                    assert mask_of(rank, group) == mask_without(4, lost)
-                else:
-                    rank.barrier()
+                    continue
+                with suppress(ep.RemoteError):
+                    group.clean_mask()
+                mine.run(handle)
+                meet(rank)
+                check_mask(rank, group, lost)
             cluster.sim.delay(rank.rank, int(late[rank.rank]))
             rank.barrier()
-            group.clean_mask()
-            assert mask_of(rank, group) == [1] * 4
-            whole = Exchange(rank, problem, RM)
-            whole.run(handle)
-            return whole.results()
+            return clean_and_run(mine, group, handle, 1)[0]
 
     cluster = make_cluster(4, seed, nodes=nodes)
     check(problem, RM, cluster.run(main))

@@ -15,10 +15,10 @@ import nccl_ep as ep
 import pytest
 from both import fault
 from ll import EM, RM, Exchange, Shape, group_config, make_problem
-from masks import mask_of, mask_without
+from ll_masks import check_left, check_mask, exchange_without, masked_group
+from masks import each, mask_without
 from nccl_ep.sim import Schedule
 from oracle import Problem
-from test_ll_masks import check_survivors, make_exchange
 from wait_sites import Fault, Site, at_some_moment, check_witnesses, ends_in, title
 
 pytestmark = pytest.mark.sim_only
@@ -217,14 +217,13 @@ def test_with_masks_a_wait_in_vain_takes_no_longer_than_it_may(
 ) -> None:
     num_ranks = scene.num_ranks(seed)
     problem = scene.problem(num_ranks, seed)
-    config = group_config(problem, enable_mask=True, timeout_ns=TIMEOUT_NS)
 
     def act(moment: int, cluster_seed: int) -> Any:
         cluster = scene.cluster(make_cluster, num_ranks, cluster_seed)
 
         def main(rank: Any) -> Any:
-            with ep.Group(rank.comm, config) as group:
-                after = make_exchange(rank, problem, scene.layout, LOST)
+            with masked_group(rank, problem, TIMEOUT_NS) as group:
+                after = exchange_without(rank, problem, scene.layout, LOST)
                 mine, handle = scene.start(rank, group, problem)
                 if rank.rank == LOST:
                     scene.lose(cluster, rank, group, mine, handle, moment)
@@ -238,7 +237,7 @@ def test_with_masks_a_wait_in_vain_takes_no_longer_than_it_may(
                 loss = group.async_error()
                 after.run(handle)
                 results = after.results()
-                assert mask_of(rank, group) == mask_without(num_ranks, LOST)
+                check_mask(rank, group, LOST)
                 return "" if loss is None else loss.message, waited, results
 
         return cluster.run(main)
@@ -248,7 +247,7 @@ def test_with_masks_a_wait_in_vain_takes_no_longer_than_it_may(
     check_witnesses([message for message, _, _ in found], scene.site[1], MISSING, witnesses)
     for rank, (_, waited, _) in enumerate(found):
         assert waited <= LEAP * MOST_TIMEOUTS * TIMEOUT_NS, f"rank {rank} waited {waited} ns"
-    check_survivors(problem, scene.layout, [results for _, _, results in found], LOST)
+    check_left(problem, scene.layout, each(found, 2), LOST)
 
 
 def leave_alone(rank: Any, group: ep.Group) -> None:
@@ -262,13 +261,12 @@ def run_cleaning(wait: str, searched: bool, nodes: int, make_cluster: Any, seed:
     """What each rank says of a cleaning to which one does not come, or in the middle of which it stops."""
     num_ranks = 4
     problem = make_problem(Shape(num_ranks=num_ranks), seed)
-    config = group_config(problem, enable_mask=True, timeout_ns=TIMEOUT_NS)
 
     def act(moment: int, cluster_seed: int) -> list[str]:
         cluster = make_cluster(num_ranks, cluster_seed, nodes=nodes)
 
         def main(rank: Any) -> str:
-            with ep.Group(rank.comm, config) as group:
+            with masked_group(rank, problem, TIMEOUT_NS) as group:
                 rank.barrier()
                 if rank.rank == LOST:
                     cluster.sim.silence(LOST, after=moment)
@@ -279,7 +277,7 @@ def run_cleaning(wait: str, searched: bool, nodes: int, make_cluster: Any, seed:
                 start = cluster.sim.clock_ns
                 ranks = who_did_not_come(group)
                 assert ranks in ((), (LOST,))
-                assert mask_of(rank, group) == mask_without(num_ranks, *ranks)
+                check_mask(rank, group, *ranks)
                 assert cluster.sim.clock_ns - start <= LEAP * MOST_TIMEOUTS * TIMEOUT_NS
                 loss = group.async_error()
                 leave_alone(rank, group)
