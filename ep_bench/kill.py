@@ -45,8 +45,8 @@ class Survivor:
 
     Attributes:
         rank: which.
-        usual_us: an iteration before, the median.
-        longest_us: the longest iteration from then on.
+        usual_us: an iteration, the median.
+        longest_us: the longest iteration from the one before on.
         masked: whom it has masked.
         loss: what the library said when it noticed; None: it did not.
         wrong: what is wrong with its results; None: nothing.
@@ -103,7 +103,7 @@ class Aftermath:
             self.what,
             f"rank {self.kill.rank} died as iteration {self.kill.iteration} began",
             f"the longest iteration of another rank took {self.longest_us:,.1f} µs, {timeouts:.2f} x the "
-            f"{self.timeout_ns * 1e-9:g} s that kernels wait; before, {usual_us:,.1f} µs were usual",
+            f"{self.timeout_ns * 1e-9:g} s that kernels wait; {usual_us:,.1f} µs are usual",
             *(it.loss for it in self.survivors if it.loss),
         ]
         if self.wrong:

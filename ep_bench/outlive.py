@@ -65,8 +65,8 @@ def _iterate(
     loss = subject.loss()
     return Survivor(
         rank,
-        median(times[: kill.iteration]),
-        max(times[kill.iteration :]),
+        median(times),
+        max(times[kill.iteration - 1 :]),  # what it has put into the network last may be lost with it
         subject.masked_ranks(),
         loss,
         _what_is_wrong(act, subject, without(subject.inputs, kill.rank), device, rank),
