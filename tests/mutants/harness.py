@@ -22,12 +22,6 @@ def simulated(num_ranks: int, seed: int, **options: Any) -> AbstractContextManag
     return open_cluster("sim", num_ranks, seed, **{"step_limit": STEP_LIMIT, **options})
 
 
-def wait_for_all(rank: Any) -> None:
-    """Until what the ranks have called for so far is done."""
-    rank.synchronize()
-    rank.barrier()
-
-
 def check_counts(
     cluster: Any,
     problems: list[Problem],

@@ -12,10 +12,11 @@ from functools import partial
 from typing import Any
 
 import ht
-from harness import check_gives_up, wait_for_all
+from harness import check_gives_up
 from ht import FLAT, Exchange, Mode
 from ht_scenarios import chained, make_group, make_problem, simulated, tuned, with_budget
 from ll import Shape
+from masks import meet
 
 FEW = Shape(num_ranks=4, num_local_experts=2, num_topk=3, hidden=16, max_tokens=6, tokens=(6, 3, 5, 4))
 RAILS = replace(FEW, num_ranks=3, tokens=(6, 3, 5))
@@ -64,7 +65,7 @@ def silent_team(seed: int) -> None:
         with make_group(rank, problem, mode) as group:
             exchange = Exchange(rank, problem, mode)
             handle = exchange.make_handle(group)
-            wait_for_all(rank)
+            meet(rank)
             if rank.rank >= 2:
                 cluster.sim.silence(rank.rank)
             else:

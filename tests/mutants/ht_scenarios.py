@@ -16,9 +16,10 @@ import harness
 import ht
 import nccl_ep as ep
 import numpy as np
-from harness import TIMEOUT_NS, check_counts, check_gives_up, wait_for_all
+from harness import TIMEOUT_NS, check_counts, check_gives_up
 from ht import EM, FLAT, Exchange, Mode
 from ll import POISON, Problem, Shape, make_problem
+from masks import meet
 from nccl_ep.sim import Schedule
 
 NUM_PROBLEMS = 2
@@ -148,7 +149,7 @@ def silent_update(seed: int) -> None:
             exchange = Exchange(rank, problem, mode)
             memory = rank.array(np.full(group.handle_mem_size(EM, problem.num_topk), 0xFF, np.uint8))
             handle = group.init_handle(EM, problem.num_topk, handle_mem=memory)
-            wait_for_all(rank)
+            meet(rank)
             if rank.rank == silent:
                 cluster.sim.silence(silent)
             else:
@@ -170,7 +171,7 @@ def silent_combine(seed: int) -> None:
             exchange = Exchange(rank, problem, mode)
             handle = exchange.make_handle(group)
             exchange.dispatch(handle)
-            wait_for_all(rank)
+            meet(rank)
             if rank.rank == silent:
                 cluster.sim.silence(silent)
             else:
@@ -221,7 +222,7 @@ def late_flag(seed: int, moment: int) -> None:
         with make_group(rank, problem, mode) as group:
             exchange = Exchange(rank, problem, mode)
             handle = exchange.make_handle(group)
-            wait_for_all(rank)
+            meet(rank)
             if rank.rank == 2:
                 cluster.sim.stop_warps(2, first_warp=1, after=moment)
                 cluster.sim.wake(2, after=STEP_LIMIT // 2)

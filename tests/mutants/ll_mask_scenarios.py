@@ -13,9 +13,9 @@ import ll
 import nccl_ep as ep
 import numpy as np
 import oracle
-from harness import simulated, wait_for_all
+from harness import simulated
 from ll_masks import assert_same, check_mask, clean_and_run, exchange_without, masked_group
-from masks import each, without, without_tokens
+from masks import each, meet, without, without_tokens
 from nccl_ep.sim import Schedule
 from oracle import Problem
 
@@ -76,7 +76,7 @@ def lose(
             survivor = Survivor(rank, group, problem, layout)
             for _ in range(2):
                 survivor.whole.run(survivor.handle)
-            wait_for_all(rank)
+            meet(rank)
             if rank.rank == LOST:
                 fall(cluster)
                 return
@@ -175,7 +175,7 @@ def one_after_the_other(seed: int, nodes: int = 1) -> None:
             handle = mine.make_handle(group)
             for some in ((1,), (1, 2)):
                 mine.dispatch(handle)
-                wait_for_all(rank)
+                meet(rank)
                 if rank.rank == some[-1]:
                     cluster.sim.silence(rank.rank)
                     break
@@ -238,7 +238,7 @@ def comes_back(seed: int, nodes: int = 1) -> None:
         with masked_group(rank, problem, TIMEOUT_NS) as group:
             survivor = Survivor(rank, group, problem, ll.RM)
             for _ in range(2):
-                wait_for_all(rank)
+                meet(rank)
                 if rank.rank == LOST:
                     cluster.sim.silence(LOST)
                     rank.barrier()
@@ -247,7 +247,7 @@ def comes_back(seed: int, nodes: int = 1) -> None:
                     survivor.exchange().run(survivor.handle)
                     rank.synchronize()
                     rank.barrier()
-                wait_for_all(rank)
+                meet(rank)
                 found += clean_and_run(survivor.whole, group, survivor.handle, 3)
         return found
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import ll
 import nccl_ep as ep
-from harness import simulated, wait_for_all
+from harness import simulated
 from ll_mask_scenarios import (
     FEW,
     FEW_WARPS,
@@ -29,6 +29,7 @@ from ll_mask_scenarios import (
     to_all_ranks,
 )
 from ll_masks import check_mask, clean_and_run, masked_group
+from masks import meet
 
 NODES = 3  # a rank each
 
@@ -106,7 +107,7 @@ def comes_later(seed: int) -> None:
                     with suppress(ep.RemoteError):
                         group.clean_mask()
                     survivor.exchange().run(survivor.handle)
-                wait_for_all(rank)
+                meet(rank)
             if rank.rank != LOST:
                 cluster.sim.delay(rank.rank, 4000)
             rank.barrier()

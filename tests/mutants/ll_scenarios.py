@@ -14,7 +14,8 @@ import ll
 import nccl_ep as ep
 import numpy as np
 from graphs import Lane, Receipt, run_in_flight
-from harness import TIMEOUT_NS, check_counts, check_gives_up, simulated, wait_for_all
+from harness import TIMEOUT_NS, check_counts, check_gives_up, simulated
+from masks import meet
 from nccl_ep.sim import Schedule
 from oracle import tokens_for_rank
 
@@ -103,7 +104,7 @@ def in_flight(seed: int, receipt: Receipt, tokens: tuple[int, ...], **options: A
             streams = [rank.stream() for _ in exchanges]
             for exchange, handle in zip(exchanges, handles, strict=True):
                 exchange.dispatch(handle)
-            wait_for_all(rank)
+            meet(rank)
             lanes = [Lane(*lane) for lane in zip(exchanges, handles, streams, strict=True)]
             run_in_flight(lanes, 2 * NUM_CALLS * ["combine"], receipt)
             return [rank.read(exchange.combined) for exchange in exchanges]
@@ -146,7 +147,7 @@ def silent_receiver(seed: int) -> None:
             exchanges = [ll.Exchange(rank, problem, ll.RM) for _ in range(NUM_CALLS)]
             handle = exchanges[0].make_handle(group)
             exchanges[0].dispatch(handle)
-            wait_for_all(rank)
+            meet(rank)
             if rank.rank == silent:
                 cluster.sim.silence(silent)
                 exchanges[0].combine(handle)
@@ -175,7 +176,7 @@ def silent_source(seed: int, layout: ep.Layout) -> None:
             exchange = ll.Exchange(rank, problem, layout)
             memory = rank.array(np.full(group.handle_mem_size(layout, FEW.num_topk), 0xFF, np.uint8))
             handle = exchange.make_handle(group, handle_mem=memory)
-            wait_for_all(rank)
+            meet(rank)
             if rank.rank == silent:
                 cluster.sim.silence(silent)
             else:
@@ -207,7 +208,7 @@ def silent_in_between(
             exchange = ll.Exchange(rank, problem, layout)
             handle = exchange.make_handle(group)
             exchange.dispatch(handle)
-            wait_for_all(rank)
+            meet(rank)
             if rank.rank == silent:
                 cluster.sim.silence(silent)
             else:
@@ -235,7 +236,7 @@ def thrift(seed: int) -> None:
             exchange = ll.Exchange(rank, problem, ll.RM)
             handle = exchange.make_handle(group)
             exchange.dispatch(handle)
-            wait_for_all(rank)
+            meet(rank)
             if rank.rank == 0:
                 cluster.sim.reset_traffic()
             rank.barrier()
@@ -263,7 +264,7 @@ def bad_expert(seed: int) -> None:
         with make_group(rank, problem) as group:
             exchange = ll.Exchange(rank, problem, ll.RM)
             handle = exchange.make_handle(group)
-            wait_for_all(rank)
+            meet(rank)
             exchange.dispatch(handle)
             rank.synchronize()
             try:

@@ -12,8 +12,8 @@ import numpy as np
 from ht import Exchange, Mode, check, expected, expert_rows, gradients, group_config
 from ht_recipes import Rows, ScaledExchange, config_for
 from ht_recipes import expected as expected_scaled
-from ht_survivors import assert_same, check_left, check_mask, each, results_of_experts, what_is_left
-from masks import mask_of, mask_without
+from ht_survivors import assert_same, check_left, check_mask, results_of_experts, what_is_left
+from masks import each, mask_of, mask_without, meet
 from oracle import Problem
 
 TIMEOUT_NS = 1_000_000  # of simulated time
@@ -31,12 +31,6 @@ def masked_exchanges(
     with ep.Group(rank.comm, masked_config(problem, mode, **changes)) as group:
         exchanges = [Exchange(rank, problem, mode) for _ in range(count)]
         yield group, exchanges[0].make_handle(group), *exchanges
-
-
-def meet(rank: Any) -> None:
-    """Waits until all ranks are done with what they have called."""
-    rank.synchronize()
-    rank.barrier()
 
 
 def write_results_of_experts(mine: Exchange, problem: Problem) -> None:

@@ -12,7 +12,6 @@ from ht import Mode, Shape, expected, make_problem
 from ht_mask_runs import (
     TIMEOUT_NS,
     masked_exchanges,
-    meet,
     run_with_deaths,
     step_without,
     write_results_everywhere,
@@ -24,7 +23,6 @@ from ht_survivors import (
     check_mask,
     check_masks_no_others,
     combined,
-    each,
     is_from,
     rail_peer,
     received_of,
@@ -32,7 +30,7 @@ from ht_survivors import (
     subsets,
     what_is_left,
 )
-from masks import mask_of, mask_without, without_experts, without_tokens
+from masks import each, mask_of, mask_without, meet, without_experts, without_tokens
 from oracle import Array, Problem
 
 LEAP = 2.1  # the simulated clock may be ahead as far as it has come since something happened

@@ -100,11 +100,6 @@ def check_left(
             assert_same(found, wanted, f"rank {rank}", rows)
 
 
-def each(found: list[Any], i: int) -> list[Any]:
-    """The i-th of the results that each survivor has."""
-    return [results and results[i] for results in found]
-
-
 def received_of(wanted: Results) -> Results:
     """What comes with dispatch."""
     return {name: values for name, values in wanted.items() if name.startswith("received")}

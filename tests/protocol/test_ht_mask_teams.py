@@ -15,7 +15,6 @@ from ht_mask_runs import (
     draw_moments,
     masked_config,
     masked_exchanges,
-    meet,
     run_while_all_answer,
     run_with_a_replayed_graph,
     run_with_late_ranks,
@@ -38,6 +37,7 @@ from ht_mask_teams import (
 )
 from ht_recipes import Rows, quantized_rows, quantized_sums
 from ht_survivors import what_is_left
+from masks import meet
 
 pytestmark = pytest.mark.sim_only
 MODES = [

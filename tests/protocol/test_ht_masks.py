@@ -15,7 +15,6 @@ from ht_mask_runs import (
     draw_moments,
     masked_config,
     masked_exchanges,
-    meet,
     run_while_all_answer,
     run_with_a_replayed_graph,
     run_with_late_ranks,
@@ -36,8 +35,8 @@ from ht_masks import (
     run_with_unequal_masks,
 )
 from ht_recipes import Rows, quantized_rows, quantized_sums
-from ht_survivors import check_left, each
-from masks import mask_of, mask_without, without
+from ht_survivors import check_left
+from masks import each, mask_of, mask_without, meet, without
 
 SIM_ONLY = pytest.mark.sim_only
 UPDATE_STEPS, STEPS = 20_000, 200_000  # about what an update and a whole run take
