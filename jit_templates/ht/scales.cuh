@@ -17,13 +17,9 @@ struct ScaledRow {
   Byte* scales;
 };
 
-// Calls visit(Word(), at) for this lane's words of a row of scales.
-template <class Visit>
-EP_DEVICE void for_each_scale_word(const HtScales& scales, Visit visit) {
-  const auto go = [&](auto word) {
-#pragma unroll 1
-    for (uint32_t at = sizeof(word) * dev::lane_idx(); at < scales.row_bytes; at += 32 * sizeof(word)) visit(word, at);
-  };
+// Calls go(Word()) with the words that scales are copied in.
+template <class Go>
+EP_DEVICE void with_scale_word(const HtScales& scales, Go go) {
   if (scales.word_bytes == sizeof(Pack)) {
     go(Pack{});
   } else if (scales.word_bytes == sizeof(uint32_t)) {
@@ -31,6 +27,15 @@ EP_DEVICE void for_each_scale_word(const HtScales& scales, Visit visit) {
   } else {
     go(uint8_t{});
   }
+}
+
+// Calls visit(Word(), at) for this lane's words of a row of scales.
+template <class Visit>
+EP_DEVICE void for_each_scale_word(const HtScales& scales, Visit visit) {
+  with_scale_word(scales, [&](auto word) {
+#pragma unroll 1
+    for (uint32_t at = sizeof(word) * dev::lane_idx(); at < scales.row_bytes; at += 32 * sizeof(word)) visit(word, at);
+  });
 }
 
 // Copies the scales of a row to those of the rows to(first) ... to(end - 1). The whole warp calls it.

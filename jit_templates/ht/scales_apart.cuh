@@ -52,11 +52,8 @@ EP_DEVICE bool send_scales_of_rows(const Operation<kPeers>& op, const HtDispatch
   const HtSend mine = exists ? dev::ld(args.handle.send(first + dev::lane_idx())) : HtSend{};
   if (!op.warp_reaches(peer, standing) || !dev::all(!exists || tokens.await(mine.token))) return false;
   dev::sync_warp();  // one lane reads what another has seen made
-  switch (args.scales.word_bytes) {
-    case sizeof(Pack): copy_scales_of_rows<Pack>(args.scales, tokens, mine, num_rows, to); break;
-    case sizeof(uint32_t): copy_scales_of_rows<uint32_t>(args.scales, tokens, mine, num_rows, to); break;
-    default: copy_scales_of_rows<uint8_t>(args.scales, tokens, mine, num_rows, to);
-  }
+  with_scale_word(args.scales,
+                  [&](auto word) { copy_scales_of_rows<decltype(word)>(args.scales, tokens, mine, num_rows, to); });
   dev::sync_warp();  // what all lanes have stored is one lane's to count
   return true;
 }

@@ -91,8 +91,7 @@ HtScales HtHandle::scales_of(const DispatchRequest& request, const DispatchRows&
   scales.out = static_cast<unsigned char*>(address_of(kOutScales, *request.out_scales, comm, alignment));
   scales.word_bytes = word_bytes_of(scales.row_bytes, reinterpret_cast<uintptr_t>(scales.out));
   const bool in_bulk = scales.word_bytes == 16 && scales.row_bytes <= kMostInBulk;
-  const bool is_one_team = group_.shape().team_size == group_.shape().num_ranks;
-  const bool go_apart = layout_ == Layout::flat && scales.out_window.base != 0 && is_one_team;
+  const bool go_apart = layout_ == Layout::flat && scales.out_window.base != 0 && !group_.shape().has_other_teams();
   scales.go = go_apart ? ScalesGo::apart : in_bulk ? ScalesGo::in_stages : ScalesGo::by_lanes;
   return scales;
 }

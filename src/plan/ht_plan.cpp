@@ -178,7 +178,7 @@ HtRemoteLayout HtShape::remote_layout() const {
 }
 
 uint64_t HtShape::window_bytes() const {
-  if (team_size < num_ranks) return remote_layout().size();
+  if (has_other_teams()) return remote_layout().size();
   return masks ? layout().size_with_masks() : layout().size();
 }
 

@@ -18,6 +18,7 @@ struct HtShape : Shape {
   bool drops = false;      // what exceeds the budget
   bool masks = false;      // it goes on without ranks that do not answer
 
+  bool has_other_teams() const { return team_size < num_ranks; }
   uint64_t max_rows() const;  // that a rank may receive, or that are numbered before some are dropped
   // The window: what the team uses, and behind it what the network uses, if there are other teams.
   HtLayout layout() const;

@@ -146,10 +146,14 @@ class Exchange:
 
     def make_handle(self, group: ep.Group, **options: Any) -> ep.Handle:
         """A handle with this problem's routing."""
-        config = ep.HandleConfig(self.mode.alignment if self.mode.alignment > 1 else 0)
-        handle = group.init_handle(self.mode.layout, self.problem.num_topk, config=config, **options)
+        handle = self.init_handle(group, **options)
         self.update(handle)
         return handle
+
+    def init_handle(self, group: ep.Group, **options: Any) -> ep.Handle:
+        """A handle for this problem, still without routing."""
+        config = ep.HandleConfig(self.mode.alignment if self.mode.alignment > 1 else 0)
+        return group.init_handle(self.mode.layout, self.problem.num_topk, config=config, **options)
 
     def update(self, handle: ep.Handle, stream: Any = None) -> None:
         counters = {"expert_counters": self.expert_counters, "recv_total_counter": self.total}

@@ -94,8 +94,7 @@ def run_with_deaths(
         with ep.Group(rank.comm, masked_config(problem, mode)) as group:
             first, *last = (Exchange(rank, problem, mode) for _ in range(3))
             write_results_everywhere(first, seed)
-            alignment = mode.alignment if mode.alignment > 1 else 0
-            handle = group.init_handle(mode.layout, problem.num_topk, config=ep.HandleConfig(alignment))
+            handle = first.init_handle(group)
             rank.barrier()
             if rank.rank in lost:
                 cluster.sim.silence(rank.rank, after=moments[rank.rank])

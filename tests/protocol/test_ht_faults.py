@@ -78,8 +78,7 @@ class Stray:
         """What the strange rank does, with a handle like the others' or, to update it, one of its own."""
         mine.mode = self.stray_mode
         if self.stray_call == "update":
-            config = ep.HandleConfig(mine.mode.alignment if mine.mode.alignment > 1 else 0)
-            handle = group.init_handle(mine.mode.layout, mine.problem.num_topk, config=config)
+            handle = mine.init_handle(group)
         getattr(mine, self.stray_call)(handle)
 
 
