@@ -134,7 +134,8 @@ ncclResult_t ncclEpSimFree(ncclEpSimCluster_t cluster, int rank, void* memory);
 // Device memory that can back a window, as ncclMemAlloc's.
 ncclResult_t ncclEpSimMemAlloc(ncclEpSimCluster_t cluster, int rank, void** memory, size_t bytes);
 ncclResult_t ncclEpSimMemFree(ncclEpSimCluster_t cluster, int rank, void* memory);
-// Pinned host memory: kernels of this rank's GPU may use it too.
+// Pinned host memory: kernels of this rank's GPU may use it too. Freed under them it stays theirs until they are done, or
+// until the cluster is destroyed.
 ncclResult_t ncclEpSimHostAlloc(ncclEpSimCluster_t cluster, int rank, void** memory, size_t bytes);
 ncclResult_t ncclEpSimHostFree(ncclEpSimCluster_t cluster, int rank, void* memory);
 // Memory as ncclEpElasticAlloc's (nccl_ep_elastic.h): one piece of device memory, of which the end counts as the host's

@@ -200,7 +200,7 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimHostAlloc(ncclEpSimCluster_t cluster, int 
 NCCL_EP_SIM_API ncclResult_t ncclEpSimHostFree(ncclEpSimCluster_t cluster, int rank, void* memory) {
   return guarded(__func__, [&] {
     LockedRank self(cluster, rank);
-    if (memory != nullptr && self.rank.host_memory.erase(memory) == 0) {
+    if (memory != nullptr && !self.rank.release_host(memory)) {
       throw Error(ncclInvalidArgument, "memory does not come from ncclEpSimHostAlloc on rank " + std::to_string(rank));
     }
   });

@@ -151,7 +151,7 @@ void Cluster::move() {
 void Cluster::start_streams() {
   engine_->resume_awake();
   for (const auto& rank : ranks_) {
-    rank->collect_idle_streams();
+    rank->collect_idle();
     for (Stream* stream : rank->all_streams()) engine_->start(*stream);
     if (rank->poll == nullptr) continue;
     executor_->after(kPollSteps, [this, moved = std::exchange(rank->poll, nullptr)] {

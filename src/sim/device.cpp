@@ -54,7 +54,7 @@ void* SimDevice::allocate_host(size_t bytes) {
 
 void SimDevice::release_host(void* memory) noexcept {
   const Hosts::Lock lock = cluster_->lock();
-  rank_.host_memory.erase(memory);
+  rank_.release_host(memory);
 }
 
 void SimDevice::enqueue(cudaStream_t stream, Work work) {

@@ -49,7 +49,8 @@ void Rank::destroy_stream(cudaStream_t handle) {
   if (!stream->is_idle()) dying_streams.add(std::move(stream));
 }
 
-void Rank::collect_idle_streams() {
+void Rank::collect_idle() {
+  if (!dying_host_memory.empty() && is_idle()) dying_host_memory.clear();
   std::vector<const Stream*> idle;
   for (const auto& stream : dying_streams.all()) {
     if (stream->is_idle()) idle.push_back(stream.get());
@@ -80,6 +81,14 @@ void* Rank::allocate_host(size_t bytes) {
   if (memory == nullptr) throw std::bad_alloc();
   host_memory.emplace(memory, HostAllocation{bytes, {memory, &std::free}});
   return memory;
+}
+
+bool Rank::release_host(const void* memory) {
+  const auto allocation = host_memory.find(memory);
+  if (allocation == host_memory.end()) return false;
+  if (!is_idle()) dying_host_memory.push_back(std::move(allocation->second));
+  host_memory.erase(allocation);
+  return true;
 }
 
 bool Rank::owns(const void* memory, Memory::Zone zone) const {

@@ -92,12 +92,13 @@ struct Rank {
   void destroy_stream(cudaStream_t handle);
   // All of them, the dying ones included, in the order of their creation.
   std::vector<Stream*> all_streams();
-  // Streams that were destroyed with work pending go when it is done.
-  void collect_idle_streams();
+  // What was given back while work was pending, which may use it, goes when it is done: streams and host memory.
+  void collect_idle();
   bool is_idle();
   void learn_from_streams();
 
   void* allocate_host(size_t bytes);
+  bool release_host(const void* memory);  // false: there is no such memory
   bool owns(const void* memory, Memory::Zone zone) const;
   ncclEpSimUsage_t usage() const;
 
@@ -111,6 +112,7 @@ struct Rank {
   Owned<Window> windows;
   std::map<const void*, DeviceAllocation> device_memory;
   std::map<const void*, HostAllocation> host_memory;
+  std::vector<HostAllocation> dying_host_memory;
   check::Knowledge host;       // what the host's calls know
   uint32_t num_polls = 0;      // in a row, with no work put on the GPU in between
   std::shared_ptr<bool> poll;  // a host that polls waits until the GPUs have moved and set this

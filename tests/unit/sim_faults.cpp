@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // What goes wrong on a simulated cluster, by itself or injected: it is reported, it sticks, and it never
 // hangs.
+#include <algorithm>
 #include <cstdlib>
 #include <string>
+#include <vector>
 
 #include "sim_test_cluster.hpp"
 #include "sim_test_kernels.hpp"
@@ -198,6 +200,34 @@ TEST_CASE("sim_usage: what is allocated is counted until it is freed") {
     CHECK(left.device_bytes + left.host_bytes + left.num_device_allocations + left.num_host_allocations == 0);
     CHECK(left.num_windows + left.num_streams + left.num_events + left.num_graphs == 0);
   });
+}
+
+TEST_CASE("sim_faults: host memory that is freed under a kernel belongs to nobody else until the kernel is done") {
+  constexpr uint32_t kCount = 64;
+  constexpr uint32_t kBlocks = 32;
+  TestCluster cluster(ranks(1));
+  cluster.run([&](const TestRank& self) {
+    const auto allocate = [&] {
+      void* memory = nullptr;
+      expect_success(ncclEpSimHostAlloc(self.cluster, self.rank, &memory, kCount * sizeof(uint32_t)));
+      return static_cast<uint32_t*>(memory);
+    };
+    uint32_t* freed = allocate();
+    std::fill_n(freed, kCount, 0);
+    self.launch("test_count", CountArgs{nullptr, freed, kCount}, nullptr);
+    expect_success(ncclEpSimHostFree(self.cluster, self.rank, freed));
+    CHECK(ncclEpSimHostFree(self.cluster, self.rank, freed) == ncclInvalidArgument);
+    CHECK(cluster.usage(self.rank).num_host_allocations == 0);
+    std::vector<uint32_t*> others;
+    for (uint32_t i = 0; i < kBlocks; ++i) {
+      others.push_back(allocate());
+      std::fill_n(others.back(), kCount, 7);
+    }
+    self.synchronize();
+    for (const uint32_t* other : others) CHECK(std::count(other, other + kCount, 7) == kCount);
+    for (uint32_t* other : others) expect_success(ncclEpSimHostFree(self.cluster, self.rank, other));
+  });
+  CHECK_MESSAGE(cluster.failure() == NCCL_EP_SIM_FAILURE_NONE, cluster.report());
 }
 
 TEST_CASE("sim_counters: stores to another rank are counted on their link") {
