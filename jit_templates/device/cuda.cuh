@@ -429,6 +429,7 @@ EP_DEVICE int32_t find_first(uint32_t bits) { return __ffs(static_cast<int>(bits
 EP_DEVICE int32_t find_first(uint64_t bits) { return __ffsll(static_cast<long long>(bits)) - 1; }
 
 EP_DEVICE void sync_block() { __syncthreads(); }
+EP_DEVICE bool all_in_block(bool pred) { return __syncthreads_and(pred); }
 EP_DEVICE void bar_sync(uint32_t id, uint32_t num_threads) {
   asm volatile("barrier.sync %0, %1;" ::"r"(id), "r"(num_threads) : "memory");
 }

@@ -39,7 +39,8 @@
 //               All 32 lanes take part. Shuffles and ballots order no memory; sync_warp does.
 //               popc(bits) find_first(bits): number of set bits; index of the lowest set bit, or -1; 32 or 64 bits.
 //
-// Block         sync_block(); bar_sync(id, num_threads); bar_arrive(id, num_threads): named barriers 1 to 15.
+// Block         sync_block(); all_in_block(pred) -> bool: sync_block() that says whether all threads have said so
+//               bar_sync(id, num_threads); bar_arrive(id, num_threads): named barriers 1 to 15.
 //
 // mbarrier      Mbarrier lives in shared memory, 8-byte aligned.
 //               mbar_init(bar, arrivals) mbar_arrive(bar) mbar_arrive_expect_tx(bar, bytes)

@@ -70,7 +70,7 @@ EP_SIM_EXPORT void fence(dev::Scope scope);
 // The whole warp meets, and each lane gets a result from what the lanes brought. `lane` is the shuffles' argument.
 enum class Meeting { sync, ballot, shuffle, shuffle_xor, sum, maximum, bitwise_or, load_line, store_line };
 EP_SIM_EXPORT uint64_t meet_warp(Meeting what, uint64_t value, uint32_t lane);
-EP_SIM_EXPORT void sync_block();
+EP_SIM_EXPORT bool meet_block(bool pred);
 EP_SIM_EXPORT void bar_sync(uint32_t id, uint32_t num_threads);
 EP_SIM_EXPORT void bar_arrive(uint32_t id, uint32_t num_threads);
 
@@ -269,7 +269,8 @@ EP_DEVICE uint32_t popc(uint64_t bits) { return static_cast<uint32_t>(__builtin_
 EP_DEVICE int32_t find_first(uint32_t bits) { return __builtin_ffs(static_cast<int>(bits)) - 1; }
 EP_DEVICE int32_t find_first(uint64_t bits) { return __builtin_ffsll(static_cast<long long>(bits)) - 1; }
 
-EP_DEVICE void sync_block() { sim::device::sync_block(); }
+EP_DEVICE void sync_block() { sim::device::meet_block(true); }
+EP_DEVICE bool all_in_block(bool pred) { return sim::device::meet_block(pred); }
 EP_DEVICE void bar_sync(uint32_t id, uint32_t num_threads) { sim::device::bar_sync(id, num_threads); }
 EP_DEVICE void bar_arrive(uint32_t id, uint32_t num_threads) { sim::device::bar_arrive(id, num_threads); }
 

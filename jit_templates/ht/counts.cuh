@@ -10,13 +10,13 @@ namespace nccl_ep::ht {
 
 // A block's shared memory.
 struct UpdateScratch {
-  uint32_t num_counters, num_words;
-  uint32_t* next;        // [counter]: the row, or slot, of the next token
-  uint32_t* total;       // [counter]: of this rank, then of all ranks
-  uint32_t* wanted;      // [rank]: rows of its output, if there is room for all
-  HtOutgoing* outgoing;  // [rank]
-  uint32_t* bits;        // [counter][word]: the tokens of the tile
-  HtQuota* quotas;       // [expert]: expert-major, on ranks without room for all
+  uint32_t num_counters, num_units, num_words;  // a unit: of a block's counts
+  uint32_t* next;                               // [counter]: the row, or slot, of the next token
+  uint32_t* total;                              // [counter]: of this rank, then of all ranks
+  uint32_t* wanted;                             // [rank]: rows of its output, if there is room for all
+  HtOutgoing* outgoing;                         // [rank]
+  uint32_t* bits;                               // [counter][word]: the tokens of the tile
+  HtQuota* quotas;                              // [expert]: expert-major, on ranks without room for all
   // With masks across teams, in the place of quotas: what each rank of this team gets from this rank's guests, and where the
   // slots begin that its experts have for them.
   HtOutgoing* guest_rows;  // [other team][place]
@@ -24,6 +24,7 @@ struct UpdateScratch {
 
   EP_DEVICE UpdateScratch(const HtUpdateArgs& args, unsigned char* shared)
       : num_counters(args.group.layout.num_all_counters()),
+        num_units(args.group.layout.block_count_units()),
         num_words(args.tile_tokens / 32),
         next(reinterpret_cast<uint32_t*>(shared)),
         total(next + num_counters),
@@ -36,16 +37,6 @@ struct UpdateScratch {
                                                 args.group.layout.num_other_teams() * args.group.layout.team_size)) {}
   EP_DEVICE TokenBits of(uint32_t counter) const { return {bits + counter * num_words}; }
 };
-
-// Whether all threads of the block say so. All of them call it, and meet once more before they do again.
-EP_DEVICE bool all_in_block(bool mine) {
-  EP_SHARED(uint32_t, some_do_not, [1]);
-  if (dev::thread_idx() == 0) some_do_not[0] = 0;
-  dev::sync_block();
-  if (!mine) dev::st_relaxed<dev::Scope::block>(some_do_not, 1u);
-  dev::sync_block();
-  return some_do_not[0] == 0;
-}
 
 // The ranks that take part in an update, as participants.cuh has found out: bits in the block's shared memory, where there are
 // masks.
@@ -60,6 +51,20 @@ EP_DEVICE bool takes_part(const Operation<kPeers>&, uint32_t rank) {
   return participant_words()[rank / 32] >> rank % 32 & 1;
 }
 
+template <Peers kPeers>
+EP_DEVICE uint32_t num_participant_words(const Operation<kPeers>& op) {
+  return static_cast<uint32_t>(div_up(op.group.num_ranks, 32));
+}
+
+// Whether all do. All threads of the block find the same.
+template <Peers kPeers>
+EP_DEVICE bool all_take_part(const Operation<kPeers>& op) {
+  if constexpr (!has_masks(kPeers)) return true;
+  bool all = true;
+  for (uint32_t i = 0; i < num_participant_words(op); ++i) all = all && participant_words()[i] == ~0u;
+  return all;
+}
+
 // Whether tokens may go to a rank: one of another team if this rank's rail peer there takes part. What it can do for them its
 // team knows.
 template <Peers kPeers, class TakesPart>
@@ -71,9 +76,11 @@ EP_DEVICE bool goes_to(const Operation<kPeers>& op, uint32_t rank, TakesPart tak
   return takes_part(rank);
 }
 
-// Calls visit(i) for each i below `count`, a thread each.
+// Calls visit(i) for each i below `count`, a thread each. An update runs through its code once, so it is as fast as that is
+// fetched: short loops are better than long pieces of them.
 template <class Visit>
 EP_DEVICE void for_each_thread(uint32_t count, Visit visit) {
+#pragma unroll 1
   for (uint32_t i = dev::thread_idx(); i < count; i += dev::num_threads()) visit(i);
 }
 
@@ -82,7 +89,8 @@ struct Tile {
   uint32_t begin, end;
 
   EP_DEVICE Tile(const HtUpdateArgs& args, uint32_t i) {
-    const uint64_t first = (uint64_t{dev::block_idx()} * args.tiles_per_block + i) * args.tile_tokens;
+    const uint64_t block = dev::block_idx() - args.first_block;
+    const uint64_t first = (block * args.tiles_per_block + i) * args.tile_tokens;
     const uint64_t last = first + args.tile_tokens;
     const uint32_t count = num_tokens(args.topk.tokens);
     begin = static_cast<uint32_t>(first < count ? first : count);
@@ -99,80 +107,138 @@ EP_DEVICE void write_counter(const CounterOutput& output, uint32_t i, uint64_t v
   }
 }
 
-// Notes which tokens of the tile count where. The block meets before and after.
+// Notes which tokens of the tile count where. The block meets before and after. Its first places are on their way before.
 EP_DEVICE void fill_bits(const HtUpdateArgs& args, const UpdateScratch& scratch, const Tile& tile) {
   const HtLayout& layout = args.group.layout;
   const uint32_t num_topk = args.topk.num_topk, num_local = args.group.num_local_experts;
+  const uint32_t num_places = (tile.end - tile.begin) * num_topk;
   const bool has_team_counters = scratch.num_counters > layout.num_counters();
-  for_each_thread(scratch.num_counters * scratch.num_words, [&](uint32_t i) { scratch.bits[i] = 0; });
-  dev::sync_block();
-  for_each_thread((tile.end - tile.begin) * num_topk, [&](uint32_t place) {
-    const uint32_t expert = load_expert(args.group, args.topk, uint64_t{tile.begin} * num_topk + place);
-    if (expert == kNone) return;
-    const uint32_t rank = expert / num_local, token = place / num_topk;
+  const auto load = [&](uint32_t place) {
+    if (place >= num_places) return kNone;
+    return load_expert(args.group, args.topk, tile.begin * num_topk + place);
+  };
+  const auto count = [&](uint32_t expert, uint32_t token) {
+    const uint32_t rank = expert / num_local;
     scratch.of(rank).insert(token);
     scratch.of(args.group.num_ranks + expert).insert(token);
     if (has_team_counters) scratch.of(layout.team_counter(rank / layout.team_size)).insert(token);
-  });
+  };
+  uint32_t place = dev::thread_idx(), expert = load(place);
+  for_each_thread(scratch.num_counters * scratch.num_words, [&](uint32_t i) { scratch.bits[i] = 0; });
+  dev::sync_block();
+#pragma unroll 1
+  while (place < num_places) {
+    if (expert != kNone) count(expert, place / num_topk);
+    place += dev::num_threads();
+    expert = load(place);
+  }
   dev::sync_block();
 }
 
-EP_DEVICE void count_block(const HtUpdateArgs& args, const UpdateScratch& scratch, uint32_t epoch) {
-  for_each_thread(scratch.num_counters, [&](uint32_t c) { scratch.total[c] = 0; });
+// Calls visit(j, counter) for the counters of a unit of a block's counts.
+template <class Visit>
+EP_DEVICE void for_each_counter(const UpdateScratch& scratch, uint32_t u, Visit visit) {
+#pragma unroll
+  for (uint32_t j = 0; j < 6; ++j) {
+    if (6 * u + j < scratch.num_counters) visit(j, 6 * u + j);
+  }
+}
+
+// Counts this block's tokens in `next`. All threads of the block call it, and meet.
+EP_DEVICE void count_tiles(const HtUpdateArgs& args, const UpdateScratch& scratch) {
+  for_each_thread(scratch.num_counters, [&](uint32_t c) { scratch.next[c] = 0; });
   for (uint32_t i = 0; i < args.tiles_per_block; ++i) {
     fill_bits(args, scratch, Tile(args, i));
     for_each_thread(scratch.num_counters,
-                    [&](uint32_t c) { scratch.total[c] += scratch.of(c).count(scratch.num_words); });
+                    [&](uint32_t c) { scratch.next[c] += scratch.of(c).count(scratch.num_words); });
     dev::sync_block();
   }
-  if (args.drops && dev::block_idx() == 0) {  // blocks that see its flag may count there
-    for_each_thread(args.group.num_local_experts, [&](uint32_t i) { write_counter(args.expert_counters, i, 0); });
-  }
-  uint32_t* counts = args.block_counts + uint64_t{dev::block_idx()} * args.group.layout.counter_stride();
-  for_each_thread(scratch.num_counters, [&](uint32_t c) { counts[c] = scratch.total[c]; });
-  dev::sync_block();
-  if (dev::thread_idx() == 0) dev::st_release<dev::Scope::gpu>(args.block_flags + dev::block_idx(), epoch);
 }
 
-// Some blocks' counts of four counters: what the blocks before this one have, and what all have.
-EP_DEVICE void add_quad(const HtUpdateArgs& args, const UpdateScratch& scratch, uint32_t first_counter,
+// The blocks of a unit lie side by side.
+EP_DEVICE Unit* block_counts(const HtUpdateArgs& args, uint32_t block, uint32_t u) {
+  return args.block_counts + uint64_t{block} * args.group.layout.block_count_units() + u;
+}
+
+// Tells the blocks of this rank what this one has counted.
+template <Peers kPeers>
+EP_DEVICE void tell_blocks(const Operation<kPeers>& op, const HtUpdateArgs& args, const UpdateScratch& scratch) {
+  for_each_thread(scratch.num_units, [&](uint32_t u) {
+    Unit unit{{0, 0, 0}, op.epoch};
+    for_each_counter(scratch, u, [&](uint32_t j, uint32_t c) { unit.word[j / 2] |= scratch.next[c] << j % 2 * 16; });
+    dev::st_unit(block_counts(args, dev::block_idx(), u), unit);
+  });
+}
+
+// Waits for some blocks' counts of a unit and adds them up: what the blocks before this one have, and what all have.
+template <Peers kPeers>
+EP_DEVICE bool add_unit(const Operation<kPeers>& op, const HtUpdateArgs& args, const UpdateScratch& scratch, uint32_t u,
                         uint32_t first_block, uint32_t step) {
-  uint32_t before[4] = {}, all[4] = {};
-#pragma unroll 8
-  for (uint32_t block = first_block; block < dev::num_blocks(); block += step) {
-    const uint32_t* counts = args.block_counts + uint64_t{block} * args.group.layout.counter_stride();
-    const Pack pack = dev::ld(reinterpret_cast<const Pack*>(counts + first_counter));
+  constexpr uint32_t kBatch = 3;
+  uint32_t before[6] = {}, all[6] = {};
+#pragma unroll 1
+  for (uint32_t first = first_block; first < dev::num_blocks(); first += kBatch * step) {
+    Unit units[kBatch];
+    Awaited awaited{Wait::block_counts, op.group.rank, first};
+    const bool ok = op.wait_for_own(awaited, [&] {
+      bool arrived = true;
 #pragma unroll
-    for (uint32_t j = 0; j < 4; ++j) {
-      all[j] += pack.word[j];
-      before[j] += block < dev::block_idx() ? pack.word[j] : 0;
+      for (uint32_t i = 0; i < kBatch; ++i) {
+        if (first + i * step < dev::num_blocks()) units[i] = dev::ld_unit(block_counts(args, first + i * step, u));
+      }
+#pragma unroll
+      for (uint32_t i = 0; i < kBatch; ++i) {
+        if (first + i * step >= dev::num_blocks() || units[i].epoch == op.epoch) continue;
+        awaited.token = first + i * step;
+        arrived = false;
+      }
+      return arrived;
+    });
+    if (!ok) return false;
+#pragma unroll
+    for (uint32_t i = 0; i < kBatch; ++i) {
+      if (first + i * step >= dev::num_blocks()) continue;
+#pragma unroll
+      for (uint32_t j = 0; j < 6; ++j) {
+        const uint32_t count = units[i].word[j / 2] >> j % 2 * 16 & 0xffff;
+        all[j] += count;
+        before[j] += first + i * step < dev::block_idx() ? count : 0;
+      }
     }
   }
-#pragma unroll
-  for (uint32_t j = 0; j < 4; ++j) {
-    if (first_counter + j >= scratch.num_counters) continue;
-    dev::atomic_add<dev::Order::relaxed, dev::Scope::block>(scratch.next + first_counter + j, before[j]);
-    dev::atomic_add<dev::Order::relaxed, dev::Scope::block>(scratch.total + first_counter + j, all[j]);
+  for_each_counter(scratch, u, [&](uint32_t j, uint32_t c) {
+    dev::atomic_add<dev::Order::relaxed, dev::Scope::block>(scratch.next + c, before[j]);
+    dev::atomic_add<dev::Order::relaxed, dev::Scope::block>(scratch.total + c, all[j]);
+  });
+  return true;
+}
+
+// Waits until those have started that this block must know of before it sends counts. One warp calls it.
+template <Peers kPeers, class OtherTeams>
+EP_DEVICE bool await_starts(const Operation<kPeers>& op, const OtherTeams& others) {
+  const uint32_t team_size = op.group.layout.team_size, num_rails = has_masks(kPeers) ? others.num_rails() : 0;
+  if (dev::block_idx() >= (has_masks(kPeers) ? others.num_senders() : 1)) return true;
+  bool ok = true;
+  for (uint32_t i = dev::lane_idx(); i < team_size + num_rails; i += 32) {
+    ok &= i < team_size ? op.await_peer(team_peer(op.group, i)) : others.await_peer(op, i - team_size);
   }
+  return ok || has_masks(kPeers);  // which goes on without those that are lost
 }
 
 // Adds up the blocks of this rank: `next` gets what the blocks before have, `total` what all have. The block's threads share
-// the counters and the blocks.
-template <Peers kPeers>
-EP_DEVICE bool add_blocks(const Operation<kPeers>& op, const HtUpdateArgs& args, const UpdateScratch& scratch) {
-  bool ok = true;
-  for_each_thread(dev::num_blocks(), [&](uint32_t block) {
-    ok &= op.wait_for_own({Wait::block_counts, op.group.rank, block},
-                          [&] { return dev::ld_acquire<dev::Scope::gpu>(args.block_flags + block) == op.epoch; });
-  });
+// the units and the blocks, and meet, as they have since they told theirs; meanwhile the last warp waits for others to start.
+template <Peers kPeers, class OtherTeams>
+EP_DEVICE bool add_blocks(const Operation<kPeers>& op, const HtUpdateArgs& args, const UpdateScratch& scratch,
+                          const OtherTeams& others) {
+  const uint32_t num_units = scratch.num_units;
+  const uint32_t num_shares = num_units < dev::num_threads() ? dev::num_threads() / num_units : 1;
   for_each_thread(scratch.num_counters, [&](uint32_t c) { scratch.next[c] = scratch.total[c] = 0; });
-  if (!all_in_block(ok)) return false;
-  const uint32_t num_quads = args.group.layout.counter_stride() / 4;
-  const uint32_t num_shares = num_quads < dev::num_threads() ? dev::num_threads() / num_quads : 1;
-  for_each_thread(num_quads * num_shares,
-                  [&](uint32_t i) { add_quad(args, scratch, i % num_quads * 4, i / num_quads, num_shares); });
   dev::sync_block();
-  return true;
+  bool ok = dev::warp_idx() + 1 != dev::num_warps() || await_starts(op, others);
+  for_each_thread(num_units * num_shares, [&](uint32_t i) {
+    ok = ok && add_unit(op, args, scratch, i % num_units, args.first_block + i / num_units, num_shares);
+  });
+  return dev::all_in_block(ok);
 }
 
 // Some of this rank's counts, as they are sent.
@@ -186,24 +252,18 @@ EP_DEVICE Unit count_unit(const Operation<kPeers>& op, const UpdateScratch& scra
   return unit;
 }
 
-// Sends this rank's counts to every rank of the team: a block for each. With masks all have started that are not masked.
+// Sends this rank's counts to every rank of the team. All have started that are not masked. All threads of one block call it, and
+// meet.
 template <Peers kPeers>
-EP_DEVICE bool send_counts(const Operation<kPeers>& op, const UpdateScratch& scratch) {
+EP_DEVICE void send_counts(const Operation<kPeers>& op, const UpdateScratch& scratch) {
   const HtGroupState& group = op.group;
-  bool ok = true;
-  for (uint32_t i = dev::block_idx(); i < group.layout.team_size; i += dev::num_blocks()) {
-    const uint32_t peer = team_peer(group, i);
-    for_each_thread(group.layout.count_units(), [&](uint32_t u) {
-      if (!ok) return;
-      if (!Operation<kPeers>::kMasks && !op.await_peer(peer)) {
-        ok = false;
-        return;
-      }
-      if (!op.reaches(peer)) return;
-      dev::st_unit(group.window.at<Unit>(peer, group.layout.counts_at(group.rank, u)), count_unit(op, scratch, u));
-    });
-  }
-  return ok;
+  const uint32_t num_units = group.layout.count_units();
+  for_each_thread(num_units * group.layout.team_size, [&](uint32_t i) {
+    const uint32_t peer = team_peer(group, i / num_units), u = i % num_units;
+    if (!op.reaches(peer)) return;
+    dev::st_unit(group.window.at<Unit>(peer, group.layout.counts_at(group.rank, u)), count_unit(op, scratch, u));
+  });
+  dev::sync_block();  // the counts are about to be replaced
 }
 
 // Whose tokens a counter counts: a rank's or an expert's.

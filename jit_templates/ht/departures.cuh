@@ -7,16 +7,16 @@
 
 namespace nccl_ep::ht {
 
-// What a place's thread knows of the team that its expert is in.
-struct Departure {
-  uint32_t team;
-  uint32_t first_hit, num_hits;  // of the token, in the team
-  bool leads;                    // the team's first expert, and the team is another one
-};
-
 // The lists of this rank's tokens that go to other teams, as they are written into the outboxes.
 template <Peers kPeers>
 struct DepartureLists {
+  // What a place's thread knows of the team that its expert is in.
+  struct Departure {
+    uint16_t team;
+    uint8_t first_hit, num_hits;  // of the token, in the team
+    bool leads;                   // the team's first expert, and the team is another one
+  };
+
   const Rails<kPeers>& rails;
   const HtUpdateArgs& args;
   const UpdateScratch& scratch;
@@ -42,20 +42,21 @@ struct DepartureLists {
   }
 
   // The threads of all places call it, and meet before what it has found is used.
-  EP_DEVICE Departure find(const Places& places, uint32_t base, uint32_t expert, bool is_first) const {
+  EP_DEVICE Departure find(const uint32_t* first_experts, const uint32_t* kept_experts, uint32_t base, uint32_t expert,
+                           bool is_first) const {
     const uint32_t team_experts = args.group.num_local_experts * args.group.layout.team_size;
-    Departure it{expert / team_experts, 0, 0, is_first};
-    const uint32_t first_expert = it.team * team_experts;
+    const uint32_t team = expert / team_experts, first_expert = team * team_experts;
     const auto is_there = [&](uint32_t other) { return other - first_expert < team_experts; };
+    uint32_t first_hit = 0, num_hits = 0;
+    bool leads = is_first && team != rails.own_team();
     for (uint32_t j = 0; expert != kNone && j < args.topk.num_topk; ++j) {
-      const uint32_t first = places.first[base + j], kept = places.kept[base + j];
-      it.first_hit += kept < first_expert;
-      it.num_hits += is_there(kept);
-      it.leads = it.leads && !(is_there(first) && first < expert);
+      const uint32_t first = first_experts[base + j], kept = kept_experts[base + j];
+      first_hit += kept < first_expert;
+      num_hits += is_there(kept);
+      leads = leads && !(is_there(first) && first < expert);
     }
-    it.leads = it.leads && it.team != rails.own_team();
-    teams[dev::thread_idx()] = it.leads && it.num_hits > 0 ? it.team : kNone;
-    return it;
+    teams[dev::thread_idx()] = leads && num_hits > 0 ? team : kNone;
+    return {static_cast<uint16_t>(team), static_cast<uint8_t>(first_hit), static_cast<uint8_t>(num_hits), leads};
   }
   EP_DEVICE uint32_t num_teams(uint32_t base) const {
     uint32_t num_teams = 0;
@@ -76,7 +77,7 @@ struct DepartureLists {
       num_there += places.experts[base + j] - first_rank < team_size;
     }
     const uint32_t parcel = placement.number(args.group.layout.team_counter(it.team));
-    const HtHits hits{static_cast<uint8_t>(it.first_hit), static_cast<uint8_t>(it.num_hits)};
+    const HtHits hits{it.first_hit, it.num_hits};
     *args.handle.departure(rails.number_of(it.team), parcel) = {token, hits};
     if (num_there > 0) {
       *args.handle.dest(token, dest) = {static_cast<uint16_t>(rails.peer_in(it.team)), hits, parcel};

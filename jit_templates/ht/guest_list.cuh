@@ -59,7 +59,7 @@ struct GuestList {
     if (num_hits > 0) {
       *args.handle.dest(guest, unit.word[0] >> 24) = {static_cast<uint16_t>(place.rank), hits, place.row};
     }
-    if (!takes_part(op, place.rank)) return;
+    if (!takes_part(op, place.rank) || !op.reaches(place.rank)) return;
     unit.word[1] = guest;
     send_record_unit(op, place.rank, place.row, 0, unit);
     for (uint32_t i = 1; 3 * i < num_hits + 2; ++i) {
@@ -70,7 +70,7 @@ struct GuestList {
   EP_DEVICE void lose_row(const Operation<kPeers>& op, uint32_t record) const {
     const Place place = place_of(record);
     *args.handle.send(uint64_t{first_send()} + record) = {0, HtHandleLayout::kNoSlot};
-    if (!takes_part(op, place.rank)) return;
+    if (!takes_part(op, place.rank) || !op.reaches(place.rank)) return;
     send_record_unit(op, place.rank, place.row, 0, Unit{{rails.peer(number), 0, 0}, 0});
   }
 

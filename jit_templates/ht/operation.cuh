@@ -158,36 +158,39 @@ EP_DEVICE void say_hello(const HtGroupState& group, uint32_t rank, uint32_t epoc
   dev::st_release<dev::Scope::system>(hello, epoch);
 }
 
-// Finds out what operation this is, and says hello, to those of the team that `greets` names. All threads of all blocks call
-// it, and meet.
+// Tells those of the team that `greets` names, and the rail peers, that this rank has started an operation. One warp of the
+// rank calls it. What is released to the system takes more than a microsecond, and more when other warps have begun to send.
 template <class Rails, class Greets>
-EP_DEVICE HtStart begin(const HtGroupState& group, const Rails& rails, Greets greets) {
+EP_DEVICE void greet(const HtGroupState& group, const Rails& rails, uint32_t epoch, Greets greets) {
+  for (uint32_t i = dev::lane_idx(); i < group.layout.team_size; i += 32) {
+    if (greets(group.first_rank + i)) say_hello(group, group.first_rank + i, epoch);
+  }
+  rails.announce(epoch);
+}
+
+// Finds out what operation this is, and calls say(epoch) in the first warp. All threads of the block call it, and know what it
+// has found when they have met.
+template <class Say>
+EP_DEVICE const HtStart& find_start(const HtGroupState& group, Say say) {
   EP_SHARED(HtStart, start, [1]);
   if (dev::warp_idx() == 0) {
     const uint32_t epoch = dev::ld_relaxed<dev::Scope::gpu>(&group.progress->epoch) + 1;
     const uint32_t turn = dev::ld_relaxed<dev::Scope::gpu>(&group.progress->turn);
     const bool failed = has_failed(group);
     if (dev::lane_idx() == 0) start[0] = {{epoch, !failed}, turn};
-    if (dev::block_idx() == 0) {
-      for (uint32_t i = dev::lane_idx(); i < group.layout.team_size; i += 32) {
-        if (greets(group.first_rank + i)) say_hello(group, group.first_rank + i, epoch);
-      }
-      rails.announce(epoch);
-    }
+    say(epoch);
   }
-  dev::sync_block();
   return start[0];
 }
 
+// Begins an operation that moves rows: its first block greets the others. All threads of all blocks call it, and meet.
 template <class Rails>
 EP_DEVICE HtStart begin(const HtGroupState& group, const Rails& rails) {
-  return begin(group, rails, [](uint32_t) { return true; });
-}
-
-template <Peers kPeers>
-EP_DEVICE void finish(const Operation<kPeers>& op) {
-  GroupProgress* progress = op.group.progress;
-  if (is_last_block(progress->blocks_done)) dev::st_relaxed<dev::Scope::gpu>(&progress->epoch, op.epoch);
+  const HtStart& start = find_start(group, [&](uint32_t epoch) {
+    if (dev::block_idx() == 0) greet(group, rails, epoch, [](uint32_t) { return true; });
+  });
+  dev::sync_block();
+  return start;
 }
 
 }  // namespace nccl_ep::ht

@@ -59,11 +59,11 @@ EP_DEVICE Unit* kept_counts(const Operation<kPeers>& op, uint32_t rank, uint32_t
 
 // Says something in a word, unless somebody has spoken of this operation before. `said` is what the word has been. Returns
 // what holds.
-template <dev::Scope kScope>
+template <dev::Scope kScope, dev::Order kOrder = dev::Order::acq_rel>
 EP_DEVICE Verdict settle(uint32_t* word, uint32_t epoch, Verdict mine, Participation said) {
   while (said.ahead_of(epoch) < 0) {
     const uint32_t wanted = Participation::of(epoch, mine).word;
-    const uint32_t before = dev::atomic_cas<dev::Order::acq_rel, kScope>(word, said.word, wanted);
+    const uint32_t before = dev::atomic_cas<kOrder, kScope>(word, said.word, wanted);
     if (before == said.word) return mine;
     said.word = before;
   }
@@ -92,30 +92,23 @@ EP_DEVICE void leave_out_masked(const Operation<kPeers>& op) {
 }
 
 // Makes this rank take part, unless the others have gone on without it. False: they have, and must not get its counts. Each
-// block that sends some says so for itself. All its threads call it, and meet.
-template <Peers kPeers, class OtherTeams>
-EP_DEVICE bool enter(const Operation<kPeers>& op, const UpdateScratch& scratch, const OtherTeams& others) {
-  EP_SHARED(uint32_t, enters, [1]);
+// block that sends some says so for itself. All have started that are not masked. All threads of the block call it, and meet.
+template <Peers kPeers>
+EP_DEVICE bool enter(const Operation<kPeers>& op, const UpdateScratch& scratch) {
   const HtGroupState& group = op.group;
   Participation mine{};
-  if (dev::thread_idx() == 0) mine = said_of(op, group.rank);  // on its way while others start
-  for_each_thread(group.layout.team_size + others.num_rails(), [&](uint32_t i) {
-    i < group.layout.team_size ? op.await_peer(group.first_rank + i)
-                               : others.await_peer(op, i - group.layout.team_size);
-  });
-  dev::sync_block();
-  if (dev::block_idx() == 0) leave_out_masked(op);
+  if (dev::thread_idx() == 0) mine = said_of(op, group.rank);  // on its way meanwhile
   for_each_thread(group.layout.count_units(), [&](uint32_t u) {
     const Unit unit = count_unit(op, scratch, u);
     dev::st_unit(group.window.template at<Unit>(group.rank, group.layout.counts_at(group.rank, u)), unit);
     dev::st_unit(kept_counts(op, group.rank, u), unit);
   });
   dev::sync_block();
-  if (dev::thread_idx() == 0) {
-    enters[0] = !has_failed(group) && settle(op, group.rank, Verdict::present, mine) == Verdict::present;
-  }
-  dev::sync_block();
-  return enters[0];
+  const auto say_so = [&] {  // what others have said of this rank tells it nothing of their memory
+    uint32_t* word = participation_of(op, group.rank);
+    return settle<dev::Scope::system, dev::Order::release>(word, op.epoch, Verdict::present, mine);
+  };
+  return dev::all_in_block(dev::thread_idx() != 0 || (!has_failed(group) && say_so() == Verdict::present));
 }
 
 // Whether a rank's counts are there. The whole warp calls it.
@@ -181,11 +174,6 @@ EP_DEVICE Verdict find_verdict(const Operation<kPeers>& op, uint32_t rank) {
   return has_counts(op, rank) ? Verdict::present : Verdict::past;  // it may have sent them before it went on
 }
 
-template <Peers kPeers>
-EP_DEVICE uint32_t num_participant_words(const Operation<kPeers>& op) {
-  return static_cast<uint32_t>(div_up(op.group.num_ranks, 32));
-}
-
 // Block 0, for all: a warp for each rank.
 template <Peers kPeers, class OtherTeams>
 EP_DEVICE void find_participants(const Operation<kPeers>& op, const OtherTeams& others, bool enters) {
@@ -245,9 +233,7 @@ EP_DEVICE bool agree(const Operation<kPeers>& op, const OtherTeams& others, bool
       if (dev::lane_idx() == 0) participant_words()[base / 32] = bits;
     }
   }
-  ok = all_in_block(ok);
-  dev::sync_block();
-  return ok;
+  return dev::all_in_block(ok);
 }
 
 // Waits for the counts of all ranks, as add_ranks() wants it: as long as `ready` says that some are missing, and whose. False:
@@ -272,15 +258,18 @@ EP_DEVICE bool await_all_counts(const Operation<kPeers>& op, const Awaited& awai
   return has_all;
 }
 
-// The ranks tell each other their counts, and go on with those of all that take part. False: this rank has given up. All
-// threads of all blocks call it, and meet.
+// The ranks tell each other their counts, and go on with those of all that take part. False: this rank has given up. All threads
+// of all blocks call it, and meet.
 template <Peers kPeers, class OtherTeams>
 EP_DEVICE bool exchange_masked_counts(const Operation<kPeers>& op, const HtUpdateArgs& args,
                                       const UpdateScratch& scratch, const OtherTeams& others) {
   bool enters = true;
-  if (dev::block_idx() < others.num_senders(op)) {
-    enters = enter(op, scratch, others);
-    if (enters) send_counts(op, scratch);
+  if (dev::block_idx() < others.num_senders()) {
+    enters = enter(op, scratch);
+    if (dev::block_idx() == 0) {
+      if (enters) send_counts(op, scratch);
+      leave_out_masked(op);
+    }
     if (enters) others.exchange_counts(op, scratch);
   }
   for_each_thread(num_participant_words(op), [&](uint32_t i) { participant_words()[i] = ~0u; });
@@ -296,10 +285,9 @@ EP_DEVICE bool exchange_masked_counts(const Operation<kPeers>& op, const HtUpdat
         },
         note);
   }
-  if (all_in_block(has_all)) return true;
-  dev::sync_block();
-  if (!agree(op, others, enters) || !add_blocks(op, args, scratch)) return false;
-  return all_in_block(add_ranks(
+  if (dev::all_in_block(has_all)) return true;
+  if (!agree(op, others, enters) || !add_blocks(op, args, scratch, others)) return false;
+  return dev::all_in_block(add_ranks(
       op, args.handle, scratch, [&](uint32_t rank) { return takes_part(op, rank); },
       [&](const Awaited& awaited, const uint32_t&, auto ready) { return op.wait_for(awaited, ready); }, note));
 }

@@ -11,6 +11,7 @@ template <class Put>
 EP_DEVICE void write_record(uint32_t source, uint32_t token, uint32_t place, uint32_t num_hits, const uint32_t* hits,
                             Put put) {
   put(0, Unit{{source | num_hits << 16 | place << 24, token, hits[0]}, 0});
+#pragma unroll 1
   for (uint32_t hit = 1; hit < num_hits; hit += 3) {
     Unit more{{0, 0, 0}, 0};
 #pragma unroll
@@ -26,7 +27,6 @@ template <Peers kPeers>
 EP_DEVICE void send_record_unit(const Operation<kPeers>& op, uint32_t rank, uint32_t row, uint32_t i, Unit unit) {
   unit.epoch = op.epoch;
   const HtGroupState& group = op.group;
-  if (!op.reaches(rank)) return;
   dev::st_unit(group.window.at<Unit>(rank, group.layout.record_at(row, i)), unit);
 }
 
@@ -72,96 +72,181 @@ struct Places {
   uint32_t hits[kHtUpdateThreads];     // [token][hit]: flat the local expert, expert-major the slot
 };
 
+// Who takes part, and who keeps a token, as long as nobody is left out and there is room for all.
+struct NothingLost {
+  static constexpr bool kKeepsAll = true;
+  EP_DEVICE static bool takes_part(uint32_t) { return true; }
+  EP_DEVICE static bool is_kept(uint32_t, uint32_t) { return true; }
+};
+
+// The same when that is known.
+template <bool kExpertMajor, Peers kPeers>
+struct WhatIsLeft {
+  static constexpr bool kKeepsAll = false;
+  const Operation<kPeers>& op;
+  const Placement<kExpertMajor>& placement;
+
+  EP_DEVICE bool takes_part(uint32_t rank) const { return ht::takes_part(op, rank); }
+  EP_DEVICE bool is_kept(uint32_t expert, uint32_t rank) const { return placement.is_kept(expert, rank); }
+};
+
 // The expert at a place of the table, or kNone: also one that no token can go to.
-template <Peers kPeers>
-EP_DEVICE uint32_t load_hosted_expert(const Operation<kPeers>& op, const TopkTable& topk, uint64_t place) {
+template <Peers kPeers, class Left>
+EP_DEVICE uint32_t load_hosted_expert(const Operation<kPeers>& op, const TopkTable& topk, uint32_t place,
+                                      const Left& left) {
   const uint32_t expert = load_expert(op.group, topk, place);
   if (expert == kNone) return kNone;
   const uint32_t rank = expert / op.group.num_local_experts;
-  return goes_to(op, rank, [&](uint32_t other) { return takes_part(op, other); }) ? expert : kNone;
+  return goes_to(op, rank, [&](uint32_t other) { return left.takes_part(other); }) ? expert : kNone;
 }
 
-// Gives some tokens of the tile, from `begin` on, their rows. All threads of the block call it, and meet. `Departures` is
-// about other teams (departures.cuh).
-template <bool kExpertMajor, class Departures, Peers kPeers>
-EP_DEVICE void place_tokens(const Operation<kPeers>& op, const HtUpdateArgs& args, const UpdateScratch& scratch,
-                            const Tile& tile, uint32_t begin, bool thins, const Departures& departures) {
-  EP_SHARED(Places, places, [1]);
-  const uint32_t num_topk = args.topk.num_topk, num_local = args.group.num_local_experts;
-  const uint32_t me = dev::thread_idx(), k = me % num_topk, base = me - k, token = begin + me / num_topk;
-  const bool is_mine = me < dev::num_threads() / num_topk * num_topk && token < tile.end;
-  const uint32_t expert = is_mine ? load_hosted_expert(op, args.topk, uint64_t{token} * num_topk + k) : kNone;
+// The place of a token's top-k that is this thread's, among those of the tokens of a tile that are looked at together.
+struct Place {
+  uint32_t token, k;
+  uint32_t base;  // the thread that has the token's first place
+  bool exists;
+
+  EP_DEVICE Place(const HtUpdateArgs& args, const Tile& tile, uint32_t begin) {
+    const uint32_t num_topk = args.topk.num_topk, me = dev::thread_idx();
+    k = me % num_topk;
+    base = me - k;
+    token = begin + me / num_topk;
+    exists = me < dev::num_threads() / num_topk * num_topk && token < tile.end;
+  }
+};
+
+// What a place's thread knows of its token before it knows where rows lie: of the expert, and of the expert's rank.
+template <class Departure>
+struct TokenRoute {
+  uint32_t expert;
+  uint8_t hit, num_hits;        // of the token's hits, those before this one; those on the rank
+  uint8_t num_dests, dest_idx;  // of its ranks, those in this team; those before this one in its team
+  bool is_first;                // no place before has the same expert
+  bool is_kept;                 // the expert has room for it
+  bool leads;                   // the rank's first expert
+  Departure departure;
+
+  EP_DEVICE bool is_dest() const { return leads && num_hits > 0; }
+};
+template <class Departures>
+using RouteOf = TokenRoute<typename Departures::Departure>;
+
+// Finds the routes of some tokens of a tile. All threads of the block call it, and meet. `Departures` is about other teams
+// (departures.cuh).
+template <class Departures, class Left, Peers kPeers>
+EP_DEVICE RouteOf<Departures> find_routes(const Operation<kPeers>& op, const HtUpdateArgs& args, const Place& place,
+                                          Places& places, const Departures& departures, const Left& left) {
+  const uint32_t me = dev::thread_idx(), num_topk = args.topk.num_topk, num_local = args.group.num_local_experts;
+  const uint32_t expert =
+      place.exists ? load_hosted_expert(op, args.topk, place.token * num_topk + place.k, left) : kNone;
   const uint32_t rank = expert / num_local, first_expert = rank * num_local;
   const auto is_here = [&](uint32_t other) { return other - first_expert < num_local; };
-  const Placement<kExpertMajor> placement{args, scratch, thins, token - tile.begin};
-  const bool is_kept = expert != kNone && placement.is_kept(expert, rank);
-  places->experts[me] = expert;
+  const bool is_kept = expert != kNone && left.is_kept(expert, rank);
+  uint32_t* const kept_experts = Left::kKeepsAll ? places.first : places.kept;
+  places.experts[me] = expert;
   dev::sync_block();
 
   bool is_first = expert != kNone;
-  for (uint32_t j = 0; j < k; ++j) is_first = is_first && places->experts[base + j] != expert;
-  places->first[me] = is_first ? expert : kNone;
-  places->kept[me] = is_first && is_kept ? expert : kNone;
+#pragma unroll 1
+  for (uint32_t j = 0; j < place.k; ++j) is_first = is_first && places.experts[place.base + j] != expert;
+  places.first[me] = is_first ? expert : kNone;
+  if (!Left::kKeepsAll) kept_experts[me] = is_first && is_kept ? expert : kNone;
   dev::sync_block();
 
-  uint32_t hit = 0, num_hits = 0;  // of the token before this one; on the rank
-  bool leads = is_first;           // the rank's first expert
-  for (uint32_t j = 0; is_mine && j < num_topk; ++j) {
-    const uint32_t first = places->first[base + j], kept = places->kept[base + j];
+  uint32_t hit = 0, num_hits = 0;
+  bool leads = is_first;
+#pragma unroll 1
+  for (uint32_t j = 0; place.exists && j < num_topk; ++j) {
+    const uint32_t first = places.first[place.base + j], kept = kept_experts[place.base + j];
     hit += kept < expert;
     num_hits += is_here(kept);
     leads = leads && !(is_here(first) && first < expert);
   }
-  const bool is_dest = leads && num_hits > 0;
-  places->experts[me] = is_dest ? rank : kNone;
-  if (is_mine) *args.handle.place(token, k) = is_kept ? static_cast<uint8_t>(hit) : HtHandleLayout::kNoHit;
-  if (is_first && is_kept) {
-    const uint32_t local = expert - first_expert;
-    places->hits[base + hit] = kExpertMajor ? departures.hit(rank, local, placement.slot(expert, rank)) : local;
-  }
-  const auto departure = departures.find(places[0], base, expert, is_first);
+  places.experts[me] = leads && num_hits > 0 ? rank : kNone;
+  const auto departure = departures.find(places.first, kept_experts, place.base, expert, is_first);
   dev::sync_block();
 
   const uint32_t first_rank = departures.team_begin(rank);
-  uint32_t num_dests = 0, dest_idx = 0;  // the token's in this team; before this rank in its team
-  for (uint32_t j = 0; is_mine && j < num_topk; ++j) {
-    num_dests += departures.is_in_team(places->experts[base + j]);
-    dest_idx += places->experts[base + j] - first_rank < rank - first_rank;
+  uint32_t num_dests = 0, dest_idx = 0;
+#pragma unroll 1
+  for (uint32_t j = 0; place.exists && j < num_topk; ++j) {
+    const uint32_t dest = places.experts[place.base + j];
+    num_dests += departures.is_in_team(dest);
+    dest_idx += dest - first_rank < rank - first_rank;
   }
-  if (is_mine && k == 0) {
-    *args.handle.num_dests(token) = static_cast<uint8_t>(num_dests + departures.num_teams(base));
-  }
-  departures.note(departure, placement, places[0], base, token, num_dests);
-  if (leads && (kExpertMajor || is_dest)) {
-    const HtOutgoing& outgoing = scratch.outgoing[rank];
-    const uint32_t row = placement.row(rank), send = outgoing.first + (row - outgoing.row);
-    const uint32_t* hits = places->hits + base + hit;
-    if (!departures.is_in_team(rank)) {
-      departures.write(departure, placement, send, hit, dest_idx, num_hits, hits);
-    } else {
-      const HtDest dest{static_cast<uint16_t>(rank), {static_cast<uint8_t>(hit), static_cast<uint8_t>(num_hits)}, row};
-      if (is_dest) *args.handle.dest(token, dest_idx) = dest;
-      const uint32_t slot = !is_dest ? HtHandleLayout::kNoSlot : kExpertMajor ? hits[0] : row;
-      *args.handle.send(send) = {token, slot};
-      const uint32_t place = args.group.layout.slots_are_of_hits ? hit : dest_idx;
-      write_record(args.group.rank, token, place, num_hits, hits,
-                   [&](uint32_t i, const Unit& unit) { send_record_unit(op, rank, row, i, unit); });
-    }
-  }
-  dev::sync_block();  // the places are about to be replaced
+  const auto small = [](uint32_t count) { return static_cast<uint8_t>(count); };
+  return {expert, small(hit), small(num_hits), small(num_dests), small(dest_idx), is_first, is_kept, leads, departure};
 }
 
+// Gives tokens their rows. All threads of the block call it, and meet.
+template <bool kExpertMajor, class Departures, Peers kPeers>
+EP_DEVICE void place_tokens(const Operation<kPeers>& op, const HtUpdateArgs& args, const UpdateScratch& scratch,
+                            const Place& place, const RouteOf<Departures>& route, Places& places,
+                            const Placement<kExpertMajor>& placement, const Departures& departures) {
+  const uint32_t num_local = args.group.num_local_experts, rank = route.expert / num_local;
+  if (place.exists) {
+    *args.handle.place(place.token, place.k) = route.is_kept ? route.hit : HtHandleLayout::kNoHit;
+  }
+  if (route.is_first && route.is_kept) {
+    const uint32_t local = route.expert - rank * num_local;
+    places.hits[place.base + route.hit] =
+        kExpertMajor ? departures.hit(rank, local, placement.slot(route.expert, rank)) : local;
+  }
+  if (place.exists && place.k == 0) {
+    const uint32_t num_dests = route.num_dests + departures.num_teams(place.base);
+    *args.handle.num_dests(place.token) = static_cast<uint8_t>(num_dests);
+  }
+  departures.note(route.departure, placement, places, place.base, place.token, route.num_dests);
+  const bool is_in_team = departures.is_in_team(rank);
+  const auto standing = op.standing_of(route.leads && is_in_team ? rank : op.group.rank);  // on its way
+  dev::sync_block();
+  if (!route.leads || !(kExpertMajor || route.is_dest())) return;
+  const HtOutgoing& outgoing = scratch.outgoing[rank];
+  const uint32_t row = placement.row(rank), send = outgoing.first + (row - outgoing.row);
+  const uint32_t* hits = places.hits + place.base + route.hit;
+  if (!is_in_team) {
+    departures.write(route.departure, placement, send, route.hit, route.dest_idx, route.num_hits, hits);
+    return;
+  }
+  if (route.is_dest()) {
+    const HtHits on_rank{route.hit, route.num_hits};
+    *args.handle.dest(place.token, route.dest_idx) = {static_cast<uint16_t>(rank), on_rank, row};
+  }
+  const uint32_t slot = !route.is_dest() ? HtHandleLayout::kNoSlot : kExpertMajor ? hits[0] : row;
+  *args.handle.send(send) = {place.token, slot};
+  if (!op.reaches(rank, standing)) return;
+  const uint32_t home_place = args.group.layout.slots_are_of_hits ? route.hit : route.dest_idx;
+  write_record(args.group.rank, place.token, home_place, route.num_hits, hits,
+               [&](uint32_t i, const Unit& unit) { send_record_unit(op, rank, row, i, unit); });
+}
+
+// The routes of a block's first tokens if nothing is lost: they are found while nobody knows yet whether it is.
+template <class Departures, Peers kPeers>
+EP_DEVICE RouteOf<Departures> find_first_routes(const Operation<kPeers>& op, const HtUpdateArgs& args, Places& places,
+                                                const Departures& departures) {
+  const Tile tile(args, 0);
+  return find_routes(op, args, Place(args, tile, tile.begin), places, departures, NothingLost());
+}
+
+// Gives all tokens of the block their rows. All its threads call it, and meet. `first`: the routes of the first ones.
 template <bool kExpertMajor, class Departures, Peers kPeers>
 EP_DEVICE void place_all(const Operation<kPeers>& op, const HtUpdateArgs& args, const UpdateScratch& scratch,
-                         bool thins, const Departures& departures) {
+                         Places& places, bool thins, const Departures& departures, const RouteOf<Departures>& first) {
+  const bool first_hold = !thins && all_take_part(op);
   const uint32_t num_tokens = dev::num_threads() / args.topk.num_topk;  // at a time
   for (uint32_t i = 0; i < args.tiles_per_block; ++i) {
     const Tile tile(args, i);
     if (args.tiles_per_block > 1) fill_bits(args, scratch, tile);
     for (uint32_t begin = tile.begin; begin < tile.end; begin += num_tokens) {
-      place_tokens<kExpertMajor>(op, args, scratch, tile, begin, thins, departures);
+      const Place place(args, tile, begin);
+      const Placement<kExpertMajor> placement{args, scratch, thins, place.token - tile.begin};
+      const WhatIsLeft<kExpertMajor, kPeers> left{op, placement};
+      const bool is_found = first_hold && i == 0 && begin == tile.begin;
+      const auto route = is_found ? first : find_routes(op, args, place, places, departures, left);
+      place_tokens<kExpertMajor>(op, args, scratch, place, route, places, placement, departures);
     }
     if (i + 1 == args.tiles_per_block) return;
+    dev::sync_block();
     for_each_thread(scratch.num_counters,
                     [&](uint32_t c) { scratch.next[c] += scratch.of(c).count(scratch.num_words); });
     dev::sync_block();
@@ -219,6 +304,7 @@ EP_DEVICE void receive_records(const Operation<kPeers>& op, const HtUpdateArgs& 
     return op.goes_on();
   };
   const uint32_t first = dev::block_idx() * dev::num_threads() + dev::thread_idx();
+#pragma unroll 1
   for (uint32_t row = first; row < num_rows; row += dev::num_blocks() * dev::num_threads()) {
     Unit unit;
     if (!get(row, 0, unit)) {
@@ -229,6 +315,7 @@ EP_DEVICE void receive_records(const Operation<kPeers>& op, const HtUpdateArgs& 
     *args.handle.home(row) = {static_cast<uint16_t>(unit.word[0]), static_cast<uint8_t>(unit.word[0] >> 24),
                               static_cast<uint8_t>(num_hits), unit.word[1]};
     note(row, 0, unit.word[2]);
+#pragma unroll 1
     for (uint32_t hit = 1; hit < num_hits; ++hit) {
       if (hit % 3 == 1 && !get(row, 1 + hit / 3, unit)) {
         if (!lose_row(row)) return;

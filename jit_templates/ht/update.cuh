@@ -17,11 +17,11 @@ namespace nccl_ep::ht {
 template <Peers kOthers = Peers::team>
 struct NoOtherTeams {
   static constexpr Peers kPeers = kOthers;
-  struct Departure {};
   struct Departures {
+    struct Departure {};
     EP_DEVICE static uint32_t team_begin(uint32_t) { return 0; }
     EP_DEVICE static bool is_in_team(uint32_t rank) { return rank != kNone; }
-    EP_DEVICE static Departure find(const Places&, uint32_t, uint32_t, bool) { return {}; }
+    EP_DEVICE static Departure find(const uint32_t*, const uint32_t*, uint32_t, uint32_t, bool) { return {}; }
     EP_DEVICE static uint32_t num_teams(uint32_t) { return 0; }
     EP_DEVICE static uint32_t hit(uint32_t, uint32_t, uint32_t hit) { return hit; }
     template <class... Args>
@@ -34,7 +34,7 @@ struct NoOtherTeams {
   EP_DEVICE static uint32_t num_rails() { return 0; }
   EP_DEVICE static bool await_peer(const Operation<kPeers>&, uint32_t) { return true; }
   EP_DEVICE static bool deal_with(const Operation<kPeers>&, uint32_t) { return true; }
-  EP_DEVICE static uint32_t num_senders(const Operation<kPeers>& op) { return op.group.layout.team_size; }
+  EP_DEVICE static uint32_t num_senders() { return 1; }
   EP_DEVICE static bool exchange_counts(const Operation<kPeers>&, const UpdateScratch&) { return true; }
   EP_DEVICE static void note_count(const UpdateScratch&, uint32_t, uint32_t, uint32_t, uint32_t) {}
   EP_DEVICE static void note_zone(const UpdateScratch&, uint32_t, uint32_t, const HtZone&) {}
@@ -50,43 +50,60 @@ EP_DEVICE bool exchange_counts(const Operation<kPeers>& op, const HtUpdateArgs& 
   if constexpr (has_masks(kPeers)) {
     return exchange_masked_counts(op, args, scratch, others);
   } else {
-    const bool sent = send_counts(op, scratch), exchanged = others.exchange_counts(op, scratch);
+    if (dev::block_idx() == 0) send_counts(op, scratch);
+    const bool exchanged = others.exchange_counts(op, scratch);
     const auto await = [&](const Awaited& awaited, const uint32_t&, auto ready) { return op.wait_for(awaited, ready); };
-    const bool has_all = sent && exchanged &&
-                         add_ranks(
-                             op, args.handle, scratch, [](uint32_t) { return true; }, await,
-                             [](uint32_t, uint32_t, uint32_t, uint32_t) {});
-    return all_in_block(has_all);
+    const bool has_all = exchanged && add_ranks(
+                                          op, args.handle, scratch, [](uint32_t) { return true; }, await,
+                                          [](uint32_t, uint32_t, uint32_t, uint32_t) {});
+    return dev::all_in_block(has_all);
   }
+}
+
+// What all do when their tokens are counted. The routes of the first ones are found while other blocks count theirs. All threads of
+// all blocks call it, and meet.
+template <bool kExpertMajor, class OtherTeams, Peers kPeers>
+EP_DEVICE void give_rows(const Operation<kPeers>& op, const HtUpdateArgs& args, const UpdateScratch& scratch,
+                         const OtherTeams& others) {
+  EP_SHARED(Places, places, [1]);
+  EP_SHARED(RouteOf<typename OtherTeams::Departures>, first_routes, [kHtUpdateThreads]);  // each thread's own
+  const auto departures = others.departures(scratch);
+  auto& first = first_routes[dev::thread_idx()];
+  if (dev::block_idx() >= args.first_block) first = find_first_routes(op, args, places[0], departures);
+  if (!add_blocks(op, args, scratch, others) || !exchange_counts(op, args, scratch, others)) return;
+  if (!kExpertMajor && args.drops) thin_rows(args, scratch);
+  find_outgoing(args, scratch);
+  const bool all_fit = find_zones<kExpertMajor>(op, args, scratch, others);
+  const bool goes_on = (all_fit || args.drops) && others.begin_lists(op, scratch);
+  if (goes_on) {
+    place_all<kExpertMajor>(op, args, scratch, places[0], !all_fit, departures, first);
+    others.exchange_lists(op, scratch);
+  }
+  if (dev::block_idx() == 0 && dev::warp_idx() == 0) report_rows<kExpertMajor>(args, scratch, goes_on);
+  if (goes_on) receive_records<kExpertMajor>(op, args, scratch);
 }
 
 template <bool kExpertMajor, class OtherTeams>
 EP_DEVICE void update_with(const HtUpdateArgs& args, const OtherTeams& others) {
   EP_DYNAMIC_SHARED(shared);
   const UpdateScratch scratch(args, shared);
-  const HtStart start = begin(args.group, others.rails(), [&](uint32_t rank) {
+  const auto greets = [&](uint32_t rank) {
     return !has_masks(OtherTeams::kPeers) || rank == args.group.rank || !is_masked(args.group, rank);
+  };
+  const bool has_tokens = dev::block_idx() >= args.first_block;
+  const HtStart& start = find_start(args.group, [&](uint32_t epoch) {
+    if (dev::block_idx() == 0) greet(args.group, others.rails(), epoch, greets);
   });
+  has_tokens ? count_tiles(args, scratch) : dev::sync_block();
   const Operation<OtherTeams::kPeers> op(args, start);
+  const bool is_first = dev::block_idx() == 0 && dev::thread_idx() == 0;
   if (start.ready) {
-    if (dev::block_idx() == 0 && dev::thread_idx() == 0) check_count(args.group, args.topk.tokens);
-    count_block(args, scratch, op.epoch);
-    bool ok = add_blocks(op, args, scratch);
-    if (ok) ok = exchange_counts(op, args, scratch, others);
-    if (ok) {
-      if (!kExpertMajor && args.drops) thin_rows(args, scratch);
-      find_outgoing(args, scratch);
-      find_zones<kExpertMajor>(op, args, scratch, others);
-      const bool all_fit = fits(args, scratch, op.epoch);
-      if ((all_fit || args.drops) && others.begin_lists(op, scratch)) {
-        place_all<kExpertMajor>(op, args, scratch, !all_fit, others.departures(scratch));
-        others.exchange_lists(op, scratch);
-        receive_records<kExpertMajor>(op, args, scratch);
-        tell_host(args);
-      }
-    }
+    if (has_tokens) tell_blocks(op, args, scratch);
+    if (is_first) check_count(args.group, args.topk.tokens);
+    give_rows<kExpertMajor>(op, args, scratch, others);
   }
-  finish(op);
+  // Unless the group has failed all blocks know the number of the operation by now, since this one has seen their counts.
+  if (is_first) dev::st_relaxed<dev::Scope::gpu>(&args.group.progress->epoch, op.epoch);
 }
 
 template <bool kExpertMajor, Peers kPeers = Peers::team>

@@ -34,7 +34,7 @@ struct OtherTeams {
     return op.group.is_in_team(rank) || op.deals_with(rank) == op.group.rank;
   }
   // Blocks that send counts.
-  EP_DEVICE uint32_t num_senders(const Operation<kPeers>&) const { return it.size() * args.group.layout.team_size; }
+  EP_DEVICE uint32_t num_senders() const { return it.size() * args.group.layout.team_size; }
 
   // Puts this rank's counts to its rail peers, a block to each, and passes theirs on: a block for each of theirs and each
   // rank of the team.
@@ -52,7 +52,8 @@ struct OtherTeams {
     for (uint32_t n = dev::block_idx(); n < it.size() * layout.team_size; n += dev::num_blocks()) {
       const uint32_t i = n / layout.team_size, rank = team_peer(args.group, n);
       for_each_thread(layout.count_units(), [&](uint32_t u) {
-        ok = ok && it.await(op, Wait::remote_counts, i, HtRemoteLayout::kCounts) && op.await_peer(rank);
+        ok = ok && it.await_peer(op, i) && it.await(op, Wait::remote_counts, i, HtRemoteLayout::kCounts) &&
+             op.await_peer(rank);
         if (ok) pass_on(op, i, rank, u);
       });
     }
@@ -87,8 +88,7 @@ struct OtherTeams {
   // The outboxes may be written. All threads of the block call it, and meet. With masks they may be since counts have come,
   // from those that take part.
   EP_DEVICE bool begin_lists(const Operation<kPeers>& op, const UpdateScratch& scratch) const {
-    dev::sync_block();
-    if constexpr (!has_masks(kPeers)) return all_in_block(dev::warp_idx() != 0 || it.await_peers(op));
+    if constexpr (!has_masks(kPeers)) return dev::all_in_block(dev::warp_idx() != 0 || it.await_peers(op));
     for_each_thread(it.size(), [&](uint32_t i) {
       HtOutgoing* rows = scratch.guest_rows + i * args.group.layout.team_size;
       for (uint32_t place = 0, first = 0; place < args.group.layout.team_size; ++place) {
@@ -100,7 +100,8 @@ struct OtherTeams {
     return true;
   }
 
-  EP_DEVICE DepartureLists<kPeers> departures(const UpdateScratch& scratch) const {
+  using Departures = DepartureLists<kPeers>;
+  EP_DEVICE Departures departures(const UpdateScratch& scratch) const {
     EP_SHARED(uint32_t, teams, [kHtUpdateThreads]);
     return {it, args, scratch, teams};
   }
@@ -141,9 +142,7 @@ struct OtherTeams {
   // What the first thread finds, for all of the block, which meet.
   template <class Find>
   EP_DEVICE static bool of_first_thread(Find find) {
-    const bool found = all_in_block(dev::thread_idx() != 0 || find());
-    dev::sync_block();
-    return found;
+    return dev::all_in_block(dev::thread_idx() != 0 || find());
   }
 
   // exchange_counts() with masks. Rail peers that have not started are left out.

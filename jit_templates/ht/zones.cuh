@@ -45,6 +45,7 @@ EP_DEVICE void find_outgoing(const HtUpdateArgs& args, const UpdateScratch& scra
   for_each_thread(group.num_ranks, [&](uint32_t rank) {
     HtOutgoing& outgoing = scratch.outgoing[rank];
     const uint32_t first_rank = rank - rank % group.layout.team_size;
+#pragma unroll 1
     for (uint32_t before = first_rank; before < rank; ++before) outgoing.first += scratch.outgoing[before].num_rows;
     if (dev::block_idx() == 0 && group.is_in_team(rank)) *args.handle.outgoing(rank) = outgoing;
   });
@@ -56,6 +57,7 @@ template <bool kExpertMajor, class Visit>
 EP_DEVICE uint32_t for_each_zone(const HtUpdateArgs& args, const UpdateScratch& scratch, uint32_t rank, Visit visit) {
   const uint32_t num_local = args.group.num_local_experts, alignment = args.alignment;
   uint32_t end = 0;
+#pragma unroll 1
   for (uint32_t first = 0; first < num_local; first += 32) {
     const uint32_t local = first + dev::lane_idx();
     const uint32_t tokens = local < num_local ? scratch.total[args.group.num_ranks + rank * num_local + local] : 0;
@@ -67,16 +69,8 @@ EP_DEVICE uint32_t for_each_zone(const HtUpdateArgs& args, const UpdateScratch& 
   return end;
 }
 
-// Remembers one of this rank's experts, and counts it for the caller.
-EP_DEVICE void report_zone(const HtUpdateArgs& args, uint32_t local, const HtZone& zone) {
-  *args.handle.zone(local) = zone;
-  write_counter(args.expert_counters, local, zone.num_slots);
-  write_counter(args.expert_offsets, local, zone.begin);
-}
-
 // Expert-major: shares a rank's slots out among its experts, which want so many, in whole alignments. The whole warp calls it.
-EP_DEVICE void thin_zones(const HtUpdateArgs& args, const UpdateScratch& scratch, uint32_t rank, uint32_t wanted,
-                          bool reports) {
+EP_DEVICE void thin_zones(const HtUpdateArgs& args, const UpdateScratch& scratch, uint32_t rank, uint32_t wanted) {
   const uint32_t alignment = args.alignment;
   const Thinning blocks{wanted / alignment, static_cast<uint32_t>(args.max_slots / alignment)};
   for_each_zone<true>(args, scratch, rank, [&](uint32_t local, const HtZone& all) {
@@ -85,64 +79,68 @@ EP_DEVICE void thin_zones(const HtUpdateArgs& args, const UpdateScratch& scratch
     const uint32_t room = blocks.kept((all.begin + all.num_slots) / alignment) * alignment - begin;
     scratch.quotas[expert] = {begin, room};
     scratch.next[args.group.num_ranks + expert] -= all.begin;  // among the expert's tokens
-    if (reports) report_zone(args, local, {begin, all.num_rows < room ? all.num_rows : room, room});
   });
 }
 
-// Tells the caller how many rows this rank's output has.
-template <bool kExpertMajor>
-EP_DEVICE void report_totals(const HtUpdateArgs& args, uint32_t num_rows, uint32_t wanted) {
-  const uint32_t room = static_cast<uint32_t>(args.max_slots) / args.alignment * args.alignment;
-  const uint32_t slots = is_thinned(args, wanted) ? room : wanted;
-  const HtTotals totals{num_tokens(args.topk.tokens), kExpertMajor ? num_rows : slots, slots};
-  write_counter(args.recv_total, 0, wanted);
-  *args.handle.totals() = totals;
+// Whether a rank's output has room for all that it wants. Where nothing is dropped, it is a fault if not.
+EP_DEVICE bool has_room(const HtUpdateArgs& args, uint32_t rank, uint32_t wanted, uint32_t epoch) {
+  if (args.max_slots == 0 || wanted <= args.max_slots) return true;
+  if (!args.drops) {
+    report(args.group,
+           {FaultRecord::kOverflow, Wait::none, 0, rank, static_cast<uint32_t>(args.max_slots), epoch, wanted});
+  }
+  return false;
 }
 
-// Tells the host, when nobody waits any more: its memory is far away.
-EP_DEVICE void tell_host(const HtUpdateArgs& args) {
-  if (dev::block_idx() != 0 || dev::thread_idx() != 0) return;
-  args.host_totals->totals = *args.handle.totals();
-  dev::st_release<dev::Scope::system>(&args.host_totals->update, args.update);
-}
-
-// How many rows each rank's output has and, expert-major, where each expert's slots begin: a warp for each rank.
+// How many rows each rank's output has and, expert-major, where each expert's slots begin: a warp for each rank. Whether all
+// outputs have room for that, of which all ranks find the same. All threads of the block call it, and meet.
 template <bool kExpertMajor, class OtherTeams, Peers kPeers>
-EP_DEVICE void find_zones(const Operation<kPeers>& op, const HtUpdateArgs& args, const UpdateScratch& scratch,
+EP_DEVICE bool find_zones(const Operation<kPeers>& op, const HtUpdateArgs& args, const UpdateScratch& scratch,
                           const OtherTeams& others) {
   const HtGroupState& group = args.group;
+  bool fits = true;
+#pragma unroll 1
   for (uint32_t rank = dev::warp_idx(); rank < group.num_ranks; rank += dev::num_warps()) {
-    const bool reports = rank == group.rank && dev::block_idx() == 0;
     uint32_t wanted = scratch.total[rank];
-    // Flat, what experts keep of too many rows is counted when the records come.
-    if (kExpertMajor || (reports && !is_thinned(args, wanted))) {
-      const uint32_t end = for_each_zone<kExpertMajor>(args, scratch, rank, [&](uint32_t local, const HtZone& zone) {
+    if constexpr (kExpertMajor) {
+      wanted = for_each_zone<true>(args, scratch, rank, [&](uint32_t local, const HtZone& zone) {
         const uint32_t counter = group.num_ranks + rank * group.num_local_experts + local;
-        if (kExpertMajor && is_placed(op, counter)) scratch.next[counter] += zone.begin;
-        if (kExpertMajor) others.note_zone(scratch, rank, local, zone);
-        if (reports) report_zone(args, local, zone);
+        if (is_placed(op, counter)) scratch.next[counter] += zone.begin;
+        others.note_zone(scratch, rank, local, zone);
       });
-      if (kExpertMajor) wanted = end;
+      if (is_thinned(args, wanted)) thin_zones(args, scratch, rank, wanted);
     }
-    if (kExpertMajor && is_thinned(args, wanted)) thin_zones(args, scratch, rank, wanted, reports);
     if (dev::lane_idx() != 0) continue;
     scratch.wanted[rank] = wanted;
-    if (reports) report_totals<kExpertMajor>(args, scratch.total[rank], wanted);
+    fits = has_room(args, rank, wanted, op.epoch) && fits;
   }
-  dev::sync_block();
+  return dev::all_in_block(fits);
 }
 
-// Whether every rank's output has room. All ranks find the same. Where nothing is dropped, it is a fault if not.
-EP_DEVICE bool fits(const HtUpdateArgs& args, const UpdateScratch& scratch, uint32_t epoch) {
-  bool fits = true;
-  for_each_thread(args.group.num_ranks, [&](uint32_t rank) {
-    if (args.max_slots == 0 || scratch.wanted[rank] <= args.max_slots) return;
-    fits = false;
-    if (args.drops) return;
-    report(args.group, {FaultRecord::kOverflow, Wait::none, 0, rank, static_cast<uint32_t>(args.max_slots), epoch,
-                        scratch.wanted[rank]});
-  });
-  return all_in_block(fits);
+// Says how many rows this rank's output has, and each of its experts: the caller, the handle and, if `tells_host`, the host,
+// whose memory is far away, but nobody waits for what is said in one word. One warp of the rank calls it.
+template <bool kExpertMajor>
+EP_DEVICE void report_rows(const HtUpdateArgs& args, const UpdateScratch& scratch, bool tells_host) {
+  const uint32_t rank = args.group.rank, wanted = scratch.wanted[rank];
+  const bool thinned = is_thinned(args, wanted);
+  if (kExpertMajor || !thinned) {  // otherwise rows are counted when their records come
+    for_each_zone<kExpertMajor>(args, scratch, rank, [&](uint32_t local, HtZone zone) {
+      if (thinned) {
+        const HtQuota& quota = scratch.quotas[rank * args.group.num_local_experts + local];
+        zone = {quota.begin, zone.num_rows < quota.room ? zone.num_rows : quota.room, quota.room};
+      }
+      *args.handle.zone(local) = zone;
+      write_counter(args.expert_counters, local, zone.num_slots);
+      write_counter(args.expert_offsets, local, zone.begin);
+    });
+  }
+  if (dev::lane_idx() != 0) return;
+  const uint32_t room = static_cast<uint32_t>(args.max_slots) / args.alignment * args.alignment;
+  const uint32_t slots = thinned ? room : wanted, rows = kExpertMajor ? scratch.total[rank] : slots;
+  const uint32_t tokens = num_tokens(args.topk.tokens);
+  write_counter(args.recv_total, 0, wanted);
+  *args.handle.totals() = {tokens, rows, slots};
+  if (tells_host) dev::st_unit(args.host_totals, {{tokens, rows, slots}, args.update});
 }
 
 }  // namespace nccl_ep::ht

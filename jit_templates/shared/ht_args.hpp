@@ -9,12 +9,10 @@
 
 namespace nccl_ep {
 
-constexpr uint32_t kHtUpdateThreads = 1024;
+constexpr uint32_t kHtUpdateThreads = 512;
 constexpr uint32_t kHtMoveThreads = 512;  // of dispatch and combine
 // Calls of the network and patient waits take registers: narrower blocks have enough of them.
-EP_HOST_DEVICE constexpr uint32_t ht_update_threads(bool uses_network, bool masks) {
-  return uses_network ? 256 : masks ? 512 : kHtUpdateThreads;
-}
+EP_HOST_DEVICE constexpr uint32_t ht_update_threads(bool uses_network) { return uses_network ? 256 : kHtUpdateThreads; }
 EP_HOST_DEVICE constexpr uint32_t ht_move_threads(bool uses_network, bool masks) {
   return !uses_network ? kHtMoveThreads : masks ? 256 : 384;
 }
@@ -77,11 +75,13 @@ struct CounterOutput {
   uint32_t is_64bit;
 };
 
-// What the host may need to know of a handle's last update. `update` is written last.
-struct HtHostTotals {
-  uint32_t update;  // which of the handle's updates, counted by the host
+// What the host may need to know of a handle's last update: a Unit, whose tag says which of the updates it is, counted by the
+// host.
+struct alignas(sizeof(Unit)) HtHostTotals {
   HtTotals totals;
+  uint32_t update;
 };
+static_assert(sizeof(HtHostTotals) == sizeof(Unit));
 
 // What an expert gets of the slots of a rank that has too few, while an update places tokens.
 struct HtQuota {
@@ -94,17 +94,17 @@ struct HtUpdateArgs {
   TopkTable topk;
   uint32_t tile_tokens;      // a block's tokens at a time, a multiple of 32
   uint32_t tiles_per_block;  // consecutive ones
-  uint32_t* block_counts;    // [block][counter], rows of counter_stride()
-  uint32_t* block_flags;     // [block]: the operation that its counts belong to
+  uint32_t first_block;      // that has tokens: the one before, if there is one, deals with the other ranks alone
+  Unit* block_counts;        // [block][six counters]
   uint32_t alignment;        // expert-major: of the rows of an expert
   uint64_t max_slots;        // rows of the outputs; 0: as many as there are
   uint32_t drops;            // what does not fit, instead of a fault
   CounterOutput expert_counters;
   CounterOutput expert_offsets;
   CounterOutput recv_total;
-  HtHostTotals* host_totals;  // pinned host memory
-  uint32_t update;            // for host_totals
-  HtNetwork network;          // of a group of several LSA teams
+  Unit* host_totals;  // HtHostTotals in pinned host memory
+  uint32_t update;    // for host_totals
+  HtNetwork network;  // of a group of several LSA teams
 };
 
 // Where a stage goes, in the shared memory of a warp that pushes rows.

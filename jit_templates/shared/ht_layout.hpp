@@ -52,6 +52,8 @@ struct HtLayout {
   uint32_t max_topk;
   uint32_t max_rows;           // that a rank may receive
   uint32_t slots_are_of_hits;  // home slots, one for each
+  // What follows from these and takes a division.
+  uint32_t local_experts, units_of_counts, units_of_record, units_of_weights;
   uint64_t row_bytes;
   uint64_t done, counts, records, weights, flags, rows, end;
 
@@ -67,6 +69,10 @@ struct HtLayout {
     x.max_topk = max_topk;
     x.max_rows = max_rows;
     x.slots_are_of_hits = slots_are_of_hits;
+    x.local_experts = num_experts / num_ranks;
+    x.units_of_counts = static_cast<uint32_t>(div_up(x.num_counters(), 3));
+    x.units_of_record = 1 + static_cast<uint32_t>(div_up(x.max_hits() - 1, 3));
+    x.units_of_weights = static_cast<uint32_t>(div_up(x.max_hits(), 3));
     x.row_bytes = align_up(row_bytes, kAlign);
     x.done = align_up(sizeof(uint32_t) * num_ranks, kAlign);
     x.counts = align_up(x.done + sizeof(uint32_t) * num_ranks, kAlign);
@@ -78,7 +84,7 @@ struct HtLayout {
     return x;
   }
 
-  EP_HOST_DEVICE uint32_t num_local_experts() const { return num_experts / num_ranks; }
+  EP_HOST_DEVICE uint32_t num_local_experts() const { return local_experts; }
   // Of one row, at most.
   EP_HOST_DEVICE uint32_t max_hits() const { return max_topk < num_local_experts() ? max_topk : num_local_experts(); }
   EP_HOST_DEVICE uint32_t num_other_teams() const { return num_teams - 1; }
@@ -108,10 +114,12 @@ struct HtLayout {
   EP_HOST_DEVICE uint32_t num_counters() const { return num_ranks + num_experts; }
   EP_HOST_DEVICE uint32_t num_all_counters() const { return num_counters() + (num_teams > 1 ? num_teams : 0); }
   EP_HOST_DEVICE uint32_t team_counter(uint32_t team) const { return num_counters() + team; }
-  EP_HOST_DEVICE uint32_t counter_stride() const { return static_cast<uint32_t>(align_up(num_all_counters(), 4)); }
-  EP_HOST_DEVICE uint32_t count_units() const { return static_cast<uint32_t>(div_up(num_counters(), 3)); }
-  EP_HOST_DEVICE uint32_t record_units() const { return 1 + static_cast<uint32_t>(div_up(max_hits() - 1, 3)); }
-  EP_HOST_DEVICE uint32_t weight_units() const { return static_cast<uint32_t>(div_up(max_hits(), 3)); }
+  EP_HOST_DEVICE uint32_t count_units() const { return units_of_counts; }
+  // Of a block, which has so few tokens that two counts fit in a word.
+  EP_HOST_DEVICE uint32_t block_count_units() const { return static_cast<uint32_t>(div_up(num_all_counters(), 6)); }
+  static constexpr uint32_t kMaxBlockTokens = 0xffff;
+  EP_HOST_DEVICE uint32_t record_units() const { return units_of_record; }
+  EP_HOST_DEVICE uint32_t weight_units() const { return units_of_weights; }
 
   EP_HOST_DEVICE uint64_t hello_at(uint32_t source) const { return sizeof(uint32_t) * source; }
   EP_HOST_DEVICE uint64_t done_at(uint32_t source) const { return done + sizeof(uint32_t) * source; }

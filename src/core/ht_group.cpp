@@ -72,16 +72,15 @@ uint64_t HtGroup::plan() {
             config().overflow_policy == NCCL_EP_OVERFLOW_DROP, config().enable_mask != 0};
   check_sizes();
   tuning_ = plan::parse_ht_tuning(environment_variable("NCCL_EP_HT_TUNING"));
-  update_limits_ = limits_of(device().limits().num_sms, ht_update_threads(needs_network(), shape_.masks));
+  update_limits_ = limits_of(device().limits().num_sms, ht_update_threads(needs_network()));
   const uint32_t move_threads = ht_move_threads(needs_network(), shape_.masks);
   flat_limits_ = limits_of(shape_.num_ranks > 2 ? kFlatSms : kManySms, move_threads);
   wide_limits_ = limits_of(kManySms, move_threads);
   quantizing_limits_ = limits_of(kQuantizingSms, move_threads);
-  max_update_blocks_ = plan::max_ht_update_blocks(shape_, update_limits_);
   // A device that is too small says so here.
   plan::plan_ht_update(shape_, shape_.max_tokens, update_limits_, tuning_);
   plan::plan_ht_combine(Layout::flat, shape_.max_row_bytes, flat_limits_, tuning_);
-  num_block_counts_ = size_t{max_update_blocks_} * shape_.layout().counter_stride();
+  num_block_counts_ = size_t{plan::max_ht_update_blocks(shape_, update_limits_)} * shape_.layout().block_count_units();
   return shape_.window_bytes();
 }
 
@@ -97,8 +96,9 @@ void HtGroup::load() {
   if (config().enable_mask) add_mask(shape_.layout().life_at(0), shape_.layout().meetings());
   const HtRemoteLayout remote = shape_.remote_layout();
   num_parcel_chunks_ = size_t{remote.num_teams} * remote.num_chunks();
-  const size_t num_words = num_block_counts_ + max_update_blocks_ + kTurns + num_parcel_chunks_ + shape_.max_tokens;
-  const size_t bytes = sizeof(uint32_t) * num_words + sizeof(HtPushed) * kTurns * shape_.num_ranks;
+  const size_t num_words = kTurns + num_parcel_chunks_ + shape_.max_tokens;
+  const size_t bytes =
+      sizeof(Unit) * num_block_counts_ + sizeof(uint32_t) * num_words + sizeof(HtPushed) * kTurns * shape_.num_ranks;
   work_ = DeviceMemory(allocator(), allocator().allocate(bytes, "group state"));
   device().fill(work_.data(), 0, bytes, device().own_stream());
 }

@@ -39,9 +39,8 @@ class HtGroup : public Group {
   PeerWindow by_world_rank(const PeerWindow& of_team);
 
   // Memory that one kernel at a time works in.
-  uint32_t* block_counts() const { return work_.as<uint32_t>(); }
-  uint32_t* block_flags() const { return block_counts() + num_block_counts_; }
-  uint32_t* num_begun() const { return block_flags() + max_update_blocks_; }
+  Unit* block_counts() const { return work_.as<Unit>(); }
+  uint32_t* num_begun() const { return reinterpret_cast<uint32_t*>(block_counts() + num_block_counts_); }
   HtPushed* pushed() const { return reinterpret_cast<HtPushed*>(num_begun() + kTurns); }
   uint32_t* num_ready() const { return reinterpret_cast<uint32_t*>(pushed() + kTurns * shape_.num_ranks); }
   uint32_t* tokens_ready() const { return num_ready() + num_parcel_chunks_; }
@@ -64,7 +63,6 @@ class HtGroup : public Group {
   plan::Limits update_limits_;
   plan::Limits flat_limits_, wide_limits_, quantizing_limits_;  // of dispatch and combine
   size_t num_block_counts_ = 0, num_parcel_chunks_ = 0;
-  uint32_t max_update_blocks_ = 0;
   DeviceMemory work_;
   HostSlots<HtHostTotals> host_totals_;
   HtGroupState state_{};

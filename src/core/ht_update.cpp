@@ -61,18 +61,22 @@ void HtHandle::update(const ncclEpTensor_t* topk_idx, const ncclEpLayoutInfo_t& 
   args.topk.num_topk = num_topk();
   args.tile_tokens = plan.tile_tokens;
   args.tiles_per_block = plan.tiles_per_block;
+  args.first_block = plan.first_block;
   args.block_counts = group_.block_counts();
-  args.block_flags = group_.block_flags();
   args.alignment = alignment_;
   args.max_slots = shape.budget;
   args.drops = shape.drops;
   args.expert_counters = output(kExpertCounters, info.expert_counters);
   args.expert_offsets = output(kOffsets, info.expert_offsets);
   args.recv_total = output(kTotal, info.recv_total_counter);
-  args.host_totals = host_totals_.data();
+  args.host_totals = reinterpret_cast<Unit*>(host_totals_.data());
   args.update = num_updates_ + 1;
   args.network = group_.network();
   was_captured_ = was_captured_ || group_.device().is_capturing(stream);
+  if (shape.drops && !is_expert_major() && args.expert_counters.data) {  // experts may be counted row by row
+    const size_t bytes = shape.num_local_experts() * element_bytes(info.expert_counters->datatype);
+    group_.device().fill(args.expert_counters.data, 0, bytes, stream);
+  }
   launch(group_.kernels().at(jit::Op::update, layout_), plan.launch, args, stream);
   num_tokens_ = num_tokens;
   ++num_updates_;

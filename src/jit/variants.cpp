@@ -113,7 +113,7 @@ uint32_t max_threads(const Variant& variant) {
     return variant.op == Op::dispatch ? ll_dispatch_threads(variant.uses_network)
                                       : ll_combine_threads(variant.uses_network);
   }
-  return variant.op == Op::update ? ht_update_threads(variant.uses_network, variant.masked)
+  return variant.op == Op::update ? ht_update_threads(variant.uses_network)
                                   : ht_move_threads(variant.uses_network, variant.masked);
 }
 

@@ -182,13 +182,21 @@ uint64_t HtShape::window_bytes() const {
   return masks ? layout().size_with_masks() : layout().size();
 }
 
-// As many blocks as there are tiles, or each takes several in a row. All of them must be resident at once.
+// As many blocks as there are tiles, or each takes several in a row; and if there is an SM left one more, before them, which deals
+// with the other ranks. All of them must be resident at once.
 HtUpdatePlan plan_ht_update(const HtShape& shape, uint32_t num_tokens, const Limits& limits, const HtTuning& tuning) {
   HtUpdatePlan plan;
   plan.tile_tokens = tile_tokens(shape, num_tokens, limits, tuning);
   const uint64_t num_tiles = std::max<uint64_t>(1, div_up(num_tokens, plan.tile_tokens));
   plan.tiles_per_block = static_cast<uint32_t>(div_up(num_tiles, limits.num_sms));
-  plan.launch.num_blocks = static_cast<uint32_t>(div_up(num_tiles, plan.tiles_per_block));
+  if (std::min<uint64_t>(num_tokens, uint64_t{plan.tiles_per_block} * plan.tile_tokens) > HtLayout::kMaxBlockTokens) {
+    throw Error(ncclInvalidUsage, "config.max_dispatch_tokens_per_rank is " + std::to_string(num_tokens) + " on " +
+                                      std::to_string(limits.num_sms) + " SMs, expected at most " +
+                                      std::to_string(HtLayout::kMaxBlockTokens) + " tokens for each of them");
+  }
+  const auto num_blocks = static_cast<uint32_t>(div_up(num_tiles, plan.tiles_per_block));
+  plan.first_block = num_blocks < limits.num_sms ? 1 : 0;
+  plan.launch.num_blocks = num_blocks + plan.first_block;
   plan.launch.num_threads = std::min(kHtUpdateThreads, limits.max_threads_per_block);
   plan.launch.shared_bytes = update_bytes(shape, plan.tile_tokens);
   return plan;
@@ -196,7 +204,7 @@ HtUpdatePlan plan_ht_update(const HtShape& shape, uint32_t num_tokens, const Lim
 
 uint32_t max_ht_update_blocks(const HtShape& shape, const Limits& limits) {
   const uint64_t num_tiles = std::max<uint64_t>(1, div_up(shape.max_tokens, kMinTileTokens));
-  return static_cast<uint32_t>(std::min<uint64_t>(limits.num_sms, num_tiles));
+  return static_cast<uint32_t>(std::min<uint64_t>(limits.num_sms, num_tiles + 1));
 }
 
 HtRowPlan plan_ht_dispatch(Layout layout, bool into_windows, const HtRow& row, const Limits& limits,
@@ -255,9 +263,9 @@ HtTuning parse_ht_tuning(const char* text) {
 
 std::string to_string(const HtUpdatePlan& plan) {
   char text[160];
-  std::snprintf(text, sizeof(text), "%u blocks x %u threads, %zu B shared, tiles of %u tokens, %u a block",
+  std::snprintf(text, sizeof(text), "%u blocks x %u threads, %zu B shared, tiles of %u tokens, %u a block%s",
                 plan.launch.num_blocks, plan.launch.num_threads, plan.launch.shared_bytes, plan.tile_tokens,
-                plan.tiles_per_block);
+                plan.tiles_per_block, plan.first_block ? " but the first" : "");
   return text;
 }
 

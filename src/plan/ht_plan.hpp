@@ -40,6 +40,7 @@ struct HtUpdatePlan {
   runtime::LaunchShape launch;
   uint32_t tile_tokens = 0;
   uint32_t tiles_per_block = 0;
+  uint32_t first_block = 0;  // that has tokens
 };
 // Throws Error if a block cannot count so many experts.
 HtUpdatePlan plan_ht_update(const HtShape& shape, uint32_t num_tokens, const Limits& limits, const HtTuning& tuning);

@@ -96,6 +96,7 @@ struct BlockBarrier {
   uint32_t num_arrived = 0;
   std::vector<GpuThread*> waiting;
   check::Knowledge brought;  // by those who arrived and went on: what they do next is not part of it
+  bool all = true;           // of those who arrived have said so
 };
 
 // An mbarrier. The word in shared memory says which of the block's it is.
@@ -125,6 +126,7 @@ struct Block {
   std::vector<MbarrierState> mbarriers;
   uint32_t bulk_loads_in_flight = 0;
   BlockBarrier barriers[16];  // number 0 is sync_block's
+  bool all = true;            // what number 0 has come to last, until its threads have fetched it
   StoreList stores;           // of the threads up to the last barrier
   uint32_t num_warps = 0;
   std::unique_ptr<Warp[]> warps;

@@ -141,7 +141,9 @@ void ExecutorState::on_lane_exit(Warp& warp) {
 
 void ExecutorState::on_thread_exit(Block& block) {
   BlockBarrier& barrier = block.barriers[0];
-  if (barrier.num_arrived != 0 && barrier.num_arrived == block.num_live) release(*this, barrier);
+  if (barrier.num_arrived == 0 || barrier.num_arrived != block.num_live) return;
+  block.all = barrier.all;
+  release(*this, barrier);
 }
 
 WarpMeeting& meet(ExecutorState& sim, device::Meeting what, uint64_t value, uint32_t argument, check::Pc pc) {
@@ -176,17 +178,20 @@ uint64_t meet_warp(Meeting what, uint64_t value, uint32_t argument) {
   return meet(sim, what, value, argument, pc).result[sim.current->lane()];
 }
 
-void sync_block() {
+bool meet_block(bool pred) {
   ExecutorState& sim = *running_state;
   Block& block = *sim.current->warp->block;
   BlockBarrier& barrier = block.barriers[0];
   barrier.waiting.push_back(sim.current);
+  barrier.all &= pred;
   if (++barrier.num_arrived == block.num_live) {
+    block.all = barrier.all;
     release(sim, barrier);
     sim.step();
   } else {
     sim.wait({"sync_block", 0, reinterpret_cast<check::Pc>(__builtin_return_address(0))});
   }
+  return block.all;
 }
 
 void bar_sync(uint32_t id, uint32_t num_threads) {

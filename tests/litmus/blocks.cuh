@@ -33,6 +33,13 @@ LITMUS(sync_block) {
 LITMUS(sync_block_missing) {
   read_across(test, [] { dev::sync_warp(); });
 }
+LITMUS(all_in_block) {
+  read_across(test, [&] { EXPECT(dev::all_in_block(true)); });
+  const uint32_t me = dev::thread_idx();
+  for (uint32_t who = 0; who < dev::num_threads(); who += 31) EXPECT(!dev::all_in_block(me != who));
+  EXPECT(!dev::all_in_block(false));
+  EXPECT(dev::all_in_block(true));
+}
 LITMUS(bar_sync) {
   read_across(test, [] { dev::bar_sync(3, dev::num_threads()); });
 }

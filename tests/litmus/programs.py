@@ -107,6 +107,7 @@ BLOCKS = [
     Program("identity", ranks=2, blocks=3, threads=96),
     Program("sync_block", blocks=2, threads=128),
     Program("sync_block_missing", RACE, blocks=2, threads=128, says=UNORDERED),
+    Program("all_in_block", blocks=2, threads=128),
     Program("bar_sync", blocks=2, threads=128),
     Program("bar_sync_half", RACE, threads=128, says=UNORDERED),
     Program("named_barriers", threads=64),

@@ -32,8 +32,8 @@ MUTANTS = [
     Mutant(
         "a rank sends its counts without saying that it takes part",
         "ht/participants.cuh",
-        "!has_failed(group) && settle(op, group.rank, Verdict::present, mine) == Verdict::present;",
-        "true;",
+        "(!has_failed(group) && say_so() == Verdict::present)",
+        "true",
         "Who has them counts it, and who has not says that it is absent.",
         JUST_COUNTED,
     ),
@@ -56,7 +56,7 @@ MUTANTS = [
     Mutant(
         "blocks that miss counts add to what they have",
         "ht/participants.cuh",
-        "if (!agree(op, others, enters) || !add_blocks(op, args, scratch)) return false;",
+        "if (!agree(op, others, enters) || !add_blocks(op, args, scratch, others)) return false;",
         "if (!agree(op, others, enters)) return false;",
         "Some counts are there twice.",
         JUST_COUNTED,
@@ -67,6 +67,14 @@ MUTANTS = [
         "  if (expert == kNone) return kNone;\n",
         "  if (true) return expert;\n",
         "Rows are sent for places that nobody has counted.",
+        LATE,
+    ),
+    Mutant(
+        "routes are kept that were found before it was known who takes part",
+        "ht/place.cuh",
+        "const bool first_hold = !thins && all_take_part(op);",
+        "const bool first_hold = !thins;",
+        "Tokens go to ranks that do not take part.",
         LATE,
     ),
     Mutant(

@@ -71,7 +71,7 @@ COUNTS = [
     Mutant(
         "counts are passed on that have not come",
         "ht/update_remote.cuh",
-        "it.await(op, Wait::remote_counts, i, HtRemoteLayout::kCounts) && ",
+        "it.await(op, Wait::remote_counts, i, HtRemoteLayout::kCounts) &&\n             ",
         "",
         "Counts of the update before are taken for new ones.",
         UPDATES,
@@ -82,18 +82,10 @@ LISTS = [
     Mutant(
         "lists are written before rail peers have started",
         "ht/update_remote.cuh",
-        "return all_in_block(dev::warp_idx() != 0 || it.await_peers(op));",
+        "return dev::all_in_block(dev::warp_idx() != 0 || it.await_peers(op));",
         "return true;",
         "They are overwritten while the network reads them.",
         UPDATES,
-    ),
-    Mutant(
-        "a block asks once more before all have read its answer",
-        "ht/update_remote.cuh",
-        "    dev::sync_block();\n    if constexpr (!has_masks(kPeers)) return all_in_block(",
-        "    if constexpr (!has_masks(kPeers)) return all_in_block(",
-        "Threads of a block part.",
-        FLAT,
     ),
     Mutant(
         "the first block that has written its part puts the lists",

@@ -283,6 +283,24 @@ def counts(seed: int) -> None:
         )
 
 
+def updates(seed: int) -> None:
+    """A handle gets one routing after another, and the last one is used."""
+    problems = make_problems(seed, FEW)
+    mode = with_budget(Mode(FLAT), problems)
+
+    def main(rank: Any) -> Any:
+        with make_group(rank, problems[0], mode) as group:
+            first, *others = (Exchange(rank, problem, mode) for problem in problems)
+            handle = first.make_handle(group)
+            for exchange in others:
+                exchange.update(handle)
+            others[-1].run(handle)
+            return others[-1].results()
+
+    with simulated(FEW.num_ranks, seed) as cluster:
+        ht.check(problems[-1], mode, cluster.run(main))
+
+
 SCENARIOS: dict[str, Callable[[int], None]] = {
     "flat": partial(chained, mode=Mode(FLAT), shape=FEW),
     "flat-windows": partial(chained, mode=Mode(FLAT, windows=True), shape=FEW),
@@ -301,6 +319,7 @@ SCENARIOS: dict[str, Callable[[int], None]] = {
     ),
     "ahead": ahead,
     "counts": counts,
+    "updates": updates,
     "overflow": overflows,
     "drops": partial(chained, mode=Mode(FLAT, drop=True), shape=DROPS),
     "drops-expert-major": partial(chained, mode=Mode(EM, drop=True, windows=True, alignment=2), shape=DROPS),

@@ -74,15 +74,22 @@ void check_row_plan(const HtRowPlan& plan, const Limits& limits, uint64_t row_by
 TEST_CASE("plan_ht: known updates") {
   const HtShape four = shape(4, 256, 4096);
   CHECK(to_string(plan_ht_update(four, 4096, kH200, {})) ==
-        "64 blocks x 1024 threads, 4224 B shared, tiles of 64 tokens, 1 a block");
+        "65 blocks x 512 threads, 4224 B shared, tiles of 64 tokens, 1 a block but the first");
   CHECK(to_string(plan_ht_update(four, 0, kH200, {})) ==
-        "1 blocks x 1024 threads, 4224 B shared, tiles of 64 tokens, 1 a block");
+        "2 blocks x 512 threads, 4224 B shared, tiles of 64 tokens, 1 a block but the first");
   CHECK(to_string(plan_ht_update(four, 4096, {4, 1024, kShared}, {})) ==
-        "4 blocks x 1024 threads, 35424 B shared, tiles of 1024 tokens, 1 a block");
+        "4 blocks x 512 threads, 35424 B shared, tiles of 1024 tokens, 1 a block");
   CHECK(to_string(plan_ht_update(shape(4, 256, 65536), 65536, kH200, {})) ==
-        "128 blocks x 1024 threads, 18784 B shared, tiles of 512 tokens, 1 a block");
+        "129 blocks x 512 threads, 18784 B shared, tiles of 512 tokens, 1 a block but the first");
   CHECK(to_string(plan_ht_update(shape(64, 16384, 65536), 65536, kH200, {})) ==
-        "128 blocks x 1024 threads, 198400 B shared, tiles of 32 tokens, 16 a block");
+        "129 blocks x 512 threads, 198400 B shared, tiles of 32 tokens, 16 a block but the first");
+  // Two counts of a block share a word.
+  CHECK_NOTHROW(plan_ht_update(shape(4, 256, 65535), 65535, {1, 1024, kShared}, {}));
+  CHECK_THROWS_WITH_AS(
+      plan_ht_update(shape(4, 256, 65536), 65536, {1, 1024, kShared}, {}),
+      "config.max_dispatch_tokens_per_rank is 65536 on 1 SMs, expected at most 65535 tokens for each of "
+      "them",
+      Error);
 }
 
 TEST_CASE("plan_ht: known dispatches") {
@@ -133,7 +140,7 @@ TEST_CASE("plan_ht: random updates stay within every limit and cover all tokens"
   for (int i = 0; i < 2000; ++i) {
     const Limits limits = i % 2 ? Limits{draw(1, 132), 1024, kShared} : kSimulated;
     const uint32_t ranks = draw(1, 72);
-    const HtShape random_shape = shape(ranks, ranks * draw(1, 128), draw(1, 65536));
+    const HtShape random_shape = shape(ranks, ranks * draw(1, 128), draw(1, 65535));
     const uint32_t num_tokens = draw(0, random_shape.max_tokens);
     const HtTuning tuning{draw(0, 300)};
     const HtUpdatePlan plan = plan_ht_update(random_shape, num_tokens, limits, tuning);
