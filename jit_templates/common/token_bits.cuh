@@ -18,7 +18,7 @@ struct TokenBits {
   // How many are in the first words; how many tokens before `token` are.
   EP_DEVICE uint32_t count(uint32_t num_words) const {
     uint32_t count = 0;
-#pragma unroll 1
+#pragma unroll 4
     for (uint32_t i = 0; i < num_words; ++i) count += dev::popc(word[i]);
     return count;
   }

@@ -155,7 +155,6 @@ EP_DEVICE void count_tiles(const HtUpdateArgs& args, const UpdateScratch& scratc
   }
 }
 
-// The blocks of a unit lie side by side.
 EP_DEVICE Unit* block_counts(const HtUpdateArgs& args, uint32_t block, uint32_t u) {
   return args.block_counts + uint64_t{block} * args.group.layout.block_count_units() + u;
 }
@@ -225,8 +224,8 @@ EP_DEVICE bool await_starts(const Operation<kPeers>& op, const OtherTeams& other
   return ok || has_masks(kPeers);  // which goes on without those that are lost
 }
 
-// Adds up the blocks of this rank: `next` gets what the blocks before have, `total` what all have. The block's threads share
-// the units and the blocks, and meet, as they have since they told theirs; meanwhile the last warp waits for others to start.
+// Adds up the blocks of this rank: `next` gets what the blocks before have, `total` what all have. The block's threads, which
+// have met since it told its own, share the units and the blocks, and meet; meanwhile the last warp waits for others to start.
 template <Peers kPeers, class OtherTeams>
 EP_DEVICE bool add_blocks(const Operation<kPeers>& op, const HtUpdateArgs& args, const UpdateScratch& scratch,
                           const OtherTeams& others) {
