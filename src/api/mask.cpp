@@ -18,7 +18,7 @@ extern "C" ncclResult_t ncclEpMaskUpdate(ncclEpGroup_t ep_group, const int* mask
   return guarded("ncclEpMaskUpdate", ep_group, [&] {
     require("ep_group", ep_group, "a group");
     require("mask", mask, "a mask in host memory");
-    ep_group->group->mask().update(mask, stream);
+    ep_group->group->update_mask(mask, stream);
   });
 }
 

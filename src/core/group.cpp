@@ -290,6 +290,14 @@ RankMask& Group::mask() {
   return *mask_;
 }
 
+// Whom the caller calls active comes when the group is destroyed, whatever was lacking before.
+void Group::update_mask(const int* mask, cudaStream_t stream) {
+  RankMask& ranks = this->mask();
+  ranks.update(mask, stream);
+  const bool are_all_active = std::all_of(mask, mask + comm_->num_ranks(), [](int active) { return active != 0; });
+  if (are_all_active) ranks.clear(&faults().lacks_ranks, stream);
+}
+
 void Group::launch_cleaning(cudaStream_t stream) {
   const CleanArgs args{group_state(), mask_meetings_};
   device().launch(kernels().at(jit::cleaning_variant(jit::Algorithm::low_latency, false)), kCleanLaunch, &args,

@@ -64,6 +64,8 @@ class Group {
 
   // Of a group with enable_mask; else throws.
   RankMask& mask();
+  // In stream order: who takes part from now on, an entry for each rank.
+  void update_mask(const int* mask, cudaStream_t stream);
   // Collective: makes all ranks active that call it. Throws if some do not.
   virtual void clean_mask(cudaStream_t stream);
 

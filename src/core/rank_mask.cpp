@@ -8,17 +8,18 @@
 namespace nccl_ep::core {
 namespace {
 
-constexpr uint32_t kNumArrays = 1 + LlLayout::kNumBanks + 1;  // of a word for each rank
+constexpr uint32_t kNumArrays = 1 + LlLayout::kNumBanks + 1;  // of a word for each rank; behind them is a zero
 
 }  // namespace
 
 RankMask::RankMask(runtime::Device& device, Allocator& allocator, uint32_t num_ranks, uint64_t life_at)
     : device_(device), num_ranks_(num_ranks), life_at_(life_at) {
   const size_t bytes = sizeof(uint32_t) * num_ranks;
-  words_ = DeviceMemory(allocator, allocator.allocate(kNumArrays * bytes, "rank mask"));
+  const size_t all_bytes = kNumArrays * bytes + sizeof(uint32_t);
+  words_ = DeviceMemory(allocator, allocator.allocate(all_bytes, "rank mask"));
   copy_ = HostMemory(device, device.allocate_host(bytes));
   const cudaStream_t stream = device.own_stream();
-  device.fill(words_.data(), 0, kNumArrays * bytes, stream);
+  device.fill(words_.data(), 0, all_bytes, stream);
   update(std::vector<int>(num_ranks, 1).data(), stream);
   device.synchronize(stream);
 }
@@ -30,6 +31,11 @@ nccl_ep::RankMask RankMask::state() const {
 
 void RankMask::query(int* mask_status, cudaStream_t stream) {
   device_.copy(mask_status, words(), sizeof(int) * num_ranks_, stream);
+}
+
+// In stream order, from a word that stays zero: a captured fill would have to be of device memory.
+void RankMask::clear(uint32_t* word_in_host, cudaStream_t stream) {
+  device_.copy(word_in_host, words() + kNumArrays * num_ranks_, sizeof(uint32_t), stream);
 }
 
 // By fills, which take their value along: the caller's array may be gone when the stream comes to it.

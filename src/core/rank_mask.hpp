@@ -18,6 +18,8 @@ class RankMask {
   // In stream order. `mask` has an entry for each rank, nonzero for those that take part.
   void query(int* mask_status, cudaStream_t stream);
   void update(const int* mask, cudaStream_t stream);
+  // Makes a word in pinned host memory zero.
+  void clear(uint32_t* word_in_host, cudaStream_t stream);
 
   // Who is masked now, whatever is under way. Waits for the device to tell.
   std::vector<uint32_t> masked_ranks();

@@ -195,9 +195,12 @@ def run_with_masks_of_the_caller(cluster: Any, problem: Problem, mode: Mode, los
                 found = mine.results()
             rank.barrier()
             group.update_mask([1] * rank.num_ranks)
+            meet(rank)
             return found
 
     check_left(problem, mode, cluster.run(main), lost)
+    if hasattr(cluster, "sim"):
+        assert not cluster.sim.report  # nobody has waited in vain for others to leave
 
 
 def run_with_a_replayed_graph(cluster: Any, problem: Problem, mode: Mode, lost: Collection[int]) -> None:
