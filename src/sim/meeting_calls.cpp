@@ -113,6 +113,12 @@ void release(ExecutorState& sim, BlockBarrier& barrier) {
   barrier = {};
 }
 
+// All live threads of the block have come to barrier number 0.
+void release_all(ExecutorState& sim, Block& block) {
+  block.all = block.barriers[0].all;
+  release(sim, block.barriers[0]);
+}
+
 void check_named_barrier(ExecutorState& sim, uint32_t id, uint32_t num_threads, check::Pc pc) {
   const Block& block = *sim.current->warp->block;
   if (id < 1 || id > 15) {
@@ -141,9 +147,7 @@ void ExecutorState::on_lane_exit(Warp& warp) {
 
 void ExecutorState::on_thread_exit(Block& block) {
   BlockBarrier& barrier = block.barriers[0];
-  if (barrier.num_arrived == 0 || barrier.num_arrived != block.num_live) return;
-  block.all = barrier.all;
-  release(*this, barrier);
+  if (barrier.num_arrived != 0 && barrier.num_arrived == block.num_live) release_all(*this, block);
 }
 
 WarpMeeting& meet(ExecutorState& sim, device::Meeting what, uint64_t value, uint32_t argument, check::Pc pc) {
@@ -185,8 +189,7 @@ bool meet_block(bool pred) {
   barrier.waiting.push_back(sim.current);
   barrier.all &= pred;
   if (++barrier.num_arrived == block.num_live) {
-    block.all = barrier.all;
-    release(sim, barrier);
+    release_all(sim, block);
     sim.step();
   } else {
     sim.wait({"sync_block", 0, reinterpret_cast<check::Pc>(__builtin_return_address(0))});
