@@ -367,25 +367,11 @@ EP_DEVICE void st_unit(Unit* p, const Unit& unit) {
 
 // What the lanes of one instruction access in a line of 128 bytes goes through the caches and NVLink as one packet. The
 // memory model promises less, each lane's sixteen bytes. Lanes that come together from __syncwarp, with a predicate and
-// no branch, make it one instruction.
-EP_DEVICE Unit ld_line(const Unit* part, bool active) {
-  uint64_t low, high;
+// no branch, make it one instruction. Loads have no predicate: what it leaves a lane without would have to be moved to its
+// place behind the load, which so would be waited for before the next one.
+EP_DEVICE Unit ld_line(const Unit* part) {
   __syncwarp();
-  asm volatile(
-      "{\n"
-      ".reg .pred active;\n"
-      ".reg .b64 zero;\n"
-      ".reg .b128 unit;\n"
-      "setp.ne.u32 active, %3, 0;\n"
-      "mov.b64 zero, 0;\n"
-      "mov.b128 unit, {zero, zero};\n"
-      "@active ld.relaxed.sys.global.b128 unit, [%2];\n"
-      "mov.b128 {%0, %1}, unit;\n"
-      "}"
-      : "=l"(low), "=l"(high)
-      : "l"(detail::global_address(part)), "r"(uint32_t{active})
-      : "memory");
-  return detail::unit_from_halves(low, high);
+  return ld_unit(part);
 }
 
 EP_DEVICE void st_line(Unit* part, const Unit& unit, bool active) {

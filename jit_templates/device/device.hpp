@@ -26,13 +26,13 @@
 //               nothing of it, so a tag inside the unit says that the other words have arrived. Relaxed, system
 //               scope; no other data is published by it.
 //
-// Lines         ld_line(part, active) st_line(part, unit, active)
+// Lines         ld_line(part) st_line(part, unit, active)
 //               A line is eight units side by side, 128-byte aligned, that travel as one: ld_line sees all of what an
 //               st_line has stored or nothing of it, in all eight lanes, so one tag serves the whole line. Relaxed,
 //               system scope; no other data is published by it. All 32 lanes take part; that orders no memory.
 //               Lanes 8n to 8n + 7 access one line: `part` is where it begins, plus lane % 8. The four lines need not
-//               be neighbours. A line's lanes are all active or all inactive; inactive ones access nothing, whatever
-//               `part` is, and ld_line gives them zeros.
+//               be neighbours, and may be loaded more than once. A line's lanes are all active or all inactive; inactive
+//               ones store nothing, whatever `part` is.
 //
 // Warp          sync_warp() ballot(pred) shfl(v, lane) shfl_xor(v, mask) all(pred) any(pred) sum_warp(uint32_t)
 //               max_warp(uint32_t) or_warp(uint32_t)

@@ -63,7 +63,7 @@ EP_SIM_EXPORT uint64_t update(Update what, void* p, uint64_t value, uint64_t exp
                               dev::Scope scope);
 EP_SIM_EXPORT Bits load_unit(const void* p);
 EP_SIM_EXPORT void store_unit(void* p, Bits unit);
-EP_SIM_EXPORT Bits load_line(const void* part, bool active);
+EP_SIM_EXPORT Bits load_line(const void* part);
 EP_SIM_EXPORT void store_line(void* part, Bits unit, bool active);
 EP_SIM_EXPORT void fence(dev::Scope scope);
 
@@ -226,9 +226,7 @@ EP_DEVICE void st_unit(Unit* p, const Unit& unit) { sim::device::store_unit(p, s
 
 // ---- lines
 
-EP_DEVICE Unit ld_line(const Unit* part, bool active) {
-  return sim::device::from_bits<Unit>(sim::device::load_line(part, active));
-}
+EP_DEVICE Unit ld_line(const Unit* part) { return sim::device::from_bits<Unit>(sim::device::load_line(part)); }
 EP_DEVICE void st_line(Unit* part, const Unit& unit, bool active) {
   sim::device::store_line(part, sim::device::to_bits(unit), active);
 }

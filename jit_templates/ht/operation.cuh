@@ -61,7 +61,9 @@ struct Operation : Waiting<kPeers> {
   template <bool kWholeWarp = false, class Ready>
   EP_DEVICE bool wait_for_own(const Awaited& awaited, Ready ready) const {
     if constexpr (!kMasks) return nccl_ep::wait_for<kWholeWarp>(group, epoch, awaited, ready);
-    while (!ready()) {
+#pragma unroll 1
+    for (uint32_t polls = 1; !ready(); ++polls) {
+      if (polls % dev::kPollsBeforeClock != 0) continue;
       if (kWholeWarp ? dev::any(has_failed(group)) : has_failed(group)) return false;
       dev::pause();
     }

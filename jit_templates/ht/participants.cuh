@@ -23,7 +23,7 @@
 // of this may blocks of one that is left behind be of several minds, of which nobody else learns.
 #pragma once
 
-#include "ht/counts.cuh"
+#include "ht/rank_counts.cuh"
 
 namespace nccl_ep::ht {
 
@@ -97,18 +97,24 @@ template <Peers kPeers>
 EP_DEVICE bool enter(const Operation<kPeers>& op, const UpdateScratch& scratch) {
   const HtGroupState& group = op.group;
   Participation mine{};
-  if (dev::thread_idx() == 0) mine = said_of(op, group.rank);  // on its way meanwhile
+  bool failed = false;
+  if (dev::thread_idx() == 0) {  // both on their way meanwhile
+    failed = has_failed(group);
+    mine.word = dev::ld_relaxed<dev::Scope::system>(participation_of(op, group.rank));
+  }
   for_each_thread(group.layout.count_units(), [&](uint32_t u) {
     const Unit unit = count_unit(op, scratch, u);
     dev::st_unit(group.window.template at<Unit>(group.rank, group.layout.counts_at(group.rank, u)), unit);
     dev::st_unit(kept_counts(op, group.rank, u), unit);
   });
   dev::sync_block();
-  const auto say_so = [&] {  // what others have said of this rank tells it nothing of their memory
+  // The word publishes nothing, since to release something to the system takes longer than all else here: who reads the counts
+  // sees by their number whether they have arrived. And it tells this rank nothing of the others' memory.
+  const auto say_so = [&] {
     uint32_t* word = participation_of(op, group.rank);
-    return settle<dev::Scope::system, dev::Order::release>(word, op.epoch, Verdict::present, mine);
+    return settle<dev::Scope::system, dev::Order::relaxed>(word, op.epoch, Verdict::present, mine);
   };
-  return dev::all_in_block(dev::thread_idx() != 0 || (!has_failed(group) && say_so() == Verdict::present));
+  return dev::all_in_block(dev::thread_idx() != 0 || (!failed && say_so() == Verdict::present));
 }
 
 // Whether a rank's counts are there. The whole warp calls it.
@@ -144,16 +150,21 @@ EP_DEVICE bool await_counts(const Operation<kPeers>& op, uint32_t source) {
   return is_settled && has_all;
 }
 
-// Takes a rank's counts from where they are kept. False: they are those of a later operation. The whole warp calls it.
+// Takes a rank's counts from where they are kept. They have been sent there before the rank was said to be present, but may be
+// on their way still. False: they are those of a later operation. The whole warp calls it.
 template <Peers kPeers>
 EP_DEVICE bool fetch_counts(const Operation<kPeers>& op, uint32_t source) {
   const HtGroupState& group = op.group;
+  const uint64_t start = dev::clock_ns();
   bool has_all = true;
   for (uint32_t u = dev::lane_idx(); u < group.layout.count_units(); u += 32) {
     Unit unit;
-    const bool has = op.has_arrived(kept_counts(op, source, u), unit);
-    if (has) dev::st_unit(group.window.template at<Unit>(group.rank, group.layout.counts_at(source, u)), unit);
-    has_all &= has;
+    has_all &= op.wait_for_own({Wait::source_counts, op.deals_with(source), 0}, [&] {
+      const bool has = op.has_arrived(kept_counts(op, source, u), unit);
+      return has || static_cast<int32_t>(unit.epoch - op.epoch) > 0 || dev::clock_ns() - start > group.timeout_ns;
+    });
+    if (unit.epoch != op.epoch) has_all = false;
+    if (has_all) dev::st_unit(group.window.template at<Unit>(group.rank, group.layout.counts_at(source, u)), unit);
   }
   return dev::all(has_all);
 }

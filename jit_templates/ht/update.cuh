@@ -69,7 +69,7 @@ EP_DEVICE void give_rows(const Operation<kPeers>& op, const HtUpdateArgs& args, 
   EP_SHARED(RouteOf<typename OtherTeams::Departures>, first_routes, [kHtUpdateThreads]);  // each thread's own
   const auto departures = others.departures(scratch);
   auto& first = first_routes[dev::thread_idx()];
-  if (dev::block_idx() >= args.first_block) first = find_first_routes(op, args, places[0], departures);
+  if (has_tokens(args)) first = find_first_routes(op, args, places[0], departures);
   if (!add_blocks(op, args, scratch, others) || !exchange_counts(op, args, scratch, others)) return;
   if (!kExpertMajor && args.drops) thin_rows(args, scratch);
   find_outgoing(args, scratch);
@@ -90,15 +90,14 @@ EP_DEVICE void update_with(const HtUpdateArgs& args, const OtherTeams& others) {
   const auto greets = [&](uint32_t rank) {
     return !has_masks(OtherTeams::kPeers) || rank == args.group.rank || !is_masked(args.group, rank);
   };
-  const bool has_tokens = dev::block_idx() >= args.first_block;
   const HtStart& start = find_start(args.group, [&](uint32_t epoch) {
     if (dev::block_idx() == 0) greet(args.group, others.rails(), epoch, greets);
   });
-  has_tokens ? count_tiles(args, scratch) : dev::sync_block();
+  has_tokens(args) ? count_tiles(args, scratch) : dev::sync_block();
   const Operation<OtherTeams::kPeers> op(args, start);
   const bool is_first = dev::block_idx() == 0 && dev::thread_idx() == 0;
   if (start.ready) {
-    if (has_tokens) tell_blocks(op, args, scratch);
+    if (has_tokens(args)) tell_blocks(op, args, scratch);
     if (is_first) check_count(args.group, args.topk.tokens);
     give_rows<kExpertMajor>(op, args, scratch, others);
   }

@@ -3,7 +3,7 @@
 // there is no room.
 #pragma once
 
-#include "ht/counts.cuh"
+#include "ht/rank_counts.cuh"
 
 namespace nccl_ep::ht {
 

@@ -180,7 +180,8 @@ EP_DEVICE Arrived await_arrival(const Operation<kPeers>& op, const LlDispatchArg
   Awaited awaited{Wait::token_routes, source, token};
   arrived.ok = op.template wait_for<true>(awaited, [&] {
     unit = dev::ld_unit(address);
-    const bool has_row = own || row.read_lines(chunk.packs, lines, op.epoch);
+    if (!own) row.read_lines(chunk.packs, lines);
+    const bool has_row = own || dev::all(row.has_tags(chunk.packs, op.epoch));
     const uint32_t has_route = dev::ballot(unit.epoch == op.epoch);
     const Route first = Route::decode(unit);
     arrived.num_hits = dev::shfl(first.num_hits, 0);

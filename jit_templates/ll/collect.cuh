@@ -22,10 +22,15 @@ struct TeamRows {
     return op.template wait_for<true, true>(awaited, ready);
   }
 
-  // One look at a row's chunk: whether it has arrived. The whole warp calls it.
+  // One look at a row's chunk, if it is awaited, and then, whether this lane's part of it had arrived. The whole warp calls
+  // them.
   template <class Chunk, class Row>
-  EP_DEVICE bool read(uint32_t, const Chunk& chunk, const Addend& addend, Row& row) const {
-    return row.read_lines(chunk.packs, static_cast<const Unit*>(addend.row) + chunk.first_unit, op.epoch);
+  EP_DEVICE void look(const Chunk& chunk, const Addend& addend, bool awaited, Row& row) const {
+    row.read_lines(chunk.packs, static_cast<const Unit*>(addend.row) + chunk.first_unit, awaited);
+  }
+  template <class Chunk, class Row>
+  EP_DEVICE bool has_arrived(uint32_t, const Chunk& chunk, const Addend&, Row& row) const {
+    return row.has_tags(chunk.packs, op.epoch);
   }
 };
 
@@ -38,23 +43,29 @@ EP_DEVICE void clear_rows(uint32_t which, Row (&rows)[kRows]) {
   }
 }
 
-// Waits for the same chunk of some ranks' rows. They are looked at together, since each look takes as long as the memory.
-// Those of a rank that turns out to be lost are zero.
+// Waits for the same chunk of some ranks' rows. All are looked at before the first is judged, since each look takes as long
+// as the memory. Those of a rank that turns out to be lost are zero.
 template <class Rows, class Chunk, class Row, uint32_t kRows>
 EP_DEVICE bool await_rows(const Rows& all_rows, uint32_t token, const Chunk& chunk, const Addend* addends,
                           uint32_t count, Row (&rows)[kRows]) {
   Awaited awaited{Wait::combine_row, 0, token};
   uint32_t lost = 0;  // rows of ranks that were masked meanwhile
+  const auto is_awaited = [&](uint32_t r) { return r < count && !(lost >> r & 1); };
   const auto have_arrived = [&] {
-    bool arrived = true;
+    uint32_t missing = 0;
 #pragma unroll
     for (uint32_t r = 0; r < kRows; ++r) {
-      if (r >= count || (lost >> r & 1) || all_rows.read(token, chunk, addends[r], rows[r])) continue;
-      arrived = false;
-      awaited.what = all_rows.wait_for_rank(addends[r].k);
-      awaited.peer = addends[r].k;
+      all_rows.look(chunk, addends[r < count ? r : 0], is_awaited(r), rows[r]);
     }
-    return arrived;
+#pragma unroll
+    for (uint32_t r = 0; r < kRows; ++r) {
+      if (is_awaited(r) && !all_rows.has_arrived(token, chunk, addends[r], rows[r])) missing |= 1u << r;
+    }
+    missing = dev::or_warp(missing);
+    if (missing == 0) return true;
+    awaited.peer = addends[dev::find_first(missing)].k;
+    awaited.what = all_rows.wait_for_rank(awaited.peer);
+    return false;
   };
   while (!all_rows.wait_for(awaited, have_arrived)) {
     if (!all_rows.op.warp_goes_on()) return false;

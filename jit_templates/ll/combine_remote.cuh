@@ -156,12 +156,14 @@ struct AllRows {
     return remote.template wait_for<true, true>(op.epoch, awaited, ready);
   }
 
-  // One look at a row's chunk: whether it has arrived. The whole warp calls it.
+  // As TeamRows has them. What comes from outside may be looked at only when it is known to be there.
   template <class Chunk, class Row>
-  EP_DEVICE bool read(uint32_t token, const Chunk& chunk, const Addend& addend, Row& row) const {
-    if (op.team.has(addend.k)) {
-      return row.read_lines(chunk.packs, static_cast<const Unit*>(addend.row) + chunk.first_unit, op.epoch);
-    }
+  EP_DEVICE void look(const Chunk& chunk, const Addend& addend, bool awaited, Row& row) const {
+    if (op.team.has(addend.k)) TeamRows<kPeers>{op}.look(chunk, addend, awaited, row);
+  }
+  template <class Chunk, class Row>
+  EP_DEVICE bool has_arrived(uint32_t token, const Chunk& chunk, const Addend& addend, Row& row) const {
+    if (op.team.has(addend.k)) return TeamRows<kPeers>{op}.has_arrived(token, chunk, addend, row);
     if (!dev::all(remote.has_rows(op.epoch, addend.k, token))) return false;
     row.load_arrived(chunk.packs, static_cast<const unsigned char*>(addend.row));
     row = row.packs_to_lines();  // the words of a lane are to be those that it has of the team's rows

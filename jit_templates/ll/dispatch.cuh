@@ -11,9 +11,11 @@
 namespace nccl_ep::ll {
 
 // Who pushes to whom in the LSA team. Each block serves one peer (or, if there are fewer blocks, a few in turn). The blocks
-// that send routes push nothing if there are enough others. Computed wherever it is needed: to keep it would cost registers.
+// that send routes push nothing if there are enough others. To quantize a row takes longer than to send it: then a block
+// serves two peers at once. Computed wherever it is needed: to keep it would cost registers.
 template <Peers kPeers, bool kScaled>
 struct PushTeam {
+  static constexpr uint32_t kPeersAtOnce = kScaled ? 2 : 1;
   uint32_t num_peers, num_teams, first_peer;  // as LsaTeam::peer() counts them; this rank is the last, if it is one
   uint32_t worker, num_workers;               // this warp among those that serve the same peer
 
@@ -22,7 +24,8 @@ struct PushTeam {
     const uint32_t first_block = dev::num_blocks() >= 3 * num_ranks ? num_ranks : 0;
     const uint32_t num_blocks = dev::num_blocks() - first_block;
     num_peers = team_of<kPeers>(args).size - (quantizes<kScaled>(args) ? 0 : 1);
-    num_teams = num_peers < num_blocks ? num_peers : num_blocks;
+    num_teams = quantizes<kScaled>(args) ? (num_peers + 1) / 2 : num_peers;
+    if (num_teams > num_blocks) num_teams = num_blocks;
     first_peer = num_peers;  // none
     worker = num_workers = 0;
     if (dev::block_idx() < first_block || num_peers == 0) return;
@@ -45,13 +48,13 @@ struct PushItem {
   }
 };
 
-// Which of the next 32 items of this warp, from `first` on, go to the i-th peer: a lane looks at each.
+// Which of the next 32 items of this warp, from `first` on, go to the i-th peer, if there is one: a lane looks at each.
 template <Peers kPeers, bool kScaled>
 EP_DEVICE uint32_t find_items(const LlDispatchArgs& args, const PushTeam<kPeers, kScaled>& team, uint32_t first,
                               uint32_t i) {
   const uint32_t index = first + dev::lane_idx() * team.num_workers;
   bool goes = false;
-  if (index < PushItem::count(args)) {
+  if (i < team.num_peers && index < PushItem::count(args)) {
     const uint32_t num_experts = args.group.num_local_experts;
     const int64_t first_expert = int64_t{team_of<kPeers>(args).peer(args.group.rank, i)} * num_experts;
     goes = has_expert(args.routing, PushItem(args, index).token, first_expert, num_experts);
@@ -59,19 +62,34 @@ EP_DEVICE uint32_t find_items(const LlDispatchArgs& args, const PushTeam<kPeers,
   return dev::ballot(goes);
 }
 
-// What a warp pushes first, found out before it is known whether the peer's bank is free.
+// Which of a warp's next 32 items go to each of the peers that it serves at once, from the i-th one on.
+template <Peers kPeers, bool kScaled>
+struct PeerItems {
+  static constexpr uint32_t kPeersAtOnce = PushTeam<kPeers, kScaled>::kPeersAtOnce;
+  uint32_t items[kPeersAtOnce];
+
+  PeerItems() = default;
+  EP_DEVICE PeerItems(const LlDispatchArgs& args, const PushTeam<kPeers, kScaled>& team, uint32_t first, uint32_t i) {
+#pragma unroll
+    for (uint32_t p = 0; p < kPeersAtOnce; ++p) items[p] = find_items(args, team, first, i + p * team.num_teams);
+  }
+  EP_DEVICE uint32_t of(uint32_t p) const { return p == 0 ? items[0] : items[kPeersAtOnce - 1]; }
+  EP_DEVICE uint32_t of_any() const { return items[0] | items[kPeersAtOnce - 1]; }
+};
+
+// What a warp pushes first, found out before it is known whether the peers' banks are free.
 template <Peers kPeers, bool kScaled>
 struct FirstPush {
-  uint32_t items;  // of the first 32
-  LaneRow row;     // of the first item, whether or not it goes to the peer
+  PeerItems<kPeers, kScaled> items;
+  LaneRow row;  // of the first item, whether or not it goes to a peer
 
   EP_DEVICE FirstPush() {}
   EP_DEVICE explicit FirstPush(const LlDispatchArgs& args) {
     const PushTeam<kPeers, kScaled> team(args);
-    if (team.worker >= PushItem::count(args)) return;
+    if (team.first_peer >= team.num_peers || team.worker >= PushItem::count(args)) return;
     const PushItem item(args, team.worker);
     load_payload<kScaled>(args, Chunk(args.rows, item.chunk), item.token, row);
-    items = find_items(args, team, team.worker, team.first_peer);
+    items = {args, team, team.worker, team.first_peer};
   }
 };
 
@@ -80,16 +98,21 @@ template <Peers kPeers, bool kScaled>
 EP_DEVICE void push_rows(const Operation<kPeers>& op, const LlDispatchArgs& args, FirstPush<kPeers, kScaled>& push) {
   const PushTeam<kPeers, kScaled> team(args);
   bool is_first = true;
-  for (uint32_t i = team.first_peer; i < team.num_peers; i += team.num_teams) {
+  for (uint32_t i = team.first_peer; i < team.num_peers; i += team.kPeersAtOnce * team.num_teams) {
     for (uint32_t first = team.worker; first < PushItem::count(args); first += 32 * team.num_workers) {
-      for (uint32_t items = is_first ? push.items : find_items(args, team, first, i); items; items &= items - 1) {
-        const uint32_t index = first + dev::find_first(items) * team.num_workers;
-        const PushItem item(args, index);
+      if (!is_first) push.items = {args, team, first, i};
+      for (uint32_t number = 0, items = push.items.of_any(); items != 0; ++number, items >>= 1) {
+        if (!(items & 1)) continue;
+        const PushItem item(args, first + number * team.num_workers);
         const Chunk chunk(args.rows, item.chunk);
-        if (!is_first || index != first) load_payload<kScaled>(args, chunk, item.token, push.row);
-        const uint32_t peer = op.team.peer(op.group.rank, i);
-        Unit* lines = op.row(peer, op.group.rank, item.token) + chunk.first_unit;
-        if (is_active(op, peer)) push.row.write_lines(chunk.packs, lines, op.epoch);
+        if (!is_first || number > 0) load_payload<kScaled>(args, chunk, item.token, push.row);
+#pragma unroll 1
+        for (uint32_t p = 0; p < team.kPeersAtOnce; ++p) {
+          const uint32_t peer = op.team.peer(op.group.rank, i + p * team.num_teams);
+          if (!(push.items.of(p) >> number & 1) || !is_active(op, peer)) continue;
+          Unit* lines = op.row(peer, op.group.rank, item.token) + chunk.first_unit;
+          push.row.write_lines(chunk.packs, lines, op.epoch);
+        }
       }
       is_first = false;
     }

@@ -67,21 +67,26 @@ struct LaneStrips {
     for (uint32_t i = 0; i < 4; ++i) word[s][i] = pack.word[i];
   }
 
-  // One look at a chunk's lines, from its first on: whether all have arrived. The whole warp calls it.
-  EP_DEVICE bool read_lines(const LanePack (&packs)[kStrips], const Unit* lines, uint32_t epoch) {
-    bool arrived = true;
+  // One look at a chunk's lines, from its first on, or if they are not wanted, at that one alone. Every lane reads: a load
+  // that might not happen would be waited for before the next one. The whole warp calls it.
+  EP_DEVICE void read_lines(const LanePack (&packs)[kStrips], const Unit* lines, bool wanted = true) {
 #pragma unroll
     for (uint32_t s = 0; s < kStrips; ++s) {
-      const Unit unit = dev::ld_line(lines + 32 * s + dev::lane_idx(), packs[s].in_line);
+      const bool is_there = wanted && packs[s].in_line;
+      const Unit unit = dev::ld_line(lines + (is_there ? 32 * s + dev::lane_idx() : dev::lane_idx() % kUnitsPerLine));
 #pragma unroll
       for (uint32_t i = 0; i < 3; ++i) word[s][i] = unit.word[i];
       word[s][3] = unit.epoch;
     }
+  }
+  // Whether what this lane has read had arrived, as far as it has tags.
+  EP_DEVICE bool has_tags(const LanePack (&packs)[kStrips], uint32_t epoch) const {
+    bool arrived = true;
 #pragma unroll
     for (uint32_t s = 0; s < kStrips; ++s) {
       if (LanePack::has_tag() && packs[s].in_line) arrived &= word[s][3] == epoch;
     }
-    return dev::all(arrived);
+    return arrived;
   }
 
   EP_DEVICE void write_lines(const LanePack (&packs)[kStrips], Unit* lines, uint32_t epoch) const {

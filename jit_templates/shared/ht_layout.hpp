@@ -116,8 +116,11 @@ struct HtLayout {
   EP_HOST_DEVICE uint32_t team_counter(uint32_t team) const { return num_counters() + team; }
   EP_HOST_DEVICE uint32_t count_units() const { return units_of_counts; }
   // Of a block, which has so few tokens that two counts fit in a word.
-  EP_HOST_DEVICE uint32_t block_count_units() const { return static_cast<uint32_t>(div_up(num_all_counters(), 6)); }
-  static constexpr uint32_t kMaxBlockTokens = 0xffff;
+  static constexpr uint32_t kBlockCountBits = 16, kMaxBlockTokens = (1u << kBlockCountBits) - 1;
+  static constexpr uint32_t kBlockCountsPerUnit = 3 * 32 / kBlockCountBits;
+  EP_HOST_DEVICE uint32_t block_count_units() const {
+    return static_cast<uint32_t>(div_up(num_all_counters(), kBlockCountsPerUnit));
+  }
   EP_HOST_DEVICE uint32_t record_units() const { return units_of_record; }
   EP_HOST_DEVICE uint32_t weight_units() const { return units_of_weights; }
 

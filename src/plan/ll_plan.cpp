@@ -20,7 +20,7 @@ struct PushWarps {
   uint32_t share;   // of a block, one warp in so many at most: the others must keep up
 };
 constexpr PushWarps kPushWarps{512, 5};
-// They quantize each row for each rank that it goes to.
+// They quantize each row once for every two ranks.
 constexpr PushWarps kQuantizingPushWarps{1280, 2}, kQuantizingPushWarpsOfTwo{768, 4};
 
 PushWarps push_warps(const LlShape& shape, const LlRow& row) {

@@ -120,7 +120,7 @@ void access_lines(ExecutorState& sim, Warp& warp) {
 
 namespace device {
 
-Bits load_line(const void* part, bool active) { return access(Meeting::load_line, part, {0, 0}, active, EP_CALLER); }
+Bits load_line(const void* part) { return access(Meeting::load_line, part, {0, 0}, true, EP_CALLER); }
 
 void store_line(void* part, Bits unit, bool active) { access(Meeting::store_line, part, unit, active, EP_CALLER); }
 

@@ -57,7 +57,7 @@ EP_DEVICE void stream_lines(Test& test, Send send) {
       bool are_last = true;
 #pragma unroll
       for (uint32_t strip = 0; strip < kStrips; ++strip) {
-        const Unit part = dev::ld_line(line_part(test, 1, number(strip)), true);
+        const Unit part = dev::ld_line(line_part(test, 1, number(strip)));
         const uint32_t tag = tag_of(part);
         EXPECT(is_part(part, number(strip), tag));
         EXPECT(tag >= seen[strip]);
@@ -86,8 +86,7 @@ LITMUS(lines_of_some_lanes) {
     const bool active = active_lines >> line & 1;
     Unit* const part = line_part(test, args.num_ranks - 1, active_lines * 4 + line);
     dev::st_line(active ? part : nowhere, made_part(line, 9), active);
-    EXPECT(is_same(dev::ld_line(active ? part : nowhere, active), active ? made_part(line, 9) : Unit{}));
-    EXPECT(is_part(dev::ld_line(part, true), line, active ? 9 : 0));
+    EXPECT(is_part(dev::ld_line(part), line, active ? 9 : 0));
   }
 }
 
@@ -104,7 +103,7 @@ LITMUS(lines_anywhere) {
   for (uint32_t call = 0; call < kCalls; ++call) {
     Unit part;
     const auto have_come = [&] {
-      part = dev::ld_line(line_part(test, me, number(call, other, me)), true);
+      part = dev::ld_line(line_part(test, me, number(call, other, me)));
       return dev::all(tag_of(part) == other + 1);
     };
     AWAIT_IN_WARP(have_come());
@@ -133,7 +132,7 @@ LITMUS(lines_come_one_by_one) {
 #pragma unroll
       for (uint32_t strip = 0; strip < kStrips; ++strip) {
         const uint32_t from = strip * 4 + lane / 8;
-        part[strip] = dev::ld_line(line_part(test, me, from), from < args.num_ranks);
+        part[strip] = dev::ld_line(line_part(test, me, from < args.num_ranks ? from : me));
         const uint32_t tag = tag_of(part[strip]);
         ready = ready && (tag == 1 || from > next || from >= args.num_ranks);
       }
@@ -159,7 +158,7 @@ LITMUS(line_publishes_nothing) {
     dev::st_line(line_part(test, 1, 0), made_part(0, 1), lane < 8);
     AWAIT(dev::ld_relaxed<dev::Scope::system>(has_read) == 1);
   } else {
-    AWAIT_IN_WARP(dev::shfl(dev::ld_line(line_part(test, 1, 0), lane < 8).epoch, 7) == 1);
+    AWAIT_IN_WARP(dev::shfl(dev::ld_line(line_part(test, 1, 0)).epoch, 7) == 1);
     EXPECT(dev::ld(test.data(1, 1000 + lane)) == 7);
     if (lane == 0) dev::st_relaxed<dev::Scope::system>(has_read, 1u);
   }
@@ -170,7 +169,7 @@ LITMUS(line_orders_nothing_in_a_warp) {
   EP_SHARED(uint32_t, words, [32]);
   const uint32_t lane = dev::lane_idx();
   words[lane] = lane;
-  dev::ld_line(line_part(test, 0, 0), true);
+  dev::ld_line(line_part(test, 0, 0));
   EXPECT(words[lane ^ 1] == (lane ^ 1));
 }
 
@@ -179,7 +178,7 @@ LITMUS(line_written_with_ordinary_store) {
   if (args.rank == 0) {
     if (lane < 8) dev::st(line_part(test, 1, 0), made_part(0, 1));
   } else {
-    AWAIT_IN_WARP(dev::shfl(dev::ld_line(line_part(test, 1, 0), lane < 8).epoch, 7) == 1);
+    AWAIT_IN_WARP(dev::shfl(dev::ld_line(line_part(test, 1, 0)).epoch, 7) == 1);
   }
 }
 

@@ -32,7 +32,7 @@ MUTANTS = [
     Mutant(
         "a rank sends its counts without saying that it takes part",
         "ht/participants.cuh",
-        "(!has_failed(group) && say_so() == Verdict::present)",
+        "(!failed && say_so() == Verdict::present)",
         "true",
         "Who has them counts it, and who has not says that it is absent.",
         JUST_COUNTED,
@@ -63,7 +63,7 @@ MUTANTS = [
     ),
     Mutant(
         "tokens go to ranks that do not take part",
-        "ht/place.cuh",
+        "ht/routes.cuh",
         "  if (expert == kNone) return kNone;\n",
         "  if (true) return expert;\n",
         "Rows are sent for places that nobody has counted.",

@@ -58,7 +58,7 @@ MUTANTS = [
     ),
     Mutant(
         "a rank says which slots its tokens have in another team",
-        "ht/counts.cuh",
+        "ht/rank_counts.cuh",
         "  if constexpr (kPeers != Peers::masked_teams) return true;\n",
         "  if (true) return true;\n",
         "That team adds where they begin once more.",

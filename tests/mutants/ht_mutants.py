@@ -120,7 +120,7 @@ BEGIN = [
 TOPK = [
     Mutant(
         "all places of a repeated expert are first",
-        "ht/place.cuh",
+        "ht/routes.cuh",
         "is_first = is_first && places.experts[place.base + j] != expert;",
         "is_first = is_first;",
         "A row that repeats an expert has too many hits.",
@@ -128,7 +128,7 @@ TOPK = [
     ),
     Mutant(
         "experts are compared before all are noted",
-        "ht/place.cuh",
+        "ht/routes.cuh",
         "places.experts[me] = expert;\n  dev::sync_block();\n",
         "places.experts[me] = expert;\n",
         "Places of other tokens are taken for repeats.",
@@ -222,7 +222,7 @@ UPDATE = [
     ),
     Mutant(
         "counts are sent as ordinary stores",
-        "ht/counts.cuh",
+        "ht/rank_counts.cuh",
         "dev::st_unit(group.window.at<Unit>(peer, group.layout.counts_at(group.rank, u))",
         "dev::st(group.window.at<Unit>(peer, group.layout.counts_at(group.rank, u))",
         "The tag may be seen before the words that it vouches for.",
@@ -230,7 +230,7 @@ UPDATE = [
     ),
     Mutant(
         "counts are replaced before they are sent",
-        "ht/counts.cuh",
+        "ht/rank_counts.cuh",
         "  dev::sync_block();  // the counts are about to be replaced\n",
         "",
         "Other ranks get counts of all ranks.",
@@ -238,7 +238,7 @@ UPDATE = [
     ),
     Mutant(
         "counts of any update are taken",
-        "ht/counts.cuh",
+        "ht/rank_counts.cuh",
         "group.num_ranks || units[i].epoch == op.epoch) continue;",
         "group.num_ranks || units[i].epoch != 0) continue;",
         "Counts of the update before are taken for new ones.",
@@ -337,7 +337,7 @@ UPDATE = [
     ),
     Mutant(
         "destinations are counted before all are noted",
-        "ht/place.cuh",
+        "ht/routes.cuh",
         "place.base, expert, is_first);\n  dev::sync_block();\n",
         "place.base, expert, is_first);\n",
         "Rows miss hits, tokens miss ranks.",
@@ -345,7 +345,7 @@ UPDATE = [
     ),
     Mutant(
         "hits are counted before all places are noted",
-        "ht/place.cuh",
+        "ht/routes.cuh",
         "is_first && is_kept ? expert : kNone;\n  dev::sync_block();\n",
         "is_first && is_kept ? expert : kNone;\n",
         "Rows miss hits.",
@@ -756,7 +756,7 @@ DROPPING = [
     ),
     Mutant(
         "dropped rows have home slots",
-        "ht/place.cuh",
+        "ht/routes.cuh",
         "{ return leads && num_hits > 0; }",
         "{ return leads; }",
         "Nothing comes there.",

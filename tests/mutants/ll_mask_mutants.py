@@ -153,8 +153,8 @@ ROWS = [
     Mutant(
         "rows go to masked ranks",
         "ll/dispatch.cuh",
-        "if (is_active(op, peer)) push.row",
-        "push.row",
+        "number & 1) || !is_active(op, peer)) continue;",
+        "number & 1)) continue;",
         "Links that may be broken are used, and memory that nobody looks after.",
         QUIET_RANK_MAJOR,
     ),

@@ -69,7 +69,7 @@ OPERATION = [
         "&progress->blocks_done[op.bank]",
         "&progress->blocks_done[0]",
         "Neither knows its last block.",
-        (*IN_FLIGHT, "in-flight-late", "in-flight-again"),
+        (*IN_FLIGHT, "in-flight-again"),
     ),
     Mutant(
         "blocks are counted without an atomic",
@@ -408,9 +408,9 @@ ROWS = [
     ),
     Mutant(
         "each lane believes its own line alone",
-        "ll/rows.cuh",
-        "return dev::all(arrived);",
-        "return arrived;",
+        "ll/arrivals.cuh",
+        "dev::all(row.has_tags(chunk.packs, op.epoch))",
+        "row.has_tags(chunk.packs, op.epoch)",
         "The lanes of a warp part, or take words that are still under way.",
         FEW,
     ),
@@ -423,7 +423,7 @@ DISPATCH = [
         "dev::ballot(unit.epoch == op.epoch)",
         "dev::ballot(unit.epoch != 0)",
         "Routes of two operations ago are taken for new ones.",
-        MANY,
+        MANY_HITS,
     ),
     Mutant(
         "one route stands for all of a token",
@@ -620,9 +620,17 @@ COMBINE = [
     Mutant(
         "one rank's row stands for all",
         "ll/collect.cuh",
-        "      arrived = false;\n",
-        "      arrived = r + 1 < count;\n",
+        "if (is_awaited(r) && !all_rows",
+        "if (r + 1 == count && is_awaited(r) && !all_rows",
         "Rows are added that are still under way.",
+        FEW,
+    ),
+    Mutant(
+        "each lane believes its own lines of all rows",
+        "ll/collect.cuh",
+        "    missing = dev::or_warp(missing);\n",
+        "",
+        "The lanes of a warp part, or add words that are still under way.",
         FEW,
     ),
 ]

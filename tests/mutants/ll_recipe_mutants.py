@@ -20,6 +20,14 @@ MUTANTS = [
         FORWARDED,
     ),
     Mutant(
+        "the second peer's rows go to the first",
+        "ll/dispatch.cuh",
+        "op.team.peer(op.group.rank, i + p * team.num_teams)",
+        "op.team.peer(op.group.rank, i)",
+        "Who quantizes for two peers serves one of them.",
+        QUANTIZED,
+    ),
+    Mutant(
         "elements are divided by the scale of the group beside theirs",
         "ll/payload.cuh",
         "scales.inverse(part.index / kPacksPerGroup)",

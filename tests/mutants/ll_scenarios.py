@@ -308,10 +308,10 @@ SCENARIOS: dict[str, Callable[[int], None]] = {
     ),
     "idle-receiver": idle_receiver,
     "in-flight": partial(
-        in_flight, receipt=Receipt.AS_THE_NEXT_BEGINS, tokens=FEW.tokens, schedule=Schedule.UNIFORM
+        in_flight, receipt=Receipt.AS_THE_NEXT_BEGINS, tokens=FEW.tokens, schedule=Schedule.WARPS
     ),
     "in-flight-again": lambda seed: in_flight(
-        seed + 1000, Receipt.AS_THE_NEXT_BEGINS, FEW.tokens, schedule=Schedule.UNIFORM
+        seed + 1000, Receipt.AS_THE_NEXT_BEGINS, FEW.tokens, schedule=Schedule.WARPS
     ),
     "in-flight-late": partial(in_flight, receipt=Receipt.BEHIND_THE_NEXT, tokens=(0, 0, 6)),
     "counts": counts,

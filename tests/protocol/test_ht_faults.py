@@ -87,7 +87,7 @@ DIRECT = Mode(FLAT, budget=64, windows=True, backward=True)
 EM_ROWS, EM_BACKWARD = Mode(EM, budget=64), Mode(EM, budget=64, backward=True)
 ROWS = ("a dispatched row", "the last rows")  # different warps wait for them
 STRAYS = [
-    Stray("update", FLAT_ROWS, "dispatch", FLAT_ROWS, ("the counts of tokens",), "ht/counts.cuh"),
+    Stray("update", FLAT_ROWS, "dispatch", FLAT_ROWS, ("the counts of tokens",), "ht/rank_counts.cuh"),
     # With such an alignment it finds that there is not enough room, and sends no records.
     Stray(
         "update", EM_ROWS, "update", replace(EM_ROWS, alignment=64), ("the record of a row",), "ht/place.cuh"

@@ -41,8 +41,8 @@ void send_lines_slowly(const Args& args) {
   }
   uint32_t num_looks = 0, raised = 0;
   for (bool all_have_come = false; !all_have_come; ++num_looks) {
-    const Unit first = dev::ld_line(unit(args, 1, lane), true);
-    const Unit second = dev::ld_line(unit(args, 1, 32 + lane), true);
+    const Unit first = dev::ld_line(unit(args, 1, lane));
+    const Unit second = dev::ld_line(unit(args, 1, 32 + lane));
     raised |= dev::ld_relaxed<Scope::system>(word(args, 1, kFlag + lane));
     all_have_come = dev::all(first.epoch == 1 && second.epoch == 1);
     dev::pause();
@@ -68,7 +68,7 @@ void wait_for_any_unit(const Args& args) {
 void wait_for_line(const Args& args) {
   if (args.rank != 1 || dev::warp_idx() != 0) return;
   const uint32_t lane = dev::lane_idx();
-  while (dev::any(dev::ld_line(unit(args, 1, lane), lane < 8).epoch == 0)) dev::pause();
+  while (dev::any(dev::ld_line(unit(args, 1, lane % 8)).epoch == 0)) dev::pause();
 }
 
 // ---- misused; the barriers behind it keep the compiler from making it the last jump of a kernel
@@ -80,12 +80,12 @@ void shift_part(const Args& args) {
 
 void swap_lines(const Args& args) {
   const uint32_t lane = dev::lane_idx();
-  dev::ld_line(unit(args, 1, lane == 10 ? lane + 8 : lane), true);
+  dev::ld_line(unit(args, 1, lane == 10 ? lane + 8 : lane));
   dev::sync_warp();
 }
 
 void leave_lane_out(const Args& args) {
-  dev::ld_line(unit(args, 1, dev::lane_idx()), dev::lane_idx() != 19);
+  dev::st_line(unit(args, 1, dev::lane_idx()), tagged(), dev::lane_idx() != 19);
   dev::sync_warp();
 }
 
@@ -97,18 +97,18 @@ void exit_before_line(const Args& args) {
 
 void meet_elsewhere(const Args& args) {
   if (dev::lane_idx() == 3) dev::ballot(true);
-  dev::ld_line(unit(args, 1, dev::lane_idx()), true);
+  dev::ld_line(unit(args, 1, dev::lane_idx()));
   dev::sync_warp();
 }
 
 void load_shared_line(const Args&) {
   EP_DYNAMIC_SHARED(shared);
-  dev::ld_line(reinterpret_cast<Unit*>(shared) + dev::lane_idx(), true);
+  dev::ld_line(reinterpret_cast<Unit*>(shared) + dev::lane_idx());
   dev::sync_warp();
 }
 
 void load_null_line(const Args& args) {
-  dev::ld_line(dev::lane_idx() == 16 ? nullptr : unit(args, 1, dev::lane_idx()), true);
+  dev::ld_line(dev::lane_idx() == 16 ? nullptr : unit(args, 1, dev::lane_idx()));
   dev::sync_warp();
 }
 
