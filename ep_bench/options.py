@@ -229,11 +229,7 @@ def _check_combine(given: argparse.Namespace) -> None:
         raise UsageError(f"--algorithm ht: expected ll with --recipe {recipe}")
     if recipe.quantizes_combine and given.algorithm == "ht" and not is_forward:
         raise UsageError(f"--pass bwd: expected fwd with --recipe {recipe}")
-    if not recipe.exact:
-        return
-    if given.mask:
-        raise UsageError(f"--mask and --recipe {recipe} exclude each other")
-    if (given.nodes or 1) > 1:
+    if recipe.exact and (given.nodes or 1) > 1:
         raise UsageError(f"--nodes {given.nodes}: expected 1 with --recipe {recipe}")
 
 

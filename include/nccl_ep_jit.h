@@ -31,7 +31,7 @@ typedef enum {
   NCCL_EP_JIT_ONE_TEAM = 0,       // inside one LSA team
   NCCL_EP_JIT_SEVERAL_TEAMS = 1,  // across several, with the network between them
   NCCL_EP_JIT_MASKED = 2,         // inside one LSA team, with ncclEpGroupConfig_t.enable_mask
-  NCCL_EP_JIT_EXACT = 3,          // what those with ncclEpGroupConfig_t.exact_combine use besides ONE_TEAM's
+  NCCL_EP_JIT_EXACT = 3,          // besides ONE_TEAM's or MASKED's, with ncclEpGroupConfig_t.exact_combine
   NCCL_EP_JIT_MASKED_TEAMS = 4    // as MASKED, across several LSA teams
 } ncclEpJitGroups_t;
 

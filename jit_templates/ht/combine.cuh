@@ -280,8 +280,6 @@ EP_DEVICE void combine_with(const HtCombineArgs& args, const Others& others) {
   finish_pushing(op, args.move);
 }
 
-using TeamOperation = Operation<Peers::team>;  // of kernels that are there for nothing else
-
 template <bool kExpertMajor, DType kDType, Peers kPeers = Peers::team>
 EP_DEVICE void combine(const HtCombineArgs& args) {
   combine_with<kExpertMajor, kDType>(args, NoOthers<kPeers>());

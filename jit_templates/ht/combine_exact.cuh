@@ -14,24 +14,27 @@
 namespace nccl_ep::ht {
 
 // One LSA team, where a token has home slots for its hits instead of the ranks that it goes to.
-struct NoOthersExact : NoOthers<> {
+template <Peers kPeers>
+struct NoOthersExact : NoOthers<kPeers> {
   EP_DEVICE static uint64_t home_slot(const HtGroupState& group, uint32_t token, uint32_t, const HtDest& dest) {
     return group.layout.home_slot(token, dest.hits.first);
   }
 };
 
 // Pushes the slots of the rows of other ranks.
-EP_DEVICE void push_routes(const TeamOperation& op, const HtCombineArgs& args, unsigned char* shared,
+template <Peers kPeers>
+EP_DEVICE void push_routes(const Operation<kPeers>& op, const HtCombineArgs& args, unsigned char* shared,
                            FlagQueue& queue) {
   const Rows from = rows_of(args.tokens, args.move.row_bytes);
   Mover mover(args.move, true, queue, shared + dev::warp_idx() * args.move.mover_bytes());
   if (dev::lane_idx() == 0) mover.open();
-  for_each_result(op, args, NoOthersExact(), false, [&](const ReceivedRow& it, unsigned char* to, uint32_t* flag) {
+  const auto push = [&](const ReceivedRow& it, unsigned char* to, uint32_t* flag) {
     if (dev::lane_idx() != 0) return;
     for (uint32_t i = 0; i < it.home.num_hits; ++i) {
       mover.move(from.at(it.hit(args.handle, i)), to + i * op.group.layout.row_bytes, flag + i);
     }
-  });
+  };
+  for_each_result(op, args, NoOthersExact<kPeers>(), false, push);
   if (dev::lane_idx() != 0) return;
   mover.drain();
   mover.close();
@@ -59,8 +62,19 @@ struct Route {
   EP_DEVICE bool exists() const { return hit != HtHandleLayout::kNoHit; }
 };
 
-// Lists what is added up for a token as soon as it is there, in the order of the top-k. False: something did not come.
-EP_DEVICE bool list_routes(const TeamOperation& op, const HtCombineArgs& args, uint32_t token, Addend* addends,
+// Waits for rows as await_rows() does. Leaves in `lost` which lanes wait for one of a lost rank.
+template <Peers kPeers>
+EP_DEVICE bool await_routes(const Operation<kPeers>& op, const Awaited& mine, bool awaits, uint64_t slot,
+                            uint32_t& lost) {
+  if constexpr (has_masks(kPeers)) return await_rows(op, mine, awaits, slot, lost);
+  lost = 0;
+  return await_rows(op, mine, awaits, slot);
+}
+
+// Lists what is added up for a token as soon as it is there, in the order of the top-k; with masks without what does not come
+// since its rank is lost. False: something did not come.
+template <Peers kPeers>
+EP_DEVICE bool list_routes(const Operation<kPeers>& op, const HtCombineArgs& args, uint32_t token, Addend* addends,
                            uint32_t& num_addends) {
   const HtGroupState& group = op.group;
   const Rows arrived = window_rows(group, group.rank), own = rows_of(args.tokens, args.move.row_bytes);
@@ -71,14 +85,16 @@ EP_DEVICE bool list_routes(const TeamOperation& op, const HtCombineArgs& args, u
     const Route route(args, token, first + lane);
     const bool exists = route.exists(), in_place = route.dest.rank == group.rank;
     const uint64_t slot = group.layout.home_slot(token, exists ? route.hit : 0);
-    const uint32_t used = dev::ballot(exists);
-    if (exists) {
+    uint32_t lost = 0;
+    const Awaited awaited{Wait::combine_row, route.dest.rank, token};
+    if (!await_routes(op, awaited, exists && !in_place, slot, lost)) return false;
+    const uint32_t used = dev::ballot(exists) & ~lost;
+    if (used >> lane & 1) {
       const uint32_t i = route.hit - route.dest.hits.first;  // of the row there
       addends[num_addends + dev::popc(used & ((1u << lane) - 1))] =
           in_place ? own.at(*args.handle.hit(route.dest.row, i)) : arrived.at(slot);
     }
     num_addends += dev::popc(used);
-    if (!await_rows(op, {Wait::combine_row, route.dest.rank, token}, exists && !in_place, slot)) return false;
   }
   dev::sync_warp();
   return true;
@@ -92,9 +108,10 @@ EP_DEVICE void add_up(DType dtype, const Addend* addends, uint32_t num_addends, 
   }
 }
 
-EP_DEVICE void collect_routes(const TeamOperation& op, const HtCombineArgs& args, Addend* addends) {
+template <Peers kPeers>
+EP_DEVICE void collect_routes(const Operation<kPeers>& op, const HtCombineArgs& args, Addend* addends) {
   const auto sum_guest = [](uint32_t) { return true; };  // there are none
-  for_each_sum(op, args, NoOthersExact(), sum_guest, [&](uint32_t token, const Span& span, unsigned char* out) {
+  for_each_sum(op, args, NoOthersExact<kPeers>(), sum_guest, [&](uint32_t token, const Span& span, unsigned char* out) {
     uint32_t num_addends = 0;
     if (!list_routes(op, args, token, addends, num_addends)) return false;
     add_up(args.dtype, addends, num_addends, span, out);
@@ -102,13 +119,14 @@ EP_DEVICE void collect_routes(const TeamOperation& op, const HtCombineArgs& args
   });
 }
 
+template <Peers kPeers = Peers::team>
 EP_DEVICE void combine_exact(const HtCombineArgs& args) {
   EP_DYNAMIC_SHARED(shared);
   EP_SHARED(Addend, addends, [kMoveWarps][kHtMaxTopk]);
   EP_SHARED(FlagQueue, queues, [kMoveWarps]);
   open_queues(queues);
   const HtStart start = begin(args.group, NoRails());
-  const TeamOperation op(args, start);
+  const Operation<kPeers> op(args, start);
   const Crews crews(args.move, true);
   if (start.ready) {
     if (crews.pushers.has_me()) {
@@ -117,7 +135,7 @@ EP_DEVICE void combine_exact(const HtCombineArgs& args) {
       raise_flags(op, queues, args.move.push_warps);
     } else if (crews.receivers.has_me() && args.topk_weights && await_peers(op)) {
       send_gradients<true>(op, args, crews.receivers);
-      collect_gradients(op, args, NoOthersExact(), crews.receivers);
+      collect_gradients(op, args, NoOthersExact<kPeers>(), crews.receivers);
     }
     dev::sync_warp();
     if (crews.have_me()) collect_routes(op, args, addends[dev::warp_idx()]);

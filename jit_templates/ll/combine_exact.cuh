@@ -11,10 +11,9 @@
 
 namespace nccl_ep::ll {
 
-using TeamOperation = Operation<Peers::team>;
-
 // Pushes a chunk of a token's rows home. The first rows have been loaded.
-EP_DEVICE void push_rows(const TeamOperation& op, const Chunk& chunk, LocalSum<PlainRows>& local) {
+template <Peers kPeers>
+EP_DEVICE void push_rows(const Operation<kPeers>& op, const Chunk& chunk, LocalSum<PlainRows>& local) {
   constexpr uint32_t kRows = LocalSum<PlainRows>::kRows;
   for (uint32_t first = 0; first < local.num_rows; first += kRows) {
     const uint32_t count = local.num_rows - first < kRows ? local.num_rows - first : kRows;
@@ -29,8 +28,9 @@ EP_DEVICE void push_rows(const TeamOperation& op, const Chunk& chunk, LocalSum<P
 }
 
 // Pushes home what falls to this warp. The first item has been started.
-EP_DEVICE void push_routes(const TeamOperation& op, const LlCombineArgs& args, uint32_t most_tokens, BlockQueue queue,
-                           LocalSum<PlainRows>& local) {
+template <Peers kPeers>
+EP_DEVICE void push_routes(const Operation<kPeers>& op, const LlCombineArgs& args, uint32_t most_tokens,
+                           BlockQueue queue, LocalSum<PlainRows>& local) {
   const uint32_t num_items = op.team.size * most_tokens * ResultItem::num_pieces(args.rows);
   for (uint32_t index = worker_idx(); index < num_items;) {
     index = queue.next();
@@ -39,6 +39,7 @@ EP_DEVICE void push_routes(const TeamOperation& op, const LlCombineArgs& args, u
     const ResultItem item = local.item;
 #pragma unroll 1
     for (uint32_t c = item.first_chunk; local.num_rows > 0 && c < item.end_chunk; ++c) {
+      if (!is_active(op, item.home)) break;
       push_rows(op, Chunk(args.rows, c), local);
       if (c + 1 < item.end_chunk) local.load_first(args, c + 1);
     }
@@ -73,7 +74,8 @@ struct Routes {
 };
 
 // Lists the rows for one of this rank's tokens, in the order of the top-k. Returns how many there are.
-EP_DEVICE uint32_t list_routes(const TeamOperation& op, const LlCombineArgs& args, const TopkWeights& given,
+template <Peers kPeers>
+EP_DEVICE uint32_t list_routes(const Operation<kPeers>& op, const LlCombineArgs& args, const TopkWeights& given,
                                uint32_t token, Addend* addends) {
   const Routes routes(args, given.ids);
   const ExpertHome home(args.group);
@@ -81,10 +83,12 @@ EP_DEVICE uint32_t list_routes(const TeamOperation& op, const LlCombineArgs& arg
   dev::sync_warp();  // the addends are about to be replaced
 #pragma unroll
   for (uint32_t i = 0; i < Routes::kPerLane; ++i) {
-    const uint32_t expert = routes.expert[i], used = dev::ballot(expert != Routes::kNone), lane = dev::lane_idx();
-    if (expert != Routes::kNone) {
+    const uint32_t expert = routes.expert[i], rank = expert != Routes::kNone ? home.rank_of(expert) : 0;
+    const bool exists = expert != Routes::kNone && is_active(op, rank);
+    const uint32_t used = dev::ballot(exists), lane = dev::lane_idx();
+    if (exists) {
       addends[num_addends + dev::popc(used & ((1u << lane) - 1))] = {
-          op.row_of_route(op.group.rank, token, routes.first[i]), given.weight[i], home.rank_of(expert)};
+          op.row_of_route(op.group.rank, token, routes.first[i]), given.weight[i], rank};
     }
     num_addends += dev::popc(used);
   }
@@ -93,10 +97,11 @@ EP_DEVICE uint32_t list_routes(const TeamOperation& op, const LlCombineArgs& arg
 }
 
 // Adds up the rows of each token. The next token's ids and weights are on their way while one is worked on.
-template <DType kDType>
-EP_DEVICE void collect_routes(const TeamOperation& op, const LlCombineArgs& args, BlockQueue queue, Addend* addends) {
+template <DType kDType, Peers kPeers>
+EP_DEVICE void collect_routes(const Operation<kPeers>& op, const LlCombineArgs& args, BlockQueue queue,
+                              Addend* addends) {
   constexpr uint32_t kRows = 4;
-  const TeamRows<Peers::team> all_rows{op};
+  const TeamRows<kPeers> all_rows{op};
   const uint32_t num_chunks = args.rows.num_chunks, num_items = num_tokens(args.routing.tokens) * num_chunks;
   uint32_t next = queue.next();
   TopkWeights weights(args, next / num_chunks);
@@ -115,7 +120,9 @@ EP_DEVICE void collect_routes(const TeamOperation& op, const LlCombineArgs& args
   }
 }
 
-EP_DEVICE void collect_routes(const TeamOperation& op, const LlCombineArgs& args, BlockQueue queue, Addend* addends) {
+template <Peers kPeers>
+EP_DEVICE void collect_routes(const Operation<kPeers>& op, const LlCombineArgs& args, BlockQueue queue,
+                              Addend* addends) {
   switch (args.dtype) {
     case DType::bf16: return collect_routes<DType::bf16>(op, args, queue, addends);
     case DType::fp16: return collect_routes<DType::fp16>(op, args, queue, addends);
@@ -123,6 +130,7 @@ EP_DEVICE void collect_routes(const TeamOperation& op, const LlCombineArgs& args
   }
 }
 
+template <Peers kPeers = Peers::team>
 EP_DEVICE void combine_exact(const LlCombineArgs& args) {
   EP_SHARED(Addend, addends, [kCombineWarps][kMaxHits]);
   EP_SHARED(uint32_t, num_taken, [2]);
@@ -133,20 +141,20 @@ EP_DEVICE void combine_exact(const LlCombineArgs& args) {
     num_taken[1] = 0;
   }
   // What the first steps need is got while the peers are awaited.
-  const LsaTeam team = team_of<Peers::team>(args);
+  const LsaTeam team = team_of<kPeers>(args);
   const uint32_t tokens_seen = most_tokens_seen(args, team);
   LocalSum<PlainRows> local;
   local.addends = addends[dev::warp_idx()];
-  const Start start = begin(args, NoRemoteRanks<>{}, [&] {
+  const Start start = begin(args, NoRemoteRanks<kPeers>{}, [&] {
     const ResultItem item(args, team, worker_idx());
     if (pushes) local.template start<Layout::expert_major>(args, item, Remembered(args, item));
   });
-  const TeamOperation op(args, start.epoch);
+  const Operation<kPeers> op(args, start.epoch);
   if (start.ready) {
     if (pushes) push_routes(op, args, dev::max_warp(tokens_seen), {num_taken}, local);
     if (args.phases & kLlReceive) {
       collect_routes(op, args, {num_taken + 1}, local.addends);
-      note_free_banks(op, NoRemoteRanks<>{});
+      note_free_banks(op, NoRemoteRanks<kPeers>{});
     }
   }
   finish(op, args.routing, args.phases);

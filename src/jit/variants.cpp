@@ -85,8 +85,7 @@ bool is_plain(Op op) { return op == Op::combine_exact || op == Op::combine_quant
 // the layout is expert-major, dispatch whether rows have scales, and whom they deal with.
 std::string template_parameters(const Variant& variant) {
   const std::string peers = variant.uses_network ? "Peers::masked_teams" : "Peers::masked_team";
-  if (variant.op == Op::combine_quantized && variant.masked) return "<" + peers + ">";
-  if (is_plain(variant.op)) return "";
+  if (is_plain(variant.op)) return variant.masked && variant.op != Op::clean ? "<" + peers + ">" : "";
   const std::string layout = variant.algorithm == Algorithm::low_latency ? "Layout::" + layout_name(variant.layout)
                              : variant.layout == Layout::expert_major    ? "true"
                                                                          : "false";
@@ -166,25 +165,28 @@ Variant quantized_combine_variant(bool uses_network) {
   return {Algorithm::high_throughput, Op::combine_quantized, Layout::expert_major, DType::bf16, uses_network};
 }
 
-std::vector<Variant> exact_variants(Algorithm algorithm) {
+std::vector<Variant> exact_variants(Algorithm algorithm, bool masked) {
   std::vector<Variant> variants;
-  for (const Variant& variant : variants_of(algorithm)) {
-    const bool moves_in = variant.op == Op::update || variant.op == Op::dispatch;
-    if (variant.layout == Layout::expert_major && moves_in) variants.push_back(variant);
+  for (const Variant& variant : masked ? masked_variants(algorithm) : variants_of(algorithm)) {
+    const bool combines =
+        variant.op == Op::combine || variant.op == Op::combine_quantized || variant.op == Op::combine_nvfp4;
+    if (variant.layout == Layout::expert_major && !combines) variants.push_back(variant);
   }
-  variants.push_back(exact_combine_variant(algorithm));
+  variants.push_back(exact_combine_variant(algorithm, masked));
   return variants;
 }
 
-Variant exact_combine_variant(Algorithm algorithm) {
-  return {algorithm, Op::combine_exact, Layout::expert_major, DType::bf16};
+Variant exact_combine_variant(Algorithm algorithm, bool masked) {
+  return {algorithm, Op::combine_exact, Layout::expert_major, DType::bf16, false, false, masked};
 }
 
 bool uses_network(Groups groups) { return groups == Groups::several_teams || groups == Groups::masked_teams; }
 
 std::vector<Variant> all_variants(Groups groups) {
   if (groups == Groups::exact) {
-    return {exact_combine_variant(Algorithm::low_latency), exact_combine_variant(Algorithm::high_throughput)};
+    return {exact_combine_variant(Algorithm::low_latency), exact_combine_variant(Algorithm::high_throughput),
+            exact_combine_variant(Algorithm::low_latency, true),
+            exact_combine_variant(Algorithm::high_throughput, true)};
   }
   const auto of = [&](Algorithm algorithm) {
     const bool masked = groups == Groups::masked || groups == Groups::masked_teams;

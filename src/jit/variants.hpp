@@ -38,8 +38,8 @@ std::vector<Variant> variants_of(Algorithm algorithm, bool uses_network = false)
 std::vector<Variant> masked_variants(Algorithm algorithm, bool uses_network = false);
 Variant cleaning_variant(Algorithm algorithm, bool uses_network);
 // The same for a group with exact_combine, which has one LSA team and expert-major handles; one of them is such groups' alone.
-std::vector<Variant> exact_variants(Algorithm algorithm);
-Variant exact_combine_variant(Algorithm algorithm);
+std::vector<Variant> exact_variants(Algorithm algorithm, bool masked);
+Variant exact_combine_variant(Algorithm algorithm, bool masked = false);
 // Of High Throughput: combine with NCCL_EP_COMB_QUANT_FP8.
 Variant quantized_combine_variant(bool uses_network = false);
 // Which groups of all algorithms kernels are for.

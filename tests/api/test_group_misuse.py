@@ -39,11 +39,6 @@ MISUSES = [
         ep.InvalidArgument,
         r"config\.num_topk.*\b0\b.*expected the largest top-k with config\.exact_combine",
     ),
-    (
-        {"exact_combine": True, "num_topk": 2, "enable_mask": True},
-        ep.InvalidUsage,
-        r"config\.exact_combine.*enable_mask.*expected one of them",
-    ),
     ({"zero_copy": 9}, ep.InvalidArgument, r"config\.zero_copy.*9.*expected"),
     ({"overflow_policy": 9}, ep.InvalidArgument, r"config\.overflow_policy.*9.*expected"),
     ({"rdma_buffer_size": 1}, ep.InvalidUsage, r"config\.rdma_buffer_size.*\b1\b.*expected.*at least"),

@@ -7,6 +7,7 @@ from mutant import Mutant
 
 LOW_LATENCY = ("low-latency",)
 HIGH_THROUGHPUT = ("high-throughput",)
+WITHOUT_A_RANK = ("high-throughput-without-a-rank",)
 
 MUTANTS = [
     Mutant(
@@ -24,5 +25,13 @@ MUTANTS = [
         "addends[route.hit]",
         "Sums are not those of the plain loop.",
         HIGH_THROUGHPUT,
+    ),
+    Mutant(
+        "what a lost rank has not sent is added",
+        "ht/combine_exact.cuh",
+        "dev::ballot(exists) & ~lost",
+        "dev::ballot(exists)",
+        "There is something else in its place.",
+        WITHOUT_A_RANK,
     ),
 ]

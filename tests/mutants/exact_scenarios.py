@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import partial
 
 import exact
+import exact_masks
+import nccl_ep as ep
 from harness import TIMEOUT_NS, simulated
 from ht import EM, Mode
 from ht_scenarios import STEP_LIMIT
@@ -31,7 +33,15 @@ def high_throughput(seed: int) -> None:
         exact.check_high_throughput(problems, mode, cluster.run(main))
 
 
+def without_a_rank(seed: int, algorithm: ep.Algorithm) -> None:
+    """A rank is dead when the others combine."""
+    with simulated(exact_masks.SHAPE.num_ranks, seed, step_limit=STEP_LIMIT) as cluster:
+        exact_masks.check_dying_in_combine(cluster, algorithm, make_problem(exact_masks.SHAPE, seed), 0)
+
+
 SCENARIOS: dict[str, Callable[[int], None]] = {
     "low-latency": low_latency,
     "high-throughput": high_throughput,
+    "low-latency-without-a-rank": partial(without_a_rank, algorithm=ep.Algorithm.LOW_LATENCY),
+    "high-throughput-without-a-rank": partial(without_a_rank, algorithm=ep.Algorithm.HIGH_THROUGHPUT),
 }

@@ -43,9 +43,11 @@ TEST_CASE("jit_variants: names and sources are unique and agree") {
   CHECK(names.count("clean") == 1);
   CHECK(names.count("ll_combine_exact") == 1);
   CHECK(names.count("ht_combine_exact") == 1);
+  CHECK(names.count("ll_combine_exact_masked") == 1);
+  CHECK(names.count("ht_combine_exact_masked") == 1);
   CHECK(names.count("ht_combine_quantized") == 1);
   CHECK(names.count("ht_combine_quantized_masked") == 1);
-  CHECK(names.size() == 27 + 28 + 2);
+  CHECK(names.size() == 27 + 28 + 4);
 }
 
 TEST_CASE("jit_variants: groups of several LSA teams have kernels of their own") {

@@ -22,7 +22,7 @@ __all__ = ["Groups", "Kernel", "clear", "kernels", "network_headers", "warmup"]
 class Groups(IntEnum):
     """The groups that kernels are for: inside one LSA team or across several, without or with rank masks.
 
-    EXACT is what groups with ``exact_combine`` use besides those of one LSA team.
+    EXACT is what groups with ``exact_combine`` use besides those of one LSA team, without or with masks.
     """
 
     ONE_TEAM = 0

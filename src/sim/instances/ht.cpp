@@ -21,5 +21,5 @@ EP_SIM_KERNEL("ht_combine_expert_major_fp32", (ht::combine<true, DType::fp32>), 
 EP_SIM_KERNEL("ht_combine_flat_bf16", (ht::combine<false, DType::bf16>), HtCombineArgs)
 EP_SIM_KERNEL("ht_combine_flat_fp16", (ht::combine<false, DType::fp16>), HtCombineArgs)
 EP_SIM_KERNEL("ht_combine_flat_fp32", (ht::combine<false, DType::fp32>), HtCombineArgs)
-EP_SIM_KERNEL("ht_combine_exact", ht::combine_exact, HtCombineArgs)
+EP_SIM_KERNEL("ht_combine_exact", ht::combine_exact<>, HtCombineArgs)
 EP_SIM_KERNEL("ht_combine_quantized", ht::combine_quantized<>, HtCombineArgs)

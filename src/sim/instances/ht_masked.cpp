@@ -2,6 +2,7 @@
 // The High-Throughput kernels of groups with masks for the simulated cluster.
 #include "device/device.hpp"
 #include "ht/combine.cuh"
+#include "ht/combine_exact.cuh"
 #include "ht/combine_quantized.cuh"
 #include "ht/dispatch.cuh"
 #include "ht/update.cuh"
@@ -24,3 +25,4 @@ EP_SIM_KERNEL("ht_combine_flat_bf16_masked", (ht::combine<false, DType::bf16, Pe
 EP_SIM_KERNEL("ht_combine_flat_fp16_masked", (ht::combine<false, DType::fp16, Peers::masked_team>), HtCombineArgs)
 EP_SIM_KERNEL("ht_combine_flat_fp32_masked", (ht::combine<false, DType::fp32, Peers::masked_team>), HtCombineArgs)
 EP_SIM_KERNEL("ht_combine_quantized_masked", ht::combine_quantized<Peers::masked_team>, HtCombineArgs)
+EP_SIM_KERNEL("ht_combine_exact_masked", ht::combine_exact<Peers::masked_team>, HtCombineArgs)

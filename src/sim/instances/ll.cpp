@@ -23,4 +23,4 @@ EP_SIM_KERNEL("ll_combine_expert_major_bf16_scaled", (ll::combine<Layout::expert
 EP_SIM_KERNEL("ll_combine_rank_major_bf16_scaled", (ll::combine<Layout::rank_major, DType::bf16, true>), LlCombineArgs)
 EP_SIM_KERNEL("ll_combine_nvfp4_expert_major", ll::combine_nvfp4<Layout::expert_major>, LlCombineArgs)
 EP_SIM_KERNEL("ll_combine_nvfp4_rank_major", ll::combine_nvfp4<Layout::rank_major>, LlCombineArgs)
-EP_SIM_KERNEL("ll_combine_exact", ll::combine_exact, LlCombineArgs)
+EP_SIM_KERNEL("ll_combine_exact", ll::combine_exact<>, LlCombineArgs)

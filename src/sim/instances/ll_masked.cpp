@@ -2,6 +2,7 @@
 // The Low-Latency kernels of groups with masks for the simulated cluster, and what cleans the masks of all.
 #include "common/clean.cuh"
 #include "device/device.hpp"
+#include "ll/combine_exact.cuh"
 #include "ll/combine_nvfp4.cuh"
 #include "ll/dispatch.cuh"
 
@@ -36,3 +37,4 @@ EP_SIM_KERNEL("ll_combine_nvfp4_expert_major_masked", (ll::combine_nvfp4<Layout:
               LlCombineArgs)
 EP_SIM_KERNEL("ll_combine_nvfp4_rank_major_masked", (ll::combine_nvfp4<Layout::rank_major, Peers::masked_team>),
               LlCombineArgs)
+EP_SIM_KERNEL("ll_combine_exact_masked", ll::combine_exact<Peers::masked_team>, LlCombineArgs)
