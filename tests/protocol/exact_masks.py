@@ -27,8 +27,8 @@ SHAPE = Shape(num_ranks=3, num_local_experts=3, num_topk=4, hidden=16, max_token
 MODE = Mode(EM, budget=64)
 
 
-def config_for(algorithm: ep.Algorithm, problem: Problem) -> ep.GroupConfig:
-    changes = {"exact_combine": True, "enable_mask": True, "timeout_ns": TIMEOUT_NS}
+def config_for(algorithm: ep.Algorithm, problem: Problem, timeout_ns: int) -> ep.GroupConfig:
+    changes = {"exact_combine": True, "enable_mask": True, "timeout_ns": timeout_ns}
     if algorithm is ep.Algorithm.LOW_LATENCY:
         return ll.group_config(problem, num_topk=problem.num_topk, **changes)
     return ht.group_config(problem, MODE, **changes)
@@ -36,10 +36,14 @@ def config_for(algorithm: ep.Algorithm, problem: Problem) -> ep.GroupConfig:
 
 @contextmanager
 def exchanges_of(
-    rank: Any, algorithm: ep.Algorithm, problems: list[Problem], *lost: int
+    rank: Any,
+    algorithm: ep.Algorithm,
+    problems: list[Problem],
+    *lost: int,
+    timeout_ns: int = TIMEOUT_NS,
 ) -> Iterator[tuple[ep.Group, list[Any], list[ep.Handle]]]:
     """A group, and an exchange with a handle for each problem; experts give back rows for what is left."""
-    with ep.Group(rank.comm, config_for(algorithm, problems[0])) as group:
+    with ep.Group(rank.comm, config_for(algorithm, problems[0], timeout_ns)) as group:
         if algorithm is ep.Algorithm.LOW_LATENCY:
             exchanges: list[Any] = [exchange_without(rank, problem, EM, *lost) for problem in problems]
         else:

@@ -29,7 +29,7 @@ def test_masks_change_nothing_while_all_answer(make_cluster: Any, algorithm: ep.
     problems = [make_problem(SHAPE, seed + i) for i in range(2)]
 
     def main(rank: Any) -> list[Array]:
-        with exchanges_of(rank, algorithm, problems) as (group, exchanges, handles):
+        with exchanges_of(rank, algorithm, problems, timeout_ns=10**9) as (group, exchanges, handles):
             for mine, handle in zip(exchanges, handles, strict=True):
                 mine.run(handle)
             found = [mine.results()["combined"] for mine in exchanges]
