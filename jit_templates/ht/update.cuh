@@ -74,6 +74,7 @@ EP_DEVICE void give_rows(const Operation<kPeers>& op, const HtUpdateArgs& args, 
   if (!kExpertMajor && args.drops) thin_rows(args, scratch);
   find_outgoing(args, scratch);
   const bool all_fit = find_zones<kExpertMajor>(op, args, scratch, others);
+  if (!all_fit && !args.drops) report_overflow(args, scratch, op.epoch);
   const bool goes_on = (all_fit || args.drops) && others.begin_lists(op, scratch);
   if (goes_on) {
     place_all<kExpertMajor>(op, args, scratch, places[0], !all_fit, departures, first);

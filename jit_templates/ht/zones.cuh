@@ -82,14 +82,20 @@ EP_DEVICE void thin_zones(const HtUpdateArgs& args, const UpdateScratch& scratch
   });
 }
 
-// Whether a rank's output has room for all that it wants. Where nothing is dropped, it is a fault if not.
-EP_DEVICE bool has_room(const HtUpdateArgs& args, uint32_t rank, uint32_t wanted, uint32_t epoch) {
-  if (args.max_slots == 0 || wanted <= args.max_slots) return true;
-  if (!args.drops) {
-    report(args.group,
-           {FaultRecord::kOverflow, Wait::none, 0, rank, static_cast<uint32_t>(args.max_slots), epoch, wanted});
-  }
-  return false;
+// Whether a rank's output has room for all that it wants.
+EP_DEVICE bool has_room(const HtUpdateArgs& args, uint32_t wanted) {
+  return args.max_slots == 0 || wanted <= args.max_slots;
+}
+
+// A fault, where nothing is dropped: some rank's output has not. All blocks find the same, and the last one to do so tells: who
+// belongs to a rank that has failed waits no longer, and some blocks have others' counts to wait for that they pass on. All
+// threads of all blocks call it.
+EP_DEVICE void report_overflow(const HtUpdateArgs& args, const UpdateScratch& scratch, uint32_t epoch) {
+  if (!is_last_block(&args.group.progress->senders_done)) return;
+  uint32_t rank = 0;
+  while (has_room(args, scratch.wanted[rank])) ++rank;
+  report(args.group, {FaultRecord::kOverflow, Wait::none, 0, rank, static_cast<uint32_t>(args.max_slots), epoch,
+                      scratch.wanted[rank]});
 }
 
 // How many rows each rank's output has and, expert-major, where each expert's slots begin: a warp for each rank. Whether all
@@ -112,7 +118,7 @@ EP_DEVICE bool find_zones(const Operation<kPeers>& op, const HtUpdateArgs& args,
     }
     if (dev::lane_idx() != 0) continue;
     scratch.wanted[rank] = wanted;
-    fits = has_room(args, rank, wanted, op.epoch) && fits;
+    fits = has_room(args, wanted) && fits;
   }
   return dev::all_in_block(fits);
 }

@@ -18,7 +18,7 @@ struct GroupProgress {
   uint32_t blocks_done[2];  // of the running kernel; Low Latency: of the one that uses a bank
   uint32_t failed;          // a wait of this rank timed out: the others give up at once
   uint32_t banks_free;      // Low Latency: the operation that is known to find its bank free on every rank
-  uint32_t senders_done;    // of the running kernel: warps that have put their last row into the network
+  uint32_t senders_done;    // of the running kernel: warps or blocks that have sent all that others wait for
   uint32_t told_remote;     // Low Latency: other LSA teams know that all operations before this one are finished here
   uint32_t has_losses;      // a rank has been masked since the caller last asked to forget it
   uint32_t turn;            // High Throughput: of the counters that the next dispatch or combine uses

@@ -271,7 +271,7 @@ UPDATE = [
     Mutant(
         "too many rows are not reported",
         "ht/zones.cuh",
-        "if (args.max_slots == 0 || wanted <= args.max_slots) return true;",
+        "return args.max_slots == 0 || wanted <= args.max_slots;",
         "return true;",
         "Rows are written behind an output.",
         OVERFLOW,
@@ -279,8 +279,8 @@ UPDATE = [
     Mutant(
         "too many rows are reported by the rank that would receive them",
         "ht/zones.cuh",
-        "if (args.max_slots == 0 || wanted <=",
-        "if (args.max_slots == 0 || rank != args.group.rank || wanted <=",
+        "fits = has_room(args, wanted) && fits;",
+        "fits = (rank != args.group.rank || has_room(args, wanted)) && fits;",
         "The others go on as if nothing was wrong.",
         OVERFLOW,
     ),

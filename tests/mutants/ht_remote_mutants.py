@@ -14,6 +14,7 @@ IDLE = ("idle",)
 DROPS = ("drops",)
 UPDATES = ("updates",)
 SILENT = ("silent-team",)
+OVERFLOW = ("overflow",)
 
 SIGNALS = [
     Mutant(
@@ -75,6 +76,14 @@ COUNTS = [
         "",
         "Counts of the update before are taken for new ones.",
         UPDATES,
+    ),
+    Mutant(
+        "who first finds that rows have no room says so",
+        "ht/zones.cuh",
+        "if (!is_last_block(&args.group.progress->senders_done)) return;",
+        "if (dev::thread_idx() != 0) return;",
+        "Its rank's other blocks give up, and do not pass on what ranks of the team wait for.",
+        OVERFLOW,
     ),
 ]
 

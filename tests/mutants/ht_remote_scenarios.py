@@ -14,9 +14,10 @@ from typing import Any
 import ht
 from harness import check_gives_up
 from ht import FLAT, Exchange, Mode
-from ht_scenarios import chained, make_group, make_problem, simulated, tuned, with_budget
+from ht_scenarios import chained, make_group, make_problem, overflows, simulated, tuned, with_budget
 from ll import Shape
 from masks import meet
+from nccl_ep.sim import Schedule
 
 FEW = Shape(num_ranks=4, num_local_experts=2, num_topk=3, hidden=16, max_tokens=6, tokens=(6, 3, 5, 4))
 RAILS = replace(FEW, num_ranks=3, tokens=(6, 3, 5))
@@ -85,4 +86,13 @@ SCENARIOS: dict[str, Callable[[int], None]] = {
     "drops": between(2, Mode(FLAT, drop=True), DROPS, config=ONE_PARCEL),
     "updates": tuned("tile_tokens=32", updates),
     "silent-team": silent_team,
+    "overflow": partial(
+        overflows,
+        times=48,
+        mode=Mode(FLAT, team_size=2),
+        num_ranks=4,
+        num_rows=24,
+        nodes=2,
+        schedule=Schedule.WARPS,
+    ),
 }

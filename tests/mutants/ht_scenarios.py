@@ -27,6 +27,7 @@ NUM_STEPS = 2  # of each, into the same outputs
 NUM_CALLS = 12  # of a scenario in which a rank is ahead
 ONE_SM = {"max_num_sms": 1}
 STEP_LIMIT = 200_000_000  # most are jumps: bulk copies take their time
+EXPERT_MAJOR = Mode(EM)
 FEW = Shape(num_ranks=3, num_local_experts=3, num_topk=4, hidden=32, max_tokens=6, tokens=(6, 3, 5))
 REPEATS = replace(FEW, num_topk=6, repeats=True)
 MANY_HITS = Shape(num_local_experts=40, num_topk=40, hidden=8, max_tokens=4, tokens=(4, 3))
@@ -105,20 +106,23 @@ def ahead(seed: int) -> None:
         ht.check(problem, mode, cluster.run(main))
 
 
-def overflows(seed: int) -> None:
-    for again in range(seed, seed + 8000, 1000):
-        overflow(again)
+def overflows(seed: int, times: int = 8, **options: Any) -> None:
+    for i in range(times):
+        overflow(seed + 1000 * i, **options)
 
 
-def overflow(seed: int) -> None:
+def overflow(
+    seed: int, mode: Mode = EXPERT_MAJOR, num_ranks: int = 3, num_rows: int = 36, **options: Any
+) -> None:
     """More rows come to one rank than it has room for. All ranks say so, and nothing is written."""
-    problem = make_problem(replace(FEW, num_topk=2, no_route=0, tokens=(6, 6, 6)), seed)
+    shape = replace(FEW, num_ranks=num_ranks, num_topk=2, no_route=0, tokens=(6,) * num_ranks)
+    problem = make_problem(shape, seed)
     for routes in problem.topk_idx:
         routes[...] = [4, 5]
-    enough = with_budget(Mode(EM), [problem])
+    enough = with_budget(mode, [problem])
 
     def main(rank: Any) -> None:
-        with make_group(rank, problem, Mode(EM, budget=problem.max_tokens)) as group:
+        with make_group(rank, problem, replace(mode, budget=problem.max_tokens)) as group:
             exchange = Exchange(rank, problem, enough)  # what is written behind the budget shows
             handle = exchange.make_handle(group)
             said = "nothing"
@@ -128,10 +132,10 @@ def overflow(seed: int) -> None:
                 exchange.dispatch(handle)
             except ep.InvalidUsage as error:
                 said = str(error)
-            assert "rank 1 would receive 36 rows" in said, f"rank {rank.rank} says {said}"
+            assert f"rank 1 would receive {num_rows} rows" in said, f"rank {rank.rank} says {said}"
             assert (rank.read(exchange.received).astype(np.float32) == POISON).all()
 
-    with simulated(problem.num_ranks, seed) as cluster:
+    with simulated(problem.num_ranks, seed, **options) as cluster:
         cluster.run(main)
 
 
