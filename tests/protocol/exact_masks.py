@@ -92,7 +92,11 @@ def check_dying_in_combine(cluster: Any, algorithm: ep.Algorithm, problem: Probl
             for _ in range(2):
                 mine.combine(handle)
                 found.append(mine.results()["combined"])
-            assert mask_of(rank, group) == mask_without(rank.num_ranks, LOST)
+            # Who needs nothing from it does not notice.
+            assert mask_of(rank, group) in (
+                mask_without(rank.num_ranks),
+                mask_without(rank.num_ranks, LOST),
+            )
             return found
 
     found = cluster.run(main)
