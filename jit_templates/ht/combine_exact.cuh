@@ -62,15 +62,6 @@ struct Route {
   EP_DEVICE bool exists() const { return hit != HtHandleLayout::kNoHit; }
 };
 
-// Waits for rows as await_rows() does. Leaves in `lost` which lanes wait for one of a lost rank.
-template <Peers kPeers>
-EP_DEVICE bool await_routes(const Operation<kPeers>& op, const Awaited& mine, bool awaits, uint64_t slot,
-                            uint32_t& lost) {
-  if constexpr (has_masks(kPeers)) return await_rows(op, mine, awaits, slot, lost);
-  lost = 0;
-  return await_rows(op, mine, awaits, slot);
-}
-
 // Lists what is added up for a token as soon as it is there, in the order of the top-k; with masks without what does not come
 // since its rank is lost. False: something did not come.
 template <Peers kPeers>
@@ -87,7 +78,7 @@ EP_DEVICE bool list_routes(const Operation<kPeers>& op, const HtCombineArgs& arg
     const uint64_t slot = group.layout.home_slot(token, exists ? route.hit : 0);
     uint32_t lost = 0;
     const Awaited awaited{Wait::combine_row, route.dest.rank, token};
-    if (!await_routes(op, awaited, exists && !in_place, slot, lost)) return false;
+    if (!await_rows(op, awaited, exists && !in_place, slot, lost)) return false;
     const uint32_t used = dev::ballot(exists) & ~lost;
     if (used >> lane & 1) {
       const uint32_t i = route.hit - route.dest.hits.first;  // of the row there

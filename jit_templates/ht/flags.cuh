@@ -104,10 +104,13 @@ EP_DEVICE bool await_rows(const Operation<kPeers>& op, const Awaited& mine, bool
 }
 
 // The same in a group with masks, where rows of lost ranks do not come: leaves in `lost` which lanes wait for one of those.
-// False: the group has failed. Lanes have patience side by side: who waits for this rank has it but twice.
+// False: the group has failed. Lanes have patience side by side: who waits for this rank has it but twice. In other groups
+// nothing is lost.
 template <Peers kPeers>
 EP_DEVICE bool await_rows(const Operation<kPeers>& op, const Awaited& mine, bool awaits, uint64_t slot,
                           uint32_t& lost) {
+  lost = 0;
+  if constexpr (!has_masks(kPeers)) return await_rows(op, mine, awaits, slot);
   Patience patience;
 #pragma unroll 1
   for (uint32_t polls = 0;; ++polls) {
