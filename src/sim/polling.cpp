@@ -13,6 +13,8 @@ namespace {
 
 constexpr uint32_t kRepeats = 3;
 constexpr uint32_t kRounds = 2;
+// Looks at one place in a row make no round, since others may come next; only so many of them do.
+constexpr uint32_t kLooksInARow = 16;
 // A thread that looks at more places than there is room for is parked after so many reads. Nothing may wake it in
 // time then, but all are let loose when nobody else can go on.
 constexpr uint32_t kManyReads = 4096;
@@ -69,12 +71,16 @@ Polling::Reading Polling::note(const void* p, uint32_t bytes, const char* what, 
     }
     if (!met) return ++place.repeats >= kRepeats || reads_on_and_on ? Reading::idle : Reading::unchanged;
     place.repeats = 0;
-    place.rounds = was_recent ? place.rounds + 1 : 0;
-    if (place.rounds >= kRounds || reads_on_and_on) warp.came_round = true;
+    const bool in_a_row = std::exchange(latest, i) == i && was_recent;
+    looks_in_a_row = in_a_row ? looks_in_a_row + 1 : 0;
+    if (!in_a_row) place.rounds = was_recent ? place.rounds + 1 : 0;
+    if (place.rounds >= kRounds || looks_in_a_row >= kLooksInARow || reads_on_and_on) warp.came_round = true;
     return Reading::unchanged;
   }
   if (num_places < kMaxPlaces) oldest = num_places++;
   PolledPlace& place = places[oldest];
+  latest = oldest;
+  looks_in_a_row = 0;
   oldest = (oldest + 1) % kMaxPlaces;
   for (uint32_t i = 0; i < num_places; ++i) places[i].repeats = 0;
   place = {address, bytes, what};

@@ -37,7 +37,7 @@ struct PolledPlace {
   const char* what = nullptr;  // a literal before the address: "polls"
   uint64_t value = 0;
   uint32_t repeats = 0;  // of the same value, with nothing new for this thread in between, nor a meeting
-  uint32_t rounds = 0;   // the same with meetings, and with nothing new for any lane
+  uint32_t rounds = 0;   // the same with meetings, looks at other places, and nothing new for any lane
   uint32_t meeting = 0;  // the warp's number of meetings at the last look
 
   // Of those parked at the same line of memory.
@@ -69,6 +69,8 @@ struct Polling {
   PolledPlace places[kMaxPlaces];
   uint32_t num_places = 0;
   uint32_t oldest = 0;
+  uint32_t latest = 0;          // the place of the last look
+  uint32_t looks_in_a_row = 0;  // at it, with meetings in between, and with nothing new for any lane
   uint32_t idle_reads = 0;  // of any address, since the thread did something else
   Sleeper sleeper;
 

@@ -49,6 +49,14 @@ TEST_CASE("sim_lines: a warp that waits for units together rests as well") {
   });
 }
 
+TEST_CASE("sim_lines: a warp that looks at one line several times does not rest before it has looked at the others") {
+  over_many_seeds([](World& world) {
+    REQUIRE(world.run("test_look_often_at_one_line") == Executor::Outcome::idle);
+    for (uint32_t lane = 0; lane < 32; ++lane) CHECK(world.words[1][1000 + lane] == 1);
+    CHECK(was_never_idle(world));
+  });
+}
+
 TEST_CASE("sim_lines: a deadlock names the line") {
   World world(small_config(4));
   CHECK(world.run("test_wait_for_line") == Executor::Outcome::failed);

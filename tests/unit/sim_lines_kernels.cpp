@@ -65,6 +65,24 @@ void wait_for_any_unit(const Args& args) {
   dev::st(word(args, 1, 1000 + lane), 1u);
 }
 
+// Rank 1 looks at one line again and again before it looks at the other, which is the one that rank 0 sends.
+void look_often_at_one_line(const Args& args) {
+  if (dev::warp_idx() != 0) return;
+  const uint32_t lane = dev::lane_idx(), part = lane % 8;
+  if (args.rank == 0) {
+    for (uint32_t i = 0; lane == 0 && i < 2000; ++i) {
+      dev::atomic_add<dev::Order::relaxed, Scope::gpu>(word(args, 0, 0), 1u);
+    }
+    dev::st_line(unit(args, 1, 8 + part), tagged(), lane < 8);
+    return;
+  }
+  for (bool has_come = false; !has_come; dev::pause()) {
+    for (uint32_t i = 0; i < 5; ++i) dev::ld_line(unit(args, 1, part));
+    has_come = dev::all(dev::ld_line(unit(args, 1, 8 + part)).epoch == 1);
+  }
+  dev::st(word(args, 1, 1000 + lane), 1u);
+}
+
 void wait_for_line(const Args& args) {
   if (args.rank != 1 || dev::warp_idx() != 0) return;
   const uint32_t lane = dev::lane_idx();
@@ -117,6 +135,7 @@ void load_null_line(const Args& args) {
 EP_SIM_KERNEL("test_send_two_lines", send_two_lines, Args)
 EP_SIM_KERNEL("test_send_lines_slowly", send_lines_slowly, Args)
 EP_SIM_KERNEL("test_wait_for_any_unit", wait_for_any_unit, Args)
+EP_SIM_KERNEL("test_look_often_at_one_line", look_often_at_one_line, Args)
 EP_SIM_KERNEL("test_wait_for_line", wait_for_line, Args)
 EP_SIM_KERNEL("test_shift_part", shift_part, Args)
 EP_SIM_KERNEL("test_swap_lines", swap_lines, Args)
