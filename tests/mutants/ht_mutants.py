@@ -626,7 +626,7 @@ DISPATCH = [
         "  dev::sync_warp();  // another lane may have seen it come\n",
         "",
         "The lanes that copy it know nothing of it.",
-        ("one-source", "idle-blocks", "flat", "uneven"),
+        ("tiles", "idle-blocks", "one-source"),
     ),
     Mutant(
         "the last row of padding is not filled",
