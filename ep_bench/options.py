@@ -41,8 +41,8 @@ tokens, 16 SMs, and dispatch and combine in turn, which is how both libraries ar
 --recipe: fwd dispatches rows that the caller has quantized. TOKEN is e4m3, e5m2, float4x2, bf16, fp16 or
 fp32, SCALE fp32, fp16, bf16, e4m3, e5m2 or uint8, and N elements share a scale, 128 unless it is given.
 mxfp8 is fwd:e4m3/uint8/32, nvfp4 is fwd:float4x2/e4m3/16. ds-fp8 quantizes bf16 in dispatch, fp8-combine
-and, in low latency, nvfp4-combine in combine. exact, of em inside one node, makes groups with exact_combine.
-Rows of combine are of --dtype.
+and, in low latency, nvfp4-combine in combine. exact makes groups with exact_combine, of em, in ht inside one
+node. Rows of combine are of --dtype.
 
 --pass, --eager, --budget, --alignment and --overflow are of high throughput. Without --eager and --budget the
 budget is what the fullest rank needs. With a smaller one and --overflow drop, rows are dropped, and counted.
@@ -229,8 +229,8 @@ def _check_combine(given: argparse.Namespace) -> None:
         raise UsageError(f"--algorithm ht: expected ll with --recipe {recipe}")
     if recipe.quantizes_combine and given.algorithm == "ht" and not is_forward:
         raise UsageError(f"--pass bwd: expected fwd with --recipe {recipe}")
-    if recipe.exact and (given.nodes or 1) > 1:
-        raise UsageError(f"--nodes {given.nodes}: expected 1 with --recipe {recipe}")
+    if recipe.exact and given.algorithm == "ht" and (given.nodes or 1) > 1:
+        raise UsageError(f"--nodes {given.nodes}: expected 1 with --algorithm ht --recipe {recipe}")
 
 
 def _sweep(given: argparse.Namespace, defaults: Defaults) -> Sweep:

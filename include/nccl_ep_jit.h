@@ -32,11 +32,12 @@ typedef enum {
   NCCL_EP_JIT_SEVERAL_TEAMS = 1,  // across several, with the network between them
   NCCL_EP_JIT_MASKED = 2,         // inside one LSA team, with ncclEpGroupConfig_t.enable_mask
   NCCL_EP_JIT_EXACT = 3,          // besides ONE_TEAM's or MASKED's, with ncclEpGroupConfig_t.exact_combine
-  NCCL_EP_JIT_MASKED_TEAMS = 4    // as MASKED, across several LSA teams
+  NCCL_EP_JIT_MASKED_TEAMS = 4,   // as MASKED, across several LSA teams
+  NCCL_EP_JIT_EXACT_TEAMS = 5     // besides SEVERAL_TEAMS' or MASKED_TEAMS', with ncclEpGroupConfig_t.exact_combine
 } ncclEpJitGroups_t;
 
 // Compiles every kernel of some groups that is not in the cache yet, for each architecture of a comma-separated list such
-// as "sm_90a,sm_100a"; NULL: those of the visible GPUs. Needs NVRTC, for SEVERAL_TEAMS and MASKED_TEAMS also libcu++ and the
+// as "sm_90a,sm_100a"; NULL: those of the visible GPUs. Needs NVRTC, for groups across several teams also libcu++ and the
 // headers of CUDA and NCCL (ncclSystemError says which is missing), and GPUs only for NULL. `visit` may be NULL; it is called for every
 // kernel once it is ready. Stops at the first kernel that does not compile (ncclInternalError, the message has the
 // compiler's log) or cannot be kept (ncclSystemError).

@@ -52,7 +52,7 @@ EP_DEVICE void put_weights(const Operation<kPeers>& op, const RemoteRanks<kPeers
   }
 }
 
-// Rank-major, where the weights stay at home: a signal all the same, since each operation has one.
+// Where the weights stay at home: a signal all the same, since each operation has one.
 template <Peers kPeers>
 EP_DEVICE void put_no_weights(const Operation<kPeers>& op, const RemoteRanks<kPeers>& remote) {
   if (dev::block_idx() != 0) return;
@@ -97,10 +97,11 @@ EP_DEVICE uint32_t most_remote_rows(uint32_t num_remote_ranks, const RemoteHandl
   return dev::max_warp(most);
 }
 
-// Sends remote ranks' rows home. `num_warps` of the grid call it.
-template <Layout kLayout, DType kDType, class Format, Peers kPeers>
-EP_DEVICE void put_sums(const Operation<kPeers>& op, const RemoteRanks<kPeers>& remote, const LlCombineArgs& args,
-                        BlockQueue queue, LocalSum<Format>& local, uint32_t num_warps) {
+// Calls send(i, row, item) for the rows that this warp sends to remote ranks: of which one, the row's number among those it
+// has from there, and what it is. False: send() has given up.
+template <Peers kPeers, class Send>
+EP_DEVICE bool for_each_remote_row(const Operation<kPeers>& op, const RemoteRanks<kPeers>& remote,
+                                   const LlCombineArgs& args, BlockQueue queue, Send send) {
   const RemoteHandle handle(args.routing, remote.size());
   const uint32_t num_items = remote.size() * most_remote_rows(remote.size(), handle);
   for (uint32_t index = queue.next(); index < num_items; index = queue.next()) {
@@ -111,6 +112,16 @@ EP_DEVICE void put_sums(const Operation<kPeers>& op, const RemoteRanks<kPeers>& 
     item.token = *handle.token(i, row);
     item.first_chunk = 0;
     item.end_chunk = args.rows.num_chunks;
+    if (!send(i, row, item)) return false;
+  }
+  return true;
+}
+
+// Sends remote ranks' rows home. `num_warps` of the grid call it.
+template <Layout kLayout, DType kDType, class Format, Peers kPeers>
+EP_DEVICE void put_sums(const Operation<kPeers>& op, const RemoteRanks<kPeers>& remote, const LlCombineArgs& args,
+                        BlockQueue queue, LocalSum<Format>& local, uint32_t num_warps) {
+  const auto send = [&](uint32_t i, uint32_t row, const ResultItem& item) {
     local.template start<kLayout>(args, item, Remembered(args, item));
     const RemoteHome<kPeers> home{op, remote, i, row, args.routing.num_topk};
     unsigned char* staged = remote.outbox(op.bank, i) + args.network.layout.row_at(item.token);
@@ -120,7 +131,7 @@ EP_DEVICE void put_sums(const Operation<kPeers>& op, const RemoteRanks<kPeers>& 
       const typename Format::Chunk chunk(args.rows, c);
       typename Format::Row sum;
       if (!local.template add_up<kLayout, kDType>(home, chunk, c > 0, sum)) {
-        if (!op.warp_goes_on()) return;
+        if (!op.warp_goes_on()) return false;
         is_whole = false;  // its home is masked
         break;
       }
@@ -131,8 +142,9 @@ EP_DEVICE void put_sums(const Operation<kPeers>& op, const RemoteRanks<kPeers>& 
     if (is_whole && dev::lane_idx() == 0) {
       remote.put_row(op.bank, item.home, item.token, i, args.rows.row_bytes());
     }
-  }
-  remote.end_rows(op, num_warps);
+    return true;
+  };
+  if (for_each_remote_row(op, remote, args, queue, send)) remote.end_rows(op, num_warps);
 }
 
 // Rows that the ranks send home, from inside the team as lines, from outside as plain bytes.

@@ -122,7 +122,7 @@ struct RemoteRanks {
     const uint64_t to = network.layout.inbox_at(op.bank, own_number_at(rank(i)));
     gin(kContext).put(rank(i), in_window(to), in_window(network.layout.outbox_at(op.bank, i)), bytes, arrived);
   }
-  // Puts a row from a box of the outbox to a peer. One thread calls it, after all that write the row have met.
+  // Puts a token's row, or its rows, from a box of the outbox to a peer. One thread calls it, after all that write the row have met.
   EP_DEVICE void put_row(uint32_t bank, uint32_t peer, uint32_t token, uint32_t from_box, uint64_t bytes) const {
     const uint64_t row = network.layout.row_at(token);
     const uint64_t to = network.layout.inbox_at(bank, own_number_at(peer)) + row;

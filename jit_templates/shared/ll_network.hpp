@@ -11,7 +11,8 @@
 // and in a box
 //
 //   head                   dispatch: counts, records, routes, without gaps; combine: weights [row][top-k]
-//   rows    [token]        plain bytes. All rows of a dispatch leave from box 0, since each may go to many ranks
+//   rows    [token]        plain bytes. All rows of a dispatch leave from box 0, since each may go to many ranks. In combine
+//                          of a group with exact_combine a token has a row for each hit, one behind the other
 //
 // Nothing in a box is tagged: what the network brings may not be polled.
 #pragma once
@@ -36,8 +37,9 @@ struct LlRemoteLayout {
   uint32_t count_units;
   uint64_t rows, row_stride, box_bytes;  // in a box
 
-  // Behind `window`, which is that of the LSA team.
-  EP_HOST_DEVICE static LlRemoteLayout make(const LlLayout& window, uint32_t num_remote_ranks, uint64_t row_bytes) {
+  // Behind `window`, which is that of the LSA team. `rows_back`: of one token in combine, from one rank.
+  EP_HOST_DEVICE static LlRemoteLayout make(const LlLayout& window, uint32_t num_remote_ranks, uint64_t row_bytes,
+                                            uint32_t rows_back = 1) {
     LlRemoteLayout x{};
     x.begin = window.size();
     x.num_ranks = num_remote_ranks;
@@ -46,7 +48,7 @@ struct LlRemoteLayout {
     // Routes take more room than weights do.
     x.rows =
         align_up(x.routes_at(window.max_tokens) + sizeof(Unit) * window.max_tokens * window.max_hits, LlLayout::kAlign);
-    x.row_stride = align_up(row_bytes, LlLayout::kAlign);
+    x.row_stride = align_up(row_bytes * rows_back, LlLayout::kAlign);
     x.box_bytes = x.rows + x.row_stride * window.max_tokens;
     return x;
   }

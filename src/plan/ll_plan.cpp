@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "plan/ll_plan.hpp"
 
-#include <algorithm>
 #include <cstdio>
 
 #include "plan/tuning.hpp"

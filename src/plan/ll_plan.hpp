@@ -2,6 +2,7 @@
 // Plans of the Low-Latency operations: pure functions from sizes and limits to launch shapes and row cuts.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 
@@ -23,7 +24,10 @@ struct LlShape : Shape {
     return LlLayout::make(team_size, max_tokens, num_local_experts(), max_topk, max_row_bytes,
                           exact_combine ? max_topk : 0);
   }
-  LlRemoteLayout remote_layout() const { return LlRemoteLayout::make(layout(), num_remote_ranks(), max_row_bytes); }
+  LlRemoteLayout remote_layout() const {
+    const uint32_t rows_back = exact_combine ? std::min(max_topk, num_local_experts()) : 1;
+    return LlRemoteLayout::make(layout(), num_remote_ranks(), max_row_bytes, rows_back);
+  }
   uint64_t window_bytes() const { return num_remote_ranks() ? remote_layout().size() : layout().size(); }
   // What a handle remembers of the team, and of remote ranks behind it.
   LlHandleLayout handle_layout(Layout layout, uint32_t num_topk) const;

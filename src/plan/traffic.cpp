@@ -73,9 +73,11 @@ void add_ll_network(TrafficPieces& pieces, const LlShape& group, const HandleSha
   pieces.push_back(signals("all rows sent", kDispatch, kNetwork, num_topk, kLlNetworkContexts));
 
   pieces.push_back(signals("hello", kCombine, kNetwork, num_topk));
-  const size_t weights = handle.layout == Layout::expert_major ? sizeof(float) * num_topk : 0;
+  const bool sends_weights = handle.layout == Layout::expert_major && !group.exact_combine;
+  const size_t weights = sends_weights ? sizeof(float) * num_topk : 0;
+  const auto rows_of_routes = each_token(num_topk, [&](uint32_t routes) { return group.max_row_bytes * routes; });
   pieces.push_back({"weights", kCombine, kNetwork, false, 0, all_tokens(num_topk, weights), 1, 1});
-  pieces.push_back({"rows", kCombine, kNetwork, true, 0, rows, 1, 0, 1});
+  pieces.push_back({"rows", kCombine, kNetwork, true, 0, group.exact_combine ? rows_of_routes : rows, 1, 0, 1});
   pieces.push_back(signals("all rows sent", kCombine, kNetwork, num_topk, kLlNetworkContexts, true));
 }
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import ht
@@ -17,17 +18,27 @@ from oracle import Array, Problem
 
 
 def combine_low_latency(
-    rank: Any, problems: list[Problem], *, halves: bool = False, **config: Any
+    rank: Any, problems: list[Problem], *, halves: bool = False, overlaps: bool = False, **config: Any
 ) -> list[Array]:
-    """A step of each problem in one group, one behind the other: what a rank has combined."""
+    """A step of each problem in one group, one behind the other: what a rank has combined.
+
+    With ``overlaps`` the second one dispatches before the first one combines.
+    """
+
+    def combine(mine: ll.Exchange, handle: ep.Handle) -> None:
+        mine.combine(handle, send_only=halves)
+        handle.complete()
+
     changes = {"num_topk": problems[0].num_topk, "exact_combine": True, **config}
     with ep.Group(rank.comm, ll.group_config(problems[0], **changes)) as group:
         exchanges = [ll.Exchange(rank, problem, EM) for problem in problems]
         handles = [mine.make_handle(group) for mine in exchanges]
-        for mine, handle in zip(exchanges, handles, strict=True):
-            mine.dispatch(handle)
-            mine.combine(handle, send_only=halves)
-            handle.complete()
+        steps = list(zip(exchanges, handles, strict=True))
+        calls = [partial(call, *step) for step in steps for call in (ll.Exchange.dispatch, combine)]
+        if overlaps:
+            calls[1], calls[2] = calls[2], calls[1]
+        for call in calls:
+            call()
         return [mine.results()["combined"] for mine in exchanges]
 
 

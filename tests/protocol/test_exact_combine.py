@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,7 @@ LL_SHAPES = [
     Shape(num_topk=6, num_local_experts=3, max_tokens=6, dtype=FP32, repeats=True),
     Shape(num_topk=40, num_local_experts=24, hidden=16, max_tokens=3, dtype=FP16),
 ]
+NODES = [(4, 2), (4, 4), (6, 3)]  # ranks and their LSA teams
 HT_MODES = [
     Mode(EM),
     Mode(EM, windows=True, alignment=4),
@@ -38,10 +40,22 @@ def test_low_latency(make_cluster: Any, shape: Shape, seed: int) -> None:
     check_low_latency(problems, results)
 
 
-def test_send_now_receive_later(make_cluster: Any, seed: int) -> None:
+@pytest.mark.parametrize(("num_ranks", "nodes"), NODES)
+@pytest.mark.parametrize("shape", LL_SHAPES, ids=str)
+def test_low_latency_across_teams(
+    make_cluster: Any, shape: Shape, num_ranks: int, nodes: int, seed: int
+) -> None:
+    problems = [make_problem(replace(shape, num_ranks=num_ranks), seed + i) for i in range(3)]
+    cluster = make_cluster(num_ranks, seed, nodes=nodes)
+    main = partial(combine_low_latency, problems=problems, overlaps=True)
+    check_low_latency(problems, cluster.run(main))
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_send_now_receive_later(make_cluster: Any, nodes: int, seed: int) -> None:
     problems = [make_problem(Shape(num_topk=3, max_tokens=4), seed)]
     main = partial(combine_low_latency, problems=problems, halves=True)
-    check_low_latency(problems, make_cluster(2, seed).run(main))
+    check_low_latency(problems, make_cluster(2, seed, nodes=nodes).run(main))
 
 
 @pytest.mark.parametrize("mode", HT_MODES, ids=str)

@@ -18,14 +18,16 @@ from oracle import Array
 SIM_ONLY = pytest.mark.sim_only
 STEPS = 20_000, 80_000  # when combine sends most of its rows
 BOTH = pytest.mark.parametrize(
-    "algorithm",
-    [ep.Algorithm.LOW_LATENCY, ep.Algorithm.HIGH_THROUGHPUT],
-    ids=["low-latency", "high-throughput"],
+    ("algorithm", "nodes"),
+    [(ep.Algorithm.LOW_LATENCY, 1), (ep.Algorithm.LOW_LATENCY, 3), (ep.Algorithm.HIGH_THROUGHPUT, 1)],
+    ids=["low-latency", "low-latency-3x1", "high-throughput"],
 )
 
 
 @BOTH
-def test_masks_change_nothing_while_all_answer(make_cluster: Any, algorithm: ep.Algorithm, seed: int) -> None:
+def test_masks_change_nothing_while_all_answer(
+    make_cluster: Any, algorithm: ep.Algorithm, nodes: int, seed: int
+) -> None:
     problems = [make_problem(SHAPE, seed + i) for i in range(2)]
 
     def main(rank: Any) -> list[Array]:
@@ -36,7 +38,7 @@ def test_masks_change_nothing_while_all_answer(make_cluster: Any, algorithm: ep.
             assert mask_of(rank, group) == [1] * rank.num_ranks
             return found
 
-    found = make_cluster(SHAPE.num_ranks, seed).run(main)
+    found = make_cluster(SHAPE.num_ranks, seed, nodes=nodes).run(main)
     for i, problem in enumerate(problems):
         wanted = sums(algorithm, problem, problem)
         for rank, results in enumerate(found):
@@ -45,7 +47,9 @@ def test_masks_change_nothing_while_all_answer(make_cluster: Any, algorithm: ep.
 
 @SIM_ONLY
 @BOTH
-def test_survivors_go_on_without_a_dead_rank(make_cluster: Any, algorithm: ep.Algorithm, seed: int) -> None:
+def test_survivors_go_on_without_a_dead_rank(
+    make_cluster: Any, algorithm: ep.Algorithm, nodes: int, seed: int
+) -> None:
     problems = [make_problem(SHAPE, seed + i) for i in range(2)]
 
     def main(rank: Any) -> Any:
@@ -63,7 +67,7 @@ def test_survivors_go_on_without_a_dead_rank(make_cluster: Any, algorithm: ep.Al
             assert mask_of(rank, group) == mask_without(rank.num_ranks, LOST)
             return found
 
-    cluster = make_cluster(SHAPE.num_ranks, seed)
+    cluster = make_cluster(SHAPE.num_ranks, seed, nodes=nodes)
     found = cluster.run(main)
     for i, problem in enumerate(problems):
         left = without(problem, LOST)
@@ -74,8 +78,11 @@ def test_survivors_go_on_without_a_dead_rank(make_cluster: Any, algorithm: ep.Al
 
 @SIM_ONLY
 @BOTH
-def test_a_rank_that_dies_before_combine(make_cluster: Any, algorithm: ep.Algorithm, seed: int) -> None:
-    check_dying_in_combine(make_cluster(SHAPE.num_ranks, seed), algorithm, make_problem(SHAPE, seed), 0)
+def test_a_rank_that_dies_before_combine(
+    make_cluster: Any, algorithm: ep.Algorithm, nodes: int, seed: int
+) -> None:
+    cluster = make_cluster(SHAPE.num_ranks, seed, nodes=nodes)
+    check_dying_in_combine(cluster, algorithm, make_problem(SHAPE, seed), 0)
 
 
 # That the last stores of a dead GPU have landed when its places are used again follows from the time-out, of
@@ -84,8 +91,10 @@ def test_a_rank_that_dies_before_combine(make_cluster: Any, algorithm: ep.Algori
 
 @SIM_ONLY
 @BOTH
-def test_a_rank_that_dies_in_combine(make_cluster: Any, algorithm: ep.Algorithm, seed: int) -> None:
+def test_a_rank_that_dies_in_combine(
+    make_cluster: Any, algorithm: ep.Algorithm, nodes: int, seed: int
+) -> None:
     moment = int(np.random.default_rng(seed).integers(*STEPS))
     print("dies after", moment, "steps")
-    cluster = make_cluster(SHAPE.num_ranks, seed, checker=False)
+    cluster = make_cluster(SHAPE.num_ranks, seed, nodes=nodes, checker=False)
     check_dying_in_combine(cluster, algorithm, make_problem(SHAPE, seed), moment)

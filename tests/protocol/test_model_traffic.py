@@ -75,19 +75,32 @@ def check_high_throughput(make_cluster: Any, mode: Mode, seed: int, nodes: int, 
         check_messages(counted[operation], links, operation, puts_with_signals=counted[operation]["gin_puts"])
 
 
-@pytest.mark.parametrize("algorithm", ep.Algorithm, ids=lambda algorithm: algorithm.name.lower())
-def test_a_row_for_each_route(make_cluster: Any, algorithm: ep.Algorithm, seed: int) -> None:
+@pytest.mark.parametrize(
+    ("algorithm", "num_ranks", "nodes"),
+    [
+        (ep.Algorithm.LOW_LATENCY, 2, 1),
+        (ep.Algorithm.LOW_LATENCY, 4, 2),
+        (ep.Algorithm.HIGH_THROUGHPUT, 2, 1),
+    ],
+    ids=["low-latency", "low-latency-2x2", "high-throughput"],
+)
+def test_a_row_for_each_route(
+    make_cluster: Any, algorithm: ep.Algorithm, num_ranks: int, nodes: int, seed: int
+) -> None:
     """The same of groups with ``exact_combine``."""
-    shape = ll.Shape(num_ranks=2, num_local_experts=5, num_topk=6, hidden=800, max_tokens=9)
+    shape = ll.Shape(num_ranks, num_local_experts=5, num_topk=6, hidden=800, max_tokens=9)
     problem, mode = ll.make_problem(shape, seed), Mode(EM)
-    cluster = make_cluster(2, seed, checker=False)
+    cluster = make_cluster(num_ranks, seed, nodes=nodes, checker=False)
     config = replace(ht.group_config(problem, mode), algorithm=algorithm, exact_combine=True)
     exchange, calls = partial(ll.Exchange, problem=problem, layout=EM), LL_CALLS
     if algorithm is ep.Algorithm.HIGH_THROUGHPUT:
         exchange, calls = partial(ht.Exchange, problem=problem, mode=mode), HT_CALLS
     counted = counted_traffic(cluster, config, exchange, calls)
-    for operation, links in planned_traffic(problem, config, EM, 2).items():
+    for operation, links in planned_traffic(problem, config, EM, num_ranks // nodes).items():
         check_bytes(counted[operation], links, operation)
+        if nodes > 1:
+            heads = (links.rail_messages > 0) & (operation is Operation.DISPATCH)  # no weights travel
+            check_messages(counted[operation], links, operation, puts_with_signals=heads)
 
 
 def counted_traffic(

@@ -64,13 +64,11 @@ TEST_CASE("jit_variants: groups of several LSA teams have kernels of their own")
 
 TEST_CASE("jit_variants: all that use the network, and nothing else") {
   std::set<std::string> names;
-  for (const Variant& variant : all_variants(Groups::several_teams)) {
-    CHECK(variant.uses_network);
-    CHECK(names.insert(name(variant)).second);
-  }
-  for (const Variant& variant : all_variants(Groups::masked_teams)) {
-    CHECK(variant.uses_network);
-    CHECK(names.insert(name(variant)).second);
+  for (const Groups groups : {Groups::several_teams, Groups::masked_teams, Groups::exact_teams}) {
+    for (const Variant& variant : all_variants(groups)) {
+      CHECK(variant.uses_network);
+      CHECK(names.insert(name(variant)).second);
+    }
   }
   CHECK(names.count("ll_dispatch_expert_major_remote") == 1);
   CHECK(names.count("ll_dispatch_rank_major_scaled_masked_remote") == 1);
@@ -82,7 +80,9 @@ TEST_CASE("jit_variants: all that use the network, and nothing else") {
   CHECK(names.count("ht_clean_remote") == 1);
   CHECK(names.count("ht_update_flat_masked_remote") == 1);
   CHECK(names.count("ht_combine_quantized_masked_remote") == 1);
-  CHECK(names.size() == 27 + 29);
+  CHECK(names.count("ll_combine_exact_remote") == 1);
+  CHECK(names.count("ll_combine_exact_masked_remote") == 1);
+  CHECK(names.size() == 27 + 29 + 2);
 }
 
 TEST_CASE("jit_variants: every variant has a place of its own among a group's kernels") {

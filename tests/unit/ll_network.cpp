@@ -52,6 +52,16 @@ TEST_CASE("ll_network: boxes follow one another behind the team's window, and wh
   }
 }
 
+TEST_CASE("ll_network: with exact sums a token has a row for each expert that a rank may have") {
+  plan::LlShape shape{{8, 24, 10, 6, 96}, 2};
+  const LlRemoteLayout plain = shape.remote_layout();
+  shape.exact_combine = true;
+  const LlRemoteLayout exact = shape.remote_layout();
+  CHECK(plain.row_at(1) - plain.row_at(0) == 128);
+  CHECK(exact.row_at(1) - exact.row_at(0) == 3 * 128);  // 3 rows of 96 bytes
+  CHECK(exact.box_bytes - plain.box_bytes == 10 * 2 * 128);
+}
+
 TEST_CASE("ll_network: every source has signals of its own") {
   for (const uint32_t num_ranks : {2u, 7u, 256u}) {
     const LlSignals signals{num_ranks};

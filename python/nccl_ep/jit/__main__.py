@@ -56,6 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+_ACROSS_TEAMS = {jit.Groups.MASKED: jit.Groups.MASKED_TEAMS, jit.Groups.EXACT: jit.Groups.EXACT_TEAMS}
+
+
 def _warmup(console: Console, archs: list[str] | None, across_teams: str, more: list[jit.Groups]) -> None:
     start = time.monotonic()
     ready = _compile(console, archs, jit.Groups.ONE_TEAM)
@@ -64,8 +67,8 @@ def _warmup(console: Console, archs: list[str] | None, across_teams: str, more: 
     if across_teams != "no":
         try:
             ready += _compile(console, archs, jit.Groups.SEVERAL_TEAMS)
-            if jit.Groups.MASKED in more:
-                ready += _compile(console, archs, jit.Groups.MASKED_TEAMS)
+            for groups in more:
+                ready += _compile(console, archs, _ACROSS_TEAMS[groups])
         except SystemFailure as failure:
             if across_teams == "yes":
                 raise

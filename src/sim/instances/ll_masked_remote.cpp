@@ -2,6 +2,7 @@
 // The Low-Latency kernels of groups with masks that use the network, for the simulated cluster.
 #include "device/device.hpp"
 #include "ll/clean_remote.cuh"
+#include "ll/combine_exact_remote.cuh"
 #include "ll/combine_nvfp4_remote.cuh"
 #include "ll/dispatch_remote.cuh"
 
@@ -36,3 +37,4 @@ EP_SIM_KERNEL("ll_combine_nvfp4_expert_major_masked_remote",
               (ll::combine_nvfp4_remote<Layout::expert_major, Peers::masked_teams>), LlCombineArgs)
 EP_SIM_KERNEL("ll_combine_nvfp4_rank_major_masked_remote",
               (ll::combine_nvfp4_remote<Layout::rank_major, Peers::masked_teams>), LlCombineArgs)
+EP_SIM_KERNEL("ll_combine_exact_masked_remote", ll::combine_exact_remote<Peers::masked_teams>, LlCombineArgs)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The Low-Latency kernels that use the network, for the simulated cluster.
 #include "device/device.hpp"
+#include "ll/combine_exact_remote.cuh"
 #include "ll/combine_nvfp4_remote.cuh"
 #include "ll/dispatch_remote.cuh"
 
@@ -26,3 +27,4 @@ EP_SIM_KERNEL("ll_combine_rank_major_bf16_scaled_remote", (ll::combine_remote<La
               LlCombineArgs)
 EP_SIM_KERNEL("ll_combine_nvfp4_expert_major_remote", ll::combine_nvfp4_remote<Layout::expert_major>, LlCombineArgs)
 EP_SIM_KERNEL("ll_combine_nvfp4_rank_major_remote", ll::combine_nvfp4_remote<Layout::rank_major>, LlCombineArgs)
+EP_SIM_KERNEL("ll_combine_exact_remote", ll::combine_exact_remote<>, LlCombineArgs)
