@@ -103,64 +103,35 @@ struct OwnResults {
 };
 
 // Lists what is added up for a hosted token as soon as it is there: the results of the team's ranks, in their order, then
-// the sums of other teams, in theirs. False: something did not come.
+// the sums of other teams, in theirs. With masks, what does not come since its rank is lost is left out. False: something did
+// not come, or the group has failed.
 template <class Own, class Others, Peers kPeers>
-EP_DEVICE bool list_all_results(const Operation<kPeers>& op, const HtCombineArgs& args, const Own& own,
-                                const Others& others, uint32_t token, Addend* addends, uint32_t& num_addends) {
+EP_DEVICE bool list_results(const Operation<kPeers>& op, const HtCombineArgs& args, const Own& own,
+                            const Others& others, uint32_t token, Addend* addends, uint32_t& num_addends) {
   const HtGroupState& group = op.group;
   const Rows arrived = window_rows(group, group.rank);
-  dev::sync_warp();  // the addends are about to be replaced
-  num_addends = *args.handle.num_dests(token);
-  for (uint32_t first = 0; first < args.handle.layout.max_dests; first += 32) {
-    const uint32_t i = first + dev::lane_idx();
-    const HtDest dest = i < args.handle.layout.max_dests ? dev::ld(args.handle.dest(token, i)) : HtDest{};
-    const bool exists = i < num_addends && others.is_in_team(group, dest.rank);
-    const uint64_t slot = group.layout.home_slot(token, exists ? i : 0);
-    const bool in_place = own.has(dest);
-    if (exists) addends[i] = in_place ? own.at(dest) : arrived.at(slot);
-    if (!await_rows(op, {Wait::combine_row, dest.rank, token}, exists && !in_place, slot)) return false;
-    if (!others.list_sum(op, dest, i < num_addends && !exists, addends + i)) return false;
-  }
-  dev::sync_warp();
-  return true;
-}
-
-// The same in a group with masks: what does not come since its rank is lost is left out. False: the group has failed.
-template <class Own, class Others, Peers kPeers>
-EP_DEVICE bool list_what_comes(const Operation<kPeers>& op, const HtCombineArgs& args, const Own& own,
-                               const Others& others, uint32_t token, Addend* addends, uint32_t& num_addends) {
-  const HtGroupState& group = op.group;
-  const Rows arrived = window_rows(group, group.rank);
-  const uint32_t num_dests = *args.handle.num_dests(token);
+  const uint32_t num_dests = *args.handle.num_dests(token), max_dests = args.handle.layout.max_dests;
   dev::sync_warp();  // the last token's addends are about to be replaced
   num_addends = 0;
-  for (uint32_t first = 0; first < num_dests; first += 32) {
+  for (uint32_t first = 0; first < max_dests; first += 32) {
     const uint32_t i = first + dev::lane_idx();
+    HtDest dest = i < max_dests ? dev::ld(args.handle.dest(token, i)) : HtDest{};
     const bool exists = i < num_dests;
-    const HtDest dest = exists ? dev::ld(args.handle.dest(token, i)) : HtDest{};
+    if (!exists) dest = {};  // there is anything
     const bool is_here = exists && others.is_in_team(group, dest.rank);
     const uint64_t slot = group.layout.home_slot(token, is_here ? i : 0);
     const bool in_place = own.has(dest);
+    Addend mine = nullptr;
+    if (exists) mine = !is_here ? others.sum_of(dest) : in_place ? own.at(dest) : arrived.at(slot);
     uint32_t lost = 0;
     if (!await_rows(op, {Wait::combine_row, dest.rank, token}, is_here && !in_place, slot, lost)) return false;
     if (!others.await_sum(op, dest, exists && !is_here, lost)) return false;
     const uint32_t come = dev::ballot(exists) & ~lost, before = come & ((1u << dev::lane_idx()) - 1);
-    if (come >> dev::lane_idx() & 1) {
-      addends[num_addends + dev::popc(before)] = !is_here   ? others.sum_of(dest)
-                                                 : in_place ? own.at(dest)
-                                                            : arrived.at(slot);
-    }
+    if (come >> dev::lane_idx() & 1) addends[num_addends + dev::popc(before)] = mine;
     num_addends += dev::popc(come);
   }
   dev::sync_warp();
   return true;
-}
-
-template <class Own, class Others, Peers kPeers>
-EP_DEVICE bool list_results(const Operation<kPeers>& op, const HtCombineArgs& args, const Own& own,
-                            const Others& others, uint32_t token, Addend* addends, uint32_t& num_addends) {
-  if constexpr (has_masks(kPeers)) return list_what_comes(op, args, own, others, token, addends, num_addends);
-  return list_all_results(op, args, own, others, token, addends, num_addends);
 }
 
 // What a warp adds up at a time: a token's row or, of the last tokens, a part of one, so that nobody is left with much when
@@ -232,7 +203,6 @@ struct NoOthers {
   EP_DEVICE static uint32_t num_guests() { return 0; }
   template <class... Args>
   EP_DEVICE static void for_each_flow(const Args&...) {}
-  EP_DEVICE static bool list_sum(const Operation<kPeers>&, const HtDest&, bool, Addend*) { return true; }
   EP_DEVICE static bool await_sum(const Operation<kPeers>&, const HtDest&, bool, uint32_t&) { return true; }
   EP_DEVICE static Addend sum_of(const HtDest&) { return nullptr; }
   template <bool kExpertMajor, DType kDType>

@@ -38,16 +38,8 @@ struct OtherSums {
     if (num_hosts > 0) ht::for_each_flow(op, args.move, it.size() * num_hosts, flow_of, num_rows, push);
   }
 
-  // Waits for the sums of other teams that the lanes look at, and lists them.
-  EP_DEVICE bool list_sum(const Operation<kPeers>& op, const HtDest& dest, bool exists, Addend* addend) const {
-    const uint32_t i = exists ? number_of(dest) : 0;
-    const bool ok = !exists || boxes().await(op, i, dest.row);
-    if (exists) *addend = boxes().incoming(i, dest.row);
-    return dev::all(ok);
-  }
-
-  // With masks: waits for the sums of other teams that the lanes look at, and adds to `lost` those that do not come. False: the
-  // group has failed.
+  // Waits for the sums of other teams that the lanes look at. With masks, adds to `lost` those that do not come. False:
+  // something did not come, or the group has failed.
   EP_DEVICE bool await_sum(const Operation<kPeers>& op, const HtDest& dest, bool exists, uint32_t& lost) const {
     const uint32_t mine = dev::ballot(exists && !boxes().await(op, exists ? number_of(dest) : 0, dest.row));
     lost |= mine;

@@ -216,15 +216,8 @@ struct OtherTeams {
   }
 
   EP_DEVICE void put_lists(const Operation<kPeers>& op, const DepartureLists<kPeers>& lists) const {
-    EP_SHARED(uint32_t, is_last, [1]);
-    uint32_t* blocks_written = &args.group.progress->senders_done;
     dev::sync_block();  // all of this block's are written
-    if (dev::thread_idx() == 0) {
-      is_last[0] = dev::atomic_add<dev::Order::acq_rel, dev::Scope::gpu>(blocks_written, 1u) + 1 == dev::num_blocks();
-      if (is_last[0]) dev::st_relaxed<dev::Scope::gpu>(blocks_written, 0u);
-    }
-    dev::sync_block();
-    if (!is_last[0]) return;
+    if (!of_first_thread([&] { return is_last_block<dev::Order::acq_rel>(&args.group.progress->senders_done); })) return;
     for_each_thread(it.size(), [&](uint32_t i) {
       if (!takes_part(op, it.peer(i))) {
         args.handle.parcels(i)->departing = 0;

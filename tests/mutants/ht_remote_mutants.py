@@ -99,16 +99,17 @@ LISTS = [
     Mutant(
         "the first block that has written its part puts the lists",
         "ht/update_remote.cuh",
-        "(blocks_written, 1u) + 1 == dev::num_blocks();",
-        "(blocks_written, 1u) == 0;",
+        "return is_last_block<dev::Order::acq_rel>(&args.group.progress->senders_done);",
+        "return dev::atomic_add<dev::Order::acq_rel, dev::Scope::gpu>(&args.group.progress->senders_done, 1u)"
+        " % dev::num_blocks() == 0;",
         "The parts of others are missing.",
         TILES,
     ),
     Mutant(
         "blocks that have written their parts are counted without order",
         "ht/update_remote.cuh",
-        "dev::atomic_add<dev::Order::acq_rel, dev::Scope::gpu>(blocks_written, 1u)",
-        "dev::atomic_add<dev::Order::relaxed, dev::Scope::gpu>(blocks_written, 1u)",
+        "is_last_block<dev::Order::acq_rel>",
+        "is_last_block<dev::Order::relaxed>",
         "The parts of others may be missing.",
         TILES,
     ),
@@ -233,8 +234,8 @@ COMBINE = [
     Mutant(
         "sums of other teams are added that have not come",
         "ht/combine_remote.cuh",
-        "const bool ok = !exists || boxes().await(op, i, dest.row);",
-        "const bool ok = true;",
+        "const uint32_t mine = dev::ballot(exists && !boxes().await(op, exists ? number_of(dest) : 0, dest.row));",
+        "const uint32_t mine = 0;",
         "Sums of an operation before are added.",
         FLAT,
     ),

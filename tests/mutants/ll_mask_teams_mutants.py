@@ -131,7 +131,7 @@ SENDING = [
         "sums of others are lost with those of a masked home",
         "ll/combine_remote.cuh",
         "        is_whole = false;  // its home is masked\n        break;\n",
-        "        return;\n",
+        "        return false;\n",
         "They wait for the last of them, and mask this rank.",
         BEFORE_COMBINE,
     ),
