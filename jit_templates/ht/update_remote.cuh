@@ -217,7 +217,8 @@ struct OtherTeams {
 
   EP_DEVICE void put_lists(const Operation<kPeers>& op, const DepartureLists<kPeers>& lists) const {
     dev::sync_block();  // all of this block's are written
-    if (!of_first_thread([&] { return is_last_block<dev::Order::acq_rel>(&args.group.progress->senders_done); })) return;
+    const auto is_last = [&] { return is_last_block<dev::Order::acq_rel>(&args.group.progress->senders_done); };
+    if (!of_first_thread(is_last)) return;
     for_each_thread(it.size(), [&](uint32_t i) {
       if (!takes_part(op, it.peer(i))) {
         args.handle.parcels(i)->departing = 0;

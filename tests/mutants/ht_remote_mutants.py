@@ -234,8 +234,8 @@ COMBINE = [
     Mutant(
         "sums of other teams are added that have not come",
         "ht/combine_remote.cuh",
-        "const uint32_t mine = dev::ballot(exists && !boxes().await(op, exists ? number_of(dest) : 0, dest.row));",
-        "const uint32_t mine = 0;",
+        "dev::ballot(exists && !boxes().await(op, exists ? number_of(dest) : 0, dest.row));",
+        "0;",
         "Sums of an operation before are added.",
         FLAT,
     ),
