@@ -32,6 +32,8 @@
 //  6. Capturable calls may be recorded into a CUDA graph and replayed; memory keeps its address, contents may
 //     change.
 //  7. Threads. One process may hold several ranks, one per thread. Calls on one group must not overlap.
+//  8. Languages. C from C11 on, or C++ from C++14 on. Groups and handles are used by the pointers that were given
+//     out, until they are destroyed: of others nothing can be said, and programs that use them crash.
 //
 // Letters in shapes: R ranks, E experts, L = E / R local experts, B = max_dispatch_tokens_per_rank, b <= B
 // tokens of this rank in this call, K top-k, H elements in a row, M received rows. Shapes are row-major.
@@ -112,7 +114,8 @@ typedef struct ncclEpHandle* ncclEpHandle_t;
 // ---- Tensors ----------------------------------------------------------------------------------------------
 
 // Where some elements are: at `data`, or `win_offset` bytes into this rank's part of the window `win_hdl`.
-// When both are given, they mean the same memory.
+// When both are given, they mean the same memory, all of it in the window: nobody can check that. What
+// ncclEpTensorAlloc has made is used by its pointer; a copy of it is refused.
 typedef struct {
   unsigned int size;
   unsigned int magic;
@@ -379,7 +382,7 @@ typedef struct {
   ncclEpOperation_t operation;  // DISPATCH or COMBINE; required
   ncclEpPassDir_t pass_direction;
   unsigned int quant_recipe;       // an ncclEpDispQuant_t or an ncclEpCombQuant_t, as config.quant_recipe
-  ncclDataType_t datatype;         // of inputs.tokens
+  ncclDataType_t datatype;         // of inputs.tokens; required: 0 is ncclInt8
   size_t hidden;                   // H of inputs.tokens; required
   ncclDataType_t scales_datatype;  // of inputs.scales
   unsigned int num_scales;         // of a row of inputs.scales; 0: inputs.scales is NULL
@@ -455,7 +458,7 @@ ncclResult_t ncclEpCreateHandle(ncclEpHandle_t* handle, ncclEpGroup_t ep_group, 
                                 const ncclEpTensor_t* topk_idx, const ncclEpLayoutInfo_t* layout_info,
                                 const ncclEpHandleConfig_t* config, cudaStream_t stream);
 
-// Gives the handle a new routing: `topk_idx` [b, K] int32 or int64, expert ids in [0, E), -1 for no expert.
+// Gives the handle a new routing: `topk_idx` [b, K] int32 or int64, expert ids in [0, E), -1 (or less) for no expert.
 //   LL  keeps a reference to the data: it must stay valid until the combine of this routing has finished, and
 //       dispatch and combine read it on their streams. layout_info may be NULL and has no field but num_tokens.
 //       Not collective, enqueues nothing.
@@ -521,7 +524,6 @@ ncclResult_t ncclEpHandleDestroy(ncclEpHandle_t handle);
 // HT ignores: the stream of ncclEpComplete). Allocates nothing. Capturable, but for HT with
 // max_recv_tokens_per_rank 0.
 // Errors: ncclInvalidArgument: NULL or malformed arguments; tensors missing, forbidden or of another shape or
-// type than above; rows, with their scales as they arrive, longer than max_token_bytes; zero_copy ON without a
 // type than above; rows, with their scales as they arrive, longer than max_token_bytes; zero_copy ON without a
 // window (LL FWD: of tokens or scales), or LL with EM or DS_FP8E3M4; round_scales with another recipe than
 // DS_FP8E3M4. ncclInvalidUsage: BWD with LL, no routing yet, a send_only operation of this handle, or the last

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from nccl_ep._ffi import Library, default_library
+from nccl_ep._ffi import Library, constants, default_library
 from nccl_ep.capabilities import Capabilities, CapabilityQuery, TensorPath
 from nccl_ep.config import (
     AllocConfig,
@@ -51,6 +51,8 @@ from nccl_ep.group import Group
 from nccl_ep.handle import Handle
 from nccl_ep.io import CombineInputs, CombineOutputs, DispatchInputs, DispatchOutputs, LayoutInfo
 from nccl_ep.tensor import Tensor
+
+__version__ = ".".join(str(constants[f"NCCL_EP_{part}"]) for part in ("MAJOR", "MINOR", "PATCH"))
 
 
 def get_lib_version() -> Version:
@@ -105,6 +107,7 @@ __all__ = [
     "TensorPath",
     "Timeout",
     "ZeroCopyMode",
+    "__version__",
     "get_lib_path",
     "get_lib_version",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 
 import cffi
 
-from nccl_ep import paths
+from nccl_ep import _paths as paths
 from nccl_ep._declarations import read_declarations
 from nccl_ep.errors import error_of
 

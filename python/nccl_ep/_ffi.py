@@ -13,7 +13,7 @@ from typing import Any
 
 import cffi
 
-from nccl_ep import paths
+from nccl_ep import _paths as paths
 from nccl_ep._declarations import read_declarations
 from nccl_ep.errors import Error, error_of
 
@@ -28,6 +28,14 @@ _declarations = read_declarations(
 )
 ffi.cdef(_declarations.source)
 constants = _declarations.constants
+# The collector may run while cffi parses a type or looks up a function, which it does under a lock. So what
+# finalizers use is found now.
+_ADDRESS = ffi.typeof("uintptr_t")
+
+
+def address_of(pointer: Any) -> int:
+    """The address in a C pointer."""
+    return int(ffi.cast(_ADDRESS, pointer))
 
 
 class Library:
@@ -40,6 +48,8 @@ class Library:
     def __init__(self, path: str | Path | None = None) -> None:
         self.path = Path(path) if path is not None else paths.library()
         self.c: Any = ffi.dlopen(str(self.path))
+        self.destroy_handle = self.c.ncclEpHandleDestroy
+        self._get_last_error = getattr(self.c, "ncclEpGetLastError", None)
 
     def check(self, result: int, group: Any = NULL) -> None:
         """Raises the exception for a result code; ``group`` is the C group whose message explains it."""
@@ -57,11 +67,9 @@ class Library:
         return code[0] // 10000, code[0] // 100 % 100, code[0] % 100
 
     def _last_message(self, group: Any) -> str:
-        try:
-            get_last_error = self.c.ncclEpGetLastError
-        except AttributeError:  # another implementation of the same API
+        if self._get_last_error is None:  # another implementation of the same API
             return f"{self.path.name} gives no reason"
-        message = get_last_error(group)
+        message = self._get_last_error(group)
         return ffi.string(message).decode(errors="replace") if message else ""
 
     def __repr__(self) -> str:

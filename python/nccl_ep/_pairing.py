@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
+from operator import index
 from typing import Any, ClassVar, TypeVar
 
 from nccl_ep._ffi import constants, ffi
@@ -43,6 +44,9 @@ class CStruct:
                 raise type(error)(message) from None
         return c
 
+    def __reduce__(self) -> tuple[type[CStruct], tuple[Any, ...]]:
+        return type(self), tuple(getattr(self, name) for name in self._c_names)
+
 
 def paired_with(c_type: str, **renamed: str) -> Callable[[_Class], _Class]:
     """Class decorator: this dataclass is that C struct, up to renamed fields (Python name = C name)."""
@@ -63,9 +67,11 @@ def paired_with(c_type: str, **renamed: str) -> Callable[[_Class], _Class]:
 
 def _to_c(value: Any, c_type: Any) -> Any:
     if c_type.kind == "struct":
+        if not isinstance(value, CStruct):
+            raise TypeError
         return value.c[0]
     if c_type.kind not in ("pointer", "function"):
-        return int(value)
+        return int(value) if isinstance(value, float) and value.is_integer() else index(value)
     if value is None:
         return ffi.NULL
     return value.c if hasattr(value, "c") else ffi.cast(c_type, value)

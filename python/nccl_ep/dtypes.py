@@ -44,7 +44,8 @@ class DataType(IntEnum):
         name = str(dtype).removeprefix("torch.")
         if name not in _BY_NAME:
             with suppress(TypeError):
-                name = np.dtype(dtype).name
+                known = np.dtype(dtype)
+                name = known.name if known.isnative else name
         if name not in _BY_NAME:
             raise TypeError(f"{dtype!r} is no data type of NCCL; those are {', '.join(sorted(_BY_NAME))}")
         return _BY_NAME[name]

@@ -22,6 +22,9 @@ class Error(Exception):
         self.code = code
         self.message = message
 
+    def __reduce__(self) -> tuple[type[Error], tuple[int, str]]:
+        return type(self), (self.code, self.message)
+
     def __str__(self) -> str:
         return f"{self.message or 'no message'} ({self.name}, {self.code})"
 

@@ -49,3 +49,17 @@ def communicator_address(comm: Any) -> tuple[int, Any]:
         f"{type(comm).__name__} is no communicator: expected an nccl.core.Communicator, a simulated rank, "
         f"a PyTorch process group, or the address of an ncclComm_t"
     )
+
+
+def number_of_ranks(comm: Any) -> int | None:
+    """Of a communicator; None if it is an address alone.
+
+    Args:
+        comm: the owner that :func:`communicator_address` returns.
+    """
+    for of in (comm, getattr(comm, "comm", None)):
+        for attribute in ("num_ranks", "nranks"):
+            count = getattr(of, attribute, None)
+            if isinstance(count, int):
+                return count
+    return None

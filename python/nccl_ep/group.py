@@ -6,15 +6,18 @@ from __future__ import annotations
 import warnings
 import weakref
 from functools import lru_cache
+from math import prod
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from nccl_ep._closing import Closing
-from nccl_ep._ffi import NULL, Library, constants, default_library, ffi
+from nccl_ep._ffi import NULL, Library, address_of, constants, default_library, ffi
 from nccl_ep.capabilities import Capabilities, CapabilityQuery
 from nccl_ep.config import GroupConfig, HandleConfig
+from nccl_ep.dtypes import DataType
 from nccl_ep.enums import Layout
 from nccl_ep.errors import Error, InvalidUsage
-from nccl_ep.foreign import communicator_address, stream_address
+from nccl_ep.foreign import communicator_address, number_of_ranks, stream_address
 from nccl_ep.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -26,7 +29,8 @@ class Group(Closing):
     """The ranks of one communicator with the symmetric memory and the kernels that their handles share.
 
     Making and closing a group is collective: every rank of the communicator does it. Neither is allowed while
-    a stream of the calling thread captures a graph. Leaving the ``with`` block closes the group.
+    a stream of the calling thread captures a graph. Leaving the ``with`` block closes the group, also with an
+    exception on its way: it goes on when the other ranks close theirs, or have given up.
 
     Args:
         comm: an ``nccl.core.Communicator``, a simulated rank, a PyTorch process group, or an ``ncclComm_t``'s
@@ -54,6 +58,7 @@ class Group(Closing):
         self, comm: Any, config: GroupConfig, *, stream: Any = None, library: Library | None = None
     ) -> None:
         self._ptr = NULL
+        self._has_told = False  # somebody knows what kernels have reported
         self.config = config
         self._stream, self._c_stream = stream, _c_stream(stream_address(stream))
         self.library = library or default_library()
@@ -76,7 +81,7 @@ class Group(Closing):
     @property
     def ptr(self) -> int:
         """The ``ncclEpGroup_t`` as an address; 0 once closed."""
-        return int(ffi.cast("uintptr_t", self._ptr))
+        return address_of(self._ptr)
 
     @property
     def closed(self) -> bool:
@@ -155,8 +160,15 @@ class Group(Closing):
 
         Raises:
             InvalidUsage: the group was made without ``enable_mask``.
+            TypeError, ValueError: ``mask`` has another type, or too few elements.
         """
-        tensor = Tensor.of(mask)
+        tensor, num_ranks = Tensor.of(mask), number_of_ranks(self.comm)
+        if tensor.datatype is not DataType.INT32:
+            raise TypeError(f"mask has the type {tensor.datatype.name}, expected INT32")
+        if num_ranks is not None and prod(tensor.sizes) < num_ranks:
+            raise ValueError(
+                f"mask has the shape {tensor.sizes}, expected an element for each of {num_ranks} ranks"
+            )
         c_mask = ffi.cast("int*", tensor.ptr)
         self.check(self.library.c.ncclEpMaskQuery(self._open_ptr(), c_mask, self.c_stream(stream)))
 
@@ -164,7 +176,13 @@ class Group(Closing):
         """Sets which ranks take part, in stream order: 1 for each that does, 0 for each that is left out.
 
         Ranks beyond the end of the list take part.
+
+        Raises:
+            ValueError: the list has more elements than there are ranks, or others than 0 and 1.
         """
+        num_ranks = number_of_ranks(self.comm) or _MAX_RANKS
+        if len(mask) > num_ranks or any(active not in (0, 1) for active in mask):
+            raise ValueError(f"mask is {mask}, expected at most {num_ranks} elements, each 0 or 1")
         c_mask = ffi.new("int[]", [int(active) for active in mask] + [1] * (_MAX_RANKS - len(mask)))
         self.check(self.library.c.ncclEpMaskUpdate(self._open_ptr(), c_mask, self.c_stream(stream)))
 
@@ -187,7 +205,10 @@ class Group(Closing):
         """
         code = ffi.new("int*")
         self.check(self.library.c.ncclEpGetAsyncError(self._open_ptr(), code))
-        return self.library.error(int(code[0]), self._ptr) if code[0] else None
+        if not code[0]:
+            return None
+        self._has_told = True
+        return self.library.error(int(code[0]), self._ptr)
 
     def clear_error(self) -> None:
         """Forgets that ranks were lost, which :meth:`async_error` returns."""
@@ -197,18 +218,33 @@ class Group(Closing):
         """Closes the group's handles, whose calls must have run, and then the group.
 
         Collective. Closing twice is harmless.
+
+        Raises:
+            Error: a kernel has reported a failure that no call has raised: results are not to be used. The
+                group is closed all the same.
         """
         for handle in list(self._handles):
             handle.close()
-        if not self.closed:
-            ptr, self._ptr = self._ptr, NULL
-            self.library.check(self.library.c.ncclEpGroupDestroy(ptr))
+        if self.closed:
+            return
+        failure = None if self._has_told else self.async_error()
+        ptr, self._ptr = self._ptr, NULL
+        self.library.check(self.library.c.ncclEpGroupDestroy(ptr))
+        if failure and not self.config.enable_mask:  # a group with masks goes on without the lost
+            raise failure
 
     destroy = close
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._has_told |= error is not None  # whose place no other one takes
+        self.close()
 
     def check(self, result: int) -> None:
         """Raises the exception for a result code, with this group's message."""
         if result:
+            self._has_told = True
             self.library.check(result, self._ptr)
 
     def c_stream(self, stream: Any) -> Any:

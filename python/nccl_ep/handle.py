@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from nccl_ep._closing import Closing
-from nccl_ep._ffi import NULL, ffi
+from nccl_ep._ffi import NULL, address_of, ffi
 from nccl_ep.config import CombineConfig, CompleteConfig, DispatchConfig, HandleConfig
 from nccl_ep.enums import Layout
 from nccl_ep.errors import Error, InvalidUsage
@@ -108,7 +108,7 @@ class Handle(Closing):
     @property
     def ptr(self) -> int:
         """The ``ncclEpHandle_t`` as an address; 0 once closed."""
-        return int(ffi.cast("uintptr_t", self._ptr))
+        return address_of(self._ptr)
 
     @property
     def closed(self) -> bool:
@@ -208,7 +208,13 @@ class Handle(Closing):
         """
         c_info, c_config = layout_info.c if layout_info else NULL, config.c if config else NULL
         c_stream = self.group.c_stream(stream)
-        self._check(self._c.ncclEpDispatch(self._open_ptr(), inputs.c, outputs.c, c_info, c_config, c_stream))
+        try:
+            result = self._c.ncclEpDispatch(self._open_ptr(), inputs.c, outputs.c, c_info, c_config, c_stream)
+        except (AttributeError, TypeError):
+            _check_type("inputs", inputs, DispatchInputs)
+            _check_type("outputs", outputs, DispatchOutputs)
+            raise
+        self._check(result)
         if config and config.send_only:
             self._pending = inputs, outputs, layout_info
 
@@ -262,7 +268,13 @@ class Handle(Closing):
         """
         c_config = config.c if config else NULL
         c_stream = self.group.c_stream(stream)
-        self._check(self._c.ncclEpCombine(self._open_ptr(), inputs.c, outputs.c, c_config, c_stream))
+        try:
+            result = self._c.ncclEpCombine(self._open_ptr(), inputs.c, outputs.c, c_config, c_stream)
+        except (AttributeError, TypeError):
+            _check_type("inputs", inputs, CombineInputs)
+            _check_type("outputs", outputs, CombineOutputs)
+            raise
+        self._check(result)
         if config and config.send_only:
             self._pending = inputs, outputs
 
@@ -280,7 +292,7 @@ class Handle(Closing):
         """
         if not self.closed:
             ptr, self._ptr = self._ptr, NULL
-            self._check(self._c.ncclEpHandleDestroy(ptr))
+            self._check(self.group.library.destroy_handle(ptr))
             self._keep_alive = ()
             self._routing = self._pending = None
 
@@ -304,3 +316,8 @@ class Handle(Closing):
             return "<nccl_ep.Handle closed>"
         name = Layout(self.layout).name.lower().replace("_", "-")
         return f"<nccl_ep.Handle {name}, top-{self.num_topk} at {self.ptr:#x}>"
+
+
+def _check_type(name: str, value: Any, expected: type) -> None:
+    if not isinstance(value, expected):
+        raise TypeError(f"{name} is a {type(value).__name__}, expected {expected.__name__}")

@@ -3,59 +3,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import sys
 
-_PACKAGE = Path(__file__).resolve().parent
+from nccl_ep._paths import include_dir, library, library_dir, loopback_plugin, sim_library, template_dir
 
+__all__ = ["include_dir", "library", "library_dir", "loopback_plugin", "sim_library", "template_dir"]
 
-def include_dir() -> Path:
-    """The folder with ``nccl_ep.h``, for compilers: ``-I$(python -m nccl_ep.paths include)``."""
-    return _existing(_PACKAGE / "include")
-
-
-def template_dir() -> Path:
-    """The folder with the kernel sources that the JIT compiles."""
-    return _existing(_PACKAGE / "jit_templates")
-
-
-def library_dir() -> Path:
-    """The folder with ``libnccl_ep.so.0``, for linkers and loaders."""
-    return _existing(_PACKAGE / "lib")
-
-
-def library() -> Path:
-    """The C library itself."""
-    return _existing(library_dir() / "libnccl_ep.so.0")
-
-
-def sim_library() -> Path:
-    """The simulated GPU cluster, which nothing but :mod:`nccl_ep.sim` opens."""
-    return _existing(library_dir() / "libnccl_ep_sim.so")
-
-
-def loopback_plugin() -> Path:
-    """The plugin that gives NCCL a network between the GPUs of one host: see :mod:`nccl_ep.loopback`."""
-    return _existing(library_dir() / "librma_loopback.so")
-
-
-def _existing(path: Path) -> Path:
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path} is missing: nccl_ep is not installed from here. Install it with `pip install .` and run "
-            f"Python outside the source folder"
-        )
-    return path
-
+_ANSWERS = {
+    "include": include_dir,
+    "templates": template_dir,
+    "libraries": library_dir,
+    "library": library,
+}
 
 if __name__ == "__main__":
-    import sys
-
-    answers = {
-        "include": include_dir,
-        "templates": template_dir,
-        "libraries": library_dir,
-        "library": library,
-    }
-    if len(sys.argv) != 2 or sys.argv[1] not in answers:
-        sys.exit(f"usage: python -m nccl_ep.paths {'|'.join(answers)}")
-    print(answers[sys.argv[1]]())
+    if len(sys.argv) != 2 or sys.argv[1] not in _ANSWERS:
+        sys.exit(f"usage: python -m nccl_ep.paths {'|'.join(_ANSWERS)}")
+    print(_ANSWERS[sys.argv[1]]())

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from nccl_ep._ffi import constants, ffi
 from nccl_ep._memory import memory_of
 from nccl_ep.dtypes import DataType
@@ -24,7 +26,8 @@ class Tensor:
             of simulated device memory.
         dtype: data type; needed for addresses and raw buffers. For an array it may name another type of the
             same item size, so that ``uint16`` memory can hold ``bfloat16``.
-        shape: extents, at least one; needed for addresses and raw buffers, otherwise a reshape.
+        shape: extents, at least one, or the only one; needed for addresses and raw buffers, otherwise a
+            reshape.
         window: the window that holds the memory (``nccl.core``'s ``RegisteredWindowHandle``, a simulated
             window, or an address of one), so that other ranks can write rows straight into it.
         window_offset: where in the window the memory starts, in bytes; found by address if the window knows
@@ -32,7 +35,7 @@ class Tensor:
 
     Raises:
         TypeError: ``buffer`` speaks none of these protocols, or the data type is unknown.
-        ValueError: the memory is not contiguous, or too small for ``shape``.
+        ValueError: the memory is not contiguous, too small for ``shape``, or not all in the window.
 
     Example:
         >>> import numpy as np
@@ -47,7 +50,7 @@ class Tensor:
         buffer: Any,
         *,
         dtype: Any = None,
-        shape: Sequence[int] | None = None,
+        shape: int | Sequence[int] | None = None,
         window: Any = None,
         window_offset: int | None = None,
     ) -> None:
@@ -63,7 +66,7 @@ class Tensor:
                 f"a tensor of shape {self.sizes} needs {needed} bytes, the memory has {memory.num_bytes}"
             )
         self.window = window
-        self.window_offset = 0 if window is None else _offset_in(window, self.ptr, window_offset)
+        self.window_offset = 0 if window is None else _offset_in(window, self.ptr, needed, window_offset)
         self._build()
 
     @classmethod
@@ -117,7 +120,9 @@ def _data_type(known: DataType | None, wanted: Any) -> DataType:
     return datatype
 
 
-def _extents(known: tuple[int, ...] | None, wanted: Sequence[int] | None) -> tuple[int, ...]:
+def _extents(known: tuple[int, ...] | None, wanted: int | Sequence[int] | None) -> tuple[int, ...]:
+    if isinstance(wanted, (int, np.integer)):
+        wanted = (int(wanted),)
     if wanted is None and known is None:
         raise TypeError("shape is missing: an address or raw buffer does not know its shape")
     extents = tuple(int(extent) for extent in (wanted if wanted is not None else known or ()))
@@ -126,13 +131,18 @@ def _extents(known: tuple[int, ...] | None, wanted: Sequence[int] | None) -> tup
     return extents
 
 
-def _offset_in(window: Any, ptr: int, offset: int | None) -> int:
-    if offset is not None:
-        return offset
-    base = getattr(window, "user_ptr", None)
-    if base is None:
-        raise TypeError("window_offset is missing: this window does not know its address")
-    return ptr - int(base)
+def _offset_in(window: Any, ptr: int, num_bytes: int, offset: int | None) -> int:
+    base, size = getattr(window, "user_ptr", None), getattr(window, "size", None)
+    if offset is None:
+        if base is None:
+            raise TypeError("window_offset is missing: this window does not know its address")
+        offset = ptr - int(base)
+    if offset < 0 or (isinstance(size, int) and offset + num_bytes > size):
+        of_window = f" of a window of {size} bytes" if isinstance(size, int) else " of its window"
+        raise ValueError(
+            f"the tensor's {num_bytes} bytes lie at byte {offset}{of_window}, expected them inside it"
+        )
+    return offset
 
 
 def _address_of(window: Any) -> int:

@@ -2,13 +2,28 @@
 #include "plan/tuning.hpp"
 
 #include <algorithm>
-#include <cstdlib>
+#include <charconv>
+#include <cstdint>
 #include <cstring>
 #include <string>
 
 #include "runtime/error.hpp"
 
 namespace nccl_ep::plan {
+namespace {
+
+uint32_t parse_number(const char* variable, const std::string& entry, size_t begin) {
+  uint32_t number = 0;
+  const char *first = entry.data() + begin, *last = entry.data() + entry.size();
+  const std::from_chars_result result = std::from_chars(first, last, number);
+  if (result.ec != std::errc() || result.ptr != last) {
+    throw Error(ncclInvalidUsage, std::string(variable) + ": '" + entry + "', expected a number up to " +
+                                      std::to_string(UINT32_MAX) + " behind the =");
+  }
+  return number;
+}
+
+}  // namespace
 
 void parse_tuning(const char* variable, const char* text, std::initializer_list<TuningField> fields) {
   for (const char* at = text; at && *at;) {
@@ -22,7 +37,7 @@ void parse_tuning(const char* variable, const char* text, std::initializer_list<
       for (const TuningField& field : fields) names += (names.empty() ? "" : ", ") + std::string(field.name) + "=";
       throw Error(ncclInvalidUsage, std::string(variable) + ": '" + entry + "' is not one of " + names);
     }
-    *known->value = static_cast<uint32_t>(std::strtoul(entry.c_str() + equals + 1, nullptr, 10));
+    *known->value = parse_number(variable, entry, equals + 1);
     at = comma ? comma + 1 : nullptr;
   }
 }

@@ -271,3 +271,21 @@ def test_a_replayed_graph_goes_on_too(make_cluster: Any, nodes: int, seed: int) 
         if rank != LOST:  # behind the rows are those of the first replay
             wanted = expected(left, rank, EM)
             assert_same(found, {name: wanted[name] for name in ("counters", "combined")}, f"rank {rank}")
+
+
+def test_a_mask_has_an_element_for_each_rank(make_cluster: Any, seed: int) -> None:
+    problem = make_problem(SHAPE, seed)
+
+    def main(rank: Any) -> None:
+        with masked_group(rank, problem, TIMEOUT_NS) as group:
+            with pytest.raises(TypeError, match="mask has the type FLOAT32, expected INT32"):
+                group.query_mask(rank.array(np.zeros(rank.num_ranks, np.float32)))
+            with pytest.raises(
+                ValueError, match=r"mask has the shape \(1,\), expected an element for each of"
+            ):
+                group.query_mask(rank.array(np.zeros(1, np.int32)))
+            for mask in ([1] * (rank.num_ranks + 1), [1, 2], [-1]):
+                with pytest.raises(ValueError, match=r"expected at most \d elements, each 0 or 1"):
+                    group.update_mask(mask)
+
+    make_cluster(problem.num_ranks, seed).run(main)

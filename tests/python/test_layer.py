@@ -3,7 +3,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import gc
+import pickle
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -94,6 +99,19 @@ def test_a_group_of_another_library(make_cluster: Any, tmp_path: Path) -> None:
     assert make_cluster(2).run(main) == [True, True]
 
 
+# ---- The package ----
+
+
+def test_the_version_is_that_of_the_library() -> None:
+    assert ep.__version__ == str(ep.get_lib_version())
+
+
+def test_paths_are_printed_without_a_warning() -> None:
+    command = [sys.executable, "-W", "error", "-m", "nccl_ep.paths", "library"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (done.stdout.strip(), done.stderr) == (str(paths.library()), "")
+
+
 # ---- Configurations ----
 
 
@@ -111,6 +129,35 @@ def test_a_configuration_fills_its_struct() -> None:
 def test_a_value_that_does_not_fit_is_named() -> None:
     with pytest.raises(OverflowError, match=r"GroupConfig\.num_experts: -4"):
         ep.GroupConfig(num_experts=-4)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("num_experts", 8.5), ("num_experts", "8"), ("algorithm", "ll"), ("alloc", None)]
+)
+def test_a_value_of_another_type_is_named(field: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=rf"GroupConfig\.{field}: {value!r} is no "):
+        ep.GroupConfig(**{field: value})
+
+
+def test_whole_numbers_of_any_type_are_taken() -> None:
+    config = ep.GroupConfig(num_experts=np.int64(8), timeout_ns=1e9, enable_mask=np.bool_(True).item())
+    assert (config.c.num_experts, config.c.timeout_ns, config.c.enable_mask) == (8, 10**9, 1)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ep.GroupConfig(num_experts=6, zero_copy=ep.ZeroCopyMode.ON),
+        ep.HandleConfig(8),
+        ep.DispatchConfig(quantization_recipe=ep.DispatchQuantizationRecipe.FWD),
+        ep.CapabilityQuery(ep.Operation.COMBINE, hidden=64, datatype="float16"),
+    ],
+    ids=lambda config: type(config).__name__,
+)
+def test_configurations_are_copied_and_sent(config: Any) -> None:
+    for other in (copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
+        assert other == config
+        assert bytes(ep._ffi.ffi.buffer(other.c)) == bytes(ep._ffi.ffi.buffer(config.c))
 
 
 def test_a_dataclass_that_differs_from_its_struct_is_found_at_import() -> None:
@@ -203,6 +250,29 @@ def test_messages_of_threads_do_not_mix() -> None:
     assert all("comm" in message for message in messages.values())
 
 
+def test_errors_are_sent_to_other_processes() -> None:
+    sent = pickle.loads(pickle.dumps(ep.InvalidArgument(4, "num_experts: is 7")))
+    assert type(sent) is ep.InvalidArgument
+    assert (sent.code, sent.message, str(sent)) == (
+        4,
+        "num_experts: is 7",
+        "num_experts: is 7 (ncclInvalidArgument, 4)",
+    )
+
+
+def test_arrays_in_place_of_inputs_are_named(make_cluster: Any) -> None:
+    def act(rank: Any, group: ep.Group) -> None:
+        handle, rows = group.init_handle(ep.Layout.EXPERT_MAJOR, 2), rank.array(np.zeros((4, 16), np.float32))
+        with pytest.raises(TypeError, match="inputs is a ndarray, expected DispatchInputs"):
+            handle.dispatch(rows, rows)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="outputs is a DispatchInputs, expected DispatchOutputs"):
+            handle.dispatch(ep.DispatchInputs(rows), ep.DispatchInputs(rows))  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="outputs is a CombineInputs, expected CombineOutputs"):
+            handle.combine(ep.CombineInputs(rows), ep.CombineInputs(rows))  # type: ignore[arg-type]
+
+    lone(make_cluster, act)
+
+
 # ---- Lifetimes ----
 
 
@@ -263,6 +333,71 @@ def test_a_dropped_handle_is_freed(make_cluster: Any) -> None:
         group.close()  # would be refused with a handle left
 
     lone(make_cluster, act)
+
+
+def test_a_failure_that_no_call_has_raised_is_raised_at_the_end(make_cluster: Any) -> None:
+    def main(rank: Any, ask: bool) -> str:
+        group = ep.Group(rank.comm, CONFIG)
+        handle = group.create_handle(ep.Layout.EXPERT_MAJOR, rank.array(np.full((3, 2), 4)))
+        rows, counts = rank.array(np.zeros((4, 4, 16), np.float32)), rank.array(np.zeros(4, np.int32))
+        inputs, outputs = ep.DispatchInputs(rows[0, :3]), ep.DispatchOutputs(rows)
+        handle.dispatch(inputs, outputs, layout_info=ep.LayoutInfo(expert_counters=counts))
+        rank.synchronize()
+        if ask:
+            assert isinstance(group.async_error(), ep.InvalidArgument)
+        try:
+            group.close()
+        except ep.InvalidArgument as failure:
+            assert group.closed
+            return failure.message
+        return ""
+
+    assert "expert 4" in make_cluster(1).run(main, False)[0]
+    assert make_cluster(1).run(main, True)[0] == ""
+
+
+def test_the_end_of_a_group_hides_no_exception(make_cluster: Any) -> None:
+    def act(rank: Any, group: ep.Group) -> None:
+        handle = group.create_handle(ep.Layout.EXPERT_MAJOR, rank.array(np.full((3, 2), 4)))
+        rows, counts = rank.array(np.zeros((4, 4, 16), np.float32)), rank.array(np.zeros(4, np.int32))
+        inputs, outputs = ep.DispatchInputs(rows[0, :3]), ep.DispatchOutputs(rows)
+        handle.dispatch(inputs, outputs, layout_info=ep.LayoutInfo(expert_counters=counts))
+        rank.synchronize()
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        lone(make_cluster, act)
+
+
+def test_the_collector_may_come_while_a_type_is_parsed(
+    make_cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """cffi parses under a lock, which no finalizer may want."""
+    from pycparser.c_parser import CParser
+
+    parse = CParser.parse
+
+    def collect_and_parse(*arguments: Any, **options: Any) -> Any:
+        gc.collect()
+        return parse(*arguments, **options)
+
+    def act(rank: Any, group: ep.Group) -> None:
+        cycle: list[Any] = [group.init_handle(ep.Layout.EXPERT_MAJOR, 2)]
+        cycle.append(cycle)
+        del cycle
+        ep._ffi.ffi.new("struct { int not_yet_seen; }*")
+
+    gc.disable()
+    try:
+        monkeypatch.setattr(CParser, "parse", collect_and_parse)
+        lone(make_cluster, act)
+    finally:
+        gc.enable()
+
+
+def test_finalizers_look_nothing_up() -> None:
+    library = ep.Library()  # of which no function has been called
+    assert {"ncclEpHandleDestroy", "ncclEpGetLastError"} <= set(vars(library.c))
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")

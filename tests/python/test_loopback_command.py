@@ -81,7 +81,7 @@ def test_what_cannot_be_is_explained(arguments: list[str], message: str) -> None
 
 
 def test_a_missing_plugin_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paths, "library_dir", lambda: tmp_path)
+    monkeypatch.setattr("nccl_ep._paths.library_dir", lambda: tmp_path)
     with pytest.raises(FileNotFoundError, match=r"librma_loopback\.so is missing"):
         loopback.environment(2, 4)
 

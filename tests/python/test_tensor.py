@@ -194,3 +194,27 @@ def test_the_memory_lives_as_long_as_the_tensor() -> None:
     del tensor
     gc.collect()
     assert alive() is None
+
+
+def test_one_extent_is_a_shape() -> None:
+    assert ep.Tensor(np.zeros((2, 4), np.float32), shape=8).sizes == (8,)
+    assert ep.Tensor(4096, shape=np.int64(3), dtype="int32").sizes == (3,)
+
+
+def test_numbers_of_the_other_byte_order_are_refused() -> None:
+    with pytest.raises(TypeError, match="no data type of NCCL"):
+        ep.Tensor(np.zeros(4, ">f4"))
+
+
+def test_a_tensor_lies_in_its_window() -> None:
+    array = np.zeros(64, np.uint8)
+    window = SimpleNamespace(user_ptr=array.ctypes.data + 16, size=32, handle=1)
+    assert ep.Tensor(array[16:48], window=window).window_offset == 0
+    assert ep.Tensor(array[40:48], window=window).window_offset == 24
+    for outside in (array[8:16], array[40:49], array[48:]):
+        with pytest.raises(
+            ValueError, match=r"lie at byte -?\d+ of a window of 32 bytes, expected them inside it"
+        ):
+            ep.Tensor(outside, window=window)
+    with pytest.raises(ValueError, match="lie at byte -8 of its window"):
+        ep.Tensor(array, window=4096, window_offset=-8)

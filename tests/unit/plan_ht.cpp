@@ -220,4 +220,9 @@ TEST_CASE("plan_ht: tuning is parsed, and a wrong name is refused") {
   CHECK(tuning.push_warps == 4);
   CHECK(parse_ht_tuning(nullptr).piece_bytes == 0);
   CHECK_THROWS_WITH_AS(parse_ht_tuning("colour=3"), doctest::Contains("NCCL_EP_HT_TUNING: 'colour=3'"), Error);
+  for (const char* value : {"", "x", "4x", "-1", "+4", " 4", "4294967296"}) {
+    const std::string entry = std::string("push_warps=") + value;
+    CHECK_THROWS_WITH_AS(parse_ht_tuning(entry.c_str()),
+                         doctest::Contains(("'" + entry + "', expected a number").c_str()), Error);
+  }
 }

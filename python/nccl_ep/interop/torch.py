@@ -18,8 +18,14 @@ def get_nccl_comm_from_group(group: Any = None) -> Any:
     Raises:
         ModuleNotFoundError: nccl4py is missing: ``pip install 'nccl-ep[cu13]'``.
     """
-    import nccl.core
     import torch.distributed as dist
+
+    try:
+        import nccl.core
+    except ModuleNotFoundError as missing:
+        raise ModuleNotFoundError(
+            "nccl4py is missing: pip install 'nccl-ep[cu13]' or 'nccl-ep[cu12]'"
+        ) from missing
 
     unique_id = [nccl.core.get_unique_id() if dist.get_rank(group) == 0 else None]
     dist.broadcast_object_list(unique_id, src=dist.get_global_rank(group or dist.group.WORLD, 0), group=group)

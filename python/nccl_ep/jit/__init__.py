@@ -57,7 +57,7 @@ class Kernel:
 
 
 def warmup(
-    archs: Sequence[str] | None = None,
+    archs: str | Sequence[str] | None = None,
     visit: Callable[[Kernel], None] = lambda _: None,
     *,
     groups: Groups = Groups.ONE_TEAM,
@@ -65,7 +65,8 @@ def warmup(
     """Compiles every kernel of some groups that is not kept yet.
 
     Args:
-        archs: architectures to compile for, such as ``["sm_90a"]``; default: those of the visible GPUs.
+        archs: architectures to compile for, such as ``"sm_90a"`` or a list of them; default: those of the
+            visible GPUs.
         visit: called with each kernel once it is ready.
         groups: those that the kernels are for.
 
@@ -77,8 +78,11 @@ def warmup(
         SystemFailure: NVRTC, the kernel sources, the folder or, across teams, the headers of CUDA, libcu++ or
             NCCL cannot be used; the message says which and why.
     """
-    names = _jit().ffi.NULL if archs is None else ",".join(archs).encode()
-    return _visited(lambda visitor, context: _jit().c.ncclEpJitWarmup(names, groups, visitor, context), visit)
+    names = [archs] if isinstance(archs, str) else archs
+    joined = _jit().ffi.NULL if names is None else ",".join(names).encode()
+    return _visited(
+        lambda visitor, context: _jit().c.ncclEpJitWarmup(joined, groups, visitor, context), visit
+    )
 
 
 def kernels() -> list[Kernel]:
