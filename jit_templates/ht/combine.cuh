@@ -112,7 +112,7 @@ EP_DEVICE bool list_results(const Operation<kPeers>& op, const HtCombineArgs& ar
   const Rows arrived = window_rows(group, group.rank);
   const uint32_t num_dests = *args.handle.num_dests(token), max_dests = args.handle.layout.max_dests;
   dev::sync_warp();  // the last token's addends are about to be replaced
-  num_addends = 0;
+  num_addends = has_masks(kPeers) ? 0 : num_dests;
   for (uint32_t first = 0; first < max_dests; first += 32) {
     const uint32_t i = first + dev::lane_idx();
     HtDest dest = i < max_dests ? dev::ld(args.handle.dest(token, i)) : HtDest{};
@@ -123,9 +123,11 @@ EP_DEVICE bool list_results(const Operation<kPeers>& op, const HtCombineArgs& ar
     const bool in_place = own.has(dest);
     Addend mine = nullptr;
     if (exists) mine = !is_here ? others.sum_of(dest) : in_place ? own.at(dest) : arrived.at(slot);
+    if (!has_masks(kPeers) && exists) addends[i] = mine;  // all come, and nobody waits longer than for the last one
     uint32_t lost = 0;
     if (!await_rows(op, {Wait::combine_row, dest.rank, token}, is_here && !in_place, slot, lost)) return false;
     if (!others.await_sum(op, dest, exists && !is_here, lost)) return false;
+    if constexpr (!has_masks(kPeers)) continue;
     const uint32_t come = dev::ballot(exists) & ~lost, before = come & ((1u << dev::lane_idx()) - 1);
     if (come >> dev::lane_idx() & 1) addends[num_addends + dev::popc(before)] = mine;
     num_addends += dev::popc(come);
