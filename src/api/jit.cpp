@@ -20,10 +20,11 @@ jit::Groups decode(ncclEpJitGroups_t groups) {
     case NCCL_EP_JIT_MASKED: return jit::Groups::masked;
     case NCCL_EP_JIT_EXACT: return jit::Groups::exact;
     case NCCL_EP_JIT_MASKED_TEAMS: return jit::Groups::masked_teams;
+    case NCCL_EP_JIT_EXACT_TEAMS: return jit::Groups::exact_teams;
   }
   refuse(ncclInvalidArgument, "groups",
          "is " + std::to_string(static_cast<int>(groups)) +
-             ", expected NCCL_EP_JIT_ONE_TEAM (0) to NCCL_EP_JIT_MASKED_TEAMS (4)");
+             ", expected NCCL_EP_JIT_ONE_TEAM (0) to NCCL_EP_JIT_EXACT_TEAMS (5)");
 }
 
 }  // namespace

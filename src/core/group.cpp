@@ -64,9 +64,10 @@ void check_exact_combine(const ncclEpGroupConfig_t& config, runtime::Communicato
     refuse(ncclInvalidArgument, "config.num_topk",
            "is 0, expected the largest top-k with config.exact_combine: there is room for so many rows of a token");
   }
-  if (comm.lsa_size() != comm.num_ranks()) {
+  if (config.algorithm == NCCL_EP_ALGO_LOW_LATENCY && comm.lsa_size() != comm.num_ranks()) {
     refuse(ncclInvalidUsage, "config.exact_combine",
-           "is set for ranks in several LSA teams, expected 0: this version has exact sums inside one team");
+           "is set for ranks in several LSA teams, expected 0 in Low Latency: this version has them there inside one "
+           "team");
   }
 }
 
@@ -185,7 +186,7 @@ const GinComm& Group::connect_network(const runtime::NetworkNeeds& needs) {
 }
 
 std::vector<jit::Variant> Group::variants_of(jit::Algorithm algorithm) const {
-  if (config_.exact_combine) return jit::exact_variants(algorithm, config_.enable_mask != 0);
+  if (config_.exact_combine) return jit::exact_variants(algorithm, config_.enable_mask != 0, needs_network());
   if (config_.enable_mask) return jit::masked_variants(algorithm, needs_network());
   return jit::variants_of(algorithm, needs_network());
 }

@@ -165,28 +165,35 @@ Variant quantized_combine_variant(bool uses_network) {
   return {Algorithm::high_throughput, Op::combine_quantized, Layout::expert_major, DType::bf16, uses_network};
 }
 
-std::vector<Variant> exact_variants(Algorithm algorithm, bool masked) {
+std::vector<Variant> exact_variants(Algorithm algorithm, bool masked, bool uses_network) {
   std::vector<Variant> variants;
-  for (const Variant& variant : masked ? masked_variants(algorithm) : variants_of(algorithm)) {
+  for (const Variant& variant :
+       masked ? masked_variants(algorithm, uses_network) : variants_of(algorithm, uses_network)) {
     const bool combines =
         variant.op == Op::combine || variant.op == Op::combine_quantized || variant.op == Op::combine_nvfp4;
     if (variant.layout == Layout::expert_major && !combines) variants.push_back(variant);
   }
-  variants.push_back(exact_combine_variant(algorithm, masked));
+  variants.push_back(exact_combine_variant(algorithm, masked, uses_network));
   return variants;
 }
 
-Variant exact_combine_variant(Algorithm algorithm, bool masked) {
-  return {algorithm, Op::combine_exact, Layout::expert_major, DType::bf16, false, false, masked};
+Variant exact_combine_variant(Algorithm algorithm, bool masked, bool uses_network) {
+  return {algorithm, Op::combine_exact, Layout::expert_major, DType::bf16, uses_network, false, masked};
 }
 
-bool uses_network(Groups groups) { return groups == Groups::several_teams || groups == Groups::masked_teams; }
+bool uses_network(Groups groups) {
+  return groups == Groups::several_teams || groups == Groups::masked_teams || groups == Groups::exact_teams;
+}
 
 std::vector<Variant> all_variants(Groups groups) {
   if (groups == Groups::exact) {
     return {exact_combine_variant(Algorithm::low_latency), exact_combine_variant(Algorithm::high_throughput),
             exact_combine_variant(Algorithm::low_latency, true),
             exact_combine_variant(Algorithm::high_throughput, true)};
+  }
+  if (groups == Groups::exact_teams) {
+    return {exact_combine_variant(Algorithm::high_throughput, false, true),
+            exact_combine_variant(Algorithm::high_throughput, true, true)};
   }
   const auto of = [&](Algorithm algorithm) {
     const bool masked = groups == Groups::masked || groups == Groups::masked_teams;

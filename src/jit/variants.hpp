@@ -37,13 +37,13 @@ std::vector<Variant> variants_of(Algorithm algorithm, bool uses_network = false)
 // The same for a group with masks, of which one cleans its mask: inside one LSA team the same for both algorithms.
 std::vector<Variant> masked_variants(Algorithm algorithm, bool uses_network = false);
 Variant cleaning_variant(Algorithm algorithm, bool uses_network);
-// The same for a group with exact_combine, which has one LSA team and expert-major handles; one of them is such groups' alone.
-std::vector<Variant> exact_variants(Algorithm algorithm, bool masked);
-Variant exact_combine_variant(Algorithm algorithm, bool masked = false);
+// The same for a group with exact_combine, which has expert-major handles; one of them is such groups' alone.
+std::vector<Variant> exact_variants(Algorithm algorithm, bool masked, bool uses_network = false);
+Variant exact_combine_variant(Algorithm algorithm, bool masked = false, bool uses_network = false);
 // Of High Throughput: combine with NCCL_EP_COMB_QUANT_FP8.
 Variant quantized_combine_variant(bool uses_network = false);
 // Which groups of all algorithms kernels are for.
-enum class Groups { one_team, several_teams, masked, exact, masked_teams };
+enum class Groups { one_team, several_teams, masked, exact, masked_teams, exact_teams };
 bool uses_network(Groups groups);
 std::vector<Variant> all_variants(Groups groups);
 

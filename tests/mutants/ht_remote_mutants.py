@@ -28,9 +28,8 @@ SIGNALS = [
     Mutant(
         "a signal does not ride on its put",
         "ht/rails.cuh",
-        " bytes,\n             dev::weak(arrived, op.epoch - dev::ld(sent)));",
-        " bytes);\n    gin(word % network.comm.num_contexts)\n"
-        "        .signal(peer(i), dev::weak(arrived, op.epoch - dev::ld(sent)));",
+        "bytes, dev::weak(arrived, op.epoch - dev::ld(sent)));",
+        "bytes);\n    context_of(word).signal(peer(i), dev::weak(arrived, op.epoch - dev::ld(sent)));",
         "What was put may land after it.",
         FLAT,
     ),
@@ -201,8 +200,8 @@ COMBINE = [
     Mutant(
         "the first sum of a chunk sends it",
         "ht/combine_remote.cuh",
-        "if (before + 1 != boxes().size_of_chunk(chunk, num_parcels)) return;",
-        "if (before != 0) return;",
+        "if (before + 1 != boxes().size_of_chunk(chunk, num_parcels)) return false;",
+        "if (before != 0) return false;",
         "The others are missing.",
         FLAT,
     ),
