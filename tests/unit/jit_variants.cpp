@@ -72,6 +72,10 @@ TEST_CASE("jit_variants: all that use the network, and nothing else") {
     CHECK(variant.uses_network);
     CHECK(names.insert(name(variant)).second);
   }
+  for (const Variant& variant : all_variants(Groups::exact_teams)) {
+    CHECK(variant.uses_network);
+    CHECK(names.insert(name(variant)).second);
+  }
   CHECK(names.count("ll_dispatch_expert_major_remote") == 1);
   CHECK(names.count("ll_dispatch_rank_major_scaled_masked_remote") == 1);
   CHECK(names.count("ll_clean_remote") == 1);
@@ -82,7 +86,9 @@ TEST_CASE("jit_variants: all that use the network, and nothing else") {
   CHECK(names.count("ht_clean_remote") == 1);
   CHECK(names.count("ht_update_flat_masked_remote") == 1);
   CHECK(names.count("ht_combine_quantized_masked_remote") == 1);
-  CHECK(names.size() == 27 + 29);
+  CHECK(names.count("ht_combine_exact_remote") == 1);
+  CHECK(names.count("ht_combine_exact_masked_remote") == 1);
+  CHECK(names.size() == 27 + 29 + 2);
 }
 
 TEST_CASE("jit_variants: every variant has a place of its own among a group's kernels") {
@@ -149,6 +155,8 @@ TEST_CASE("jit_variants: groups with masks have kernels of their own, and clean 
         "ll::combine_nvfp4<Layout::rank_major, Peers::masked_team>");
   CHECK(call_of({kHt, Op::combine_quantized, Layout::expert_major, DType::bf16, false, false, true}) ==
         "ht::combine_quantized<Peers::masked_team>");
+  CHECK(call_of(exact_combine_variant(kHt, false, true)) == "ht::combine_exact_remote");
+  CHECK(call_of(exact_combine_variant(kHt, true, true)) == "ht::combine_exact_remote<Peers::masked_teams>");
   CHECK(call_of({kHt, Op::combine_quantized, Layout::expert_major, DType::bf16, true, false, true}) ==
         "ht::combine_quantized_remote<Peers::masked_teams>");
   constexpr Algorithm kLl = Algorithm::low_latency;

@@ -22,7 +22,7 @@ __all__ = ["Groups", "Kernel", "clear", "kernels", "network_headers", "warmup"]
 class Groups(IntEnum):
     """The groups that kernels are for: inside one LSA team or across several, without or with rank masks.
 
-    EXACT is what groups with ``exact_combine`` use besides those of one LSA team, without or with masks.
+    EXACT and EXACT_TEAMS are what groups with ``exact_combine`` use besides, without or with masks.
     """
 
     ONE_TEAM = 0
@@ -30,6 +30,7 @@ class Groups(IntEnum):
     MASKED = 2
     EXACT = 3
     MASKED_TEAMS = 4
+    EXACT_TEAMS = 5
 
 
 @dataclass(frozen=True)
