@@ -37,8 +37,8 @@ typedef enum {
 } ncclEpJitGroups_t;
 
 // Compiles every kernel of some groups that is not in the cache yet, for each architecture of a comma-separated list such
-// as "sm_90a,sm_100a"; NULL: those of the visible GPUs. Needs NVRTC, for SEVERAL_TEAMS and MASKED_TEAMS also libcu++ and the
-// headers of CUDA and NCCL (ncclSystemError says which is missing), and GPUs only for NULL. `visit` may be NULL; it is called for every
+// as "sm_90a,sm_100a"; NULL: those of the visible GPUs. Needs NVRTC, for those across teams also libcu++ and the headers
+// of CUDA and NCCL (ncclSystemError says which is missing), and GPUs only for NULL. `visit` may be NULL; it is called for every
 // kernel once it is ready. Stops at the first kernel that does not compile (ncclInternalError, the message has the
 // compiler's log) or cannot be kept (ncclSystemError).
 ncclResult_t ncclEpJitWarmup(const char* archs, ncclEpJitGroups_t groups, ncclEpJitVisitor_t visit, void* context);

@@ -36,7 +36,9 @@ struct OtherRoutes : OtherSums<kOthers, true> {
         op, number, [&](uint32_t guest) { return list_guest(op, guest, rows); },
         [&](uint32_t guest, unsigned char* parcel) { return write_parcel(op, guest, rows, parcel); },
         [&](uint32_t i, uint32_t chunk) {
-          if (dev::any(this->completes_chunk(op, i, chunk))) put_chunk(op, i, chunk);
+          bool leaves = false;
+          this->count_parcel(op, i, chunk, [&](uint32_t) { leaves = true; });
+          if (dev::any(leaves)) put_chunk(op, i, chunk);
         });
   }
 

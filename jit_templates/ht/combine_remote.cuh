@@ -119,7 +119,7 @@ struct OtherSums {
         op, number, [&](uint32_t guest) { return list_results(op, args, own, *this, guest, addends, num_addends); },
         [&](uint32_t guest, unsigned char* parcel) { return sum(guest, num_addends, parcel); },
         [&](uint32_t i, uint32_t chunk) {
-          if (completes_chunk(op, i, chunk)) boxes().put(op, i, chunk, args.handle.parcels(i)->guests);
+          count_parcel(op, i, chunk, [&](uint32_t num_parcels) { boxes().put(op, i, chunk, num_parcels); });
         });
   }
 
@@ -149,17 +149,19 @@ struct OtherSums {
     return dev::all(ok);
   }
 
-  // Counts a parcel, also one that is not written. True in a lane of the warp that completes a chunk which is to leave. The
-  // whole warp calls it.
-  EP_DEVICE bool completes_chunk(const Operation<kPeers>& op, uint32_t i, uint32_t chunk) const {
+  // Counts a parcel, also one that is not written. In the warp that completes a chunk which is to leave, one lane calls
+  // leave(num_parcels), as many as all chunks have. The whole warp calls it.
+  template <class Leave>
+  EP_DEVICE void count_parcel(const Operation<kPeers>& op, uint32_t i, uint32_t chunk, Leave leave) const {
     dev::sync_warp();  // all of the parcel is written
-    if (dev::lane_idx() != 0) return false;
+    if (dev::lane_idx() != 0) return;
     const uint32_t num_parcels = args.handle.parcels(i)->guests;
     uint32_t* num_ready = args.num_ready + i * it.network.layout.num_chunks() + chunk;
     const uint32_t before = dev::atomic_add<dev::Order::acq_rel, dev::Scope::gpu>(num_ready, 1u);
-    if (before + 1 != boxes().size_of_chunk(chunk, num_parcels)) return false;
+    if (before + 1 != boxes().size_of_chunk(chunk, num_parcels)) return;
     dev::st_relaxed<dev::Scope::gpu>(num_ready, 0u);
-    return !has_masks(kPeers) || !is_masked(op.group, it.peer(i));  // not all parcels need be written
+    if (has_masks(kPeers) && is_masked(op.group, it.peer(i))) return;  // not all parcels need be written
+    leave(num_parcels);
   }
 };
 

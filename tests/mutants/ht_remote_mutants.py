@@ -60,8 +60,8 @@ SIGNALS = [
     Mutant(
         "the word of the first chunk says that all have arrived",
         "ht/parcels.cuh",
-        "HtRemoteLayout::kFirstChunk + chunk_of(parcel)",
-        "HtRemoteLayout::kFirstChunk",
+        "Wait::remote_rows, i, HtRemoteLayout::kFirstChunk + chunk_of(parcel)",
+        "Wait::remote_rows, i, HtRemoteLayout::kFirstChunk",
         "Rows are taken that are still under way.",
         CHUNKS,
     ),
@@ -200,8 +200,8 @@ COMBINE = [
     Mutant(
         "the first sum of a chunk sends it",
         "ht/combine_remote.cuh",
-        "if (before + 1 != boxes().size_of_chunk(chunk, num_parcels)) return false;",
-        "if (before != 0) return false;",
+        "if (before + 1 != boxes().size_of_chunk(chunk, num_parcels)) return;",
+        "if (before != 0) return;",
         "The others are missing.",
         FLAT,
     ),
