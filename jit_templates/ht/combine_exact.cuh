@@ -104,7 +104,7 @@ EP_DEVICE bool list_routes(const Operation<kPeers>& op, const HtCombineArgs& arg
     const Route route = route_at(args, token, first + dev::lane_idx());
     if (!await_routes(op, args, others, token, route, come, row)) return false;
     const uint32_t before = come & ((1u << dev::lane_idx()) - 1);
-    if (row) addends[num_addends + dev::popc(before)] = row;
+    if (come >> dev::lane_idx() & 1) addends[num_addends + dev::popc(before)] = row;
     num_addends += dev::popc(come);
   }
   dev::sync_warp();
