@@ -8,6 +8,7 @@ from mutant import Mutant
 FORWARD = ("forward",)
 BACKWARD = ("backward",)
 RANK = ("rank-dies-before-combine",)
+MINUS_ZEROS = ("rank-dies-among-minus-zeros",)
 NODE = ("node-dies-before-combine",)
 
 MUTANTS = [
@@ -90,6 +91,14 @@ MUTANTS = [
         "",
         "It is a row of an operation before.",
         RANK,
+    ),
+    Mutant(
+        "zeros stand for lost rows",
+        "ht/combine_exact_remote.cuh",
+        "dtype == DType::fp32 ? 0x80000000u : 0x80008000u",
+        "dtype == DType::fp32 ? 0x80000000u : 0u",
+        "A sum of -0 becomes another one.",
+        MINUS_ZEROS,
     ),
     Mutant(
         "rows of a lost team are added",

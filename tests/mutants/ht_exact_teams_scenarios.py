@@ -25,6 +25,12 @@ def rank_dies_before_combine(seed: int) -> None:
         lost.run_with_gradients_lost(cluster, make_problem(WITH_MASKS, seed), mode, LOST_RANK, seed)
 
 
+def rank_dies_among_minus_zeros(seed: int) -> None:
+    mode = replace(EXACT, budget=128, team_size=GPUS)
+    with simulated(WITH_MASKS.num_ranks, seed, nodes=NODES) as cluster:
+        lost.run_with_minus_zeros(cluster, make_problem(WITH_MASKS, seed), mode, LOST_RANK)
+
+
 def node_dies_before_combine(seed: int) -> None:
     mode = replace(EXACT, budget=128, team_size=GPUS)
     with simulated(WITH_MASKS.num_ranks, seed, nodes=NODES) as cluster:
@@ -36,5 +42,6 @@ SCENARIOS: dict[str, Callable[[int], None]] = {
     "forward": between(2, EXACT, FEW),
     "backward": between(2, replace(EXACT, backward=True), FEW),
     "rank-dies-before-combine": rank_dies_before_combine,
+    "rank-dies-among-minus-zeros": rank_dies_among_minus_zeros,
     "node-dies-before-combine": node_dies_before_combine,
 }

@@ -25,11 +25,12 @@ from ht_mask_teams import (
     run_with_a_cut_rail,
     run_with_deaths_before,
     run_with_gradients_lost,
+    run_with_minus_zeros,
     run_with_the_dead,
     run_without_lists,
 )
 from ht_runs import check_handles_in_turn, check_replays, check_same_bits, check_with_a_late_rank
-from ll import FP16, FP32, Shape, assert_same_bits, make_problem
+from ll import BF16, FP16, FP32, Shape, assert_same_bits, make_problem
 from oracle import Problem
 from traffic import links_of
 
@@ -235,6 +236,12 @@ def test_what_a_dead_rank_has_is_missing_in_all_teams(
     mode, shape = replace(BACKWARD, budget=128), {"num_topk": num_topk, "num_local_experts": 4}
     case = in_teams(make_cluster, nodes, gpus, mode, seed, **shape)
     run_with_gradients_lost(*case, seed % (nodes * gpus), seed)
+
+
+@pytest.mark.parametrize("dtype", [BF16, FP16, FP32], ids=lambda dtype: dtype.name)
+def test_what_stands_for_a_lost_row_changes_no_bit(make_cluster: Any, dtype: Any, seed: int) -> None:
+    shape = {"num_topk": 6, "num_local_experts": 4, "tokens": (6, 5, 6, 4), "dtype": dtype}
+    run_with_minus_zeros(*in_teams(make_cluster, 2, 2, replace(EXACT, budget=128), seed, **shape), seed % 4)
 
 
 @TEAMS

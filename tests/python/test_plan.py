@@ -198,6 +198,16 @@ def test_the_command_plans_groups_that_drop(capsys: pytest.CaptureFixture[str]) 
     assert "without max_recv_tokens_per_rank" in " ".join(capsys.readouterr().out.split())
 
 
+def test_the_command_plans_groups_with_exact_sums(capsys: pytest.CaptureFixture[str]) -> None:
+    def planned(*options: str) -> str:
+        assert main([*COMMAND, "--nodes", "2", *options]) == 0
+        return capsys.readouterr().out
+
+    parcels = f"{2 * (4096 * (8 * 7168 * 2 + 8 * 4)):,}"
+    assert parcels in planned("--exact")
+    assert parcels not in planned("--layout", "em")
+
+
 def test_the_command_plans_groups_on_several_nodes(capsys: pytest.CaptureFixture[str]) -> None:
     def planned(*options: str) -> str:
         assert main([*COMMAND[:2], *COMMAND[4:], *options]) == 0
