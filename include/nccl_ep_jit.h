@@ -33,7 +33,7 @@ typedef enum {
   NCCL_EP_JIT_MASKED = 2,         // inside one LSA team, with ncclEpGroupConfig_t.enable_mask
   NCCL_EP_JIT_EXACT = 3,          // besides ONE_TEAM's or MASKED's, with ncclEpGroupConfig_t.exact_combine
   NCCL_EP_JIT_MASKED_TEAMS = 4,   // as MASKED, across several LSA teams
-  NCCL_EP_JIT_EXACT_TEAMS = 5     // besides SEVERAL_TEAMS' or MASKED_TEAMS', with ncclEpGroupConfig_t.exact_combine
+  NCCL_EP_JIT_EXACT_TEAMS = 5     // as EXACT, across several LSA teams: besides SEVERAL_TEAMS' or MASKED_TEAMS'
 } ncclEpJitGroups_t;
 
 // Compiles every kernel of some groups that is not in the cache yet, for each architecture of a comma-separated list such

@@ -43,7 +43,8 @@ typedef enum {
   NCCL_EP_PATH_LSA = 0,            // each other rank of the LSA team
   NCCL_EP_PATH_LSA_FORWARDED = 1,  // the same, but a rank sends it for the tokens of its rail peers as for its own
   NCCL_EP_PATH_NETWORK = 2,        // each rank outside the team
-  NCCL_EP_PATH_RAIL = 3            // each rail peer, which receives for its team
+  NCCL_EP_PATH_RAIL = 3,           // each rail peer, which receives for its team
+  NCCL_EP_PATH_RAIL_FOR_EACH = 4   // the same, but it is sent for each rank of that team that the token goes to
 } ncclEpTrafficPath_t;
 
 // What a rank sends in an operation: something for each peer, and something for each token that goes there.

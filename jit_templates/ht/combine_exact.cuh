@@ -13,18 +13,20 @@
 
 namespace nccl_ep::ht {
 
-// One LSA team, where a token has home slots for its hits instead of the ranks that it goes to.
+// Other teams, where there are none. A token has home slots for its hits instead of the ranks that it goes to.
 template <Peers kPeers>
-struct NoOthersExact : NoOthers<kPeers> {
+struct NoOtherRoutes : NoOthers<kPeers> {
   EP_DEVICE static uint64_t home_slot(const HtGroupState& group, uint32_t token, uint32_t, const HtDest& dest) {
     return group.layout.home_slot(token, dest.hits.first);
   }
+  EP_DEVICE static Addend row_of(const HtDest&, uint32_t) { return nullptr; }
+  EP_DEVICE static bool send_routes(const Operation<kPeers>&, uint32_t, Addend*) { return true; }
 };
 
-// Pushes the slots of the rows of other ranks.
-template <Peers kPeers>
-EP_DEVICE void push_routes(const Operation<kPeers>& op, const HtCombineArgs& args, unsigned char* shared,
-                           FlagQueue& queue) {
+// Pushes the slots of the rows that others host.
+template <class Others, Peers kPeers>
+EP_DEVICE void push_routes(const Operation<kPeers>& op, const HtCombineArgs& args, const Others& others,
+                           unsigned char* shared, FlagQueue& queue) {
   const Rows from = rows_of(args.tokens, args.move.row_bytes);
   Mover mover(args.move, true, queue, shared + dev::warp_idx() * args.move.mover_bytes());
   if (dev::lane_idx() == 0) mover.open();
@@ -34,58 +36,76 @@ EP_DEVICE void push_routes(const Operation<kPeers>& op, const HtCombineArgs& arg
       mover.move(from.at(it.hit(args.handle, i)), to + i * op.group.layout.row_bytes, flag + i);
     }
   };
-  for_each_result(op, args, NoOthersExact<kPeers>(), false, push);
+  for_each_result(op, args, others, false, push);
   if (dev::lane_idx() != 0) return;
   mover.drain();
   mover.close();
 }
 
-// What stands at a place of a token's top-k.
+// One of a hosted token's hits, and where it is.
 struct Route {
-  uint32_t hit =
-      HtHandleLayout::kNoHit;  // among the token's; none behind the last place, or if an earlier place has it
-  HtDest dest{};               // where it is
+  uint32_t hit = HtHandleLayout::kNoHit;  // of a guest among those in this team; kNoHit: there is no such route
+  HtDest dest{};
 
-  EP_DEVICE Route(const HtCombineArgs& args, uint32_t token, uint32_t k) {
-    if (k >= args.num_topk) return;
-    const uint8_t* places = args.handle.place(token, 0);
-    hit = places[k];
-    for (uint32_t before = 0; before < k; ++before) {
-      if (places[before] == hit) hit = HtHandleLayout::kNoHit;
-    }
-    const uint32_t num_dests = *args.handle.num_dests(token);
+  Route() = default;
+  EP_DEVICE Route(const HtHandle& handle, uint32_t token, uint32_t hit_of_token) : hit(hit_of_token) {
+    const uint32_t num_dests = *handle.num_dests(token);
     for (uint32_t i = 0; exists() && i < num_dests; ++i) {
-      const HtDest other = dev::ld(args.handle.dest(token, i));
+      const HtDest other = dev::ld(handle.dest(token, i));
       if (hit - other.hits.first < other.hits.count) dest = other;
     }
   }
   EP_DEVICE bool exists() const { return hit != HtHandleLayout::kNoHit; }
+  EP_DEVICE uint32_t hit_there() const { return hit - dest.hits.first; }
 };
 
-// Lists what is added up for a token as soon as it is there, in the order of the top-k; with masks without what does not come
-// since its rank is lost. False: something did not come.
-template <Peers kPeers>
-EP_DEVICE bool list_routes(const Operation<kPeers>& op, const HtCombineArgs& args, uint32_t token, Addend* addends,
-                           uint32_t& num_addends) {
+// What stands at a place of a token's top-k: nothing behind the last place, or if an earlier place has it.
+EP_DEVICE Route route_at(const HtCombineArgs& args, uint32_t token, uint32_t k) {
+  if (k >= args.num_topk) return {};
+  const uint8_t* places = args.handle.place(token, 0);
+  uint32_t hit = places[k];
+  for (uint32_t before = 0; before < k; ++before) {
+    if (places[before] == hit) hit = HtHandleLayout::kNoHit;
+  }
+  return {args.handle, token, hit};
+}
+
+// Waits for the rows of some of a hosted token's routes, each lane for one; `come` is which lanes have a row then, `row` a
+// lane's own. With masks what does not come is lost with its rank. False: something did not come. The whole warp calls it.
+template <class Others, Peers kPeers>
+EP_DEVICE bool await_routes(const Operation<kPeers>& op, const HtCombineArgs& args, const Others& others,
+                            uint32_t token, const Route& route, uint32_t& come, Addend& row) {
   const HtGroupState& group = op.group;
-  const Rows arrived = window_rows(group, group.rank), own = rows_of(args.tokens, args.move.row_bytes);
-  const uint32_t lane = dev::lane_idx();
+  const bool is_here = route.exists() && others.is_in_team(group, route.dest.rank);
+  const bool in_place = route.dest.rank == group.rank;
+  const uint64_t slot = group.layout.home_slot(token, is_here ? route.hit : 0);
+  uint32_t lost = 0;
+  const Awaited awaited{Wait::combine_row, route.dest.rank, token};
+  if (!await_rows(op, awaited, is_here && !in_place, slot, lost)) return false;
+  if (!others.await_sum(op, route.dest, route.exists() && !is_here, lost)) return false;
+  come = dev::ballot(route.exists()) & ~lost;
+  if (come >> dev::lane_idx() & 1) {
+    row = !is_here   ? others.row_of(route.dest, route.hit_there())
+          : in_place ? rows_of(args.tokens, args.move.row_bytes).at(*args.handle.hit(route.dest.row, route.hit_there()))
+                     : window_rows(group, group.rank).at(slot);
+  }
+  return true;
+}
+
+// Lists what is added up for a token as soon as it is there, in the order of the top-k. False: something did not come.
+template <class Others, Peers kPeers>
+EP_DEVICE bool list_routes(const Operation<kPeers>& op, const HtCombineArgs& args, const Others& others, uint32_t token,
+                           Addend* addends, uint32_t& num_addends) {
   dev::sync_warp();  // the addends are about to be replaced
   num_addends = 0;
   for (uint32_t first = 0; first < args.num_topk; first += 32) {
-    const Route route(args, token, first + lane);
-    const bool exists = route.exists(), in_place = route.dest.rank == group.rank;
-    const uint64_t slot = group.layout.home_slot(token, exists ? route.hit : 0);
-    uint32_t lost = 0;
-    const Awaited awaited{Wait::combine_row, route.dest.rank, token};
-    if (!await_rows(op, awaited, exists && !in_place, slot, lost)) return false;
-    const uint32_t used = dev::ballot(exists) & ~lost;
-    if (used >> lane & 1) {
-      const uint32_t i = route.hit - route.dest.hits.first;  // of the row there
-      addends[num_addends + dev::popc(used & ((1u << lane) - 1))] =
-          in_place ? own.at(*args.handle.hit(route.dest.row, i)) : arrived.at(slot);
-    }
-    num_addends += dev::popc(used);
+    uint32_t come = 0;
+    Addend row = nullptr;
+    const Route route = route_at(args, token, first + dev::lane_idx());
+    if (!await_routes(op, args, others, token, route, come, row)) return false;
+    const uint32_t before = come & ((1u << dev::lane_idx()) - 1);
+    if (come >> dev::lane_idx() & 1) addends[num_addends + dev::popc(before)] = row;
+    num_addends += dev::popc(come);
   }
   dev::sync_warp();
   return true;
@@ -99,39 +119,49 @@ EP_DEVICE void add_up(DType dtype, const Addend* addends, uint32_t num_addends, 
   }
 }
 
-template <Peers kPeers>
-EP_DEVICE void collect_routes(const Operation<kPeers>& op, const HtCombineArgs& args, Addend* addends) {
-  const auto sum_guest = [](uint32_t) { return true; };  // there are none
-  for_each_sum(op, args, NoOthersExact<kPeers>(), sum_guest, [&](uint32_t token, const Span& span, unsigned char* out) {
+template <class Others, Peers kPeers>
+EP_DEVICE void collect_routes(const Operation<kPeers>& op, const HtCombineArgs& args, const Others& others,
+                              Addend* addends) {
+  const auto send_guest = [&](uint32_t number) { return others.send_routes(op, number, addends); };
+  for_each_sum(op, args, others, send_guest, [&](uint32_t token, const Span& span, unsigned char* out) {
     uint32_t num_addends = 0;
-    if (!list_routes(op, args, token, addends, num_addends)) return false;
+    if (!list_routes(op, args, others, token, addends, num_addends)) return false;
     add_up(args.dtype, addends, num_addends, span, out);
     return true;
   });
 }
 
-template <Peers kPeers = Peers::team>
-EP_DEVICE void combine_exact(const HtCombineArgs& args) {
+template <class Others>
+EP_DEVICE void combine_exact_with(const HtCombineArgs& args, const Others& others) {
   EP_DYNAMIC_SHARED(shared);
   EP_SHARED(Addend, addends, [kMoveWarps][kHtMaxTopk]);
   EP_SHARED(FlagQueue, queues, [kMoveWarps]);
   open_queues(queues);
-  const HtStart start = begin(args.group, NoRails());
-  const Operation<kPeers> op(args, start);
+  const HtStart start = begin(args.group, others.rails());
+  const Operation<Others::kPeers> op(args, start);
   const Crews crews(args.move, true);
   if (start.ready) {
+    const bool has_gradients = crews.receivers.has_me() && args.topk_weights;
     if (crews.pushers.has_me()) {
-      push_routes(op, args, shared, queues[dev::warp_idx()]);
+      push_routes(op, args, others, shared, queues[dev::warp_idx()]);
     } else if (crews.raisers.has_me()) {
       raise_flags(op, queues, args.move.push_warps);
-    } else if (crews.receivers.has_me() && args.topk_weights && await_peers(op)) {
+    } else if (has_gradients && await_peers(op)) {
       send_gradients<true>(op, args, crews.receivers);
-      collect_gradients(op, args, NoOthersExact<kPeers>(), crews.receivers);
+      if (!Others::kExist) collect_gradients(op, args, others, crews.receivers);
     }
     dev::sync_warp();
-    if (crews.have_me()) collect_routes(op, args, addends[dev::warp_idx()]);
+    if (crews.have_me()) collect_routes(op, args, others, addends[dev::warp_idx()]);
+    // Other teams have gradients only when somebody has collected those of guests.
+    if (Others::kExist && has_gradients) collect_gradients(op, args, others, crews.receivers);
+    if (crews.receivers.has_me() && crews.receivers.worker() == 0) others.await_all(op);
   }
   finish_pushing(op, args.move);
+}
+
+template <Peers kPeers = Peers::team>
+EP_DEVICE void combine_exact(const HtCombineArgs& args) {
+  combine_exact_with(args, NoOtherRoutes<kPeers>());
 }
 
 }  // namespace nccl_ep::ht

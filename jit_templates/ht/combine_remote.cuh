@@ -13,7 +13,9 @@
 
 namespace nccl_ep::ht {
 
-template <Peers kOthers>
+// With kRoutes a parcel has the row of each of the token's hits in the team in place of their sum, and the token a home slot
+// for each hit (combine_exact_remote.cuh).
+template <Peers kOthers, bool kRoutes = false>
 struct OtherSums {
   static constexpr Peers kPeers = kOthers;
   static constexpr bool kExist = true;
@@ -24,8 +26,9 @@ struct OtherSums {
   EP_DEVICE const Rails<kPeers>& rails() const { return it; }
   EP_DEVICE static bool is_in_team(const HtGroupState& group, uint32_t rank) { return group.is_in_team(rank); }
   EP_DEVICE static uint32_t host_of(const HtGroupState& group, uint32_t source) { return rank_of_flow(group, source); }
-  EP_DEVICE static uint64_t home_slot(const HtGroupState& group, uint32_t token, uint32_t i, const HtDest&) {
-    return group.layout.home_slot(token, i);
+  // Of what comes from a token's i-th destination.
+  EP_DEVICE static uint64_t home_slot(const HtGroupState& group, uint32_t token, uint32_t i, const HtDest& dest) {
+    return group.layout.home_slot(token, kRoutes ? dest.hits.first : i);
   }
 
   // The flows for ranks of other teams, to those who host their tokens here. This rank does so last, if `with_own`.
@@ -72,7 +75,7 @@ struct OtherSums {
   EP_DEVICE bool receive_gradients(const Operation<kPeers>& op, const HtDest& dest, Put put) const {
     const uint32_t i = number_of(dest);
     if (!boxes().await(op, i, dest.row)) return false;
-    const float* gradients = boxes().weights(boxes().incoming(i, dest.row));
+    const float* gradients = gradients_in(boxes().incoming(i, dest.row), dest.hits.count);
     for (uint32_t j = 0; j < dest.hits.count; ++j) put(j, dev::ld(gradients + j));
     return true;
   }
@@ -84,24 +87,40 @@ struct OtherSums {
   }
 
  protected:
+  // Makes the parcel with a number, if there is one: list(guest) waits for what it is made of, make(guest, parcel) writes it if
+  // there is somebody to get it, and finish(i, chunk) counts it. False, of list and make as well: the operation has failed.
+  template <class List, class Make, class Finish>
+  EP_DEVICE bool make_parcel(const Operation<kPeers>& op, uint32_t number, List list, Make make, Finish finish) const {
+    const uint32_t i = number % it.size(), parcel = number / it.size(), guest = it.first_guest(i) + parcel;
+    if (parcel >= args.handle.parcels(i)->guests) return true;
+    if (!list(guest)) return false;
+    if (dev::all(it.await_peer(op, i))) {
+      if (!make(guest, boxes().outgoing(i, parcel))) return false;
+    } else if (!op.warp_goes_on()) {
+      return false;
+    }
+    finish(i, boxes().chunk_of(parcel));
+    return true;
+  }
   // Has sum(guest, num_addends, parcel) made when the results have come that it is of, and puts it when the chunk is complete.
   template <class Own, class Sum>
   EP_DEVICE bool send_guest(const Operation<kPeers>& op, uint32_t number, const Own& own, Addend* addends,
                             Sum sum) const {
-    const uint32_t i = number % it.size(), parcel = number / it.size(), guest = it.first_guest(i) + parcel;
-    if (parcel >= args.handle.parcels(i)->guests) return true;
     uint32_t num_addends = 0;
-    if (!list_results(op, args, own, *this, guest, addends, num_addends)) return false;
-    if (dev::all(it.await_peer(op, i))) {
-      if (!sum(guest, num_addends, boxes().outgoing(i, parcel))) return false;
-    } else if (!op.warp_goes_on()) {
-      return false;
-    }
-    finish_parcel(op, i, boxes().chunk_of(parcel));
-    return true;
+    return make_parcel(
+        op, number, [&](uint32_t guest) { return list_results(op, args, own, *this, guest, addends, num_addends); },
+        [&](uint32_t guest, unsigned char* parcel) { return sum(guest, num_addends, parcel); },
+        [&](uint32_t i, uint32_t chunk) {
+          count_parcel(op, i, chunk, [&](uint32_t num_parcels) { boxes().put(op, i, chunk, num_parcels); });
+        });
   }
 
   EP_DEVICE ParcelBoxes<kPeers> boxes() const { return {it, args.parcels}; }
+  // The gradients in the parcel of a token that has so many hits in the team.
+  EP_DEVICE const float* gradients_in(const unsigned char* parcel, uint32_t num_hits) const {
+    if constexpr (!kRoutes) return boxes().weights(parcel);
+    return reinterpret_cast<const float*>(parcel + uint64_t{num_hits} * args.move.row_bytes);
+  }
   EP_DEVICE uint32_t number_of(const HtDest& dest) const {
     return it.number_of(dest.rank / args.group.layout.team_size);
   }
@@ -113,7 +132,7 @@ struct OtherSums {
     for (uint32_t i = dev::lane_idx(); i < num_dests; i += 32) {
       const HtDest dest = dev::ld(args.handle.dest(guest, i));
       const auto put = [&](uint32_t j, float value) { dev::st(gradients + dest.hits.first + j, value); };
-      ok = ok && receive_floats(op, {Wait::row_weights, dest.rank, guest}, op.group.layout.home_slot(guest, i),
+      ok = ok && receive_floats(op, {Wait::row_weights, dest.rank, guest}, home_slot(op.group, guest, i, dest),
                                 dest.hits.count, put);
       if (ok || !op.goes_on()) continue;
       for (uint32_t j = 0; j < dest.hits.count; ++j) put(j, 0);  // who has them is lost
@@ -122,8 +141,10 @@ struct OtherSums {
     return dev::all(ok);
   }
 
-  // The warp that completes a chunk puts it. Parcels that are not written are counted as well.
-  EP_DEVICE void finish_parcel(const Operation<kPeers>& op, uint32_t i, uint32_t chunk) const {
+  // Counts a parcel, also one that is not written. In the warp that completes a chunk which is to leave, one lane calls
+  // leave(num_parcels), as many as all chunks have. The whole warp calls it.
+  template <class Leave>
+  EP_DEVICE void count_parcel(const Operation<kPeers>& op, uint32_t i, uint32_t chunk, Leave leave) const {
     dev::sync_warp();  // all of the parcel is written
     if (dev::lane_idx() != 0) return;
     const uint32_t num_parcels = args.handle.parcels(i)->guests;
@@ -132,7 +153,7 @@ struct OtherSums {
     if (before + 1 != boxes().size_of_chunk(chunk, num_parcels)) return;
     dev::st_relaxed<dev::Scope::gpu>(num_ready, 0u);
     if (has_masks(kPeers) && is_masked(op.group, it.peer(i))) return;  // not all parcels need be written
-    boxes().put(op, i, chunk, num_parcels);
+    leave(num_parcels);
   }
 };
 

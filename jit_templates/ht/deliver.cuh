@@ -4,6 +4,7 @@
 #pragma once
 
 #include "ht/dispatched_rows.cuh"
+#include "ht/row_copies.cuh"
 #include "ht/weights.cuh"
 
 namespace nccl_ep::ht {
@@ -40,30 +41,6 @@ EP_DEVICE bool receive_weights(const Operation<kPeers>& op, const HtDispatchArgs
     if (!used) out[i] = 0;
   }
   return ok;
-}
-
-// Copies a row to the rows to(first) ... to(end - 1). The whole warp calls it.
-template <class To>
-EP_DEVICE void copy_row(const unsigned char* from, uint32_t row_bytes, uint32_t first, uint32_t end, To to) {
-  constexpr uint32_t kPacks = 8;
-#pragma unroll 1
-  for (uint32_t begin = 16 * dev::lane_idx(); begin < row_bytes; begin += kPacks * kStripBytes) {
-    Pack packs[kPacks];
-#pragma unroll
-    for (uint32_t p = 0; p < kPacks; ++p) {
-      const uint32_t at = begin + p * kStripBytes;
-      if (at < row_bytes) packs[p] = dev::ld(reinterpret_cast<const Pack*>(from + at));
-    }
-#pragma unroll 1
-    for (uint32_t i = first; i < end; ++i) {
-      unsigned char* row = to(i);
-#pragma unroll
-      for (uint32_t p = 0; p < kPacks; ++p) {
-        const uint32_t at = begin + p * kStripBytes;
-        if (at < row_bytes) dev::st(reinterpret_cast<Pack*>(row + at), packs[p]);
-      }
-    }
-  }
 }
 
 // Copies one of this rank's tokens, with its scales if it has some, to the places to(0) ... to(num_places - 1). The whole warp

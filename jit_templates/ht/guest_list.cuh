@@ -57,10 +57,11 @@ struct GuestList {
     *args.handle.send(send) = {guest, num_hits == 0 ? HtHandleLayout::kNoSlot : slot};
     *args.handle.guest_hits(send) = hits;
     if (num_hits > 0) {
-      *args.handle.dest(guest, unit.word[0] >> 24) = {static_cast<uint16_t>(place.rank), hits, place.row};
+      *args.handle.dest(guest, home_place(unit)) = {static_cast<uint16_t>(place.rank), hits, place.row};
     }
     if (!takes_part(op, place.rank) || !op.reaches(place.rank)) return;
     unit.word[1] = guest;
+    if (kExpertMajor && args.group.layout.slots_are_of_hits) set_home_place(unit, hits.first);
     send_record_unit(op, place.rank, place.row, 0, unit);
     for (uint32_t i = 1; 3 * i < num_hits + 2; ++i) {
       send_record_unit(op, place.rank, place.row, i, record_unit<kExpertMajor>(place, record, i));

@@ -35,6 +35,14 @@ struct ParcelBoxes {
     rails.put(op, i, HtRemoteLayout::kFirstChunk + chunk, offset(chunk * chunk_parcels()),
               uint64_t{size_of_chunk(chunk, num_parcels)} * parcels.stride());
   }
+  // The same if parcels are not full: each leaves by itself, with so many bytes, and one of the threads that have put those
+  // of a chunk tells when these have met.
+  EP_DEVICE void put_parcel(uint32_t i, uint32_t parcel, uint64_t bytes) const {
+    rails.put_part(i, HtRemoteLayout::kFirstChunk + chunk_of(parcel), offset(parcel), bytes);
+  }
+  EP_DEVICE void tell(const Operation<kPeers>& op, uint32_t i, uint32_t chunk) const {
+    rails.tell(op, i, HtRemoteLayout::kFirstChunk + chunk);
+  }
   // Waits for a parcel: each thread for itself.
   EP_DEVICE bool await(const Operation<kPeers>& op, uint32_t i, uint32_t parcel) const {
     return rails.await(op, Wait::remote_rows, i, HtRemoteLayout::kFirstChunk + chunk_of(parcel));

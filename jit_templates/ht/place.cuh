@@ -23,6 +23,10 @@ EP_DEVICE void write_record(uint32_t source, uint32_t token, uint32_t place, uin
   }
 }
 
+// The place in the first unit of a record.
+EP_DEVICE uint32_t home_place(const Unit& unit) { return unit.word[0] >> 24; }
+EP_DEVICE void set_home_place(Unit& unit, uint32_t place) { unit.word[0] = (unit.word[0] & 0xffffff) | place << 24; }
+
 // Tells a rank of the team a unit of what it must know of a row.
 template <Peers kPeers>
 EP_DEVICE void send_record_unit(const Operation<kPeers>& op, uint32_t rank, uint32_t row, uint32_t i, Unit unit) {
@@ -202,7 +206,7 @@ EP_DEVICE void receive_records(const Operation<kPeers>& op, const HtUpdateArgs& 
       continue;
     }
     const uint32_t num_hits = unit.word[0] >> 16 & 0xff;
-    *args.handle.home(row) = {static_cast<uint16_t>(unit.word[0]), static_cast<uint8_t>(unit.word[0] >> 24),
+    *args.handle.home(row) = {static_cast<uint16_t>(unit.word[0]), static_cast<uint8_t>(home_place(unit)),
                               static_cast<uint8_t>(num_hits), unit.word[1]};
     note(row, 0, unit.word[2]);
 #pragma unroll 1

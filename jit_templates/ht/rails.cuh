@@ -7,7 +7,8 @@
 //   hello    a signal as each operation begins: the one before is finished here. So this rank has received all that was put
 //            into its inbox, which is free, as the peer's outbox is
 //   counts, lists, chunks of parcels
-//            a put each, and a weak signal that brings the thing's word to the number of the operation
+//            a put each, and a weak signal that brings the thing's word to the number of the operation; or several puts,
+//            and behind them a strong one
 //
 // A put reads what happens before it, so the threads that write an outbox meet before one of them puts. Before they write
 // they have seen the peer's hello.
@@ -90,9 +91,20 @@ struct Rails {
     const uint32_t there = own_number_at(team(i));
     uint32_t* sent = group.window.at<uint32_t>(group.rank, layout.sent_at(i, word));
     const dev::Signal arrived = dev::signal(in_window(layout.word_at(there, word)));
-    gin(word % network.comm.num_contexts)
-        .put(peer(i), in_window(layout.inbox_at(there) + offset), in_window(layout.outbox_at(i) + offset), bytes,
-             dev::weak(arrived, op.epoch - dev::ld(sent)));
+    context_of(word).put(peer(i), in_window(layout.inbox_at(there) + offset), in_window(layout.outbox_at(i) + offset),
+                         bytes, dev::weak(arrived, op.epoch - dev::ld(sent)));
+    dev::st(sent, op.epoch);
+  }
+  // The same of something that leaves in several puts: put_part() for each, by threads that then meet, and one of them tells.
+  EP_DEVICE void put_part(uint32_t i, uint32_t word, uint64_t offset, uint64_t bytes) const {
+    const HtRemoteLayout& layout = network.layout;
+    const uint64_t to = layout.inbox_at(own_number_at(team(i))) + offset;
+    context_of(word).put(peer(i), in_window(to), in_window(layout.outbox_at(i) + offset), bytes);
+  }
+  EP_DEVICE void tell(const Operation<kPeers>& op, uint32_t i, uint32_t word) const {
+    uint32_t* sent = group.window.at<uint32_t>(group.rank, network.layout.sent_at(i, word));
+    const dev::Signal arrived = dev::signal(in_window(network.layout.word_at(own_number_at(team(i)), word)));
+    context_of(word).signal(peer(i), dev::strong(arrived, op.epoch - dev::ld(sent)));
     dev::st(sent, op.epoch);
   }
   // Whether what has that word has arrived from a team. Who has seen it may read it.
@@ -111,6 +123,7 @@ struct Rails {
  private:
   EP_DEVICE SignalsOf<HtGroupState, HtNetwork> signals() const { return {group, network}; }
   EP_DEVICE dev::Gin gin(uint32_t context) const { return signals().gin(context); }
+  EP_DEVICE dev::Gin context_of(uint32_t word) const { return gin(word % network.comm.num_contexts); }
   EP_DEVICE dev::WindowAddress in_window(uint64_t offset) const { return {network.window, offset}; }
   // Counts roll over, as epochs do.
   EP_DEVICE static bool has_reached(uint64_t count, uint32_t least) {

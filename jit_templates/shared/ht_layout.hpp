@@ -26,7 +26,7 @@
 // where sources are the team's ranks.
 //
 // A home slot belongs to a token and one of the ranks of the team it went to, in the order of the ranks. In a group with
-// exact_combine it belongs to a token and one of its hits, in the order of the experts.
+// exact_combine it belongs to a token and one of its hits, in the order of the experts; of a guest's those in this team.
 //
 // Where ranks form several LSA teams, all of this is about one of them. A rank looks after the tokens of its rail peers
 // there, the ranks with its place in the other teams, as after its own: these are its "guests". To the ranks of its team it
@@ -95,6 +95,12 @@ struct HtLayout {
   EP_HOST_DEVICE uint32_t max_dests_of(uint32_t num_topk) const {
     const uint32_t most = team_size + num_other_teams();
     return num_topk < most ? num_topk : most;
+  }
+  // Rows that come home from a team for each token, at most.
+  EP_HOST_DEVICE uint32_t team_rows_of(uint32_t num_topk) const {
+    if (!slots_are_of_hits) return 1;
+    const uint32_t team_experts = team_size * num_local_experts();
+    return num_topk < team_experts ? num_topk : team_experts;
   }
   EP_HOST_DEVICE uint32_t home_slots_of_token() const { return slots_are_of_hits ? max_topk : max_team_dests(); }
   EP_HOST_DEVICE uint64_t home_slot(uint32_t hosted_token, uint32_t place) const {

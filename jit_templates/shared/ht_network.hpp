@@ -14,7 +14,8 @@
 //   list               update: what the rail peer must know to receive guests: HtListHead, an HtOutgoing for each rank of
 //                      its team, a byte for each parcel (how many ranks it goes to), a record for each row
 //   parcels  [parcel]  a row and then weights, without gaps: dispatch: a token and the weights of its hits in that team;
-//                      combine: the sum of its results there, backward with the gradients of these weights
+//                      combine: the sum of its results there, backward with the gradients of these weights; in a group
+//                      with exact_combine the row of each hit in place of the sum
 //
 // Parcels travel in chunks, in either direction the same ones. Each thing that travels has a word at the receiver. The signal
 // that rides on its put brings the word to the number of the operation.
@@ -45,7 +46,7 @@ struct HtList {
 
 // Parcels as an operation has them.
 struct HtParcels {
-  uint32_t row_bytes;
+  uint32_t row_bytes;    // or of as many rows as there may be
   uint32_t num_weights;  // of each
 
   EP_HOST_DEVICE uint32_t stride() const {
@@ -74,7 +75,8 @@ struct HtRemoteLayout {
     const HtList longest{window.team_size, window.record_units(), window.max_tokens,
                          window.max_tokens * window.max_team_dests()};
     x.parcels = align_up(x.list + longest.size(), kAlign);
-    const HtParcels widest{static_cast<uint32_t>(window.row_bytes), window.max_topk};
+    const uint32_t num_rows = window.team_rows_of(window.max_topk);
+    const HtParcels widest{num_rows * static_cast<uint32_t>(window.row_bytes), window.max_topk};
     x.box_bytes = align_up(x.parcels + uint64_t{window.max_tokens} * widest.stride(), kAlign);
     return x;
   }

@@ -71,8 +71,7 @@ class GroupConfig(CStruct):
         num_topk: largest top-k of any handle, 0: any; needed by expert-major high throughput without budget,
             and with ``exact_combine``.
         exact_combine: combine brings every expert's row home and adds them up there in top-k order, in
-            float32, so that sums do not depend on which ranks the experts are on (expert-major; in high
-            throughput one LSA team).
+            float32, so that sums do not depend on which ranks the experts are on (expert-major).
     """
 
     algorithm: Algorithm | int = Algorithm.LOW_LATENCY

@@ -143,8 +143,9 @@ def _planned(options: argparse.Namespace) -> list[MemoryPiece]:
         max_num_sms=options.sms,
         overflow_policy=OVERFLOW[options.overflow],
         num_topk=options.topk,
+        exact_combine=options.exact,
     )
-    layout = options.layout or ("fl" if options.algorithm == "ht" else "em")
+    layout = options.layout or ("fl" if options.algorithm == "ht" and not options.exact else "em")
     handle_config = HandleConfig(options.alignment)
     return memory_plan(
         config, options.ranks, LAYOUTS[layout], options.topk, team_size=options.ranks // options.nodes,
@@ -189,6 +190,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--alignment", type=_number, default=1, metavar="N", help="of each expert's rows")
     overflow = "of rows beyond --budget: an error, or some are dropped, which takes room to number them all"
     add("--overflow", choices=["trap", "drop"], default="trap", help=overflow)
+    add("--exact", action="store_true", help="a group with exact_combine, which has layout em")
     add("--sms", type=_number, default=0, metavar="N", help="most SMs to use; default: the library chooses")
     add("--device-sms", type=_number, default=NUM_SMS, metavar="N", help=f"of the GPU; default {NUM_SMS}")
     rows = parser.add_mutually_exclusive_group()

@@ -58,18 +58,10 @@ void check_config(const ncclEpGroupConfig_t& config, runtime::Communicator& comm
   }
 }
 
-void check_exact_combine(const ncclEpGroupConfig_t& config, runtime::Communicator& comm) {
-  if (config.exact_combine == 0) return;
-  if (config.num_topk == 0) {
-    refuse(ncclInvalidArgument, "config.num_topk",
-           "is 0, expected the largest top-k with config.exact_combine: there is room for so many rows of a token");
-  }
-  if (comm.lsa_size() != comm.num_ranks() && config.algorithm == NCCL_EP_ALGO_HIGH_THROUGHPUT) {
-    refuse(
-        ncclInvalidUsage, "config.exact_combine",
-        "is set for ranks in several LSA teams, expected 0 in High Throughput: this version has its exact sums inside "
-        "one team");
-  }
+void check_exact_combine(const ncclEpGroupConfig_t& config) {
+  if (config.exact_combine == 0 || config.num_topk != 0) return;
+  refuse(ncclInvalidArgument, "config.num_topk",
+         "is 0, expected the largest top-k with config.exact_combine: there is room for so many rows of a token");
 }
 
 // What every rank must agree on, in the order of kAgreedNames.
@@ -133,7 +125,7 @@ std::unique_ptr<Group> Group::create(std::unique_ptr<runtime::Communicator> comm
   std::exception_ptr failure;
   try {
     check_config(config, group->comm());
-    check_exact_combine(config, group->comm());
+    check_exact_combine(config);
     group->prepare();
   } catch (...) {
     mine.refused = 1;

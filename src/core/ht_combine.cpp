@@ -84,9 +84,9 @@ void HtHandle::combine(const CombineRequest& request, cudaStream_t stream) {
   args.dtype = dtype_of(request.tokens->datatype);
   args.is_expert_major = is_expert_major();
   args.network = group_.network();
-  const uint32_t parcel_bytes =
+  const uint32_t parcel_row_bytes =
       quantizes ? quantized_bytes(static_cast<uint32_t>(hidden)) : static_cast<uint32_t>(row_bytes);
-  args.parcels = {parcel_bytes, is_forward ? 0 : num_topk()};
+  args.parcels = {args.group.layout.team_rows_of(num_topk()) * parcel_row_bytes, is_forward ? 0 : num_topk()};
   args.num_ready = group_.num_ready();
   jit::Kernels& kernels = group_.kernels();
   runtime::Kernel* kernel = is_exact    ? kernels.at(jit::exact_combine_variant(jit::Algorithm::high_throughput))

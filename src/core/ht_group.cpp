@@ -57,12 +57,24 @@ void HtGroup::check_sizes() const {
                " experts a rank, expected a product of at most " + number(UINT32_MAX) +
                " with config.enable_mask for ranks in several LSA teams");
   }
+  if (shape_.exact_combine && needs_network()) check_parcels();
   const uint64_t rows = uint64_t{shape_.num_ranks} * shape_.max_tokens;
   const uint64_t max_hits = std::min(shape_.max_topk, shape_.num_local_experts());
   if (rows * max_hits <= UINT32_MAX) return;
   refuse(ncclInvalidArgument, "config.max_dispatch_tokens_per_rank",
          "is " + number(shape_.max_tokens) + ", so that a rank may receive " + number(rows) + " tokens for " +
              number(max_hits) + " experts each; expected at most " + number(UINT32_MAX) + " rows");
+}
+
+// With exact_combine they have a row for each hit in a team, and bytes in 32 bits.
+void HtGroup::check_parcels() const {
+  const HtLayout window = shape_.layout();
+  const uint64_t most = (UINT32_MAX - HtRemoteLayout::kAlign - sizeof(float) * shape_.max_topk) /
+                        window.team_rows_of(shape_.max_topk) / HtLayout::kAlign * HtLayout::kAlign;
+  if (window.row_bytes <= most) return;
+  refuse(ncclInvalidArgument, "config.max_token_bytes",
+         "is " + number(config().max_token_bytes) + ", expected at most " + number(most) +
+             " with config.exact_combine and top-" + number(shape_.max_topk) + " for ranks in several LSA teams");
 }
 
 uint64_t HtGroup::plan() {

@@ -53,6 +53,7 @@ class HtGroup : public Group {
   void connect() override;
   void launch_cleaning(cudaStream_t stream) override;
   void check_sizes() const;
+  void check_parcels() const;
   void check_recipe(const CombineRequest& request, size_t hidden) const;
   plan::Limits limits_of(uint32_t num_sms, uint32_t max_threads) const;
   void check_layout(ncclEpLayout_t layout) const;

@@ -193,7 +193,9 @@ std::vector<Variant> all_variants(Groups groups) {
   }
   if (groups == Groups::exact_teams) {
     return {exact_combine_variant(Algorithm::low_latency, false, true),
-            exact_combine_variant(Algorithm::low_latency, true, true)};
+            exact_combine_variant(Algorithm::high_throughput, false, true),
+            exact_combine_variant(Algorithm::low_latency, true, true),
+            exact_combine_variant(Algorithm::high_throughput, true, true)};
   }
   const auto of = [&](Algorithm algorithm) {
     const bool masked = groups == Groups::masked || groups == Groups::masked_teams;

@@ -108,6 +108,15 @@ void add_ht_team(TrafficPieces& pieces, const HtShape& group, const HandleShape&
   pieces.push_back({"flags", kCombine, kForwarded, true, 0, back(sizeof(uint32_t))});
 }
 
+// With exact_combine the parcel of a token has a row for each of its hits in the team, and leaves by itself. A signal follows
+// those of a chunk.
+void add_ht_routes(TrafficPieces& pieces, size_t row_bytes, uint32_t num_topk, uint32_t chunk_parcels) {
+  const auto rows = each_token(num_topk, [&](uint32_t hits) { return row_bytes * hits; });
+  pieces.push_back({"rows", kCombine, NCCL_EP_PATH_RAIL_FOR_EACH, true, 0, rows});
+  pieces.push_back({"parcels", kCombine, NCCL_EP_PATH_RAIL, true, 0, no_tokens(num_topk), 1, 0, 1});
+  pieces.push_back({"chunks sent", kCombine, NCCL_EP_PATH_RAIL, true, 0, no_tokens(num_topk), 1, 0, chunk_parcels});
+}
+
 // A token crosses once for each team, as a parcel; parcels travel in chunks.
 void add_ht_rails(TrafficPieces& pieces, const HtShape& group, const HandleShape& handle) {
   constexpr ncclEpTrafficPath_t kRail = NCCL_EP_PATH_RAIL;
@@ -129,6 +138,7 @@ void add_ht_rails(TrafficPieces& pieces, const HtShape& group, const HandleShape
   pieces.push_back(counts);
   pieces.push_back({"list of parcels", kUpdate, kRail, false, empty.num_dests_at(0), list, sizeof(Unit), 1});
   pieces.push_back({"parcels", kDispatch, kRail, false, 0, parcels(num_topk), 1, 0, chunk_parcels});
+  if (group.exact_combine) return add_ht_routes(pieces, row_bytes, num_topk, chunk_parcels);
   pieces.push_back({"parcels", kCombine, kRail, true, 0, parcels(0), 1, 0, chunk_parcels});
 }
 

@@ -194,13 +194,6 @@ def test_low_latency_needs_more_than_rails(make_cluster: Any) -> None:
 
 
 @pytest.mark.sim_only
-def test_sums_of_high_throughput_are_exact_inside_one_lsa_team(make_cluster: Any) -> None:
-    config = replace(GOOD, algorithm=ep.Algorithm.HIGH_THROUGHPUT, num_topk=2, exact_combine=True)
-    for message in refusals(make_cluster(2, nodes=2), config):
-        assert "config.exact_combine: is set for ranks in several LSA teams, expected 0" in message
-
-
-@pytest.mark.sim_only
 def test_what_is_dropped_across_teams_needs_all_ranks(make_cluster: Any) -> None:
     config = replace(
         GOOD,

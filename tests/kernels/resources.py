@@ -74,8 +74,8 @@ class Measurement:
 
 def measure(nccl: Path | None = None) -> Measurement:
     """Compiles afresh the kernels of groups inside an LSA team, or with NCCL's headers those across teams."""
-    teams = (jit.Groups.SEVERAL_TEAMS, jit.Groups.MASKED_TEAMS, jit.Groups.EXACT_TEAMS)
-    runs = [(FEW_ARCHS, groups) for groups in teams]
+    across = (jit.Groups.SEVERAL_TEAMS, jit.Groups.MASKED_TEAMS, jit.Groups.EXACT_TEAMS)
+    runs = [(FEW_ARCHS, groups) for groups in across]
     if nccl is None:
         few = (jit.Groups.MASKED, jit.Groups.EXACT)
         runs = [(ARCHS, jit.Groups.ONE_TEAM), *((FEW_ARCHS, groups) for groups in few)]

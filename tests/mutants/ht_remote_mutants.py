@@ -28,9 +28,8 @@ SIGNALS = [
     Mutant(
         "a signal does not ride on its put",
         "ht/rails.cuh",
-        " bytes,\n             dev::weak(arrived, op.epoch - dev::ld(sent)));",
-        " bytes);\n    gin(word % network.comm.num_contexts)\n"
-        "        .signal(peer(i), dev::weak(arrived, op.epoch - dev::ld(sent)));",
+        "bytes, dev::weak(arrived, op.epoch - dev::ld(sent)));",
+        "bytes);\n    context_of(word).signal(peer(i), dev::weak(arrived, op.epoch - dev::ld(sent)));",
         "What was put may land after it.",
         FLAT,
     ),
@@ -61,8 +60,8 @@ SIGNALS = [
     Mutant(
         "the word of the first chunk says that all have arrived",
         "ht/parcels.cuh",
-        "HtRemoteLayout::kFirstChunk + chunk_of(parcel)",
-        "HtRemoteLayout::kFirstChunk",
+        "Wait::remote_rows, i, HtRemoteLayout::kFirstChunk + chunk_of(parcel)",
+        "Wait::remote_rows, i, HtRemoteLayout::kFirstChunk",
         "Rows are taken that are still under way.",
         CHUNKS,
     ),

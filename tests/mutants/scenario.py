@@ -15,6 +15,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent / folder) for folder in ("", "protocol", "litmus")]
 
 import exact_scenarios  # noqa: E402
+import ht_exact_teams_scenarios  # noqa: E402
 import ht_mask_scenarios  # noqa: E402
 import ht_mask_teams_scenarios  # noqa: E402
 import ht_remote_scenarios  # noqa: E402
@@ -38,6 +39,7 @@ SCENARIOS = {
     "masks": ht_mask_scenarios.SCENARIOS,
     "railmasks": ht_mask_teams_scenarios.SCENARIOS,
     "exact": exact_scenarios.SCENARIOS,
+    "exactrails": ht_exact_teams_scenarios.SCENARIOS,
     "teams": ll_mask_teams_scenarios.SCENARIOS,
 }
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import exact_mutants
+import ht_exact_teams_mutants
 import ht_mask_mutants
 import ht_mask_teams_mutants
 import ht_mutants
@@ -41,6 +42,7 @@ MUTANTS = {
     "masks": ht_mask_mutants.MUTANTS,
     "railmasks": ht_mask_teams_mutants.MUTANTS,
     "exact": exact_mutants.MUTANTS,
+    "exactrails": ht_exact_teams_mutants.MUTANTS,
     "teams": ll_mask_teams_mutants.MUTANTS,
 }
 LEAST_SEEDS = 3  # --seeds N runs more

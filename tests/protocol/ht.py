@@ -34,6 +34,7 @@ class Mode:
         drop: what exceeds the budget is dropped.
         windows: outputs of dispatch and inputs of combine are in windows.
         elastic: instead, they begin on the GPU and end in the host.
+        exact: the group has ``exact_combine``.
         team_size: ranks of an LSA team; 0: all of them. GPUs form smaller ones under the loopback plugin.
     """
 
@@ -47,6 +48,7 @@ class Mode:
     global_ids: bool = False
     team_size: int = int(os.environ.get("NCCL_LSA_TEAM_SIZE", "0"))
     counter_dtype: type = np.int32
+    exact: bool = False
 
     @property
     def room(self) -> int | None:
@@ -60,6 +62,7 @@ class Mode:
         names += ["windows"] if self.windows else []
         names += ["elastic"] if self.elastic else []
         names += ["backward"] if self.backward else []
+        names += ["exact"] if self.exact else []
         return "-".join(names)
 
 
@@ -71,7 +74,7 @@ def group_config(problem: Problem, mode: Mode, **changes: Any) -> ep.GroupConfig
         max_recv_tokens_per_rank=mode.budget,
         overflow_policy=ep.OverflowPolicy.DROP if mode.drop else ep.OverflowPolicy.AUTO,
         num_topk=problem.num_topk,
-        **changes,
+        **{"exact_combine": mode.exact, **changes},
     )
 
 
@@ -263,6 +266,13 @@ def expected_counters(problem: Problem, rank: int, mode: Mode) -> dict[str, Arra
     return wanted
 
 
+def combine_expert_major(problem: Problem, rank: int, mode: Mode, rows: list[Array]) -> Array:
+    """What a rank's tokens sum up to, from every rank's slots."""
+    if mode.exact:
+        return oracle.combine_exact(problem, rank, rows, mode.alignment, mode.room)
+    return oracle.combine_expert_major(problem, rank, rows, mode.alignment, mode.room, mode.team_size)
+
+
 def expected(problem: Problem, rank: int, mode: Mode) -> dict[str, Array]:
     """What ``Exchange.results`` must be on a rank after dispatch and combine."""
     ranks = range(problem.num_ranks)
@@ -271,7 +281,7 @@ def expected(problem: Problem, rank: int, mode: Mode) -> dict[str, Array]:
     weights = [gradients(problem, r, mode) for r in ranks]
     if mode.layout is EM:
         out = oracle.dispatch_expert_major(problem, rank, before, mode.alignment, mode.room)
-        combined = oracle.combine_expert_major(problem, rank, rows, mode.alignment, mode.room, mode.team_size)
+        combined = combine_expert_major(problem, rank, mode, rows)
         combined_weights = oracle.combine_weights_expert_major(
             problem, rank, weights, mode.alignment, mode.room
         )

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import nccl_ep as ep
+import numpy as np
 from ht import Mode, Shape, expected, make_problem
 from ht_mask_runs import (
     TIMEOUT_NS,
@@ -264,3 +265,26 @@ def run_with_gradients_lost(cluster: Any, problem: Problem, mode: Mode, lost: in
         if found is not None and (rank // gpus == lost // gpus or rail_peer(rank, lost, gpus) != lost):
             sums, weights = combined_without(problem, rank, mode, (lost,), seed)
             assert_same(found, {"combined": sums, "combined_weights": weights}, f"rank {rank}")
+
+
+def run_with_minus_zeros(cluster: Any, problem: Problem, mode: Mode, lost: int) -> None:
+    """A rank dies before a combine with exact sums. What stands for its rows changes no sum, not even -0."""
+
+    def main(rank: Any) -> Any:
+        with masked_exchanges(rank, problem, mode) as (group, handle, mine):
+            rank.write(mine.expert_rows, np.full(mine.expert_rows.shape, -0.0, mine.expert_rows.dtype))
+            mine.dispatch(handle)
+            meet(rank)
+            if rank.rank == lost:
+                cluster.sim.silence(rank.rank)
+                return None
+            mine.combine(handle)
+            check_masks_no_others(mine, group, (lost,))
+            return mine.results()["combined"]
+
+    left = what_is_left(problem, mode, (lost,))
+    for rank, found in enumerate(cluster.run(main)):
+        if found is not None:
+            has_rows = (left.topk_idx[rank] >= 0).any(axis=1)
+            assert not found.any()
+            assert np.signbit(found[has_rows]).all(), f"rank {rank}"

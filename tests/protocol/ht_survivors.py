@@ -16,7 +16,7 @@ from typing import Any
 import ht_oracle as oracle
 import nccl_ep as ep
 import numpy as np
-from ht import EM, Exchange, Mode, expected, expert_rows, gradients
+from ht import EM, Exchange, Mode, combine_expert_major, expected, expert_rows, gradients
 from ll import POISON, assert_same_bits
 from masks import mask_of
 from oracle import Array, Problem
@@ -139,7 +139,7 @@ def combined(problem: Problem, rank: int, mode: Mode, rows: list[Array], weights
     """What combine makes of any rows and gradients that experts may give back."""
     if mode.layout is EM:
         return [
-            oracle.combine_expert_major(problem, rank, rows, mode.alignment, mode.room, mode.team_size),
+            combine_expert_major(problem, rank, mode, rows),
             oracle.combine_weights_expert_major(problem, rank, weights, mode.alignment),
         ]
     return [

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from oracle import Problem
 
 CHUNK_BYTES = 128 * 1024  # of parcels that cross the network together
+MOST_EXACT_TOKENS = 12  # between teams, where parcels have a row for each route
 
 
 @st.composite
@@ -29,6 +30,7 @@ def modes(draw: Any) -> Mode:
         windows=draw(st.booleans()),
         backward=draw(st.booleans()),
         global_ids=draw(st.booleans()),
+        exact=layout is EM and draw(st.booleans()),
     )
 
 
@@ -105,6 +107,7 @@ def test_any_exchange_between_teams(
     problem = make_problem(shape, seed)
     reroute(problem, routing, seed)
     mode = replace(with_room(problem, mode, room, seed), team_size=team_size)
+    mode = replace(mode, exact=mode.exact and problem.max_tokens <= MOST_EXACT_TOKENS)
     config = {"max_num_sms": num_sms, "max_token_bytes": CHUNK_BYTES // chunk_parcels // 16 * 16}
     options = {"nodes": num_teams, "threads_per_block": 32 * num_warps, "network_contexts": contexts}
     with open_cluster("sim", num_ranks, seed, **options) as cluster:

@@ -74,6 +74,7 @@ def test_each_path_has_its_peers() -> None:
     assert sent(piece(Way.LSA)).nvlink_bytes.tolist() == matrix(b01=11).tolist()
     assert sent(piece(Way.NETWORK)).rail_bytes.tolist() == matrix(b02=21, b03=22).tolist()
     assert sent(piece(Way.RAIL)).rail_bytes.tolist() == matrix(b02=11 + 21).tolist()
+    assert sent(piece(Way.RAIL_FOR_EACH)).rail_bytes.tolist() == matrix(b02=21 + 22).tolist()
     # Rank 2 passes on what rank 0 has for rank 3; what is for rank 2 itself is there.
     assert sent(piece(Way.LSA_FORWARDED)).nvlink_bytes.tolist() == matrix(b01=11, b23=22).tolist()
 

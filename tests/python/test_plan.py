@@ -16,6 +16,7 @@ LL = ep.GroupConfig(
     num_experts=12, max_dispatch_tokens_per_rank=40, max_token_bytes=208, num_topk=3, max_num_sms=3
 )
 HT = replace(LL, algorithm=ep.Algorithm.HIGH_THROUGHPUT)
+WIDE = replace(HT, exact_combine=True, max_token_bytes=1 << 31)
 NUM_SMS = 4  # of a simulated GPU
 
 CASES = {
@@ -26,6 +27,7 @@ CASES = {
     "ht-flat-drop": (replace(HT, max_recv_tokens_per_rank=50, overflow_policy=DROP), FLAT, 1),
     "ht-em-drop": (replace(HT, max_recv_tokens_per_rank=64, overflow_policy=DROP), EM, 16),
     "ht-em-aligned": (replace(HT, max_recv_tokens_per_rank=300, max_num_sms=0), EM, 16),
+    "ht-exact": (replace(HT, exact_combine=True), EM, 1),
     "ht-many-tokens": (replace(HT, max_dispatch_tokens_per_rank=3000), EM, 1),
 }
 
@@ -114,6 +116,14 @@ def test_memory_for_other_nodes_follows_their_number() -> None:
         assert ht["rows on their way"] == 4 * nodes * tokens * row
 
 
+@pytest.mark.parametrize(("num_topk", "rows"), [(1, 1), (5, 5), (9, 8)])
+def test_exact_sums_take_a_parcel_row_for_each_route_to_a_team(num_topk: int, rows: int) -> None:
+    config = replace(HT, num_experts=16, num_topk=num_topk, exact_combine=True)
+    pieces = {piece.name: piece.num_bytes for piece in memory_plan(config, 4, EM, 1, team_size=2)}
+    parcel = rows * 256 + -(-4 * num_topk // 16) * 16
+    assert pieces["other nodes: tokens and sums"] == -(-40 * parcel // 128) * 128 * 2
+
+
 def test_a_group_that_drops_has_room_for_the_rows_it_numbers() -> None:
     """Expert-major, rows keep the numbers that they would have with room for all."""
 
@@ -133,6 +143,7 @@ def test_a_group_that_drops_has_room_for_the_rows_it_numbers() -> None:
         (HT, {"num_ranks": 0}, "num_ranks: is 0, expected 1 to 1024"),
         (HT, {"team_size": 3}, r"team_size: is 3, expected a divisor of num_ranks \(4\)"),
         (LL, {"team_size": 0}, r"team_size: is 0, expected a divisor of num_ranks \(4\)"),
+        (WIDE, {"team_size": 2, "layout": EM}, "max_token_bytes: is 2147483648, expected at most 14316556"),
         (HT, {"num_sms": 0}, "num_sms: is 0"),
         (HT, {"num_sms": 2}, "max_num_sms: is 3, expected at most 2"),
         (HT, {"layout": RM}, "layout: is 2, expected"),
@@ -185,6 +196,16 @@ def test_the_command_plans_groups_that_drop(capsys: pytest.CaptureFixture[str]) 
     assert all_rows not in planned("--budget", "8000")
     assert main([*COMMAND, "--overflow", "drop"]) == 1
     assert "without max_recv_tokens_per_rank" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_command_plans_groups_with_exact_sums(capsys: pytest.CaptureFixture[str]) -> None:
+    def planned(*options: str) -> str:
+        assert main([*COMMAND, "--nodes", "2", *options]) == 0
+        return capsys.readouterr().out
+
+    parcels = f"{2 * (4096 * (8 * 7168 * 2 + 8 * 4)):,}"
+    assert parcels in planned("--exact")
+    assert parcels not in planned("--layout", "em")
 
 
 def test_the_command_plans_groups_on_several_nodes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,7 +82,9 @@ TEST_CASE("jit_variants: all that use the network, and nothing else") {
   CHECK(names.count("ht_combine_quantized_masked_remote") == 1);
   CHECK(names.count("ll_combine_exact_remote") == 1);
   CHECK(names.count("ll_combine_exact_masked_remote") == 1);
-  CHECK(names.size() == 27 + 29 + 2);
+  CHECK(names.count("ht_combine_exact_remote") == 1);
+  CHECK(names.count("ht_combine_exact_masked_remote") == 1);
+  CHECK(names.size() == 27 + 29 + 4);
 }
 
 TEST_CASE("jit_variants: every variant has a place of its own among a group's kernels") {
@@ -149,6 +151,8 @@ TEST_CASE("jit_variants: groups with masks have kernels of their own, and clean 
         "ll::combine_nvfp4<Layout::rank_major, Peers::masked_team>");
   CHECK(call_of({kHt, Op::combine_quantized, Layout::expert_major, DType::bf16, false, false, true}) ==
         "ht::combine_quantized<Peers::masked_team>");
+  CHECK(call_of(exact_combine_variant(kHt, false, true)) == "ht::combine_exact_remote");
+  CHECK(call_of(exact_combine_variant(kHt, true, true)) == "ht::combine_exact_remote<Peers::masked_teams>");
   CHECK(call_of({kHt, Op::combine_quantized, Layout::expert_major, DType::bf16, true, false, true}) ==
         "ht::combine_quantized_remote<Peers::masked_teams>");
   constexpr Algorithm kLl = Algorithm::low_latency;

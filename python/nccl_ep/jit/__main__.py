@@ -14,6 +14,12 @@ from rich.table import Table
 from nccl_ep import jit
 from nccl_ep.errors import Error, SystemFailure
 
+ACROSS_TEAMS = {
+    jit.Groups.MASKED: jit.Groups.MASKED_TEAMS,
+    jit.Groups.EXACT: jit.Groups.EXACT_TEAMS,
+}
+"""The same groups with ranks in several LSA teams."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit code: 0 done, 1 failed."""
@@ -56,9 +62,6 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-_ACROSS_TEAMS = {jit.Groups.MASKED: jit.Groups.MASKED_TEAMS, jit.Groups.EXACT: jit.Groups.EXACT_TEAMS}
-
-
 def _warmup(console: Console, archs: list[str] | None, across_teams: str, more: list[jit.Groups]) -> None:
     start = time.monotonic()
     ready = _compile(console, archs, jit.Groups.ONE_TEAM)
@@ -67,8 +70,9 @@ def _warmup(console: Console, archs: list[str] | None, across_teams: str, more: 
     if across_teams != "no":
         try:
             ready += _compile(console, archs, jit.Groups.SEVERAL_TEAMS)
-            for groups in more:
-                ready += _compile(console, archs, _ACROSS_TEAMS[groups])
+            for inside, across in ACROSS_TEAMS.items():
+                if inside in more:
+                    ready += _compile(console, archs, across)
         except SystemFailure as failure:
             if across_teams == "yes":
                 raise

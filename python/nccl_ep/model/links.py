@@ -70,9 +70,12 @@ def _tokens_for_peers(path: TrafficPath, tokens: Tokens) -> Counts:
         return tokens.at_ranks
     counts = np.zeros(tokens.at_ranks.shape)
     by_place = counts.reshape(num_teams, size, num_teams, size, -1)
-    if path is TrafficPath.RAIL:
+    if path in (TrafficPath.RAIL, TrafficPath.RAIL_FOR_EACH):
+        at_teams = tokens.at_teams
+        if path is TrafficPath.RAIL_FOR_EACH:
+            at_teams = tokens.at_ranks.reshape(tokens.num_ranks, num_teams, size, -1).sum(axis=2)
         for place in range(size):
-            by_place[:, place, :, place] = tokens.at_teams.reshape(num_teams, size, num_teams, -1)[:, place]
+            by_place[:, place, :, place] = at_teams.reshape(num_teams, size, num_teams, -1)[:, place]
     else:
         forwarded = tokens.at_ranks.reshape(by_place.shape).sum(axis=0)  # [place, team, place, ...]
         for team in range(num_teams):
@@ -87,7 +90,7 @@ def _peers(path: TrafficPath, tokens: Tokens) -> Counts:
     same_team, same_place = team[:, None] == team[None, :], place[:, None] == place[None, :]
     if path is TrafficPath.NETWORK:
         peers = ~same_team
-    elif path is TrafficPath.RAIL:
+    elif path.is_network:
         peers = ~same_team & same_place
     else:
         peers = same_team & ~same_place

@@ -17,18 +17,20 @@ class TrafficPath(IntEnum):
 
     LSA is each other rank of the LSA team; LSA_FORWARDED the same, but a rank sends it for the tokens of its
     rail peers as for its own; NETWORK each rank outside the team; RAIL each rail peer, which receives for its
-    team. Rail peers are the ranks with the same place in other teams.
+    team; RAIL_FOR_EACH the same, but it is sent for each rank of that team that a token goes to. Rail peers
+    are the ranks with the same place in other teams.
     """
 
     LSA = 0
     LSA_FORWARDED = 1
     NETWORK = 2
     RAIL = 3
+    RAIL_FOR_EACH = 4
 
     @property
     def is_network(self) -> bool:
         """Whether it leaves the LSA team."""
-        return self in (TrafficPath.NETWORK, TrafficPath.RAIL)
+        return self in (TrafficPath.NETWORK, TrafficPath.RAIL, TrafficPath.RAIL_FOR_EACH)
 
 
 @dataclass(frozen=True)

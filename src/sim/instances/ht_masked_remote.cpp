@@ -2,6 +2,7 @@
 // The High-Throughput kernels of groups with masks that use the network, for the simulated cluster.
 #include "device/device.hpp"
 #include "ht/clean_remote.cuh"
+#include "ht/combine_exact_remote.cuh"
 #include "ht/combine_quantized_remote.cuh"
 #include "ht/dispatch_remote.cuh"
 #include "ht/update_remote.cuh"
@@ -32,3 +33,4 @@ EP_SIM_KERNEL("ht_combine_flat_fp16_masked_remote", (ht::combine_remote<false, D
 EP_SIM_KERNEL("ht_combine_flat_fp32_masked_remote", (ht::combine_remote<false, DType::fp32, Peers::masked_teams>),
               HtCombineArgs)
 EP_SIM_KERNEL("ht_combine_quantized_masked_remote", ht::combine_quantized_remote<Peers::masked_teams>, HtCombineArgs)
+EP_SIM_KERNEL("ht_combine_exact_masked_remote", ht::combine_exact_remote<Peers::masked_teams>, HtCombineArgs)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The High-Throughput kernels that use the network, for the simulated cluster.
 #include "device/device.hpp"
+#include "ht/combine_exact_remote.cuh"
 #include "ht/combine_quantized_remote.cuh"
 #include "ht/combine_remote.cuh"
 #include "ht/dispatch_remote.cuh"
@@ -21,3 +22,4 @@ EP_SIM_KERNEL("ht_combine_flat_bf16_remote", (ht::combine_remote<false, DType::b
 EP_SIM_KERNEL("ht_combine_flat_fp16_remote", (ht::combine_remote<false, DType::fp16>), HtCombineArgs)
 EP_SIM_KERNEL("ht_combine_flat_fp32_remote", (ht::combine_remote<false, DType::fp32>), HtCombineArgs)
 EP_SIM_KERNEL("ht_combine_quantized_remote", ht::combine_quantized_remote<>, HtCombineArgs)
+EP_SIM_KERNEL("ht_combine_exact_remote", ht::combine_exact_remote<>, HtCombineArgs)
