@@ -60,11 +60,11 @@ def test_send_now_receive_later(make_cluster: Any, nodes: int, seed: int) -> Non
 
 @pytest.mark.parametrize("mode", HT_MODES, ids=str)
 def test_high_throughput(make_cluster: Any, mode: Mode, seed: int) -> None:
-    shape = Shape(num_ranks=3, num_topk=5, num_local_experts=4, repeats=mode.windows, max_tokens=6)
+    shape = Shape(num_ranks=4, num_topk=5, num_local_experts=4, repeats=mode.windows, max_tokens=6)
     problems = [make_problem(shape, seed + i) for i in range(2)]
     if mode.drop:
         mode = Mode(EM, budget=problems[0].max_tokens, drop=True, alignment=mode.alignment)
-    results = make_cluster(3, seed).run(partial(combine_high_throughput, problems=problems, mode=mode))
+    results = make_cluster(4, seed).run(partial(combine_high_throughput, problems=problems, mode=mode))
     check_high_throughput(problems, mode, results)
 
 
