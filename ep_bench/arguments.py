@@ -10,7 +10,6 @@ import nccl_ep
 from ep_bench.buffers import Buffers
 from ep_bench.cases import Case
 from ep_bench.formats import Part
-from ep_bench.inputs import Inputs
 
 ALGORITHMS = {"ll": nccl_ep.Algorithm.LOW_LATENCY, "ht": nccl_ep.Algorithm.HIGH_THROUGHPUT}
 LAYOUTS = {
@@ -22,14 +21,14 @@ PASSES = {"fwd": nccl_ep.PassDir.FWD, "bwd": nccl_ep.PassDir.BWD}
 OVERFLOW = {"trap": nccl_ep.OverflowPolicy.TRAP, "drop": nccl_ep.OverflowPolicy.DROP}
 
 
-def group_config(case: Case, inputs: Inputs) -> nccl_ep.GroupConfig:
-    """The group's."""
+def group_config(case: Case, budget: int) -> nccl_ep.GroupConfig:
+    """The group's. ``budget`` is that of the case's zones, 0 in low latency."""
     modes = nccl_ep.ZeroCopyMode
     return nccl_ep.GroupConfig(
         algorithm=ALGORITHMS[case.algorithm],
         num_experts=case.experts,
         max_dispatch_tokens_per_rank=case.tokens,
-        max_recv_tokens_per_rank=0 if case.eager else inputs.zones.budget,
+        max_recv_tokens_per_rank=0 if case.eager else budget,
         max_token_bytes=-(-case.most_row_bytes // 16) * 16,
         max_num_sms=case.sms,
         zero_copy=modes.ON if case.zero_copy else modes.OFF,

@@ -9,7 +9,7 @@ from itertools import product
 from ep_bench.exits import UsageError
 from ep_bench.formats import TOKEN_TYPES, Format, Part
 from ep_bench.recipes import NO_RECIPE, Recipe
-from ep_bench.routing import file_shape
+from ep_bench.routing import check_spec, file_shape
 
 
 @dataclass(frozen=True)
@@ -181,6 +181,7 @@ def _check(case: Case) -> None:
         raise UsageError(f"--experts {case.experts}: expected a multiple of the {case.num_ranks} ranks")
     if case.top_k > case.experts:
         raise UsageError(f"--top-k {case.top_k}: expected at most the number of experts, {case.experts}")
+    check_spec(case.routing, case.experts)
     if case.row_bytes % 16:
         raise UsageError(
             f"--hidden {case.hidden}: a row of {case.dtype} has {case.row_bytes} bytes, expected a multiple "

@@ -10,11 +10,13 @@ import traceback
 from collections.abc import Sequence
 
 from ep_bench.devices.driver import num_gpus
-from ep_bench.exits import INTERRUPTED, Exit, UsageError, exit_for
+from ep_bench.exits import INTERRUPTED, Exit, UsageError, exit_for, message_of
 from ep_bench.launch.environment import Place, find_place
 from ep_bench.launch.nodes import variables_for
 from ep_bench.launch.supervisor import run_ranks
+from ep_bench.memory import check_memory
 from ep_bench.options import Options, parse, settle
+from ep_bench.report.files import check_targets
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,12 +26,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(given, arguments)
     except KeyboardInterrupt:
+        print("ep_bench: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except UsageError as error:
-        print(f"ep_bench: {error}", file=sys.stderr)
-        return Exit.USAGE
     except Exception as error:
-        traceback.print_exc()
+        message = message_of(error)
+        if message is None:
+            traceback.print_exc()
+        else:
+            print(f"ep_bench: {message}", file=sys.stderr)
         return exit_for(error)
 
 
@@ -41,7 +45,10 @@ def _run(given: argparse.Namespace, arguments: Sequence[str]) -> int:
     if place is not None:
         from ep_bench.cuda_main import run_rank
 
-        return run_rank(settle(given, "cuda", place.num_ranks), place)
+        options = settle(given, "cuda", place.num_ranks)
+        if place.rank == 0:  # which writes the files, for all
+            check_before_starting(options)
+        return run_rank(options, place)
     options = settle(given, "cuda", None if given.ranks else num_gpus())
     if options.ranks > num_gpus():
         raise UsageError(f"--ranks {options.ranks}: expected at most the {num_gpus()} GPUs of this host")
@@ -76,7 +83,9 @@ def _pick_device(given: argparse.Namespace, place: Place | None) -> tuple[str, s
 
 def check_before_starting(options: Options) -> None:
     """Raises UsageError for what would fail on every rank, or only at the end."""
-    options.sweep.cases(options.ranks, options.seed)
+    check_targets({"--json": options.json, "--csv": options.csv, "--plot": options.plot})
+    for case in options.sweep.cases(options.ranks, options.seed, options.nodes or 1):
+        check_memory(case, options.device, options.ops)
     if options.plot:
         from ep_bench.report.plot import require_matplotlib
 

@@ -18,8 +18,8 @@ from ep_bench.devices import driver, nccl
 from ep_bench.devices.cuda import CudaDevice
 from ep_bench.devices.kernel_times import why_missing, why_not_working
 from ep_bench.devices.nvrtc import CompileError
-from ep_bench.exits import INTERRUPTED, UsageError, exit_for
-from ep_bench.finish import console_for, exit_code, report, report_aftermath
+from ep_bench.exits import INTERRUPTED, UsageError, exit_for, message_of
+from ep_bench.finish import console_for, exit_code, report, report_aftermath, report_incomplete
 from ep_bench.kill import Kill
 from ep_bench.launch.environment import Place
 from ep_bench.launch.nodes import check_nodes, count_nodes, is_loopback
@@ -32,7 +32,7 @@ from ep_bench.outlive import outlive
 from ep_bench.probe import push_ceiling_gbps
 from ep_bench.report.screen import Nobody, Screen
 from ep_bench.rows import CASE_NAMES, Row, Setup
-from ep_bench.runner import Runner, libraries, open_subject
+from ep_bench.runner import Audience, Runner, libraries, open_subject, refusals_of
 
 LOOPBACK_NOTE = "between nodes, the loopback plugin copies inside this host: times tell nothing of a network"
 
@@ -47,10 +47,9 @@ def run_rank(options: Options, place: Place) -> int:
     except KeyboardInterrupt:
         os._exit(INTERRUPTED)
     except BaseException as error:
-        if isinstance(error, UsageError):
-            print(f"ep_bench: rank {place.rank}: {error}", file=sys.stderr)
-        else:
-            print(f"ep_bench: rank {place.rank} failed", file=sys.stderr)
+        message = message_of(error)
+        print(f"ep_bench: rank {place.rank}: {message or 'failed'}", file=sys.stderr)
+        if message is None:
             traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -73,23 +72,39 @@ def _run(options: Options, place: Place) -> int:
         modes, notes = _possible_modes(options, peers)
         setup = _setup(options, device, lsa_team_size, found, notes)
         meter = CudaMeter(device, peers, options.iters, options.warmup, audience.fed)
-        runner = Runner(options, device, peers, meter, setup, audience)
+        runner = Runner(options, device, peers, meter, setup, audience, [])
         audience.begin(setup, len(cases) * len(options.ops) * len(modes))
-        without_cupti = [mode for mode in modes if mode != "kernel"]
-        if without_cupti:
-            runner.run(cases, found, without_cupti)
-        # CUPTI stays in the process once it was used, so what it might slow down comes first.
-        if "kernel" in modes:
-            reason = _any_reason(peers.all_gather(why_not_working()))
-            if reason:
-                audience.complain(reason)
-            else:
-                runner.run(cases, found, ["kernel"])
-    if screen is not None:
-        with screen:
-            report(options, setup, _in_order(runner.rows, modes), screen)
+
+        def report_what_there_is() -> None:
+            if screen is not None:
+                report_incomplete(options, setup, _in_order(runner.rows, modes), screen)
+
+        watchdog.last_words = report_what_there_is
+        try:
+            _measure(runner, cases, found, modes, peers, audience)
+        except BaseException:
+            report_what_there_is()
+            raise
     peers.close()
-    return exit_code(runner.has_wrong_data)
+    if screen is None:
+        return exit_code(runner.rows)
+    with screen:
+        return report(options, setup, _in_order(runner.rows, modes), screen)
+
+
+def _measure(
+    runner: Runner, cases: list[Case], found: list[Library], modes: list[str], peers: Any, audience: Audience
+) -> None:
+    without_cupti = [mode for mode in modes if mode != "kernel"]
+    if without_cupti:
+        runner.run(cases, found, without_cupti)
+    # CUPTI stays in the process once it was used, so what it might slow down comes first.
+    if "kernel" in modes:
+        reason = _any_reason(peers.all_gather(why_not_working()))
+        if reason:
+            audience.complain(reason)
+        else:
+            runner.run(cases, found, ["kernel"])
 
 
 def _survive(
@@ -99,8 +114,11 @@ def _survive(
     audience, peers = screen or Nobody(), device.peers
     setup = _setup(options, device, device.world.lsa_team_size(), found, [])
     audience.begin(setup, options.iters)
-    subject = open_subject(found[0], case, device, peers)
-    aftermath = outlive(subject, case, kill, options.modes[0], options.iters, device, peers, audience.advance)
+    with refusals_of(case):
+        subject = open_subject(found[0], case, device, peers)
+        aftermath = outlive(
+            subject, case, kill, options.modes[0], options.iters, device, peers, audience.advance
+        )
     code = aftermath.exit_code if screen is None else report_aftermath(options, aftermath, screen)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
+
+import nccl_ep
 
 from ep_bench.cases import Sweep
 from ep_bench.exits import UsageError
@@ -41,8 +44,8 @@ tokens, 16 SMs, and dispatch and combine in turn, which is how both libraries ar
 --recipe: fwd dispatches rows that the caller has quantized. TOKEN is e4m3, e5m2, float4x2, bf16, fp16 or
 fp32, SCALE fp32, fp16, bf16, e4m3, e5m2 or uint8, and N elements share a scale, 128 unless it is given.
 mxfp8 is fwd:e4m3/uint8/32, nvfp4 is fwd:float4x2/e4m3/16. ds-fp8 quantizes bf16 in dispatch, fp8-combine
-and, in low latency, nvfp4-combine in combine. exact makes groups with exact_combine, of em, in ht inside one
-node. Rows of combine are of --dtype.
+and, in low latency, nvfp4-combine in combine. exact makes groups with exact_combine, of em. Rows
+of combine are of --dtype.
 
 --pass, --eager, --budget, --alignment and --overflow are of high throughput. Without --eager and --budget the
 budget is what the fullest rank needs. With a smaller one and --overflow drop, rows are dropped, and counted.
@@ -54,7 +57,7 @@ others, whom they have masked, and whether their results are right. One case, --
 A routing file has int arrays topk_idx [ranks, tokens, top-k], or topk_idx_0 [tokens, top-k] and so on, with
 -1 for no route, and if you like topk_weights likewise.
 
-Exit codes: 0 all right; 2 usage; 3 wrong data; 4 a hang or fault; 5 a crash.
+Exit codes: 0 all right; 2 usage; 3 wrong data; 4 a hang or fault; 5 a crash; 130 Ctrl-C.
 """
 
 
@@ -77,6 +80,10 @@ DEFAULTS = {
     ("sim", "ht"): Defaults(8, (40,), (512,), (64,), ("graph", "host"), None),
 }
 KILL_TIMEOUT_NS = 500_000_000
+MOST_SECONDS = 1e6
+MOST = 2**31 - 1
+"""Of numbers on the command line: fields of the C API have 32 bits, but for a few that have 64."""
+MOST_64_BITS = 2**64 - 1
 LAYOUTS = {"ll": ("em", "rm"), "ht": ("fl", "em")}
 
 
@@ -229,8 +236,6 @@ def _check_combine(given: argparse.Namespace) -> None:
         raise UsageError(f"--algorithm ht: expected ll with --recipe {recipe}")
     if recipe.quantizes_combine and given.algorithm == "ht" and not is_forward:
         raise UsageError(f"--pass bwd: expected fwd with --recipe {recipe}")
-    if recipe.exact and given.algorithm == "ht" and (given.nodes or 1) > 1:
-        raise UsageError(f"--nodes {given.nodes}: expected 1 with --algorithm ht --recipe {recipe}")
 
 
 def _sweep(given: argparse.Namespace, defaults: Defaults) -> Sweep:
@@ -268,6 +273,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
+    add("--version", action="version", version=f"%(prog)s {nccl_ep.__version__}")
     add("--device", choices=("auto", "cuda", "sim"), default="auto", help="default: GPUs if there are any")
     add("--ranks", type=_number(1), metavar="N", help="default: all GPUs, or 8 simulated ones")
     add("--nodes", type=_number(1), metavar="N",
@@ -283,23 +289,29 @@ def _parser() -> argparse.ArgumentParser:
     add("--hidden", type=_list(_number(1)), metavar="N", help="elements of a row [list]")
     add("--top-k", type=_list(_number(1)), metavar="N", help="routes of a token [list]; default 8")
     add("--experts", type=_list(_number(1)), metavar="N", help="of all ranks together [list]")
-    add("--dtype", type=_list(_one_of(*DTYPES)), default=("bf16",), help="bf16, fp16, fp32 [list]")
+    add(
+        "--dtype",
+        type=_list(_one_of(*DTYPES)),
+        default=("bf16",),
+        help="bf16, fp16, fp32 [list]; default bf16",
+    )
     add("--routing", type=_list(_spec), default=("uniform",), metavar="R",
-        help="uniform, zipf:A, hot:N (to N experts) or FILE.npz [list]")  # fmt: skip
+        help="uniform, zipf:A, hot:N (to N experts) or FILE.npz [list]; default uniform")  # fmt: skip
     add("--mode", type=_list(_one_of("kernel", "graph", "host")), help="kernel, graph, host [list]")
     add("--iters", type=_number(1), default=100, metavar="N", help="timed iterations; default 100")
     add("--warmup", type=_number(0), default=20, metavar="N", help="untimed iterations; default 20")
     add("--sms", type=_list(_number(0)), default=(0,), metavar="N",
-        help="most SMs to use, 0 lets the library choose [list]")  # fmt: skip
+        help="most SMs to use, 0 lets the library choose [list]; default 0")  # fmt: skip
     add("--zero-copy", type=_list(_switch), nargs="?", const=(True,), default=(False,), metavar="on,off",
-        help="receive into a window, in ll rank-major only, and in ht combine from one [list]")  # fmt: skip
+        help="receive into a window, in ll rank-major only, and in ht combine from one [list]; "
+        "default off")  # fmt: skip
     add("--recipe", type=_recipe, default=NO_RECIPE, metavar="R",
         help="none, fwd:TOKEN/SCALE[/N], mxfp8, nvfp4, ds-fp8, fp8-combine, nvfp4-combine or exact; "
         "see below")  # fmt: skip
     add("--mask", action="store_true", help="groups that go on without ranks that do not answer")
     add("--kill", type=_kill, metavar="RANK@ITER",
         help="with --mask: a rank dies as an iteration begins, see below")  # fmt: skip
-    add("--timeout-ns", type=_number(1), default=0, metavar="N",
+    add("--timeout-ns", type=_number(1, MOST_64_BITS), default=0, metavar="N",
         help="how long kernels wait for a rank; default 100 s, with --kill 0.5 s")  # fmt: skip
     add("--pass", type=_list(_one_of("fwd", "bwd")), metavar="P", help="fwd, bwd [list]; default fwd")
     add("--eager", action="store_true", help="outputs as long as what arrives, instead of a budget")
@@ -312,12 +324,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--overflow", choices=("trap", "drop"), help="what to do with rows beyond the budget; default trap")
     add(
-        "--seed", type=_number(1), default=1, metavar="N", help="of routing, numbers and simulator; default 1"
-    )
+        "--seed", type=_number(1, MOST_64_BITS), default=1, metavar="N",
+        help="of routing, numbers and simulator; default 1",
+    )  # fmt: skip
     add("--compare", type=_library, metavar="PATH", help="another libnccl_ep.so.0, measured in turn")
     add("--json", metavar="FILE", help="write rows as JSON; - is standard output")
-    add("--csv", metavar="FILE", help="write rows as CSV")
-    add("--plot", type=_plot, metavar="FILE", help="draw rows: .png, .svg or .html")
+    add("--csv", metavar="FILE", help="write rows as CSV; - is standard output")
+    add("--plot", type=picture, metavar="FILE", help="draw rows: .png, .svg or .html")
     add("--timeout", type=_seconds, metavar="S",
         help="seconds without progress that count as a hang; default 120, none on the simulator")  # fmt: skip
     add("--verbose", action="store_true", help="more columns: routing, host time of a call, spread of ratios")
@@ -328,7 +341,7 @@ def _list(item: Callable[[str], Value]) -> Callable[[str], tuple[Value, ...]]:
     return lambda text: tuple(dict.fromkeys(item(part.strip()) for part in text.split(",")))
 
 
-def _number(least: int) -> Callable[[str], int]:
+def _number(least: int, most: int = MOST) -> Callable[[str], int]:
     def read(text: str) -> int:
         try:
             number = int(text)
@@ -336,6 +349,8 @@ def _number(least: int) -> Callable[[str], int]:
             raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
         if number < least:
             raise argparse.ArgumentTypeError(f"{number} is too small, expected at least {least}")
+        if number > most:
+            raise argparse.ArgumentTypeError(f"{number} is too large, expected at most {most}")
         return number
 
     return read
@@ -355,7 +370,15 @@ def _switch(text: str) -> bool:
 
 
 def _seconds(text: str) -> float:
-    return float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= MOST_SECONDS:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected seconds, more than 0 and at most {MOST_SECONDS:,.0f}"
+        )
+    return seconds
 
 
 def _spec(text: str) -> str:
@@ -386,7 +409,8 @@ def _library(text: str) -> Path:
     return path.resolve()
 
 
-def _plot(text: str) -> Any:
+def picture(text: str) -> str:
+    """The name of a file that rows are drawn into, for argparse."""
     if not text.endswith((".png", ".svg", ".html")):
         raise argparse.ArgumentTypeError(f"{text}: expected a name that ends in .png, .svg or .html")
     return text

@@ -39,7 +39,11 @@ def outlive(
             act = graph.launch
         subject.spoil()
         act()
-        subject.check(operation)
+        try:
+            subject.check(operation)
+        except WrongData as error:
+            patience = f"kernels wait {case.timeout_ns} ns (--timeout-ns)"
+            raise WrongData(f"{case}, before rank {kill.rank} died, where {patience}: {error}") from None
         found = _iterate(act, subject, case, kill, iters, device, peers.rank, progress)
     peers.forget(kill.rank)
     everyone = peers.all_gather(None if found is None else asdict(found))

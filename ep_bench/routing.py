@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import math
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ep_bench.exits import UsageError
+from ep_bench.host import host_memory, in_gib
 
 Array = npt.NDArray[Any]
 
@@ -49,15 +53,19 @@ def make_routing(spec: str, shape: Shape, seed: int) -> list[Routing]:
     """
     if spec.endswith(".npz"):
         return _read(Path(spec), shape)
+    check_spec(spec, shape.num_experts)
+    _check_room(shape)
     random = np.random.default_rng([seed, shape.num_ranks, shape.num_tokens, shape.num_topk])
     popularity = _log_popularity(spec, shape.num_experts, random)
     return [_draw(popularity, shape, random) for _ in range(shape.num_ranks)]
 
 
-def check_spec(spec: str) -> str:
-    """``spec`` itself if it is one; UsageError if not."""
+def check_spec(spec: str, num_experts: int | None = None) -> str:
+    """``spec`` itself if it is one, for so many experts if that is said; UsageError if not."""
     if not spec.endswith(".npz"):
-        _log_popularity(spec, 1, np.random.default_rng(0))
+        kind, argument = _kind_and_argument(spec)
+        if kind == "hot" and num_experts is not None and argument > num_experts:
+            raise UsageError(f"--routing {spec}: expected at most the number of experts, {num_experts}")
     return spec
 
 
@@ -68,22 +76,50 @@ def file_shape(path: str, num_experts: int) -> Shape:
         raise UsageError(
             f"--routing {path}: expected an array topk_idx [ranks, tokens, top-k], or topk_idx_0..."
         )
-    return Shape(len(tables), max(len(table) for table in tables), tables[0].shape[-1], num_experts)
+    for rank, table in enumerate(tables):
+        if table.ndim != 2:
+            raise UsageError(
+                f"--routing {path}: topk_idx of rank {rank} is {table.shape}, expected [tokens, top-k]"
+            )
+    return Shape(len(tables), max(len(table) for table in tables), tables[0].shape[1], num_experts)
+
+
+def _kind_and_argument(spec: str) -> tuple[str, float]:
+    """``uniform`` and 0, ``zipf`` and its exponent, or ``hot`` and how many are."""
+    kind, _, argument = spec.partition(":")
+    try:
+        if kind == "uniform" and not argument:
+            return kind, 0.0
+        if kind == "zipf" and math.isfinite(float(argument)):
+            return kind, float(argument)
+        if kind == "hot" and int(argument) > 0:
+            return kind, int(argument)
+    except ValueError:
+        pass
+    raise UsageError(
+        f"--routing {spec}: expected uniform, zipf:A, hot:N or a file that ends in .npz, where A is a finite "
+        f"number and N at least 1"
+    )
 
 
 def _log_popularity(spec: str, num_experts: int, random: np.random.Generator) -> Array:
-    kind, _, argument = spec.partition(":")
+    kind, argument = _kind_and_argument(spec)
     order = random.permutation(num_experts)  # so that popular experts are spread over the ranks
-    try:
-        if kind == "uniform" and not argument:
-            return np.zeros(num_experts)
-        if kind == "zipf":
-            return np.asarray(-float(argument) * np.log1p(order))
-        if kind == "hot" and int(argument) > 0:
-            return np.where(order < int(argument), 1e3, 0.0)
-    except ValueError:
-        pass
-    raise UsageError(f"--routing {spec}: expected uniform, zipf:A, hot:N or a file that ends in .npz")
+    if kind == "zipf":
+        return np.asarray(-argument * np.log1p(order))
+    return np.where(order < argument, 1e3, 0.0)
+
+
+def _check_room(shape: Shape) -> None:
+    """UsageError if this host cannot hold what routes are drawn from: three numbers for each expert of each
+    of a rank's tokens."""
+    num_bytes = 3 * 8 * shape.num_tokens * shape.num_experts
+    if num_bytes > host_memory():
+        raise UsageError(
+            f"drawing routes of {shape.num_tokens} tokens to {shape.num_experts} experts takes "
+            f"{in_gib(num_bytes)}, expected at most the {in_gib(host_memory())} of this host: fewer --tokens "
+            f"or --experts"
+        )
 
 
 def _draw(log_popularity: Array, shape: Shape, random: np.random.Generator) -> Routing:
@@ -101,31 +137,47 @@ def _draw_weights(extents: tuple[int, ...], random: np.random.Generator) -> Arra
 def _read(path: Path, shape: Shape) -> list[Routing]:
     tables = _tables(path, "topk_idx")
     weights = _tables(path, "topk_weights")
+    if weights and len(weights) != len(tables):
+        raise UsageError(
+            f"--routing {path}: topk_weights are of {len(weights)} ranks, expected {len(tables)}, as topk_idx"
+        )
     random = np.random.default_rng(len(tables))
     routings = []
     for rank, table in enumerate(tables):
         _check_table(path, rank, table, shape)
         given = weights[rank] if weights else _draw_weights(table.shape, random)
-        if given.shape != table.shape:
-            raise UsageError(f"{path}: topk_weights of rank {rank} are {given.shape}, expected {table.shape}")
-        routings.append(Routing(table.astype(np.int64), given.astype(np.float32)))
+        routings.append(Routing(table.astype(np.int64), _checked_weights(path, rank, given, table.shape)))
     return routings
+
+
+def _checked_weights(path: Path, rank: int, weights: Array, extents: tuple[int, ...]) -> Array:
+    """float32 weights of a rank; UsageError if they are no numbers, or not as many as there are routes."""
+    what = f"--routing {path}: topk_weights of rank {rank}"
+    if weights.shape != extents or not np.issubdtype(weights.dtype, np.number):
+        raise UsageError(f"{what} are {weights.dtype} {weights.shape}, expected numbers {extents}")
+    with np.errstate(over="ignore"):
+        rounded = weights.astype(np.float32)
+    if not np.isfinite(rounded).all():
+        raise UsageError(f"{what} have {rounded[~np.isfinite(rounded)][0]}, expected finite numbers")
+    return rounded
 
 
 def _tables(path: Path, name: str) -> list[Array]:
     """Arrays ``name`` with a rank a row, or ``name_0``, ``name_1``..., which may differ in length."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as opened, np.lib.npyio.NpzFile(opened, allow_pickle=False) as file:
             if name in file:
-                return list(file[name])
+                return list(np.atleast_1d(file[name]))
             ranks = range(len(file.files))
             return [file[f"{name}_{rank}"] for rank in ranks if f"{name}_{rank}" in file]
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--routing {path}: {error}") from None
+    except OSError as error:
+        raise UsageError(f"--routing {path}: {error.strerror or error}") from None
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UsageError(f"--routing {path}: is no .npz file of arrays: {error}") from None
 
 
 def _check_table(path: Path, rank: int, table: Array, shape: Shape) -> None:
-    what = f"{path}: topk_idx of rank {rank}"
+    what = f"--routing {path}: topk_idx of rank {rank}"
     if table.ndim != 2 or table.shape[1] != shape.num_topk or not np.issubdtype(table.dtype, np.integer):
         raise UsageError(
             f"{what} is {table.dtype} {table.shape}, expected integers [tokens, {shape.num_topk}]"

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import product
 from typing import Protocol
 
@@ -52,26 +52,31 @@ def libraries(options: Options, device: Device, stack: ExitStack) -> list[Librar
     return found
 
 
-def open_subject(library: Library, case: Case, device: Device, peers: Peers) -> Subject:
-    """The library under test, set up for a case; UsageError if it cannot do it. Collective."""
+@contextmanager
+def refusals_of(case: Case) -> Iterator[None]:
+    """Makes what the library refuses in a case a UsageError that names the case."""
     try:
-        return Subject(library, case, device, peers)
+        yield
     except (nccl_ep.InvalidArgument, nccl_ep.InvalidUsage) as error:
         raise UsageError(f"{case}: {error}") from None
+
+
+def open_subject(library: Library, case: Case, device: Device, peers: Peers) -> Subject:
+    """The library under test, set up for a case; UsageError if it cannot do it. Collective."""
+    with refusals_of(case):
+        return Subject(library, case, device, peers)
 
 
 class Runner:
     """Runs cases on one rank. Every method is collective.
 
     Attributes:
-        rows: the results so far, the same on all ranks.
-        has_wrong_data: whether anything failed its verification.
+        rows: the results so far, the same on all ranks. The caller's, who has them whatever happens.
     """
 
     def __init__(self, options: Options, device: Device, peers: Peers, meter: Meter, setup: Setup,
-                 audience: Audience) -> None:  # fmt: skip
-        self.rows: list[Row] = []
-        self.has_wrong_data = False
+                 audience: Audience, rows: list[Row]) -> None:  # fmt: skip
+        self.rows = rows
         self._options, self._device, self._peers, self._meter = options, device, peers, meter
         self._setup, self._audience = setup, audience
 
@@ -79,7 +84,7 @@ class Runner:
         """Measures all cases in these modes."""
         for case in cases:
             self._audience.now(f"{case}: setting up")
-            with ExitStack() as stack:
+            with refusals_of(case), ExitStack() as stack:
                 subjects = self._set_up(case, found, stack)
                 for mode, op in product(modes, self._options.ops):
                     self._audience.now(f"{case}: {op}, {mode}")
@@ -91,29 +96,38 @@ class Runner:
         """Subjects for the libraries that can do the case; the library under test must."""
         subjects = []
         for library in found:
+            if library.name == OWN_NAME:
+                subjects.append(stack.enter_context(open_subject(library, case, self._device, self._peers)))
+                continue
             reason = library.why_not(case)
-            try:
-                if library.name == OWN_NAME:
-                    subject = stack.enter_context(open_subject(library, case, self._device, self._peers))
-                elif reason is None:
-                    subject = stack.enter_context(Subject(library, case, self._device, self._peers))
-                    reason = subject.why_refused()
-                if reason is None:
-                    subjects.append(subject)
-            except nccl_ep.Error as error:
-                if library.name == OWN_NAME:
-                    raise
-                reason = str(error)
+            if reason is None:
+                reason = self._set_up_other(case, library, subjects, stack)
             if reason is not None:
                 self._audience.complain(f"{case}: {library.name} cannot: {reason}")
         return subjects
+
+    def _set_up_other(
+        self, case: Case, library: Library, subjects: list[Subject], stack: ExitStack
+    ) -> str | None:
+        """A subject for a library besides the one under test, or why there is none."""
+        reason = None
+        # Ranks that are not refused wait in vain for those that are, which their groups say in the end.
+        with suppress(nccl_ep.RemoteError), ExitStack() as own:
+            try:
+                subject = own.enter_context(Subject(library, case, self._device, self._peers))
+                reason = subject.why_refused()
+            except nccl_ep.Error as error:
+                reason = str(error)
+            if reason is None:
+                stack.push(own.pop_all())
+                subjects.append(subject)
+        return reason
 
     def _keep(
         self, case: Case, op: str, mode: str, subjects: list[Subject], results: list[Measured | WrongData]
     ) -> None:
         for subject, result in zip(subjects, results, strict=True):
             if isinstance(result, WrongData):
-                self.has_wrong_data = True
                 self._audience.complain(f"WRONG: {subject.library.name}, {case}, {op}, {mode}: {result}")
                 result = Measured(verified=False)
             trips = OPERATIONS[op].trips

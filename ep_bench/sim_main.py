@@ -13,16 +13,16 @@ from nccl_ep import sim
 
 from ep_bench.cases import Case
 from ep_bench.devices.sim import SimDevice, SimPeers
-from ep_bench.exits import Exit, UsageError, exit_for
-from ep_bench.finish import console_for, exit_code, report, report_aftermath
+from ep_bench.exits import Exit, UsageError
+from ep_bench.finish import console_for, report, report_aftermath, report_incomplete
 from ep_bench.kill import Aftermath
 from ep_bench.launch.watchdog import Watchdog
 from ep_bench.measure import SimMeter
 from ep_bench.options import Options
 from ep_bench.outlive import outlive
 from ep_bench.report.screen import Nobody, Screen
-from ep_bench.rows import Setup
-from ep_bench.runner import Runner, libraries, open_subject
+from ep_bench.rows import Row, Setup
+from ep_bench.runner import Runner, libraries, open_subject, refusals_of
 from ep_bench.zones import most_rows
 
 _SMALLEST_MEMORY = 1 << 30
@@ -30,19 +30,18 @@ _SMALLEST_MEMORY = 1 << 30
 
 def run_cluster(options: Options, notes: list[str]) -> int:
     """Runs everything and returns the exit code."""
-    nodes = options.nodes or 1
-    cases = options.sweep.cases(options.ranks, options.seed, nodes)
-    memory = max(_SMALLEST_MEMORY, *(_memory_of(case) for case in cases))
-    cluster = sim.Cluster(nodes, options.ranks // nodes, seed=options.seed, memory_bytes=memory)
+    cases = options.sweep.cases(options.ranks, options.seed, options.nodes or 1)
+    cluster = _cluster(options, cases)
     setup = _setup(options, cluster, notes)
     slots: list[Any] = [None] * options.ranks
+    rows: list[Row] = []
 
     def survive(rank: sim.Rank) -> Aftermath:
         assert options.kill is not None
         audience = screen if rank.rank == 0 else Nobody()
         device, peers = SimDevice(rank, cluster), SimPeers(rank, slots)
         audience.begin(setup, options.iters)
-        with ExitStack() as stack:
+        with refusals_of(cases[0]), ExitStack() as stack:
             library = libraries(options, device, stack)[0]
             subject = open_subject(library, cases[0], device, peers)
             mode = options.modes[0]
@@ -54,32 +53,40 @@ def run_cluster(options: Options, notes: list[str]) -> int:
             subject.close_without(options.kill.rank)
         return found
 
-    def act(rank: sim.Rank) -> Runner:
+    def act(rank: sim.Rank) -> None:
         audience = screen if rank.rank == 0 else Nobody()
         device, peers = SimDevice(rank, cluster), SimPeers(rank, slots)
-        runner = Runner(options, device, peers, SimMeter(device, audience.fed), setup, audience)
+        found = rows if rank.rank == 0 else []
+        runner = Runner(options, device, peers, SimMeter(device, audience.fed), setup, audience, found)
         audience.begin(setup, len(cases) * len(options.ops) * len(options.modes))
         with ExitStack() as stack:
             runner.run(cases, libraries(options, device, stack), options.modes)
-        return runner
 
-    with Screen(console_for(options), Watchdog(options.timeout)) as screen, cluster:
+    watchdog = Watchdog(options.timeout)
+    with Screen(console_for(options), watchdog) as screen, cluster:
+        watchdog.last_words = lambda: report_incomplete(options, setup, list(rows), screen)
         try:
             if options.kill is not None:
                 return report_aftermath(options, cluster.run(survive)[0], screen)
-            runner = cluster.run(act)[0]
-        except UsageError:
-            raise
-        except Exception as error:
+            cluster.run(act)
+        except BaseException as error:
+            report_incomplete(options, setup, list(rows), screen)
+            if cluster.failure is sim.Failure.NONE or isinstance(error, (UsageError, KeyboardInterrupt)):
+                raise
             return _explain(error, cluster)
-        report(options, setup, runner.rows, screen)
-    return exit_code(runner.has_wrong_data)
+        return report(options, setup, rows, screen)
 
 
-def _explain(error: Exception, cluster: sim.Cluster) -> int:
-    if cluster.failure is sim.Failure.NONE:
-        traceback.print_exc()
-        return exit_for(error)
+def _cluster(options: Options, cases: list[Case]) -> sim.Cluster:
+    nodes = options.nodes or 1
+    memory = max(_SMALLEST_MEMORY, *(_memory_of(case) for case in cases))
+    try:
+        return sim.Cluster(nodes, options.ranks // nodes, seed=options.seed, memory_bytes=memory)
+    except nccl_ep.Error as error:
+        raise UsageError(f"--ranks {options.ranks} on --nodes {nodes}: {error}") from None
+
+
+def _explain(error: BaseException, cluster: sim.Cluster) -> int:
     if not isinstance(error, nccl_ep.Error):  # whose message is the report below
         traceback.print_exc()
     print(f"ep_bench: the simulation ended with a {cluster.failure.name}:\n{cluster.report}", file=sys.stderr)
@@ -102,4 +109,5 @@ def _setup(options: Options, cluster: sim.Cluster, notes: list[str]) -> Setup:
 
 def _memory_of(case: Case) -> int:
     """Enough for a case's buffers and the library's own, of which only what is touched is really used."""
-    return 6 * (most_rows(case) + case.num_ranks * case.tokens) * case.most_row_bytes
+    rows = max(most_rows(case), case.budget) + case.num_ranks * case.tokens
+    return 6 * rows * case.most_row_bytes

@@ -61,7 +61,7 @@ class Subject:
         self._group = self._stack.enter_context(
             nccl_ep.Group(
                 communicator,
-                group_config(self._case, self.inputs),
+                group_config(self._case, self.inputs.zones.budget),
                 stream=self._device.stream,
                 library=self.library.code,
             )

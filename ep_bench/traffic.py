@@ -36,6 +36,11 @@ def remote_routes(inputs: Inputs) -> float:
     return _mean_over_ranks(inputs, lambda rank: _routes_to(inputs, rank))
 
 
+def rows_home_of_routes(inputs: Inputs) -> float:
+    """Links that a row for each route crosses on its way home, in high throughput by way of the host."""
+    return _mean_over_ranks(inputs, lambda rank: _links_home(inputs, rank))
+
+
 def ideal_remote_bytes(inputs: Inputs, trip: str) -> float:
     """Bytes of those rows alone with their scales, in ``dispatch`` or ``combine``.
 
@@ -43,12 +48,22 @@ def ideal_remote_bytes(inputs: Inputs, trip: str) -> float:
     """
     formats = {"dispatch": inputs.case.received, "combine": inputs.case.returned}
     exact = trip == "combine" and inputs.case.recipe.exact
-    return (remote_routes(inputs) if exact else remote_rows(inputs)) * formats[trip].num_bytes
+    return (rows_home_of_routes(inputs) if exact else remote_rows(inputs)) * formats[trip].num_bytes
 
 
 def computed_remote_bytes(inputs: Inputs, trip: str) -> float:
     """Bytes of rows and an allowance for metadata. Used where links have no counters."""
     return ideal_remote_bytes(inputs, trip) + remote_routes(inputs) * ROUTE_BYTES
+
+
+def _links_home(inputs: Inputs, rank: int) -> int:
+    team_size = inputs.case.team_size if inputs.case.algorithm == "ht" else inputs.case.num_ranks
+    links = 0
+    for zone in inputs.zones.of_rank(rank):
+        homes = _sources(inputs, zone.tokens)
+        links += int((homes // team_size != rank // team_size).sum())
+        links += int((homes % team_size != rank % team_size).sum())
+    return links
 
 
 def _routes_to(inputs: Inputs, rank: int) -> int:

@@ -49,6 +49,17 @@ def num_gpus() -> int:
     return count.value
 
 
+def least_memory() -> int:
+    """Bytes of the smallest GPU that this process can use."""
+    sizes = []
+    for index in range(num_gpus()):
+        device, size = ctypes.c_int(), ctypes.c_size_t()
+        call("cuDeviceGet", ctypes.byref(device), index)
+        call("cuDeviceTotalMem_v2", ctypes.byref(size), device)
+        sizes.append(size.value)
+    return min(sizes)
+
+
 class Gpu:
     """A GPU, current in the thread that makes it."""
 

@@ -36,6 +36,8 @@ def find_place(environment: Mapping[str, str]) -> Place | None:
     for launcher in (_torchrun, _open_mpi, _slurm):
         place = launcher(environment)
         if place is not None:
+            if place.rank >= place.num_ranks:
+                raise UsageError(f"rank {place.rank} of {place.num_ranks} in the environment, expected fewer")
             return place
     return None
 
@@ -48,16 +50,16 @@ def environment_of(rank: int, num_ranks: int, socket: Path) -> dict[str, str]:
 def _torchrun(environment: Mapping[str, str]) -> Place | None:
     if "RANK" not in environment or "WORLD_SIZE" not in environment:
         return None
-    rank = int(environment["RANK"])
-    local_rank = int(environment.get("LOCAL_RANK", rank))
-    return Place(rank, int(environment["WORLD_SIZE"]), local_rank, _meeting(environment))
+    rank = _number(environment, "RANK")
+    local_rank = _number({"LOCAL_RANK": str(rank), **environment}, "LOCAL_RANK")
+    return Place(rank, _number(environment, "WORLD_SIZE"), local_rank, _meeting(environment))
 
 
 def _open_mpi(environment: Mapping[str, str]) -> Place | None:
     if "OMPI_COMM_WORLD_RANK" not in environment:
         return None
     rank, num_ranks, local_rank = (
-        int(environment[f"OMPI_COMM_WORLD_{name}"]) for name in ("RANK", "SIZE", "LOCAL_RANK")
+        _number(environment, f"OMPI_COMM_WORLD_{name}") for name in ("RANK", "SIZE", "LOCAL_RANK")
     )
     if MEETING in environment or "MASTER_ADDR" in environment:
         return Place(rank, num_ranks, local_rank, _meeting(environment))
@@ -66,13 +68,13 @@ def _open_mpi(environment: Mapping[str, str]) -> Place | None:
 
 def _slurm(environment: Mapping[str, str]) -> Place | None:
     # Only srun sets the number of tasks of a step; a shell inside an allocation is no rank.
-    if int(environment.get("SLURM_STEP_NUM_TASKS", 0)) < 2:
+    if "SLURM_STEP_NUM_TASKS" not in environment or _number(environment, "SLURM_STEP_NUM_TASKS") < 2:
         return None
-    rank, local_rank = int(environment["SLURM_PROCID"]), int(environment["SLURM_LOCALID"])
-    host = _first_host(environment["SLURM_STEP_NODELIST"])
-    port = _DEFAULT_PORT + int(environment.get("SLURM_JOB_ID", 0)) % 10_000
+    rank, local_rank = _number(environment, "SLURM_PROCID"), _number(environment, "SLURM_LOCALID")
+    host = _first_host(environment.get("SLURM_STEP_NODELIST", ""))
+    port = _DEFAULT_PORT + _number({"SLURM_JOB_ID": "0", **environment}, "SLURM_JOB_ID") % 10_000
     meeting = _meeting({"MASTER_ADDR": host, "MASTER_PORT": str(port), **environment})
-    return Place(rank, int(environment["SLURM_STEP_NUM_TASKS"]), local_rank, meeting)
+    return Place(rank, _number(environment, "SLURM_STEP_NUM_TASKS"), local_rank, meeting)
 
 
 def _meeting(environment: Mapping[str, str]) -> Path | tuple[str, int]:
@@ -81,11 +83,20 @@ def _meeting(environment: Mapping[str, str]) -> Path | tuple[str, int]:
         return Path(given)
     if given:
         host, _, port = given.rpartition(":")
+        if not (host and port.isdecimal()):
+            raise UsageError(f"{MEETING} is {given!r}, expected host:port or the path of a socket")
         return host, int(port)
     if "MASTER_ADDR" not in environment:
         raise UsageError(f"ranks were started, but not told where to meet: set MASTER_ADDR or {MEETING}")
-    # The launcher itself may listen on MASTER_PORT.
-    return environment["MASTER_ADDR"], int(environment.get("MASTER_PORT", _DEFAULT_PORT)) + 1
+    launchers_port = _number({"MASTER_PORT": str(_DEFAULT_PORT), **environment}, "MASTER_PORT")
+    return environment["MASTER_ADDR"], launchers_port + 1  # the launcher itself may listen on its own
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    text = environment.get(name, "")
+    if not text.strip().isdecimal():
+        raise UsageError(f"{name} is {text!r} in the environment, expected a number, as a launcher sets it")
+    return int(text)
 
 
 def _first_host(node_list: str) -> str:

@@ -41,6 +41,9 @@ def run_ranks(
         ranks = [_start(arguments, environment) for environment in environments]
         try:
             return _wait(ranks, victim)
+        except KeyboardInterrupt:
+            _await_end(ranks)
+            raise
         finally:
             for rank in ranks:
                 rank.kill()
@@ -65,6 +68,13 @@ def _wait(ranks: list[subprocess.Popen[bytes]], victim: int | None) -> int:
         if rank.returncode is not None and rank.returncode < 0:
             print(f"ep_bench: rank {number} was ended by signal {-rank.returncode}", file=sys.stderr)
     return failure if failure is not None else _meaning(codes) if codes else Exit.OK
+
+
+def _await_end(ranks: list[subprocess.Popen[bytes]]) -> None:
+    """Gives ranks that were interrupted as well the time to report what they have."""
+    give_up = time.monotonic() + _GRACE_S
+    while None in [rank.poll() for rank in ranks] and time.monotonic() < give_up:
+        time.sleep(_POLL_S)
 
 
 def _failures(ranks: list[subprocess.Popen[bytes]], victim: int | None) -> list[int]:

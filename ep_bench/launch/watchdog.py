@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 from ep_bench.exits import Exit
 
@@ -16,12 +17,16 @@ class Watchdog:
 
     Args:
         seconds: how long that is; None: it sleeps.
+
+    Attributes:
+        last_words: what is done before the end, in a thread of its own.
     """
 
     def __init__(self, seconds: float | None) -> None:
         self._seconds = seconds
         self._fed = time.monotonic()
         self._activity = "starting"
+        self.last_words: Callable[[], None] = lambda: None
         if seconds is not None:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
@@ -36,6 +41,10 @@ class Watchdog:
             left = self._fed + self._seconds - time.monotonic()
             if left <= 0:
                 print(f"\nep_bench: no progress for {self._seconds:g} s: {self._activity}", file=sys.stderr)
-                sys.stderr.flush()
-                os._exit(Exit.HANG)
+                try:
+                    self.last_words()
+                finally:
+                    sys.stdout.flush()
+                    sys.stderr.flush()
+                    os._exit(Exit.HANG)
             time.sleep(left)

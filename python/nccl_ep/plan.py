@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a group and its handles will take of memory, before there are any. No GPU is needed.
 
-``python -m nccl_ep.plan --tokens 4096 --ranks 8 --experts 256 --topk 8 --hidden 7168`` shows it as a table;
+``python -m nccl_ep.plan --tokens 4096 --ranks 8 --experts 256 --top-k 8 --hidden 7168`` shows it as a table;
 with ``--nodes 2`` the ranks form two LSA teams.
 """
 
@@ -176,7 +176,8 @@ def _sizes(num_bytes: int) -> tuple[str, str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m nccl_ep.plan", description=__doc__)
     add = parser.add_argument
-    add("--algorithm", choices=sorted(ALGORITHMS), default="ht")
+    algorithm = "low latency or high throughput; default %(default)s"
+    add("--algorithm", choices=sorted(ALGORITHMS), default="ht", help=algorithm)
     add("--layout", choices=sorted(LAYOUTS), help="default: fl in high throughput, em in low latency")
     add("--nodes", type=_number, default=1, metavar="N", help="LSA teams; default 1")
     ranks = parser.add_mutually_exclusive_group()
@@ -185,10 +186,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--tokens", type=_number, required=True, metavar="N", help="that a rank dispatches at most")
     add("--hidden", type=_number, required=True, metavar="N", help="elements of a row")
     add("--experts", type=_number, required=True, metavar="N", help="of all ranks together")
-    add("--topk", type=_number, required=True, metavar="N")
-    add("--dtype", choices=sorted(DTYPES), default="bf16")
-    add("--alignment", type=_number, default=1, metavar="N", help="of each expert's rows")
-    overflow = "of rows beyond --budget: an error, or some are dropped, which takes room to number them all"
+    add_top_k(parser, type=_number, required=True, metavar="N", help="routes of a token")
+    add("--dtype", choices=sorted(DTYPES), default="bf16", help="of elements; default %(default)s")
+    add("--alignment", type=_number, default=1, metavar="N", help="of each expert's rows; default 1")
+    overflow = (
+        "of rows beyond --budget: an error, or some are dropped, which takes room to number them all; "
+        "default trap"
+    )
     add("--overflow", choices=["trap", "drop"], default="trap", help=overflow)
     add("--exact", action="store_true", help="a group with exact_combine, which has layout em")
     add("--sms", type=_number, default=0, metavar="N", help="most SMs to use; default: the library chooses")
@@ -197,6 +201,12 @@ def _parser() -> argparse.ArgumentParser:
     rows.add_argument("--budget", type=_number, metavar="N", help="rows that a rank may receive")
     rows.add_argument("--eager", action="store_true", help="no budget: as many as there are; the default")
     return parser
+
+
+def add_top_k(parser: argparse.ArgumentParser, **options: Any) -> None:
+    """Adds ``--top-k``, which was once ``--topk`` and still answers to it, though no help says so."""
+    action = parser.add_argument("--top-k", "--topk", dest="topk", **options)
+    action.option_strings = ["--top-k"]
 
 
 def _number(text: str) -> int:

@@ -62,6 +62,31 @@ def test_what_the_library_cannot_do_is_said_by_the_library(capsys) -> None:
     assert "config.enable_mask: is set with NCCL_EP_OVERFLOW_DROP" in capsys.readouterr().err
 
 
+@pytest.mark.sim_only
+def test_a_file_that_cannot_be_written_is_said_before_anybody_dies(capsys) -> None:
+    assert main([*SMALL, "--kill", "1@2", "--json", "/nowhere/rows.json"]) == Exit.USAGE
+    assert capsys.readouterr() == ("", "ep_bench: --json /nowhere/rows.json: there is no folder /nowhere\n")
+
+
+@pytest.mark.sim_only
+def test_a_file_that_could_not_be_written_leaves_the_report(capsys) -> None:
+    arguments = [*SMALL, "--kill", "1@2", "--timeout-ns", str(TIMEOUT_NS), "--json", "/dev/full"]
+    assert main(arguments) == Exit.USAGE
+    out, err = capsys.readouterr()
+    assert "all others have masked rank 1, and their results are right" in out
+    assert "--json /dev/full: No space left on device" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.sim_only
+def test_ranks_that_do_without_each_other_too_early_have_wrong_data(capsys) -> None:
+    assert main([*SMALL, "--kill", "1@2", "--timeout-ns", "1"]) == Exit.WRONG_DATA
+    err = capsys.readouterr().err
+    assert "ep_bench: WRONG: ll, em, 4 tokens" in err
+    assert "before rank 1 died, where kernels wait 1 ns (--timeout-ns): rank 0: expert_counters" in err
+    assert "Traceback" not in err
+
+
 def test_a_node_has_one_rank_in_high_throughput() -> None:
     with pytest.raises(UsageError, match="--nodes 2: expected 1 or 4 with --kill and --algorithm ht"):
         options("--kill", "3@20", "--algorithm", "ht", "--nodes", "2")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ep_bench.cli import main
 from ep_bench.exits import Exit, PeerLost, UsageError
 from ep_bench.launch import supervisor
 from ep_bench.launch.environment import MEETING, Place, environment_of, find_place
@@ -53,6 +54,34 @@ def test_a_launcher_tells_each_process_its_place(environment, place):
 def test_ranks_that_cannot_find_each_other_are_told_what_to_set():
     with pytest.raises(UsageError, match=r"set MASTER_ADDR or EP_BENCH_MEETING"):
         find_place({"RANK": "0", "WORLD_SIZE": "2"})
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({**TORCHRUN, "RANK": "abc"}, "RANK is 'abc' in the environment, expected a number"),
+        ({**TORCHRUN, "RANK": "-1"}, "RANK is '-1'"),
+        ({**TORCHRUN, "RANK": "8"}, "rank 8 of 8 in the environment, expected fewer"),
+        ({**TORCHRUN, "WORLD_SIZE": ""}, "WORLD_SIZE is ''"),
+        ({**TORCHRUN, "LOCAL_RANK": "one"}, "LOCAL_RANK is 'one'"),
+        ({**TORCHRUN, "MASTER_PORT": "http"}, "MASTER_PORT is 'http'"),
+        ({**TORCHRUN, MEETING: "head"}, "EP_BENCH_MEETING is 'head', expected host:port or the path"),
+        ({"OMPI_COMM_WORLD_RANK": "1"}, "OMPI_COMM_WORLD_SIZE is ''"),
+        ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "x"}, "SLURM_PROCID is 'x'"),
+        (SLURM, "SLURM_STEP_NODELIST is '', expected a list of hosts"),
+    ],
+    ids=str,
+)
+def test_what_no_launcher_would_set_is_named(environment, message):
+    with pytest.raises(UsageError, match=message):
+        find_place(environment)
+
+
+def test_the_command_names_it_as_well(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "abc")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main([]) == Exit.USAGE
+    assert capsys.readouterr().err.startswith("ep_bench: RANK is 'abc'")
 
 
 def in_threads(num_ranks, meeting, act):
@@ -143,12 +172,12 @@ def test_peers_go_on_without_one_that_has_died(tmp_path):
     ]
 
 
-def supervise(monkeypatch, script: str, num_ranks: int = 3) -> int:
+def supervise(monkeypatch, script: str, num_ranks: int = 3, grace_s: float = 0.5) -> int:
     def start(arguments, variables):
         return subprocess.Popen([sys.executable, "-c", script, variables["RANK"]])
 
     monkeypatch.setattr(supervisor, "_start", start)
-    monkeypatch.setattr(supervisor, "_GRACE_S", 0.5)
+    monkeypatch.setattr(supervisor, "_GRACE_S", grace_s)
     return supervisor.run_ranks([], num_ranks, {})
 
 
@@ -167,9 +196,23 @@ def test_the_first_rank_that_fails_decides_and_none_is_left_behind(monkeypatch, 
     assert supervise(monkeypatch, f"import os, sys, time; rank = int(sys.argv[1]); {end}") == code
 
 
+def test_ranks_that_are_interrupted_may_report_what_they_have(monkeypatch, tmp_path):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(supervisor, "_wait", interrupt)
+    script = f"import sys, time; time.sleep(0.3); open({str(tmp_path)!r} + '/' + sys.argv[1], 'w')"
+    with pytest.raises(KeyboardInterrupt):
+        supervise(monkeypatch, script, grace_s=20.0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2"]
+    with pytest.raises(KeyboardInterrupt):
+        supervise(monkeypatch, "import time; time.sleep(600)")  # but not for long
+
+
 def test_no_progress_is_a_hang():
     script = (
         "import time; from ep_bench.launch.watchdog import Watchdog; dog = Watchdog(0.5)\n"
+        "dog.last_words = lambda: print('what there is') or 1 / 0\n"
         "for _ in range(4): time.sleep(0.2); dog.feed('dispatch of a case')\n"
         "time.sleep(60)"
     )
@@ -178,3 +221,4 @@ def test_no_progress_is_a_hang():
     )
     assert end.returncode == Exit.HANG
     assert "no progress for 0.5 s: dispatch of a case" in end.stderr
+    assert end.stdout == "what there is\n"

@@ -78,7 +78,7 @@ def measure(*arguments: str, others: tuple[str, ...] = ()) -> list[Row]:
     def act(rank: sim.Rank) -> list[Row]:
         device, peers = TimedSimDevice(rank, cluster), SimPeers(rank, slots)
         meter = CudaMeter(device, peers, options.iters, options.warmup, lambda: None)  # type: ignore[arg-type]
-        runner = Runner(options, device, peers, meter, SETUP, Nobody())
+        runner = Runner(options, device, peers, meter, SETUP, Nobody(), [])
         with ExitStack() as stack:
             found = libraries(options, device, stack)
             found += [replace(found[0], name=name, ordered=False) for name in others]

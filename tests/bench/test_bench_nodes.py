@@ -11,7 +11,7 @@ import sys
 import pytest
 from nccl_ep import loopback, paths
 
-from ep_bench import cli
+from ep_bench import cli, memory
 from ep_bench.exits import Exit, UsageError
 from ep_bench.launch import supervisor
 from ep_bench.launch.nodes import check_nodes, count_nodes, is_loopback, variables_for
@@ -34,6 +34,7 @@ def ranks_of(monkeypatch, tmp_path):
 
     def run(num_gpus, *arguments):
         monkeypatch.setattr(cli, "num_gpus", lambda: num_gpus)
+        monkeypatch.setattr(memory, "least_memory", lambda: 141 << 30)
         monkeypatch.setattr(supervisor.subprocess, "Popen", start)
         code = cli.main(arguments)
         assert all(command == list(arguments) for command in started)

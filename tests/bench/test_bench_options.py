@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import nccl_ep
 import numpy as np
 import pytest
 
@@ -71,6 +72,18 @@ def test_a_routing_file_decides_about_tokens_and_top_k(tmp_path):
         (("--pass", "forward"), "'forward' is unknown, expected fwd, bwd"),
         (("--overflow", "keep"), "'keep' (choose from"),
         (("--budget", "0"), "0 is too small, expected at least 1"),
+        (("--budget", "999999999999"), "999999999999 is too large, expected at most 2147483647"),
+        (("--seed", "99999999999999999999"), "is too large, expected at most 18446744073709551615"),
+        (("--timeout-ns", "99999999999999999999"), "is too large, expected at most 18446744073709551615"),
+        (
+            ("--timeout", "nan"),
+            "argument --timeout: 'nan': expected seconds, more than 0 and at most 1,000,000",
+        ),
+        (("--timeout", "inf"), "'inf': expected seconds, more than 0"),
+        (("--timeout", "0"), "'0': expected seconds, more than 0"),
+        (("--timeout=-1",), "'-1': expected seconds, more than 0"),
+        (("--timeout", "abc"), "'abc': expected seconds, more than 0"),
+        (("--routing", "zipf:nan"), "--routing zipf:nan: expected uniform, zipf:A"),
     ],
 )
 def test_what_cannot_be_read_ends_with_code_2_and_says_what_was_expected(arguments, message, capsys):
@@ -85,6 +98,7 @@ def test_what_cannot_be_read_ends_with_code_2_and_says_what_was_expected(argumen
     [
         (("--experts", "10"), "--experts 10: expected a multiple of the 4 ranks"),
         (("--top-k", "300"), "--top-k 300: expected at most the number of experts, 256"),
+        (("--routing", "hot:257"), "--routing hot:257: expected at most the number of experts, 256"),
         (("--hidden", "12"), "a row of bf16 has 24 bytes, expected a multiple of 16"),
         ((*HT, "--alignment", "6"), "--alignment 6: expected a power of two"),
         (
@@ -167,3 +181,14 @@ def test_nodes_divide_the_ranks(device):
 def test_ranks_of_the_environment_are_not_for_the_command_line():
     with pytest.raises(UsageError, match="--ranks 2: expected 4"):
         options("--ranks", "2")
+
+
+def test_the_version_is_that_of_the_library(capsys):
+    with pytest.raises(SystemExit) as end:
+        parse(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"ep_bench {nccl_ep.get_lib_version()}\n"
+
+
+def test_seconds_may_be_parts_of_one():
+    assert options("--timeout", "0.5").timeout == 0.5

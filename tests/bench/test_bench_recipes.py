@@ -247,10 +247,6 @@ def test_what_is_no_recipe_is_said(text: str, message: str, capsys):
         ("--recipe nvfp4-combine --dtype fp32", "--dtype fp32: expected bf16 with --recipe nvfp4-combine"),
         ("--recipe nvfp4-combine --hidden 48", "a row of --recipe nvfp4-combine has 24 bytes"),
         ("--recipe exact --layout em,rm", "--layout em,rm: expected em with --recipe exact"),
-        (
-            "--algorithm ht --recipe exact --nodes 2",
-            "--nodes 2: expected 1 with --algorithm ht --recipe exact",
-        ),
         ("--recipe ds-fp8 --dtype fp16", "--dtype fp16: expected bf16 with --recipe ds-fp8"),
         ("--recipe fp8-combine --hidden 64", "--hidden 64: expected a multiple of 128"),
         ("--recipe fwd:e4m3/fp32/8 --hidden 24", "a row of --recipe fwd:e4m3/fp32/8 has 24 bytes"),

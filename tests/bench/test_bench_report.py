@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -12,8 +13,9 @@ import pytest
 from bench_cases import LIBRARY, SETUP, case, row
 from rich.console import Console
 
+from ep_bench.exits import UsageError
 from ep_bench.report.columns import columns_for, constants_of
-from ep_bench.report.files import write_csv, write_json
+from ep_bench.report.files import check_targets, write_csv, write_json
 from ep_bench.report.screen import describe, table_of
 from ep_bench.rows import Measured, make_row
 from ep_bench.statistics import Ratio
@@ -85,6 +87,46 @@ def test_csv_has_a_line_a_row(tmp_path):
     assert len(rows) == len(ROWS)
     assert list(rows[0]) == KEYS
     assert rows[0]["p50_us"] == "11.0"
+
+
+def test_csv_goes_to_standard_output_for_a_dash(capsys):
+    write_csv("-", ROWS[:2], verbose=False)
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ({"--json": "nowhere/rows.json"}, "--json .*nowhere/rows.json: there is no folder .*nowhere"),
+        ({"--csv": "."}, "--csv .*: is a folder, expected the name of a file"),
+        ({"--plot": "file/rows.svg"}, "there is no folder .*file"),
+        ({"--json": "locked/rows.json"}, "may not be written"),
+        ({"--json": "rows", "--csv": "rows"}, "--csv .*rows: expected another file than that of --json"),
+    ],
+    ids=str,
+)
+def test_files_that_cannot_be_written_are_refused_by_option_and_name(tmp_path, monkeypatch, targets, message):
+    (tmp_path / "file").touch()
+    (tmp_path / "locked").mkdir()
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: "locked" not in str(path) and access(path, mode))
+    with pytest.raises(UsageError, match=message):
+        check_targets({option: f"{tmp_path}/{target}" for option, target in targets.items()})
+
+
+def test_standard_output_is_taken_once_and_a_file_has_a_name():
+    check_targets({"--json": "-", "--csv": None, "--plot": None})
+    with pytest.raises(UsageError, match="--csv -: expected another file"):
+        check_targets({"--json": "-", "--csv": "-"})
+    with pytest.raises(UsageError, match="--json '': expected the name of a file"):
+        check_targets({"--json": ""})
+
+
+def test_looking_whether_a_file_can_be_written_leaves_none_behind(tmp_path):
+    (tmp_path / "old.json").write_text("what was there")
+    check_targets({"--json": str(tmp_path / "old.json"), "--csv": str(tmp_path / "new.csv")})
+    assert [path.name for path in tmp_path.iterdir()] == ["old.json"]
+    assert (tmp_path / "old.json").read_text() == "what was there"
 
 
 def test_high_throughput_has_keys_of_its_own(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from bench_cases import case
 
 from ep_bench.inputs import Inputs
+from ep_bench.recipes import recipe_of
 from ep_bench.tokens import Rows
 from ep_bench.traffic import ROUTE_BYTES, computed_remote_bytes, ideal_remote_bytes
 
@@ -36,6 +37,15 @@ TEAM_TABLES = [
     np.array([[3, -1], [0, 2]]),  # nowhere; to host 1, and from there to 0; to 2
 ]
 BETWEEN_TEAMS, INSIDE_TEAMS = 5, 6
+
+
+def test_exact_sums_have_a_row_for_each_route_which_comes_home_by_way_of_the_host(tmp_path):
+    shape = {"num_ranks": 4, "hidden": 32, "layout": "em", "recipe": recipe_of("exact")}
+    by_host = inputs_from(tmp_path, TEAM_TABLES, algorithm="ht", num_teams=2, **shape)
+    assert ideal_remote_bytes(by_host, "combine") == 13 * 64 / 4
+    for algorithm, teams in (("ht", 1), ("ll", 1), ("ll", 2)):
+        straight = inputs_from(tmp_path, TEAM_TABLES, algorithm=algorithm, num_teams=teams, **shape)
+        assert ideal_remote_bytes(straight, "combine") == 9 * 64 / 4
 
 
 def test_high_throughput_crosses_once_for_each_team_and_is_passed_on_there(tmp_path):

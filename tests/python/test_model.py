@@ -34,7 +34,7 @@ from nccl_ep.model.times import Terms
 LL, HT = ep.Algorithm.LOW_LATENCY, ep.Algorithm.HIGH_THROUGHPUT
 EM, RM, FLAT = ep.Layout.EXPERT_MAJOR, ep.Layout.RANK_MAJOR, ep.Layout.FLAT
 ROW_BYTES = 14336
-COMMAND = ["--gpus-per-node", "4", "--tokens", "64", "--experts", "32", "--topk", "4", "--hidden", "256"]
+COMMAND = ["--gpus-per-node", "4", "--tokens", "64", "--experts", "32", "--top-k", "4", "--hidden", "256"]
 
 # Four ranks in two teams, two experts each. Rank 0's tokens: one to ranks 1, 2 (twice) and 3, one to rank 3;
 # rank 3's: one that stays.
@@ -277,10 +277,12 @@ def test_the_command_draws(tmp_path: Path, ending: str) -> None:
 def test_the_command_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
     for options, message in (
         (["--nodes", "3"], "expected a multiple of the 12 ranks"),
-        (["--topk", "33"], "--topk 33"),
+        (["--top-k", "33"], "--top-k 33"),
         (["--layout", "rm"], "layout: is 2, expected"),
         (["--routing", "even"], "--routing even: expected uniform"),
         (["--routing", "none.npz"], "none.npz"),
+        (["--routing", "hot:33"], "--routing hot:33: expected at most the number of experts, 32"),
+        (["--plot", "/nowhere/model.svg"], "--plot /nowhere/model.svg: there is no folder /nowhere"),
     ):
         assert main([*COMMAND, *options]) == 1
         assert message in " ".join(capsys.readouterr().out.split())
@@ -289,7 +291,43 @@ def test_the_command_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> N
         ["--rail-gbps", "0"],
         ["--rail-latency-us", "-1"],
         ["--message-us", "nan"],
+        ["--seed=-1"],
+        ["--seed", "99999999999999999999"],
+        ["--plot", "model.pdf"],
     ):
         with pytest.raises(SystemExit):
             main([*COMMAND, *options])
         assert "expected a" in capsys.readouterr().err
+
+
+def test_what_is_no_archive_of_routes_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    empty = tmp_path / "routes.npz"
+    empty.touch()
+    assert main([*COMMAND, "--routing", str(empty)]) == 1
+    assert "is no .npz file of arrays" in capsys.readouterr().out
+
+
+def test_a_picture_that_could_not_be_written_leaves_the_table(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    target = tmp_path / "model.svg"
+    target.symlink_to("/dev/full")
+    assert main([*COMMAND, "--plot", str(target)]) == 1
+    out = capsys.readouterr().out
+    assert "step" in out
+    assert f"--plot {target}: No space left on device" in out
+
+
+def test_top_k_was_once_written_otherwise(capsys: pytest.CaptureFixture[str]) -> None:
+    def said(option: str) -> str:
+        assert main([*COMMAND[:6], option, "4", "--json"]) == 0
+        return capsys.readouterr().out
+
+    assert said("--top-k") == said("--topk")
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--top-k N" in text
+    assert "--topk" not in text
+    assert "low latency or high throughput; default ht" in text

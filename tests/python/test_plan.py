@@ -31,7 +31,7 @@ CASES = {
     "ht-many-tokens": (replace(HT, max_dispatch_tokens_per_rank=3000), EM, 1),
 }
 
-COMMAND = ["--tokens", "4096", "--ranks", "8", "--experts", "256", "--topk", "8", "--hidden", "7168"]
+COMMAND = ["--tokens", "4096", "--ranks", "8", "--experts", "256", "--top-k", "8", "--hidden", "7168"]
 
 
 @pytest.mark.sim_only
@@ -242,3 +242,20 @@ def test_the_command_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> N
     with pytest.raises(SystemExit):
         main([*COMMAND, "--eager", "--budget", "8000"])
     assert "not allowed with" in capsys.readouterr().err
+
+
+def test_top_k_was_once_written_otherwise(capsys: pytest.CaptureFixture[str]) -> None:
+    def said(*command: str) -> str:
+        assert main(list(command)) == 0
+        return capsys.readouterr().out
+
+    assert said(*COMMAND) == said(*(option.replace("--top-k", "--topk") for option in COMMAND))
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--top-k N" in text
+    assert "--topk" not in text
+    assert "low latency or high throughput; default ht" in text
+    with pytest.raises(SystemExit):
+        main(["--tokens", "4096", "--experts", "256", "--hidden", "7168"])
+    assert "required: --top-k" in capsys.readouterr().err

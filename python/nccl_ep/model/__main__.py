@@ -12,6 +12,8 @@ import numpy.typing as npt
 from rich.console import Console
 
 from ep_bench.exits import UsageError
+from ep_bench.options import MOST_64_BITS, picture
+from ep_bench.report.files import check_target
 from ep_bench.report.plot import require_matplotlib
 from ep_bench.routing import Shape, file_shape, make_routing
 from nccl_ep import model
@@ -20,7 +22,7 @@ from nccl_ep.model.prediction import Case, Prediction, predict
 from nccl_ep.model.report import as_json, describe, table, write_plot
 from nccl_ep.model.times import Machine
 from nccl_ep.model.tokens import Tokens
-from nccl_ep.plan import ALGORITHMS, DTYPES, LAYOUTS
+from nccl_ep.plan import ALGORITHMS, DTYPES, LAYOUTS, add_top_k
 
 MOST_DRAWN_TOKENS = 65536
 """Of all ranks together. Where there are more, so many say what is to be expected of all."""
@@ -35,21 +37,29 @@ def main(arguments: list[str] | None = None) -> int:
         is_drawn = not options.routing.endswith(".npz")
         routing = f"{options.routing}, seed {options.seed}" if is_drawn else options.routing
         if options.plot:
+            check_target("--plot", options.plot)
             require_matplotlib()
         rows: list[Prediction] = []
         for nodes in options.nodes:
             rows += predict(case, machine, _tokens(options, case, nodes * options.gpus_per_node))
         title = describe(case, machine, options.gpus_per_node, routing)
-        if options.plot:
-            write_plot(options.plot, rows, title)
-    except (Error, UsageError, OverflowError, OSError) as error:
-        console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-        return 1
+    except (Error, UsageError, OverflowError) as error:
+        return _refuse(console, str(error))
     if options.json:
         print(as_json(rows, case, machine, routing))
     else:
         console.print(table(rows, title))
+    if options.plot:
+        try:
+            write_plot(options.plot, rows, title)
+        except OSError as error:
+            return _refuse(console, f"--plot {options.plot}: {error.strerror or error}")
     return 0
+
+
+def _refuse(console: Console, reason: str) -> int:
+    console.print(reason, style="red", markup=False, highlight=False, soft_wrap=True)
+    return 1
 
 
 def _case(options: argparse.Namespace) -> Case:
@@ -79,7 +89,7 @@ def _tokens(options: argparse.Namespace, case: Case, num_ranks: int) -> Tokens:
     if case.num_experts % num_ranks or case.num_topk > case.num_experts:
         raise UsageError(
             f"--experts {case.num_experts}: expected a multiple of the {num_ranks} ranks, and at least "
-            f"--topk {case.num_topk}"
+            f"--top-k {case.num_topk}"
         )
     if options.routing.endswith(".npz"):
         in_file = file_shape(options.routing, case.num_experts)
@@ -104,19 +114,20 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m nccl_ep.model", description=str(model.__doc__).splitlines()[0]
     )
     add = parser.add_argument
-    add("--algorithm", choices=sorted(ALGORITHMS), default="ht")
+    algorithm = "low latency or high throughput; default %(default)s"
+    add("--algorithm", choices=sorted(ALGORITHMS), default="ht", help=algorithm)
     add("--layout", choices=sorted(LAYOUTS), help="default: fl in high throughput, em in low latency")
     add("--nodes", type=_numbers, default=[1], metavar="N,...", help="LSA teams; default 1")
     add("--gpus-per-node", type=_number, default=8, metavar="N", help="ranks of an LSA team; default 8")
     add("--tokens", type=_number, default=4096, metavar="N", help="that a rank dispatches; default 4096")
     add("--hidden", type=_number, default=7168, metavar="N", help="elements of a row; default 7168")
     add("--experts", type=_number, default=256, metavar="N", help="of all ranks together; default 256")
-    add("--topk", type=_number, default=8, metavar="N", help="default 8")
-    add("--dtype", choices=sorted(DTYPES), default="bf16")
+    add_top_k(parser, type=_number, default=8, metavar="N", help="routes of a token; default 8")
+    add("--dtype", choices=sorted(DTYPES), default="bf16", help="of elements; default %(default)s")
     add("--zero-copy", choices=["on", "off"], default="on", help="outputs of dispatch in windows; default on")
     routing = "uniform, zipf:A, hot:N or a file that ends in .npz, as for ep_bench; default uniform"
     add("--routing", default="uniform", help=routing)
-    add("--seed", type=int, default=1, help="of a routing that is drawn; default 1")
+    add("--seed", type=_seed, default=1, help="of a routing that is drawn; default 1")
     machine = Machine()
     links = parser.add_argument_group("links")
     add = links.add_argument
@@ -128,13 +139,21 @@ def _parser() -> argparse.ArgumentParser:
     message = "of an adapter for each message; default %(default)s"
     add("--message-us", type=_time, default=machine.message_us, help=message)
     parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
-    parser.add_argument("--plot", metavar="FILE", help="draw it over node counts: .png, .svg or .html")
+    parser.add_argument(
+        "--plot", type=picture, metavar="FILE", help="draw it over node counts: .png, .svg or .html"
+    )
     return parser
 
 
 def _number(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a positive number")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) > MOST_64_BITS:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 0 to {MOST_64_BITS}")
     return int(text)
 
 
