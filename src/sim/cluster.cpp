@@ -35,7 +35,7 @@ Cluster::Cluster(const ncclEpSimConfig_t& config)
   engine_ = std::make_unique<Engine>(*executor_, checker_.get(), topology_.num_ranks(), random.fork());
   gin_ = std::make_unique<GinEngine>(*this, checker_.get(), random.fork());
   for (uint32_t index = 0; index < topology_.num_ranks(); ++index) {
-    Rank& rank = *ranks_.emplace_back(std::make_unique<Rank>(index));
+    Rank& rank = *ranks_.emplace_back(std::make_unique<Rank>(index, executor_->memory()));
     rank.comm.open = &open_communicator;
     rank.comm.cluster = this;
     rank.comm.rank = index;

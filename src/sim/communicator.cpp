@@ -111,8 +111,13 @@ void SimCommunicator::deregister_window(ncclWindow_t window) noexcept {
 
 PeerWindow SimCommunicator::peers(ncclWindow_t window, size_t offset) {
   const Hosts::Lock lock = cluster_->lock();
-  const PeerWindow& peers = rank_.window(window).peers;
-  return {peers.base + offset, peers.stride};
+  const Window& registered = rank_.window(window);
+  const size_t bytes = registered.bytes[rank_.index];
+  if (offset > bytes) {
+    throw Error(ncclInvalidArgument,
+                "an offset of " + std::to_string(offset) + " into a window of " + std::to_string(bytes) + " bytes");
+  }
+  return {registered.peers.base + offset, registered.peers.stride};
 }
 
 std::unique_ptr<runtime::Network> SimCommunicator::connect_network(const runtime::NetworkNeeds& needs) {

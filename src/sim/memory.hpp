@@ -39,6 +39,24 @@ class Memory {
   // The allocation that holds [begin, begin + bytes) completely; null if there is none.
   void* find_allocation(uint32_t rank, const void* begin, size_t bytes) const;
 
+  // Whether all these bytes lie in allocations; `begin` is in an arena. Kernels ask this at every access.
+  bool is_allocated(const void* begin, size_t bytes) const {
+    const uintptr_t offset = reinterpret_cast<uintptr_t>(begin) - begin_, in_granule = offset % kGranule;
+    if (in_granule + bytes <= granules_[offset / kGranule]) [[likely]] {
+      return true;
+    }
+    return in_granule + bytes > kGranule && find_allocation(owner(begin), begin, bytes) != nullptr;
+  }
+  // Whether an address in an arena is where windows may be, which other ranks reach.
+  bool is_symmetric(const void* address) const {
+    return (reinterpret_cast<uintptr_t>(address) - begin_) % stride() < memory_bytes_;
+  }
+
+  // Memory of the host that a rank's kernels may use as well, until it is unpinned.
+  void pin(uint32_t rank, const void* memory, size_t bytes);
+  void unpin(uint32_t rank, const void* memory);
+  bool is_pinned(uint32_t rank, const void* begin, size_t bytes) const;
+
   // From an address in rank r's arena to the same place in rank r + 1's.
   uint64_t stride() const { return uint64_t{1} << stride_shift_; }
 
@@ -52,7 +70,8 @@ class Memory {
     return reinterpret_cast<uintptr_t>(address) - shared_begin() < shared_bytes_;
   }
   uintptr_t begin() const { return begin_; }
-  uintptr_t bytes() const { return (uintptr_t{num_ranks_} << stride_shift_) + shared_bytes_; }
+  uintptr_t arenas_bytes() const { return uintptr_t{num_ranks_} << stride_shift_; }
+  uintptr_t bytes() const { return arenas_bytes() + shared_bytes_; }
 
   static constexpr size_t kMaxStaticShared = 48 * 1024;  // of a block, as on a GPU
 
@@ -61,7 +80,7 @@ class Memory {
   uint64_t shared_slot_bytes() const { return shared_slot_bytes_; }
   uint32_t num_shared_slots() const { return num_shared_slots_; }
 
-  // "rank 2 memory + 0x40", "rank 0 shared memory 3 + 0x100".
+  // "rank 2 memory + 0x40", "rank 0 shared memory 3 + 0x100", "address 0x7f0012345678 (memory of the host)".
   std::string describe(uintptr_t address) const;
 
  private:
@@ -71,13 +90,18 @@ class Memory {
       Zone zone;
     };
     std::map<uintptr_t, Allocation> allocations;
-    uintptr_t used_end[2];       // of each zone: nothing behind it was ever allocated
-    size_t allocated_bytes = 0;  // of the GPU's memory
+    std::map<uintptr_t, size_t> pinned;  // bytes at addresses of the host
+    uintptr_t used_end[2];               // of each zone: nothing behind it was ever allocated
+    size_t allocated_bytes = 0;          // of the GPU's memory
   };
 
-  uintptr_t shared_begin() const { return begin_ + (uintptr_t{num_ranks_} << stride_shift_); }
+  uintptr_t shared_begin() const { return begin_ + arenas_bytes(); }
+  size_t granule_bytes() const { return arenas_bytes() / kGranule * sizeof(uint16_t); }
   uintptr_t zone_begin(uint32_t rank, Zone zone) const;
+  void mark(uintptr_t begin, size_t bytes, bool allocated);
   uintptr_t find_room(const Arena& arena, uint32_t rank, size_t bytes, Zone zone) const;
+
+  static constexpr size_t kGranule = 256;  // allocations begin at multiples of it
 
   uint32_t num_ranks_;
   uint64_t memory_bytes_;  // of each rank
@@ -86,6 +110,7 @@ class Memory {
   uint32_t num_shared_slots_;
   uint64_t shared_bytes_;
   uintptr_t begin_;
+  uint16_t* granules_;  // of each granule of the arenas, how many bytes from its beginning are allocated
   check::Checker* checker_;
   std::vector<Arena> arenas_;
 };

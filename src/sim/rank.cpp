@@ -21,7 +21,20 @@ T& found(T* object, uint32_t rank, const std::string& kind) {
 
 }  // namespace
 
-Rank::Rank(uint32_t index) : index(index) { default_stream.rank = index; }
+HostAllocation::HostAllocation(Memory& memory, uint32_t rank, size_t bytes)
+    : memory_(memory), rank_(rank), bytes_(bytes) {
+  constexpr size_t kAlignment = 256;
+  begin_ = std::aligned_alloc(kAlignment, align_up(std::max<size_t>(bytes, 1), kAlignment));
+  if (begin_ == nullptr) throw std::bad_alloc();
+  memory_.pin(rank_, begin_, bytes_);
+}
+
+HostAllocation::~HostAllocation() {
+  memory_.unpin(rank_, begin_);
+  std::free(begin_);
+}
+
+Rank::Rank(uint32_t index, Memory& memory) : index(index), memory_(memory) { default_stream.rank = index; }
 
 Stream& Rank::stream(cudaStream_t handle) {
   return handle == nullptr ? default_stream : found(streams.find(handle), index, "stream");
@@ -76,11 +89,10 @@ void Rank::learn_from_streams() {
 }
 
 void* Rank::allocate_host(size_t bytes) {
-  constexpr size_t kAlignment = 256;
-  void* memory = std::aligned_alloc(kAlignment, align_up(std::max<size_t>(bytes, 1), kAlignment));
-  if (memory == nullptr) throw std::bad_alloc();
-  host_memory.emplace(memory, HostAllocation{bytes, {memory, &std::free}});
-  return memory;
+  auto allocation = std::make_unique<HostAllocation>(memory_, index, bytes);
+  void* begin = allocation->begin();
+  host_memory.emplace(begin, std::move(allocation));
+  return begin;
 }
 
 bool Rank::release_host(const void* memory) {
@@ -102,7 +114,7 @@ ncclEpSimUsage_t Rank::usage() const {
     usage.device_bytes += allocation.bytes.on_gpu;
     usage.host_bytes += allocation.bytes.in_host;
   }
-  for (const auto& [memory, allocation] : host_memory) usage.host_bytes += allocation.bytes;
+  for (const auto& [memory, allocation] : host_memory) usage.host_bytes += allocation->bytes();
   usage.num_device_allocations = static_cast<uint32_t>(device_memory.size());
   usage.num_host_allocations = static_cast<uint32_t>(host_memory.size());
   usage.num_windows = static_cast<uint32_t>(windows.all().size());
