@@ -174,7 +174,8 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimRankLeave(ncclEpSimCluster_t cluster, int 
 NCCL_EP_SIM_API ncclResult_t ncclEpSimMalloc(ncclEpSimCluster_t cluster, int rank, void** memory, size_t bytes) {
   return guarded(__func__, [&] {
     given(memory, "memory") = nullptr;
-    *memory = device(cluster, rank).allocate(bytes);
+    LockedRank self(cluster, rank);
+    *memory = self.cluster.allocate(self.rank, {bytes}, Memory::Zone::ordinary);
   });
 }
 
@@ -188,7 +189,8 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimFree(ncclEpSimCluster_t cluster, int rank,
 NCCL_EP_SIM_API ncclResult_t ncclEpSimMemAlloc(ncclEpSimCluster_t cluster, int rank, void** memory, size_t bytes) {
   return guarded(__func__, [&] {
     given(memory, "memory") = nullptr;
-    *memory = communicator(cluster, rank).allocate_symmetric(bytes);
+    LockedRank self(cluster, rank);
+    *memory = self.cluster.allocate(self.rank, {bytes}, Memory::Zone::symmetric);
   });
 }
 
@@ -202,7 +204,7 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimMemFree(ncclEpSimCluster_t cluster, int ra
 NCCL_EP_SIM_API ncclResult_t ncclEpSimHostAlloc(ncclEpSimCluster_t cluster, int rank, void** memory, size_t bytes) {
   return guarded(__func__, [&] {
     given(memory, "memory") = nullptr;
-    *memory = device(cluster, rank).allocate_host(bytes);
+    *memory = LockedRank(cluster, rank).rank.allocate_host(bytes);
   });
 }
 

@@ -78,12 +78,15 @@ SimCommunicator::SimCommunicator(std::shared_ptr<Cluster> cluster, uint32_t rank
 
 void* SimCommunicator::allocate_symmetric(size_t bytes) {
   const Hosts::Lock lock = cluster_->lock();
+  rank_.check_may_allocate();
   return cluster_->allocate(rank_, {bytes}, Memory::Zone::symmetric);
 }
 
 void SimCommunicator::release_symmetric(void* memory) noexcept {
   const Hosts::Lock lock = cluster_->lock();
-  if (rank_.owns(memory, Memory::Zone::symmetric)) cluster_->release(rank_, memory);
+  if (!rank_.owns(memory, Memory::Zone::symmetric)) return;
+  rank_.spoil_captures_by_release();
+  cluster_->release(rank_, memory);
 }
 
 ncclWindow_t SimCommunicator::register_window(void* memory, size_t bytes) {

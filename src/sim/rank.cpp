@@ -88,6 +88,22 @@ void Rank::learn_from_streams() {
   for (const Stream* stream : all_streams()) host.learn(stream->knowledge);
 }
 
+void Rank::check_may_allocate() {
+  for (const Stream* stream : all_streams()) {
+    if (!stream->is_capturing()) continue;
+    throw Error(ncclInvalidUsage, "device memory is allocated for rank " + std::to_string(index) +
+                                      " while its stream " + std::to_string(stream->id) +
+                                      " is captured; expected that before the capture");
+  }
+}
+
+void Rank::spoil_captures_by_release() {
+  for (const Stream* stream : all_streams()) {
+    if (!stream->is_capturing()) continue;
+    stream->point.capture->problem = "device memory of rank " + std::to_string(index) + " was freed during the capture";
+  }
+}
+
 void* Rank::allocate_host(size_t bytes) {
   auto allocation = std::make_unique<HostAllocation>(memory_, index, bytes);
   void* begin = allocation->begin();

@@ -110,6 +110,11 @@ struct Rank {
   bool is_idle();
   void learn_from_streams();
 
+  // CUDA gives and takes no memory while a stream is captured. The library's own device memory goes by that: the first
+  // throws, the second, since nobody sees it fail, spoils the capture.
+  void check_may_allocate();
+  void spoil_captures_by_release();
+
   void* allocate_host(size_t bytes);
   bool release_host(const void* memory);  // false: there is no such memory
   bool owns(const void* memory, Memory::Zone zone) const;
