@@ -15,7 +15,7 @@
 //  4. Work is asynchronous: kernels, copies and fills take effect when the GPUs get to them. Device memory is
 //  ordinary
 //     memory of this process and may be read and written through its pointer, but not while work on it is
-//     pending. Freeing memory does not wait for pending work either.
+//     pending. Freeing memory does not wait for pending work either, and takes it from later work only.
 //  5. The first failure on a GPU (a race, a deadlock, a bad access, ...) ends the simulation: from then on,
 //  work and
 //     waits of all ranks return ncclInternalError with its report. Memory and objects can still be freed.

@@ -103,7 +103,7 @@ void check_foreign_access(ExecutorState& sim, const void* p, size_t bytes, uint3
       return "an access to " + hex(p) + " from rank " + std::to_string(rank) + ", which is not in its LSA team";
     });
   }
-  if (!sim.memory.is_allocated(p, bytes)) fail_unallocated(sim, p, bytes, pc);
+  if (!sim.memory.was_allocated(p, bytes)) fail_unallocated(sim, p, bytes, pc);
   if (!sim.memory.is_symmetric(p)) {
     sim.fail_thread(pc, [=] {
       return "an access to " + hex(p) + " from rank " + std::to_string(rank) + ", expected its own memory or a window";

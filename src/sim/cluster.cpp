@@ -71,6 +71,7 @@ void* Cluster::allocate(Rank& rank, MemoryBytes bytes, Memory::Zone zone) {
 void Cluster::release(Rank& rank, void* memory) {
   rank.device_memory.erase(memory);
   executor_->memory().release(rank.index, memory);
+  rank.collect_idle();
 }
 
 void Cluster::check_access(const void* begin, size_t bytes, const std::string& what) {
@@ -89,6 +90,7 @@ void Cluster::throw_if_failed() const {
 
 void Cluster::begin_work(Rank& rank) {
   throw_if_failed();
+  rank.collect_idle();
   rank.num_polls = 0;
 }
 

@@ -76,7 +76,8 @@ void Engine::run(uint32_t rank, const KernelWork& work, check::Knowledge& knowle
 void Engine::check_transfer(uint32_t rank, const char* what, const void* begin, size_t bytes) {
   const Memory& memory = executor_.memory();
   const uint32_t owner = memory.owner(begin);
-  if (owner == Memory::kNobody || bytes == 0 || memory.find_allocation(owner, begin, bytes) != nullptr) return;
+  if (owner == Memory::kNobody || bytes == 0) return;
+  if (owner == rank ? memory.is_allocated(begin, bytes) : memory.was_allocated(begin, bytes)) return;
   executor_.fail(NCCL_EP_SIM_FAILURE_FAULT, "a " + std::string(what) + " on a stream of rank " + std::to_string(rank) +
                                                 " of " + std::to_string(bytes) + " bytes at " +
                                                 memory.describe(reinterpret_cast<uintptr_t>(begin)) +

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstdlib>
 #include <cstring>
 
 #include "runtime/error.hpp"
@@ -76,7 +77,7 @@ Memory::Memory(const ncclEpSimConfig_t& config, check::Checker* checker)
 
   // Memory that was never allocated stays inaccessible, so that wild accesses end as faults.
   begin_ = reinterpret_cast<uintptr_t>(reserve(bytes(), PROT_NONE, config));
-  granules_ = static_cast<uint16_t*>(reserve(granule_bytes(), PROT_READ | PROT_WRITE, config));
+  granules_ = static_cast<int16_t*>(reserve(granule_bytes(), PROT_READ | PROT_WRITE, config));
   mprotect(reinterpret_cast<void*>(shared_begin()), shared_bytes_, PROT_READ | PROT_WRITE);
 
   arenas_.resize(num_ranks_);
@@ -141,17 +142,42 @@ void* Memory::allocate(uint32_t rank, MemoryBytes wanted, Zone zone) {
   arena.allocations[begin] = {wanted, zone};
   arena.allocated_bytes += wanted.on_gpu;
   unpoison(begin, bytes);
-  mark(begin, bytes, true);
+  mark(begin, bytes, 1);
   void* memory = reinterpret_cast<void*>(begin);
   if (checker_ != nullptr) checker_->forget(memory, bytes);
   std::memset(memory, kGarbage, std::min(bytes, kGarbageBytes));
   return memory;
 }
 
-void Memory::mark(uintptr_t begin, size_t bytes, bool allocated) {
-  uint16_t* granule = granules_ + (begin - begin_) / kGranule;
-  granule = std::fill_n(granule, bytes / kGranule, static_cast<uint16_t>(allocated ? kGranule : 0));
-  if (bytes % kGranule != 0) *granule = static_cast<uint16_t>(allocated ? bytes % kGranule : 0);
+void Memory::mark(uintptr_t begin, size_t bytes, int16_t sign) {
+  int16_t* granule = granules_ + (begin - begin_) / kGranule;
+  granule = std::fill_n(granule, bytes / kGranule, static_cast<int16_t>(sign * static_cast<int16_t>(kGranule)));
+  if (bytes % kGranule == 0) return;
+  const auto rest = static_cast<int16_t>(bytes % kGranule);
+  *granule = sign > 0 ? std::max(*granule, rest) : static_cast<int16_t>(-rest);  // more of it may be in use until later
+}
+
+bool Memory::is_covered(uintptr_t offset, size_t bytes, bool or_was) const {
+  for (const uintptr_t end = offset + bytes; offset < end; offset += kGranule - offset % kGranule) {
+    const size_t needed = std::min(end - offset + offset % kGranule, kGranule);
+    const int16_t granule = granules_[offset / kGranule];
+    if (static_cast<ptrdiff_t>(needed) > (or_was ? std::abs(granule) : granule)) return false;
+  }
+  return true;
+}
+
+void Memory::withdraw_released(uint32_t rank) {
+  Arena& arena = arenas_[rank];
+  for (const auto& [begin, bytes] : arena.released) {
+    mark(begin, bytes, -1);
+    // What has been given out again is somebody's.
+    auto other = arena.allocations.upper_bound(begin);
+    if (other != arena.allocations.begin()) --other;
+    for (; other != arena.allocations.end() && other->first < begin + bytes; ++other) {
+      mark(other->first, other->second.bytes.total(), 1);
+    }
+  }
+  arena.released.clear();
 }
 
 void Memory::pin(uint32_t rank, const void* memory, size_t bytes) {
@@ -180,7 +206,7 @@ void Memory::release(uint32_t rank, void* memory) {
                                          " is not the beginning of an allocation of rank " + std::to_string(rank));
   }
   poison(allocation->first, allocation->second.bytes.total());
-  mark(allocation->first, allocation->second.bytes.total(), false);
+  arena.released[allocation->first] = allocation->second.bytes.total();
   arena.allocated_bytes -= allocation->second.bytes.on_gpu;
   arena.allocations.erase(allocation);
 }

@@ -39,14 +39,22 @@ class Memory {
   // The allocation that holds [begin, begin + bytes) completely; null if there is none.
   void* find_allocation(uint32_t rank, const void* begin, size_t bytes) const;
 
-  // Whether all these bytes lie in allocations; `begin` is in an arena. Kernels ask this at every access.
+  // Whether these bytes lie in allocations; `begin` is in an arena. Kernels ask this at every access.
   bool is_allocated(const void* begin, size_t bytes) const {
-    const uintptr_t offset = reinterpret_cast<uintptr_t>(begin) - begin_, in_granule = offset % kGranule;
-    if (in_granule + bytes <= granules_[offset / kGranule]) [[likely]] {
+    const uintptr_t offset = reinterpret_cast<uintptr_t>(begin) - begin_;
+    const size_t end = offset % kGranule + bytes;
+    if (static_cast<ptrdiff_t>(end) <= granules_[offset / kGranule]) [[likely]] {
       return true;
     }
-    return in_granule + bytes > kGranule && find_allocation(owner(begin), begin, bytes) != nullptr;
+    return end > kGranule && is_covered(offset, bytes, false);
   }
+  // The same, or whether they did so before they were released: other ranks have windows mapped for as long as they like.
+  bool was_allocated(const void* begin, size_t bytes) const {
+    return is_covered(reinterpret_cast<uintptr_t>(begin) - begin_, bytes, true);
+  }
+  // release() leaves memory to the kernels that are under way, as cudaFree waits for them. This takes it from later ones.
+  void withdraw_released(uint32_t rank);
+  bool has_released(uint32_t rank) const { return !arenas_[rank].released.empty(); }
   // Whether an address in an arena is where windows may be, which other ranks reach.
   bool is_symmetric(const void* address) const {
     return (reinterpret_cast<uintptr_t>(address) - begin_) % stride() < memory_bytes_;
@@ -90,15 +98,17 @@ class Memory {
       Zone zone;
     };
     std::map<uintptr_t, Allocation> allocations;
-    std::map<uintptr_t, size_t> pinned;  // bytes at addresses of the host
-    uintptr_t used_end[2];               // of each zone: nothing behind it was ever allocated
-    size_t allocated_bytes = 0;          // of the GPU's memory
+    std::map<uintptr_t, size_t> released;  // bytes at addresses that kernels under way may still use
+    std::map<uintptr_t, size_t> pinned;    // bytes at addresses of the host
+    uintptr_t used_end[2];                 // of each zone: nothing behind it was ever allocated
+    size_t allocated_bytes = 0;            // of the GPU's memory
   };
 
   uintptr_t shared_begin() const { return begin_ + arenas_bytes(); }
-  size_t granule_bytes() const { return arenas_bytes() / kGranule * sizeof(uint16_t); }
+  size_t granule_bytes() const { return arenas_bytes() / kGranule * sizeof(int16_t); }
   uintptr_t zone_begin(uint32_t rank, Zone zone) const;
-  void mark(uintptr_t begin, size_t bytes, bool allocated);
+  bool is_covered(uintptr_t offset, size_t bytes, bool or_was) const;
+  void mark(uintptr_t begin, size_t bytes, int16_t sign);
   uintptr_t find_room(const Arena& arena, uint32_t rank, size_t bytes, Zone zone) const;
 
   static constexpr size_t kGranule = 256;  // allocations begin at multiples of it
@@ -110,7 +120,9 @@ class Memory {
   uint32_t num_shared_slots_;
   uint64_t shared_bytes_;
   uintptr_t begin_;
-  uint16_t* granules_;  // of each granule of the arenas, how many bytes from its beginning are allocated
+  // Of each granule of the arenas, how many bytes from its beginning are allocated. Negative: were, before they were
+  // released.
+  int16_t* granules_;
   check::Checker* checker_;
   std::vector<Arena> arenas_;
 };

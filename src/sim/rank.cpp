@@ -63,7 +63,10 @@ void Rank::destroy_stream(cudaStream_t handle) {
 }
 
 void Rank::collect_idle() {
-  if (!dying_host_memory.empty() && is_idle()) dying_host_memory.clear();
+  if ((!dying_host_memory.empty() || memory_.has_released(index)) && is_idle()) {
+    dying_host_memory.clear();
+    memory_.withdraw_released(index);
+  }
   std::vector<const Stream*> idle;
   for (const auto& stream : dying_streams.all()) {
     if (stream->is_idle()) idle.push_back(stream.get());

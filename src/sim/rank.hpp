@@ -105,7 +105,7 @@ struct Rank {
   void destroy_stream(cudaStream_t handle);
   // All of them, the dying ones included, in the order of their creation.
   std::vector<Stream*> all_streams();
-  // What was given back while work was pending, which may use it, goes when it is done: streams and host memory.
+  // What was given back while work was pending, which may use it, goes when it is done: streams and memory.
   void collect_idle();
   bool is_idle();
   void learn_from_streams();

@@ -309,6 +309,23 @@ def test_windows() -> None:
         cluster.run(main)
 
 
+def test_an_offset_beyond_the_window_is_refused() -> None:
+    config = ep.GroupConfig(ep.Algorithm.HIGH_THROUGHPUT, 4, 4, 8, 64)
+
+    def main(rank: sim.Rank) -> None:
+        window = rank.register_window(rank.symmetric((8, 16)))
+        topk_idx = rank.array(np.arange(8).reshape(4, 2) % 4)
+        weights, ids = rank.zeros((8, 2)), rank.zeros((8, 2), np.int64)
+        inputs = ep.DispatchInputs(rank.zeros((4, 16)), rank.zeros((4, 2)))
+        with ep.Group(rank, config) as group, group.create_handle(ep.Layout.FLAT, topk_idx) as handle:
+            outside = ep.Tensor(rank.zeros((8, 16)), window=window.handle, window_offset=1 << 20)
+            with pytest.raises(ep.InvalidArgument, match="offset of 1048576 into a window of 512 bytes"):
+                handle.dispatch(inputs, ep.DispatchOutputs(outside, weights, topk_idx=ids))
+
+    with sim.Cluster(gpus_per_node=2) as cluster:
+        cluster.run(main)
+
+
 def test_traffic_has_a_cell_for_each_link() -> None:
     with sim.Cluster(gpus_per_node=3) as cluster:
         traffic = cluster.traffic()

@@ -91,6 +91,40 @@ TEST_CASE("sim_access: freed memory, and what lies behind an allocation, is nobo
   }
 }
 
+TEST_CASE("sim_access: what is freed stays with the work that is pending, and windows with the ranks that map them") {
+  TestCluster cluster(ranks(2));
+  cluster.run([](const TestRank& self) {
+    auto* own = self.allocate<uint32_t>(100);
+    auto* memory = self.allocate_symmetric<uint32_t>(100);
+    auto* peer = self.peer<uint32_t>(self.register_window(memory, 400), 1);
+    self.launch("test_count", CountArgs{nullptr, own, 100}, nullptr);
+    expect_success(ncclEpSimFree(self.cluster, self.rank, own));
+    self.synchronize();
+    if (self.rank == 1) expect_success(ncclEpSimMemFree(self.cluster, self.rank, memory));
+    self.barrier();
+    if (self.rank == 0) self.launch("test_count", CountArgs{nullptr, peer, 100}, nullptr);
+    self.synchronize();
+  });
+  CHECK_MESSAGE(cluster.failure() == NCCL_EP_SIM_FAILURE_NONE, cluster.report());
+}
+
+TEST_CASE("sim_access: memory that is given out again is its new owner's when the old one's work is done") {
+  TestCluster cluster(ranks(1));
+  cluster.run([](const TestRank& self) {
+    auto* first = self.allocate<uint32_t>(1000);
+    self.launch("test_count", CountArgs{nullptr, first, 1000}, nullptr);
+    expect_success(ncclEpSimFree(self.cluster, self.rank, first));
+    auto* second = self.allocate<uint32_t>(500);
+    CHECK(second == first);
+    self.synchronize();
+    self.launch("test_count", CountArgs{nullptr, second, 500}, nullptr);
+    self.synchronize();  // succeeds
+    self.launch("test_count", CountArgs{nullptr, second, 501}, nullptr);
+    CHECK(self.try_synchronize() == ncclInternalError);
+  });
+  CHECK(cluster.failure() == NCCL_EP_SIM_FAILURE_FAULT);
+}
+
 TEST_CASE("sim_access: another rank's memory is out of reach unless it is a window") {
   uint32_t* of_rank_1 = nullptr;
   const auto others = [&](const TestRank& self) {
