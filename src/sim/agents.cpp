@@ -8,9 +8,8 @@ namespace nccl_ep::sim::check {
 
 std::string too_many() {
   return "the happens-before checker follows at most " + std::to_string(Clock::kMaxSlots) +
-         " threads and engine operations, over all ranks and shapes of launches; expected fewer SMs, smaller blocks, "
-         "fewer "
-         "ranks, or no checker (ncclEpSimConfig_t.checker OFF, in Python checker=False)";
+         " threads and engine operations, over all ranks and shapes of launches; expected fewer SMs, "
+         "smaller blocks, fewer ranks, or no checker (ncclEpSimConfig_t.checker OFF, in Python checker=False)";
 }
 
 SlotRange Slots::take(Place place, uint32_t count, const Clock& known) {

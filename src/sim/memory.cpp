@@ -206,7 +206,8 @@ void Memory::release(uint32_t rank, void* memory) {
                                          " is not the beginning of an allocation of rank " + std::to_string(rank));
   }
   poison(allocation->first, allocation->second.bytes.total());
-  arena.released[allocation->first] = allocation->second.bytes.total();
+  size_t& released = arena.released[allocation->first];
+  released = std::max(released, allocation->second.bytes.total());
   arena.allocated_bytes -= allocation->second.bytes.on_gpu;
   arena.allocations.erase(allocation);
 }

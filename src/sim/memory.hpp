@@ -105,7 +105,7 @@ class Memory {
   };
 
   uintptr_t shared_begin() const { return begin_ + arenas_bytes(); }
-  size_t granule_bytes() const { return arenas_bytes() / kGranule * sizeof(int16_t); }
+  size_t granule_bytes() const { return (arenas_bytes() / kGranule + 1) * sizeof(int16_t); }  // the last is nobody's
   uintptr_t zone_begin(uint32_t rank, Zone zone) const;
   bool is_covered(uintptr_t offset, size_t bytes, bool or_was) const;
   void mark(uintptr_t begin, size_t bytes, int16_t sign);

@@ -100,7 +100,9 @@ def check_replays(cluster: Any, kind: Kind, counts: tuple[tuple[int, ...], ...],
 
 @ALL
 @pytest.mark.sim_only
-def test_no_group_or_handle_is_made_or_destroyed_in_a_capture(make_cluster: Any, name: str, seed: int) -> None:
+def test_no_group_or_handle_is_made_or_destroyed_in_a_capture(
+    make_cluster: Any, name: str, seed: int
+) -> None:
     kind, problem = KINDS[name], problem_with((MAX_TOKENS,) * 2, seed)
 
     def main(rank: Any) -> None:
