@@ -15,11 +15,12 @@
 //  4. Work is asynchronous: kernels, copies and fills take effect when the GPUs get to them. Device memory is
 //  ordinary
 //     memory of this process and may be read and written through its pointer, but not while work on it is
-//     pending. Freeing memory does not wait for pending work either.
+//     pending. Freeing memory does not wait for pending work either, and takes it from later work only.
 //  5. The first failure on a GPU (a race, a deadlock, a bad access, ...) ends the simulation: from then on,
 //  work and
 //     waits of all ranks return ncclInternalError with its report. Memory and objects can still be freed.
-//  6. Calls on one cluster may come from any thread. Those that wait (marked so) need the rank to have been
+//  6. A cluster belongs to the process that made it: after fork() the child's calls return ncclInvalidUsage.
+//  7. Calls on one cluster may come from any thread. Those that wait (marked so) need the rank to have been
 //  entered by
 //     the calling thread.
 #ifndef NCCL_EP_SIM_H_
@@ -246,7 +247,8 @@ typedef enum {
   NCCL_EP_SIM_FAILURE_DEADLOCK = 2,       // kernels wait and nothing can wake them
   NCCL_EP_SIM_FAILURE_HOST_DEADLOCK = 3,  // all hosts wait and the GPUs are idle
   NCCL_EP_SIM_FAILURE_FAULT = 4,          // a bad access, or a device primitive used wrongly
-  NCCL_EP_SIM_FAILURE_STEP_LIMIT = 5
+  NCCL_EP_SIM_FAILURE_STEP_LIMIT = 5,
+  NCCL_EP_SIM_FAILURE_LIMIT = 6  // more than the simulator can do: the report says of what, and what helps
 } ncclEpSimFailure_t;
 
 // The first failure, with a report that names the seed, the place and the source line. The text belongs to

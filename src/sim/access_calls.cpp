@@ -58,6 +58,12 @@ void check_shared(ExecutorState& sim, const void* p, check::Pc pc) {
   sim.fail_thread(pc, [=] { return "an access to the shared memory of another block: " + hex(p); });
 }
 
+[[noreturn]] void fail_host_access(ExecutorState& sim, const void* p, check::Pc pc) {
+  const uint32_t rank = sim.current->warp->block->grid->rank;
+  sim.fail_thread(
+      pc, [=] { return "a bad access to " + hex(p) + ", expected device memory of rank " + std::to_string(rank); });
+}
+
 }  // namespace
 
 void fail_misaligned(ExecutorState& sim, const void* p, uint32_t bytes, check::Pc pc) {
@@ -66,16 +72,41 @@ void fail_misaligned(ExecutorState& sim, const void* p, uint32_t bytes, check::P
   });
 }
 
-void check_foreign_access(ExecutorState& sim, const void* p, uint32_t owner, check::Pc pc) {
-  if (owner == Memory::kNobody) {
-    if (p == nullptr) sim.fail_thread(pc, [=] { return "a bad access to " + hex(p); });
-    if (sim.memory.is_shared(p)) check_shared(sim, p, pc);
+void fail_unallocated(ExecutorState& sim, const void* p, size_t bytes, check::Pc pc) {
+  sim.fail_thread(pc, [=] {
+    return "an access of " + std::to_string(bytes) + " bytes to " + hex(p) + ", expected allocated memory";
+  });
+}
+
+void check_elsewhere(ExecutorState& sim, const void* p, size_t bytes, check::Pc pc) {
+  const GpuThread& thread = *sim.current;
+  const Grid& grid = *thread.warp->block->grid;
+  const auto lies_in = [p](const void* begin, size_t size) {
+    return reinterpret_cast<uintptr_t>(p) - reinterpret_cast<uintptr_t>(begin) < size;
+  };
+  if (lies_in(&thread.identity, sizeof(thread.identity)) || lies_in(&device::identity, sizeof(device::identity)))
     return;
-  }
+  if (lies_in(grid.args.data(), grid.args.size())) return;
+  if (sim.memory.is_pinned(grid.rank, p, bytes) || sim.images.contain(reinterpret_cast<uintptr_t>(p))) return;
+  fail_host_access(sim, p, pc);
+}
+
+void check_foreign_access(ExecutorState& sim, const void* p, size_t bytes, uint32_t owner, check::Pc pc) {
   const uint32_t rank = sim.current->warp->block->grid->rank;
+  if (owner == Memory::kNobody) {
+    if (sim.memory.is_shared(p)) return check_shared(sim, p, pc);
+    if (sim.memory.is_pinned(rank, p, bytes)) return;
+    fail_host_access(sim, p, pc);
+  }
   if (!sim.topology.share_lsa_team(rank, owner)) {
     sim.fail_thread(pc, [=] {
       return "an access to " + hex(p) + " from rank " + std::to_string(rank) + ", which is not in its LSA team";
+    });
+  }
+  if (!sim.memory.was_allocated(p, bytes)) fail_unallocated(sim, p, bytes, pc);
+  if (!sim.memory.is_symmetric(p)) {
+    sim.fail_thread(pc, [=] {
+      return "an access to " + hex(p) + " from rank " + std::to_string(rank) + ", expected its own memory or a window";
     });
   }
 }

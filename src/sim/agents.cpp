@@ -6,6 +6,12 @@
 
 namespace nccl_ep::sim::check {
 
+std::string too_many() {
+  return "the happens-before checker follows at most " + std::to_string(Clock::kMaxSlots) +
+         " threads and engine operations, over all ranks and shapes of launches; expected fewer SMs, "
+         "smaller blocks, fewer ranks, or no checker (ncclEpSimConfig_t.checker OFF, in Python checker=False)";
+}
+
 SlotRange Slots::take(Place place, uint32_t count, const Clock& known) {
   constexpr size_t kTries = 8;
   std::deque<SlotRange>& free = pools_[{place.rank, place.block, count}].free;
@@ -17,10 +23,7 @@ SlotRange Slots::take(Place place, uint32_t count, const Clock& known) {
   }
   const Slot alignment = count < Clock::kLeafSlots ? 1 : Clock::kLeafSlots;
   const Slot first = (num_slots_ + alignment - 1) / alignment * alignment;
-  if (first + uint64_t{count} > Clock::kMaxSlots) {
-    throw std::length_error("the happens-before checker follows at most " + std::to_string(Clock::kMaxSlots) +
-                            " threads and engine operations");
-  }
+  if (first + uint64_t{count} > Clock::kMaxSlots) throw std::length_error(too_many());
   num_slots_ = first + count;
   return {first, count, 0};
 }

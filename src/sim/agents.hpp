@@ -81,13 +81,18 @@ class Grid {
   std::vector<Thread> threads;  // num_blocks * num_threads
 };
 
+// What to tell who needs more slots than there are.
+std::string too_many();
+
 // Hands out slots. A slot is used again only by somebody who knows all that its last user did, so that
 // knowing a slot's epoch always means knowing the earlier ones, and at the same place, so that it tells whose proxy a
 // bulk copy went through.
 class Slots {
  public:
+  // Throws when there are no more.
   SlotRange take(Place place, uint32_t count, const Clock& known);
   void give_back(Place place, const SlotRange& range);
+  bool has_room(uint32_t count) const { return num_slots_ + uint64_t{count} <= Clock::kMaxSlots; }
 
  private:
   struct Pool {

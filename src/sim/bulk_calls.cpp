@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "sim/access_checks.hpp"
 #include "sim/executor_state.hpp"
 
 namespace nccl_ep::sim {
@@ -89,25 +90,16 @@ void check_bulk_copy(ExecutorState& sim, const void* shared, const void* global,
     sim.fail_thread(pc,
                     [=] { return "a bulk copy with " + describe(shared) + ", expected the block's shared memory"; });
   }
-  const uint32_t rank = sim.current->warp->block->grid->rank, owner = sim.memory.owner(global);
-  if (sim.memory.is_shared(global) ||
-      (owner != Memory::kNobody && sim.memory.find_allocation(owner, global, bytes) == nullptr)) {
-    sim.fail_thread(pc, [=] {
-      return "a bulk copy of " + std::to_string(bytes) + " bytes with " + describe(global) +
-             ", expected allocated global memory";
-    });
+  if (sim.memory.is_shared(global)) {
+    sim.fail_thread(pc, [=] { return "a bulk copy with " + describe(global) + ", expected global memory"; });
   }
-  if (owner != Memory::kNobody && !sim.topology.share_lsa_team(rank, owner)) {
-    sim.fail_thread(pc, [=] {
-      return "a bulk copy with " + describe(global) + " from rank " + std::to_string(rank) +
-             ", which is not in its LSA team";
-    });
-  }
+  check_memory(sim, global, bytes, pc);
 }
 
 check::Operation* begin_operation(ExecutorState& sim, const char* what, void* dst, const void* src, uint32_t bytes,
                                   check::Pc pc) {
   if (sim.checker == nullptr) return nullptr;
+  sim.require_room_for_operation(pc);
   check::Operation* operation = sim.checker->begin(*sim.current->checked, what, check::Checker::Proxy::async, pc);
   sim.checker->reads(*operation, src, bytes);
   sim.checker->writes(*operation, dst, bytes);

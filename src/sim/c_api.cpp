@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // nccl_ep_sim.h: looks up the handles, calls, and turns failures into codes; nothing else.
+#include <unistd.h>
+
 #include <cstring>
 #include <exception>
 #include <memory>
@@ -17,6 +19,7 @@
 
 struct ncclEpSimCluster {
   std::shared_ptr<nccl_ep::sim::Cluster> cluster;
+  pid_t process;  // that has the thread which moves the GPUs
 };
 
 namespace {
@@ -71,6 +74,11 @@ T& given(T* out, const char* name) {
 
 std::shared_ptr<Cluster>& open(ncclEpSimCluster_t cluster) {
   if (cluster == nullptr) throw Error(ncclInvalidArgument, "cluster is NULL");
+  if (cluster->process != getpid()) {
+    throw Error(ncclInvalidUsage,
+                "the cluster was made before fork(), and its GPUs have stayed with the parent; expected one that this "
+                "process has made");
+  }
   return cluster->cluster;
 }
 
@@ -117,17 +125,18 @@ NCCL_EP_SIM_API const char* ncclEpSimGetLastError(void) { return last_error.c_st
 NCCL_EP_SIM_API ncclResult_t ncclEpSimClusterCreate(ncclEpSimCluster_t* cluster, const ncclEpSimConfig_t* config) {
   return guarded(__func__, [&] {
     given(cluster, "cluster") = nullptr;
-    *cluster = new ncclEpSimCluster{std::make_shared<Cluster>(nccl_ep::sim::resolve(config))};
+    *cluster = new ncclEpSimCluster{std::make_shared<Cluster>(nccl_ep::sim::resolve(config)), getpid()};
   });
 }
 
 NCCL_EP_SIM_API ncclResult_t ncclEpSimClusterDestroy(ncclEpSimCluster_t cluster) {
   return guarded(__func__, [&] {
     if (cluster == nullptr) return;
+    Cluster& own = *open(cluster);
     {
-      const Hosts::Lock lock = cluster->cluster->lock();
-      if (cluster->cluster->hosts().anyone_inside()) {
-        throw Error(ncclInvalidUsage, "some ranks have not left the cluster:\n" + cluster->cluster->hosts().describe());
+      const Hosts::Lock lock = own.lock();
+      if (own.hosts().anyone_inside()) {
+        throw Error(ncclInvalidUsage, "some ranks have not left the cluster:\n" + own.hosts().describe());
       }
     }
     delete cluster;
@@ -165,7 +174,8 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimRankLeave(ncclEpSimCluster_t cluster, int 
 NCCL_EP_SIM_API ncclResult_t ncclEpSimMalloc(ncclEpSimCluster_t cluster, int rank, void** memory, size_t bytes) {
   return guarded(__func__, [&] {
     given(memory, "memory") = nullptr;
-    *memory = device(cluster, rank).allocate(bytes);
+    LockedRank self(cluster, rank);
+    *memory = self.cluster.allocate(self.rank, {bytes}, Memory::Zone::ordinary);
   });
 }
 
@@ -179,7 +189,8 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimFree(ncclEpSimCluster_t cluster, int rank,
 NCCL_EP_SIM_API ncclResult_t ncclEpSimMemAlloc(ncclEpSimCluster_t cluster, int rank, void** memory, size_t bytes) {
   return guarded(__func__, [&] {
     given(memory, "memory") = nullptr;
-    *memory = communicator(cluster, rank).allocate_symmetric(bytes);
+    LockedRank self(cluster, rank);
+    *memory = self.cluster.allocate(self.rank, {bytes}, Memory::Zone::symmetric);
   });
 }
 
@@ -193,7 +204,7 @@ NCCL_EP_SIM_API ncclResult_t ncclEpSimMemFree(ncclEpSimCluster_t cluster, int ra
 NCCL_EP_SIM_API ncclResult_t ncclEpSimHostAlloc(ncclEpSimCluster_t cluster, int rank, void** memory, size_t bytes) {
   return guarded(__func__, [&] {
     given(memory, "memory") = nullptr;
-    *memory = device(cluster, rank).allocate_host(bytes);
+    *memory = LockedRank(cluster, rank).rank.allocate_host(bytes);
   });
 }
 

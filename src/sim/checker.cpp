@@ -2,6 +2,7 @@
 #include "sim/checker.hpp"
 
 #include <algorithm>
+#include <stdexcept>
 
 #include "sim/agents.hpp"
 #include "sim/races.hpp"
@@ -135,8 +136,8 @@ struct Checker::State {
 
   // Slots are taken by somebody who knows what their last user did.
   Operation* begin(const Knowledge& issuer, Place place, const char* what, Names::Issuer name) {
-    auto* operation = new Operation;
     const SlotRange slot = slots.take(place, 1, issuer.ordered);
+    auto* operation = new Operation;
     operation->slot = slot.first;
     operation->first_epoch = operation->epoch = slot.last_epoch + 1;
     operation->place = place;
@@ -174,10 +175,13 @@ void Checker::forget(const void* begin, size_t bytes) {
 // --- Grids
 
 Grid* Checker::begin_grid(const GridName& name, const Knowledge& stream) {
+  const uint32_t slots_per_block = round_to_warps(name.num_threads);
+  if (name.num_blocks > Clock::kMaxSlots / slots_per_block) throw std::length_error(too_many());
+  const SlotRange slots = state_->slots.take(nowhere(name.rank), name.num_blocks * slots_per_block, stream.ordered);
   auto* grid = new Grid;
   grid->name = name;
-  grid->slots_per_block = round_to_warps(name.num_threads);
-  grid->slots = state_->slots.take(nowhere(name.rank), name.num_blocks * grid->slots_per_block, stream.ordered);
+  grid->slots_per_block = slots_per_block;
+  grid->slots = slots;
   state_->names.add(*grid);
 
   grid->threads.resize(size_t{name.num_blocks} * name.num_threads);
@@ -330,6 +334,10 @@ void Checker::mbar_observe(Thread& thread, const void* mbar, Pc pc, bool phase_d
 }
 
 // --- Operations
+
+bool Checker::has_room_for_operation() const { return state_->slots.has_room(1); }
+
+std::string Checker::no_room() { return too_many(); }
 
 Operation* Checker::begin(Thread& issuer, const char* what, Proxy proxy, Pc pc) {
   const Names::Issuer name{issuer.place.rank, issuer.slot, issuer.epoch};

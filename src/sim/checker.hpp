@@ -113,6 +113,10 @@ class Checker {
   // Bulk copies go through the async proxy, the others (GIN, stream operations) do not. `what` is a literal
   // that names the operation in reports.
   enum class Proxy : uint8_t { generic, async };
+  // Whether another one can be followed. begin() and begin_grid() throw no_room() otherwise; on a fiber, where nothing may
+  // be thrown, ask first.
+  bool has_room_for_operation() const;
+  static std::string no_room();
   Operation* begin(Thread& issuer, const char* what, Proxy proxy, Pc pc);
   Operation* begin(const Knowledge& stream, uint32_t rank, const char* what);
   void reads(Operation& operation, const void* address, size_t bytes);

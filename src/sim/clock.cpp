@@ -6,117 +6,130 @@
 
 namespace nccl_ep::sim::check {
 
-struct Clock::Leaf {
+struct ClockLeaf {
+  static constexpr uint32_t kSlots = Clock::kLeafSlots;
+
   uint32_t num_owners = 1;
-  Epoch epochs[kLeafSlots];
+  Epoch epochs[kSlots];
 };
 
 namespace {
 
-// A node with children that are shared with other trees, or null where nothing is known.
-template <class Child>
-struct Node {
-  uint32_t num_owners = 1;
-  Child* children[Clock::kFanOut] = {};
-
-  Node() = default;
-  Node(const Node& other) {
-    std::copy(std::begin(other.children), std::end(other.children), children);
-    for (Child* child : children) {
-      if (child != nullptr) ++child->num_owners;
-    }
-  }
-};
+template <class AnyNode>
+AnyNode* share(AnyNode* node) {
+  if (node != nullptr) ++node->num_owners;
+  return node;
+}
 
 }  // namespace
 
-struct Clock::Branch : Node<Leaf> {};
-struct Clock::Root : Node<Branch> {};
+// A node with children that are shared with other trees, or null where nothing is known.
+template <class Child>
+struct ClockNode {
+  static constexpr uint32_t kSlots = Child::kSlots * Clock::kFanOut;
+  static uint32_t index_of(Slot slot) { return slot / Child::kSlots % Clock::kFanOut; }
+
+  uint32_t num_owners = 1;
+  uint32_t num_children = 0;  // none behind these
+  Child* children[Clock::kFanOut];
+
+  ClockNode() = default;
+  ClockNode(const ClockNode& other) : num_children(other.num_children) {
+    for (uint32_t i = 0; i < num_children; ++i) children[i] = share(other.children[i]);
+  }
+  Child* child(uint32_t index) const { return index < num_children ? children[index] : nullptr; }
+  Child*& place(uint32_t index) {
+    while (num_children <= index) children[num_children++] = nullptr;
+    return children[index];
+  }
+};
 
 namespace {
 
 // Drop an owner; the last one takes the node with it.
-template <class Leaf>
-void drop_leaf(Leaf* leaf) {
+void drop(ClockLeaf* leaf) {
   if (leaf != nullptr && --leaf->num_owners == 0) delete leaf;
 }
 
-template <class Branch>
-void drop_branch(Branch* branch) {
-  if (branch == nullptr || --branch->num_owners != 0) return;
-  for (auto* leaf : branch->children) drop_leaf(leaf);
-  delete branch;
+template <class Child>
+void drop(ClockNode<Child>* node) {
+  if (node == nullptr || --node->num_owners != 0) return;
+  for (uint32_t i = 0; i < node->num_children; ++i) drop(node->children[i]);
+  delete node;
 }
 
 // The joins return a node that the caller owns a share of: `a` or `b` themselves where one knows all of the
 // other.
-template <class Leaf>
-Leaf* join_leaves(Leaf* a, Leaf* b) {
-  Leaf joined;
+ClockLeaf* join_nodes(ClockLeaf* a, ClockLeaf* b) {
+  ClockLeaf joined;
   bool is_a = true, is_b = true;
-  for (uint32_t i = 0; i < Clock::kLeafSlots; ++i) {
+  for (uint32_t i = 0; i < ClockLeaf::kSlots; ++i) {
     joined.epochs[i] = std::max(a->epochs[i], b->epochs[i]);
     is_a &= joined.epochs[i] == a->epochs[i];
     is_b &= joined.epochs[i] == b->epochs[i];
   }
-  if (is_a || is_b) {
-    Leaf* whole = is_a ? a : b;
-    ++whole->num_owners;
-    return whole;
-  }
-  return new Leaf(joined);
+  if (is_a || is_b) return share(is_a ? a : b);
+  return new ClockLeaf(joined);
 }
 
-template <class Parent, class Child>
-Parent* join_nodes(Parent* a, Parent* b, Child* (*join_children)(Child*, Child*), void (*drop)(Child*)) {
-  Child* joined[Clock::kFanOut];
+template <class Child>
+ClockNode<Child>* join_nodes(ClockNode<Child>* a, ClockNode<Child>* b) {
+  ClockNode<Child> joined;
   bool is_a = true, is_b = true;
-  for (uint32_t i = 0; i < Clock::kFanOut; ++i) {
-    Child *x = a->children[i], *y = b->children[i];
-    if (x == y || y == nullptr || x == nullptr) {
-      joined[i] = x != nullptr ? x : y;
-      if (joined[i] != nullptr) ++joined[i]->num_owners;
-    } else {
-      joined[i] = join_children(x, y);
-    }
-    is_a &= joined[i] == x;
-    is_b &= joined[i] == y;
+  joined.num_children = std::max(a->num_children, b->num_children);
+  for (uint32_t i = 0; i < joined.num_children; ++i) {
+    Child *x = a->child(i), *y = b->child(i);
+    const bool one_is_enough = x == y || y == nullptr || x == nullptr;
+    joined.children[i] = one_is_enough ? share(x != nullptr ? x : y) : join_nodes(x, y);
+    is_a &= joined.children[i] == x;
+    is_b &= joined.children[i] == y;
   }
   if (is_a || is_b) {
-    for (Child* child : joined) drop(child);
-    Parent* whole = is_a ? a : b;
-    ++whole->num_owners;
-    return whole;
+    for (uint32_t i = 0; i < joined.num_children; ++i) drop(joined.children[i]);
+    return share(is_a ? a : b);
   }
-  Parent* result = new Parent;
-  std::copy(std::begin(joined), std::end(joined), result->children);
+  auto* result = new ClockNode<Child>;
+  result->num_children = joined.num_children;
+  std::copy(joined.children, joined.children + joined.num_children, result->children);
   return result;
 }
 
-template <class Branch, class Leaf>
-Branch* join_branches(Branch* a, Branch* b) {
-  return join_nodes<Branch, Leaf>(a, b, join_leaves<Leaf>, drop_leaf<Leaf>);
+Epoch epoch_at(const ClockLeaf* leaf, Slot slot) {
+  return leaf != nullptr ? leaf->epochs[slot % ClockLeaf::kSlots] : 0;
+}
+
+template <class Child>
+Epoch epoch_at(const ClockNode<Child>* node, Slot slot) {
+  return node != nullptr ? epoch_at(node->child(ClockNode<Child>::index_of(slot)), slot) : 0;
+}
+
+using LeafEpochs = Epoch[Clock::kLeafSlots];
+
+// A new node that knows what `old` does, which may be null, and these epochs.
+ClockLeaf* add_leaf(const ClockLeaf* old, Slot, const LeafEpochs& epochs) {
+  auto* leaf = new ClockLeaf;
+  for (uint32_t i = 0; i < ClockLeaf::kSlots; ++i) {
+    leaf->epochs[i] = old != nullptr ? std::max(old->epochs[i], epochs[i]) : epochs[i];
+  }
+  return leaf;
+}
+
+template <class Child>
+ClockNode<Child>* add_leaf(const ClockNode<Child>* old, Slot leaf_slot, const LeafEpochs& epochs) {
+  auto* node = old != nullptr ? new ClockNode<Child>(*old) : new ClockNode<Child>;
+  Child*& child = node->place(ClockNode<Child>::index_of(leaf_slot));
+  Child* shared = child;
+  child = add_leaf(shared, leaf_slot, epochs);
+  drop(shared);
+  return node;
 }
 
 }  // namespace
 
-void Clock::retain(Root* root) {
-  if (root != nullptr) ++root->num_owners;
-}
+Clock::Clock(const Clock& other) : root_(share(other.root_)) {}
+Clock::~Clock() { drop(root_); }
 
-void Clock::release(Root* root) {
-  if (root == nullptr || --root->num_owners != 0) return;
-  for (Branch* branch : root->children) drop_branch(branch);
-  delete root;
-}
-
-Epoch Clock::at(Slot slot) const {
-  if (root_ == nullptr) return 0;
-  const Branch* branch = root_->children[slot / (kLeafSlots * kFanOut)];
-  if (branch == nullptr) return 0;
-  const Leaf* leaf = branch->children[slot / kLeafSlots % kFanOut];
-  return leaf != nullptr ? leaf->epochs[slot % kLeafSlots] : 0;
-}
+Epoch Clock::at(Slot slot) const { return epoch_at(root_, slot); }
 
 Clock Clock::with(Slot slot, Epoch epoch) const {
   if (at(slot) >= epoch) return *this;
@@ -126,29 +139,15 @@ Clock Clock::with(Slot slot, Epoch epoch) const {
 }
 
 Clock Clock::with_leaf(Slot leaf_slot, const Epoch (&epochs)[kLeafSlots]) const {
+  static_assert(Root::kSlots == kMaxSlots);
   if (leaf_slot >= kMaxSlots) throw std::length_error("too many threads for the happens-before checker");
-  const uint32_t branch_index = leaf_slot / (kLeafSlots * kFanOut), leaf_index = leaf_slot / kLeafSlots % kFanOut;
-
-  Clock result(root_ != nullptr ? new Root(*root_) : new Root);
-  Branch*& branch = result.root_->children[branch_index];
-  Branch* shared_branch = branch;
-  branch = shared_branch != nullptr ? new Branch(*shared_branch) : new Branch;
-  drop_branch(shared_branch);
-
-  Leaf*& leaf = branch->children[leaf_index];
-  Leaf* shared_leaf = leaf;
-  leaf = new Leaf;
-  for (uint32_t i = 0; i < kLeafSlots; ++i) {
-    leaf->epochs[i] = shared_leaf != nullptr ? std::max(shared_leaf->epochs[i], epochs[i]) : epochs[i];
-  }
-  drop_leaf(shared_leaf);
-  return result;
+  return Clock(add_leaf(root_, leaf_slot, epochs));
 }
 
 Clock Clock::join(const Clock& a, const Clock& b) {
   if (a.root_ == b.root_ || b.root_ == nullptr) return a;
   if (a.root_ == nullptr) return b;
-  return Clock(join_nodes<Root, Branch>(a.root_, b.root_, join_branches<Branch, Leaf>, drop_branch<Branch>));
+  return Clock(join_nodes(a.root_, b.root_));
 }
 
 Clock ClockJoiner::join(const Clock& a, const Clock& b) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A vector clock over many thousand agents: for each slot, the last epoch of it that is known.
+// A vector clock over millions of agents: for each slot, the last epoch of it that is known.
 //
 // A clock is an immutable tree whose equal parts are shared, so that copying one costs nothing and joining
 // two costs as much as they differ. The 32 slots of a leaf are the lanes of one warp. Reference counts are
@@ -15,20 +15,24 @@ namespace nccl_ep::sim::check {
 using Slot = uint32_t;
 using Epoch = uint32_t;  // 0: nothing is known
 
+struct ClockLeaf;
+template <class Child>
+struct ClockNode;
+
 class Clock {
  public:
   static constexpr uint32_t kLeafSlots = 32;
   static constexpr uint32_t kFanOut = 64;
-  static constexpr uint32_t kMaxSlots = kLeafSlots * kFanOut * kFanOut;
+  static constexpr uint32_t kMaxSlots = kLeafSlots * kFanOut * kFanOut * kFanOut;
 
   Clock() = default;
-  Clock(const Clock& other) : root_(other.root_) { retain(root_); }
+  Clock(const Clock& other);
   Clock(Clock&& other) noexcept : root_(std::exchange(other.root_, nullptr)) {}
   Clock& operator=(Clock other) noexcept {
     std::swap(root_, other.root_);
     return *this;
   }
-  ~Clock() { release(root_); }
+  ~Clock();
 
   Epoch at(Slot slot) const;
   // This clock knowing `slot` up to `epoch` as well.
@@ -43,13 +47,9 @@ class Clock {
   uintptr_t identity() const { return reinterpret_cast<uintptr_t>(root_); }
 
  private:
-  struct Leaf;
-  struct Branch;
-  struct Root;
+  using Root = ClockNode<ClockNode<ClockNode<ClockLeaf>>>;
 
   explicit Clock(Root* root) : root_(root) {}
-  static void retain(Root* root);
-  static void release(Root* root);
 
   Root* root_ = nullptr;
 };

@@ -35,7 +35,7 @@ Cluster::Cluster(const ncclEpSimConfig_t& config)
   engine_ = std::make_unique<Engine>(*executor_, checker_.get(), topology_.num_ranks(), random.fork());
   gin_ = std::make_unique<GinEngine>(*this, checker_.get(), random.fork());
   for (uint32_t index = 0; index < topology_.num_ranks(); ++index) {
-    Rank& rank = *ranks_.emplace_back(std::make_unique<Rank>(index));
+    Rank& rank = *ranks_.emplace_back(std::make_unique<Rank>(index, executor_->memory()));
     rank.comm.open = &open_communicator;
     rank.comm.cluster = this;
     rank.comm.rank = index;
@@ -71,6 +71,7 @@ void* Cluster::allocate(Rank& rank, MemoryBytes bytes, Memory::Zone zone) {
 void Cluster::release(Rank& rank, void* memory) {
   rank.device_memory.erase(memory);
   executor_->memory().release(rank.index, memory);
+  rank.collect_idle();
 }
 
 void Cluster::check_access(const void* begin, size_t bytes, const std::string& what) {
@@ -89,6 +90,7 @@ void Cluster::throw_if_failed() const {
 
 void Cluster::begin_work(Rank& rank) {
   throw_if_failed();
+  rank.collect_idle();
   rank.num_polls = 0;
 }
 

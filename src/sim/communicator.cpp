@@ -78,12 +78,15 @@ SimCommunicator::SimCommunicator(std::shared_ptr<Cluster> cluster, uint32_t rank
 
 void* SimCommunicator::allocate_symmetric(size_t bytes) {
   const Hosts::Lock lock = cluster_->lock();
+  rank_.check_may_allocate();
   return cluster_->allocate(rank_, {bytes}, Memory::Zone::symmetric);
 }
 
 void SimCommunicator::release_symmetric(void* memory) noexcept {
   const Hosts::Lock lock = cluster_->lock();
-  if (rank_.owns(memory, Memory::Zone::symmetric)) cluster_->release(rank_, memory);
+  if (!rank_.owns(memory, Memory::Zone::symmetric)) return;
+  rank_.spoil_captures_by_release();
+  cluster_->release(rank_, memory);
 }
 
 ncclWindow_t SimCommunicator::register_window(void* memory, size_t bytes) {
@@ -111,8 +114,13 @@ void SimCommunicator::deregister_window(ncclWindow_t window) noexcept {
 
 PeerWindow SimCommunicator::peers(ncclWindow_t window, size_t offset) {
   const Hosts::Lock lock = cluster_->lock();
-  const PeerWindow& peers = rank_.window(window).peers;
-  return {peers.base + offset, peers.stride};
+  const Window& registered = rank_.window(window);
+  const size_t bytes = registered.bytes[rank_.index];
+  if (offset > bytes) {
+    throw Error(ncclInvalidArgument,
+                "an offset of " + std::to_string(offset) + " into a window of " + std::to_string(bytes) + " bytes");
+  }
+  return {registered.peers.base + offset, registered.peers.stride};
 }
 
 std::unique_ptr<runtime::Network> SimCommunicator::connect_network(const runtime::NetworkNeeds& needs) {

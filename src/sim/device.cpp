@@ -27,6 +27,7 @@ SimDevice::~SimDevice() {
 
 void* SimDevice::allocate(size_t bytes) {
   const Hosts::Lock lock = cluster_->lock();
+  rank_.check_may_allocate();
   return cluster_->allocate(rank_, {bytes}, Memory::Zone::ordinary);
 }
 
@@ -44,11 +45,14 @@ void* SimDevice::allocate_elastic(size_t& gpu_bytes, size_t& host_bytes) {
 
 void SimDevice::release(void* memory) noexcept {
   const Hosts::Lock lock = cluster_->lock();
-  if (rank_.owns(memory, Memory::Zone::ordinary)) cluster_->release(rank_, memory);
+  if (!rank_.owns(memory, Memory::Zone::ordinary)) return;
+  rank_.spoil_captures_by_release();
+  cluster_->release(rank_, memory);
 }
 
 void* SimDevice::allocate_host(size_t bytes) {
   const Hosts::Lock lock = cluster_->lock();
+  rank_.check_may_allocate();
   return rank_.allocate_host(bytes);
 }
 

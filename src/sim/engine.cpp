@@ -2,6 +2,7 @@
 #include "sim/engine.hpp"
 
 #include <algorithm>
+#include <string>
 #include <utility>
 
 namespace nccl_ep::sim {
@@ -71,8 +72,22 @@ void Engine::run(uint32_t rank, const KernelWork& work, check::Knowledge& knowle
   executor_.launch(rank, *work.kernel, work.shape, work.args, knowledge, std::move(done));
 }
 
+// Memory may have been freed since the call, or since a graph was captured.
+void Engine::check_transfer(uint32_t rank, const char* what, const void* begin, size_t bytes) {
+  const Memory& memory = executor_.memory();
+  const uint32_t owner = memory.owner(begin);
+  if (owner == Memory::kNobody || bytes == 0) return;
+  if (owner == rank ? memory.is_allocated(begin, bytes) : memory.was_allocated(begin, bytes)) return;
+  executor_.fail(NCCL_EP_SIM_FAILURE_FAULT, "a " + std::string(what) + " on a stream of rank " + std::to_string(rank) +
+                                                " of " + std::to_string(bytes) + " bytes at " +
+                                                memory.describe(reinterpret_cast<uintptr_t>(begin)) +
+                                                ", expected allocated memory");
+}
+
 // A copy takes effect at some moment of the time it takes. The work stays where it is until `done`.
 void Engine::run(uint32_t rank, const CopyWork& work, check::Knowledge& knowledge, std::function<void()> done) {
+  check_transfer(rank, "memcpy", work.src, work.bytes);
+  check_transfer(rank, "memcpy", work.dst, work.bytes);
   check::Operation* operation = nullptr;
   if (checker_ != nullptr) {
     operation = checker_->begin(knowledge, rank, "memcpy");
@@ -86,6 +101,7 @@ void Engine::run(uint32_t rank, const CopyWork& work, check::Knowledge& knowledg
 }
 
 void Engine::run(uint32_t rank, const FillWork& work, check::Knowledge& knowledge, std::function<void()> done) {
+  check_transfer(rank, "memset", work.dst, work.bytes);
   check::Operation* operation = nullptr;
   if (checker_ != nullptr) {
     operation = checker_->begin(knowledge, rank, "memset");

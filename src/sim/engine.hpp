@@ -56,6 +56,7 @@ class Engine {
   void run(uint32_t rank, const RecordWork& work, check::Knowledge& knowledge, std::function<void()> done);
   void run(uint32_t rank, const WaitWork& work, check::Knowledge& knowledge, std::function<void()> done);
   void run(uint32_t rank, const GraphWork& work, check::Knowledge& knowledge, std::function<void()> done);
+  void check_transfer(uint32_t rank, const char* what, const void* begin, size_t bytes);
   void end_transfer(uint32_t rank, check::Operation* operation, check::Knowledge& knowledge,
                     std::function<void()> done);
   void start_node(const std::shared_ptr<GraphRun>& graph_run, uint32_t node);

@@ -4,8 +4,11 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <exception>
+#include <new>
 #include <utility>
 
+#include "sim/access_checks.hpp"
 #include "sim/executor_state.hpp"
 #include "sim/hooks.hpp"
 
@@ -45,6 +48,14 @@ class Running {
     running_state = &state;
     check::hook_state.memory_begin = state.memory.begin();
     check::hook_state.memory_bytes = state.memory.bytes();
+    check::hook_state.device_bytes = state.memory.arenas_bytes();
+    check::hook_state.check_memory = [](const void* address, size_t bytes, check::Pc pc) {
+      check_memory(*running_state, address, bytes, pc);
+    };
+    check::hook_state.check_elsewhere = [](const void* address, size_t bytes, check::Pc pc) {
+      check_elsewhere(*running_state, address, bytes, pc);
+    };
+    check::hook_state.stack_bytes = state.stacks.stack_bytes();
     check::hook_state.checker = state.checker;
     check::hook_state.yield = [] { running_state->step_at_raw_accesses(); };
   }
@@ -155,6 +166,7 @@ void ExecutorState::make_current(GpuThread& thread) {
   schedule_hash = (schedule_hash ^ (thread.serial << 32 ^ steps)) * 0x100000001b3;  // after FNV
   device::identity = &thread.identity;
   check::hook_state.thread = thread.checked;
+  check::hook_state.stack_begin = reinterpret_cast<uintptr_t>(thread.stack);
 }
 
 void ExecutorState::check_stack() {
@@ -163,9 +175,14 @@ void ExecutorState::check_stack() {
   if (here - current->stack < kMargin) fail_thread(current->wait.pc, kStackOverflow);
 }
 
-void ExecutorState::fail_thread(check::Pc pc, const std::function<std::string()>& text) {
-  thread_failure = {pc, &text};
+void ExecutorState::fail_thread(check::Pc pc, const std::function<std::string()>& text, ncclEpSimFailure_t kind) {
+  thread_failure = {kind, pc, &text};
   Fiber::abandon_to(main);
+}
+
+void ExecutorState::require_room_for_operation(check::Pc pc) {
+  if (checker == nullptr || checker->has_room_for_operation()) return;
+  fail_thread(pc, &check::Checker::no_room, NCCL_EP_SIM_FAILURE_LIMIT);
 }
 
 // ---- looking at memory
@@ -221,7 +238,7 @@ void ExecutorState::resume_fiber(GpuThread& thread) {
   on_fiber = false;
   if (thread_failure) {
     const std::string text = (*thread_failure->text)();
-    fail(NCCL_EP_SIM_FAILURE_FAULT, text + "\n  " + name_of(*current) + place_of(thread_failure->pc));
+    fail(thread_failure->kind, text + "\n  " + name_of(*current) + place_of(thread_failure->pc));
   }
   if (memory_fault) {
     fail(NCCL_EP_SIM_FAILURE_FAULT, "a bad access to " + memory.describe(memory_fault->address) + "\n  " +
@@ -331,7 +348,17 @@ void Executor::stop_warps(uint32_t rank, uint32_t first_block, uint32_t first_wa
   state_->scheduler.stop_warps(rank, first_block, first_warp);
 }
 
-Executor::Outcome Executor::run() { return state_->run(); }
+// What is thrown here has nobody above it to go to.
+Executor::Outcome Executor::run() {
+  try {
+    return state_->run();
+  } catch (const std::bad_alloc&) {
+    state_->fail(NCCL_EP_SIM_FAILURE_LIMIT, "the host has no memory left for the simulation");
+  } catch (const std::exception& error) {
+    state_->fail(NCCL_EP_SIM_FAILURE_LIMIT, error.what());
+  }
+  return Outcome::failed;
+}
 
 void Executor::request_pause() {
   state_->pause_requested = true;
@@ -356,5 +383,6 @@ void Executor::resume(GpuThread& thread) {
   state_->make_runnable(thread);
 }
 void Executor::fail_thread(check::Pc pc, const std::function<std::string()>& text) { state_->fail_thread(pc, text); }
+void Executor::require_room_for_operation(check::Pc pc) { state_->require_room_for_operation(pc); }
 
 }  // namespace nccl_ep::sim

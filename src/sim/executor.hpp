@@ -101,6 +101,8 @@ class Executor {
   void resume(GpuThread& thread);
   // A device primitive was used wrongly. The stack of a fiber is small: `text` is made on a normal one.
   [[noreturn]] void fail_thread(check::Pc pc, const std::function<std::string()>& text);
+  // Before the thread starts an operation of an engine: ends the simulation if the checker cannot follow another one.
+  void require_room_for_operation(check::Pc pc);
 
  private:
   friend struct ExecutorState;

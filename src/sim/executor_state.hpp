@@ -14,6 +14,7 @@
 #include "sim/executor.hpp"
 #include "sim/fiber.hpp"
 #include "sim/grid.hpp"
+#include "sim/images.hpp"
 #include "sim/polling.hpp"
 #include "sim/random.hpp"
 #include "sim/scheduler.hpp"
@@ -64,7 +65,9 @@ struct ExecutorState {
   }
   // The current thread stands still until make_runnable().
   void wait(const Wait& wait);
-  [[noreturn]] void fail_thread(check::Pc pc, const std::function<std::string()>& text);
+  [[noreturn]] void fail_thread(check::Pc pc, const std::function<std::string()>& text,
+                                ncclEpSimFailure_t kind = NCCL_EP_SIM_FAILURE_FAULT);
+  void require_room_for_operation(check::Pc pc);
   [[noreturn]] void exit_thread();
 
   // --- Threads that look at memory. The current one rests if it has learnt nothing new for a while.
@@ -116,6 +119,7 @@ struct ExecutorState {
   LinkCounters& counters;
   Random random;
   Memory memory;
+  Images images;
   StackPool stacks;
   Scheduler scheduler;
   StoreBuffer stores;
@@ -131,6 +135,7 @@ struct ExecutorState {
   std::vector<Block*> finished_blocks;
   std::optional<MemoryFault> memory_fault;
   struct ThreadFailure {
+    ncclEpSimFailure_t kind;
     check::Pc pc;
     const std::function<std::string()>* text;  // on the stack of the thread
   };

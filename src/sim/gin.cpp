@@ -222,6 +222,7 @@ void GinEngine::count(const Operation& operation) {
 
 void GinEngine::announce(Operation& operation, check::Pc pc) {
   if (checker_ == nullptr) return;
+  cluster_.executor().require_room_for_operation(pc);
   check::Thread& issuer = *cluster_.executor().current_checker_thread();
   operation.issued = checker_->moment(issuer);
   const char* what = operation.is_put() ? "GIN put" : operation.is_get() ? "GIN get" : "GIN signal";

@@ -14,14 +14,15 @@ constinit thread_local HookState hook_state;
 
 namespace {
 
-inline bool is_device_memory(const HookState& state, const void* address) {
-  return reinterpret_cast<uintptr_t>(address) - state.memory_begin < state.memory_bytes;
-}
-
 template <bool kWrites>
 inline void on_access(void* address, size_t bytes, void* pc) {
   HookState& state = hook_state;
-  if (!is_device_memory(state, address)) return;
+  const uintptr_t offset = reinterpret_cast<uintptr_t>(address) - state.memory_begin;
+  if (offset >= state.memory_bytes) {
+    if (reinterpret_cast<uintptr_t>(address) - state.stack_begin < state.stack_bytes) return;
+    return state.check_elsewhere(address, bytes, reinterpret_cast<Pc>(pc));
+  }
+  if (offset < state.device_bytes) state.check_memory(address, bytes, reinterpret_cast<Pc>(pc));
   if (state.checker != nullptr) {
     if constexpr (kWrites) {
       state.checker->write(*state.thread, address, bytes, reinterpret_cast<Pc>(pc));

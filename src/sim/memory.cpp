@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstdlib>
 #include <cstring>
 
 #include "runtime/error.hpp"
@@ -36,6 +37,21 @@ void poison(uintptr_t, size_t) {}
 void unpoison(uintptr_t, size_t) {}
 #endif
 
+// Address space, of which only what is touched is really used.
+void* reserve(size_t bytes, int protection, const ncclEpSimConfig_t& config) {
+  void* memory = mmap(nullptr, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory != MAP_FAILED) return memory;
+  throw Error(ncclSystemError, "cannot reserve " + std::to_string(bytes) + " bytes of address space for " +
+                                   std::to_string(topology_of(config).num_ranks()) +
+                                   " simulated GPUs; ncclEpSimConfig_t.memory_bytes is " +
+                                   std::to_string(config.memory_bytes));
+}
+
+bool is_mapped(uintptr_t address) {
+  unsigned char is_resident;
+  return mincore(reinterpret_cast<void*>(address / kPage * kPage), 1, &is_resident) == 0;
+}
+
 uint64_t alignment_of(Memory::Zone zone) { return zone == Memory::Zone::symmetric ? kPage : 256; }
 
 std::string hex(uint64_t value) {
@@ -60,14 +76,8 @@ Memory::Memory(const ncclEpSimConfig_t& config, check::Checker* checker)
   shared_bytes_ = uint64_t{num_ranks_} * num_shared_slots_ * shared_slot_bytes_;
 
   // Memory that was never allocated stays inaccessible, so that wild accesses end as faults.
-  void* memory = mmap(nullptr, bytes(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (memory == MAP_FAILED) {
-    throw Error(ncclSystemError, "cannot reserve " + std::to_string(bytes()) + " bytes of address space for " +
-                                     std::to_string(num_ranks_) +
-                                     " simulated GPUs; ncclEpSimConfig_t.memory_bytes is " +
-                                     std::to_string(config.memory_bytes));
-  }
-  begin_ = reinterpret_cast<uintptr_t>(memory);
+  begin_ = reinterpret_cast<uintptr_t>(reserve(bytes(), PROT_NONE, config));
+  granules_ = static_cast<int16_t*>(reserve(granule_bytes(), PROT_READ | PROT_WRITE, config));
   mprotect(reinterpret_cast<void*>(shared_begin()), shared_bytes_, PROT_READ | PROT_WRITE);
 
   arenas_.resize(num_ranks_);
@@ -91,6 +101,7 @@ Memory::~Memory() {
   }
   unpoison(shared_begin(), shared_bytes_);  // of blocks that never ended
   munmap(reinterpret_cast<void*>(begin_), bytes());
+  munmap(granules_, granule_bytes());
 }
 
 uintptr_t Memory::zone_begin(uint32_t rank, Zone zone) const {
@@ -131,10 +142,59 @@ void* Memory::allocate(uint32_t rank, MemoryBytes wanted, Zone zone) {
   arena.allocations[begin] = {wanted, zone};
   arena.allocated_bytes += wanted.on_gpu;
   unpoison(begin, bytes);
+  mark(begin, bytes, 1);
   void* memory = reinterpret_cast<void*>(begin);
   if (checker_ != nullptr) checker_->forget(memory, bytes);
   std::memset(memory, kGarbage, std::min(bytes, kGarbageBytes));
   return memory;
+}
+
+void Memory::mark(uintptr_t begin, size_t bytes, int16_t sign) {
+  int16_t* granule = granules_ + (begin - begin_) / kGranule;
+  granule = std::fill_n(granule, bytes / kGranule, static_cast<int16_t>(sign * static_cast<int16_t>(kGranule)));
+  if (bytes % kGranule == 0) return;
+  const auto rest = static_cast<int16_t>(bytes % kGranule);
+  *granule = sign > 0 ? std::max(*granule, rest) : static_cast<int16_t>(-rest);  // more of it may be in use until later
+}
+
+bool Memory::is_covered(uintptr_t offset, size_t bytes, bool or_was) const {
+  for (const uintptr_t end = offset + bytes; offset < end; offset += kGranule - offset % kGranule) {
+    const size_t needed = std::min(end - offset + offset % kGranule, kGranule);
+    const int16_t granule = granules_[offset / kGranule];
+    if (static_cast<ptrdiff_t>(needed) > (or_was ? std::abs(granule) : granule)) return false;
+  }
+  return true;
+}
+
+void Memory::withdraw_released(uint32_t rank) {
+  Arena& arena = arenas_[rank];
+  for (const auto& [begin, bytes] : arena.released) {
+    mark(begin, bytes, -1);
+    // What has been given out again is somebody's.
+    auto other = arena.allocations.upper_bound(begin);
+    if (other != arena.allocations.begin()) --other;
+    for (; other != arena.allocations.end() && other->first < begin + bytes; ++other) {
+      mark(other->first, other->second.bytes.total(), 1);
+    }
+  }
+  arena.released.clear();
+}
+
+void Memory::pin(uint32_t rank, const void* memory, size_t bytes) {
+  arenas_[rank].pinned[reinterpret_cast<uintptr_t>(memory)] = bytes;
+}
+
+void Memory::unpin(uint32_t rank, const void* memory) {
+  arenas_[rank].pinned.erase(reinterpret_cast<uintptr_t>(memory));
+}
+
+bool Memory::is_pinned(uint32_t rank, const void* begin, size_t bytes) const {
+  const auto& pinned = arenas_[rank].pinned;
+  const auto address = reinterpret_cast<uintptr_t>(begin);
+  auto after = pinned.upper_bound(address);
+  if (after == pinned.begin()) return false;
+  const auto& [first, size] = *--after;
+  return address - first <= size && bytes <= size - (address - first);
 }
 
 void Memory::release(uint32_t rank, void* memory) {
@@ -146,6 +206,8 @@ void Memory::release(uint32_t rank, void* memory) {
                                          " is not the beginning of an allocation of rank " + std::to_string(rank));
   }
   poison(allocation->first, allocation->second.bytes.total());
+  size_t& released = arena.released[allocation->first];
+  released = std::max(released, allocation->second.bytes.total());
   arena.allocated_bytes -= allocation->second.bytes.on_gpu;
   arena.allocations.erase(allocation);
 }
@@ -174,7 +236,7 @@ std::string Memory::describe(uintptr_t address) const {
            std::to_string(slot % num_shared_slots_) + " + " + hex(offset % shared_slot_bytes_);
   }
   const uint32_t rank = owner(p);
-  if (rank == kNobody) return "address " + hex(address);
+  if (rank == kNobody) return "address " + hex(address) + (is_mapped(address) ? " (memory of the host)" : "");
   const std::string where =
       "rank " + std::to_string(rank) + " memory + " + hex(address - zone_begin(rank, Zone::symmetric));
   const auto& allocations = arenas_[rank].allocations;

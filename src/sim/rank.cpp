@@ -21,7 +21,20 @@ T& found(T* object, uint32_t rank, const std::string& kind) {
 
 }  // namespace
 
-Rank::Rank(uint32_t index) : index(index) { default_stream.rank = index; }
+HostAllocation::HostAllocation(Memory& memory, uint32_t rank, size_t bytes)
+    : memory_(memory), rank_(rank), bytes_(bytes) {
+  constexpr size_t kAlignment = 256;
+  begin_ = std::aligned_alloc(kAlignment, align_up(std::max<size_t>(bytes, 1), kAlignment));
+  if (begin_ == nullptr) throw std::bad_alloc();
+  memory_.pin(rank_, begin_, bytes_);
+}
+
+HostAllocation::~HostAllocation() {
+  memory_.unpin(rank_, begin_);
+  std::free(begin_);
+}
+
+Rank::Rank(uint32_t index, Memory& memory) : index(index), memory_(memory) { default_stream.rank = index; }
 
 Stream& Rank::stream(cudaStream_t handle) {
   return handle == nullptr ? default_stream : found(streams.find(handle), index, "stream");
@@ -50,7 +63,10 @@ void Rank::destroy_stream(cudaStream_t handle) {
 }
 
 void Rank::collect_idle() {
-  if (!dying_host_memory.empty() && is_idle()) dying_host_memory.clear();
+  if ((!dying_host_memory.empty() || memory_.has_released(index)) && is_idle()) {
+    dying_host_memory.clear();
+    memory_.withdraw_released(index);
+  }
   std::vector<const Stream*> idle;
   for (const auto& stream : dying_streams.all()) {
     if (stream->is_idle()) idle.push_back(stream.get());
@@ -75,12 +91,27 @@ void Rank::learn_from_streams() {
   for (const Stream* stream : all_streams()) host.learn(stream->knowledge);
 }
 
+void Rank::check_may_allocate() {
+  for (const Stream* stream : all_streams()) {
+    if (!stream->is_capturing()) continue;
+    throw Error(ncclInvalidUsage, "device memory is allocated for rank " + std::to_string(index) +
+                                      " while its stream " + std::to_string(stream->id) +
+                                      " is captured; expected that before the capture");
+  }
+}
+
+void Rank::spoil_captures_by_release() {
+  for (const Stream* stream : all_streams()) {
+    if (!stream->is_capturing()) continue;
+    stream->point.capture->problem = "device memory of rank " + std::to_string(index) + " was freed during the capture";
+  }
+}
+
 void* Rank::allocate_host(size_t bytes) {
-  constexpr size_t kAlignment = 256;
-  void* memory = std::aligned_alloc(kAlignment, align_up(std::max<size_t>(bytes, 1), kAlignment));
-  if (memory == nullptr) throw std::bad_alloc();
-  host_memory.emplace(memory, HostAllocation{bytes, {memory, &std::free}});
-  return memory;
+  auto allocation = std::make_unique<HostAllocation>(memory_, index, bytes);
+  void* begin = allocation->begin();
+  host_memory.emplace(begin, std::move(allocation));
+  return begin;
 }
 
 bool Rank::release_host(const void* memory) {
@@ -102,7 +133,7 @@ ncclEpSimUsage_t Rank::usage() const {
     usage.device_bytes += allocation.bytes.on_gpu;
     usage.host_bytes += allocation.bytes.in_host;
   }
-  for (const auto& [memory, allocation] : host_memory) usage.host_bytes += allocation.bytes;
+  for (const auto& [memory, allocation] : host_memory) usage.host_bytes += allocation->bytes();
   usage.num_device_allocations = static_cast<uint32_t>(device_memory.size());
   usage.num_host_allocations = static_cast<uint32_t>(host_memory.size());
   usage.num_windows = static_cast<uint32_t>(windows.all().size());

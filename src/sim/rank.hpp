@@ -74,13 +74,26 @@ struct DeviceAllocation {
   Memory::Zone zone;
 };
 
-struct HostAllocation {
-  size_t bytes;
-  std::unique_ptr<void, decltype(&std::free)> memory;
+// Pinned memory of the host.
+class HostAllocation {
+ public:
+  HostAllocation(Memory& memory, uint32_t rank, size_t bytes);
+  ~HostAllocation();
+  HostAllocation(const HostAllocation&) = delete;
+  HostAllocation& operator=(const HostAllocation&) = delete;
+
+  void* begin() const { return begin_; }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  Memory& memory_;
+  uint32_t rank_;
+  size_t bytes_;
+  void* begin_;
 };
 
 struct Rank {
-  explicit Rank(uint32_t index);
+  Rank(uint32_t index, Memory& memory);
 
   // Null names the default stream.
   Stream& stream(cudaStream_t handle);
@@ -92,10 +105,15 @@ struct Rank {
   void destroy_stream(cudaStream_t handle);
   // All of them, the dying ones included, in the order of their creation.
   std::vector<Stream*> all_streams();
-  // What was given back while work was pending, which may use it, goes when it is done: streams and host memory.
+  // What was given back while work was pending, which may use it, goes when it is done: streams and memory.
   void collect_idle();
   bool is_idle();
   void learn_from_streams();
+
+  // CUDA gives and takes no memory while a stream is captured. The library's own device memory goes by that: the first
+  // throws, the second, since nobody sees it fail, spoils the capture.
+  void check_may_allocate();
+  void spoil_captures_by_release();
 
   void* allocate_host(size_t bytes);
   bool release_host(const void* memory);  // false: there is no such memory
@@ -111,13 +129,14 @@ struct Rank {
   Owned<GraphHandle> graphs;
   Owned<Window> windows;
   std::map<const void*, DeviceAllocation> device_memory;
-  std::map<const void*, HostAllocation> host_memory;
-  std::vector<HostAllocation> dying_host_memory;
+  std::map<const void*, std::unique_ptr<HostAllocation>> host_memory;
+  std::vector<std::unique_ptr<HostAllocation>> dying_host_memory;
   check::Knowledge host;       // what the host's calls know
   uint32_t num_polls = 0;      // in a row, with no work put on the GPU in between
   std::shared_ptr<bool> poll;  // a host that polls waits until the GPUs have moved and set this
 
  private:
+  Memory& memory_;
   uint32_t num_streams_created_ = 0;
 };
 

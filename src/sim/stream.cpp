@@ -97,8 +97,10 @@ std::shared_ptr<const Graph> end_capture(Stream& stream) {
     throw Error(ncclInvalidUsage, "no capture was begun on this stream");
   }
   std::shared_ptr<Graph> graph = stream.point.capture->graph;
+  const std::string problem = stream.point.capture->problem;
   const size_t num_joined = count_reaching(*graph, stream.point.nodes);
   abandon_capture(stream);
+  if (!problem.empty()) throw Error(ncclInvalidUsage, "there is no graph: " + problem);
   if (num_joined != graph->nodes.size()) {
     throw Error(ncclInvalidUsage, std::to_string(graph->nodes.size() - num_joined) + " of the capture's " +
                                       std::to_string(graph->nodes.size()) +

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "sim/checker.hpp"
@@ -22,6 +23,7 @@ struct Capture {
   Stream* origin = nullptr;
   std::shared_ptr<Graph> graph;
   std::vector<Stream*> streams;  // all that take part
+  std::string problem;           // why there will be no graph, if there is a reason
 };
 
 // Points in a capture's graph: the nodes that work put there comes after.

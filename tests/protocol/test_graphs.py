@@ -99,6 +99,27 @@ def check_replays(cluster: Any, kind: Kind, counts: tuple[tuple[int, ...], ...],
 
 
 @ALL
+@pytest.mark.sim_only
+def test_no_group_or_handle_is_made_or_destroyed_in_a_capture(
+    make_cluster: Any, name: str, seed: int
+) -> None:
+    kind, problem = KINDS[name], problem_with((MAX_TOKENS,) * 2, seed)
+
+    def main(rank: Any) -> None:
+        with ep.Group(rank.comm, kind.config(problem)) as group:
+            handle = group.init_handle(kind.layout, problem.num_topk)
+            with rank.capture():
+                with pytest.raises(ep.InvalidUsage, match="is captured"):
+                    group.init_handle(kind.layout, problem.num_topk)
+                with pytest.raises(ep.InvalidUsage, match="is captured"):
+                    ep.Group(rank.comm, kind.config(problem))
+            with pytest.raises(ep.InvalidUsage, match="was freed during the capture"), rank.capture():
+                handle.close()
+
+    make_cluster(2, seed).run(main)
+
+
+@ALL
 def test_a_graph_replays_with_other_numbers_of_tokens(make_cluster: Any, name: str, seed: int) -> None:
     check_replays(make_cluster(4, seed), KINDS[name], COUNTS, seed)
 

@@ -273,7 +273,9 @@ def test_a_replayed_graph_goes_on_too(make_cluster: Any, nodes: int, seed: int) 
             assert_same(found, {name: wanted[name] for name in ("counters", "combined")}, f"rank {rank}")
 
 
+@pytest.mark.sim_only
 def test_a_mask_has_an_element_for_each_rank(make_cluster: Any, seed: int) -> None:
+    """Of a communicator that is an address alone, as on GPUs here, nobody knows how many ranks it has."""
     problem = make_problem(SHAPE, seed)
 
     def main(rank: Any) -> None:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 from typing import Any
 
 import ml_dtypes
@@ -36,6 +38,41 @@ def test_the_first_failure_is_raised_with_its_rank() -> None:
             cluster.run(main)
         assert "on simulated rank 1 of 3, seed 5" in failure.value.__notes__[0]
         assert cluster.failure in (sim.Failure.NONE, sim.Failure.HOST_DEADLOCK)
+
+
+def test_the_cause_is_raised_and_not_what_it_led_to() -> None:
+    def main(rank: sim.Rank) -> None:
+        if rank.rank == 1:
+            raise ep.RemoteError(6, "rank 0 does not answer")
+        with pytest.raises(ep.Error):
+            rank.barrier()  # until rank 1 has left, its exception recorded
+        raise ValueError("of my own")
+
+    with sim.Cluster(gpus_per_node=2) as cluster:
+        with pytest.raises(ValueError, match="of my own") as failure:
+            cluster.run(main)
+        notes = failure.value.__notes__
+        assert notes[0].startswith("on simulated rank 0 of 2")
+        assert "rank 1 raised RemoteError: rank 0 does not answer (ncclRemoteError, 6)" in notes
+
+
+def test_an_exception_inside_a_group_is_raised_though_others_wait_in_vain() -> None:
+    config = ep.GroupConfig(num_experts=4, max_dispatch_tokens_per_rank=4, max_token_bytes=64)
+
+    def main(rank: sim.Rank) -> None:
+        topk_idx, x = rank.zeros((4, 1), np.int64), rank.zeros((4, 16))
+        rows, counts = rank.zeros((2, 8, 16)), rank.zeros(2, np.int32)
+        with ep.Group(rank, config) as group, group.create_handle(ep.Layout.EXPERT_MAJOR, topk_idx) as handle:
+            if rank.rank == 0:
+                raise ValueError("of my own")
+            info = ep.LayoutInfo(expert_counters=counts)
+            handle.dispatch(ep.DispatchInputs(x), ep.DispatchOutputs(rows), layout_info=info)
+            rank.synchronize()
+            handle.combine(ep.CombineInputs(rows), ep.CombineOutputs(x, rank.zeros((4, 1))))
+
+    for seed in range(1, 6):
+        with sim.Cluster(gpus_per_node=2, seed=seed) as cluster, pytest.raises(ValueError, match="of my own"):
+            cluster.run(main)
 
 
 def test_a_host_deadlock_is_reported() -> None:
@@ -139,6 +176,82 @@ def test_graphs_replay() -> None:
         cluster.run(main)
 
 
+def test_host_memory_given_to_a_kernel_is_a_fault() -> None:
+    config = ep.GroupConfig(num_experts=4, max_dispatch_tokens_per_rank=4, max_token_bytes=64)
+    names = "topk_idx", "x", "rows", "counts", "y", "weights"
+
+    def main(rank: sim.Rank, on_host: str) -> None:
+        made = (
+            rank.zeros((4, 2), np.int64),
+            rank.zeros((4, 16)),
+            rank.zeros((2, 8, 16)),
+            rank.zeros(2, np.int32),
+            rank.zeros((4, 16)),
+            rank.zeros((4, 2)),
+        )
+        given = {
+            name: np.array(array) if name == on_host else array
+            for name, array in zip(names, made, strict=True)
+        }
+        with ep.Group(rank, config) as group:
+            handle = group.create_handle(ep.Layout.EXPERT_MAJOR, given["topk_idx"])
+            info = ep.LayoutInfo(expert_counters=given["counts"])
+            outputs = ep.DispatchOutputs(given["rows"])
+            handle.dispatch(ep.DispatchInputs(given["x"]), outputs, layout_info=info)
+            handle.combine(ep.CombineInputs(given["rows"]), ep.CombineOutputs(given["y"], given["weights"]))
+            rank.synchronize()
+
+    for name in names:
+        with sim.Cluster(gpus_per_node=2) as cluster:
+            with pytest.raises(ep.Error, match=r"memory of the host\), expected device memory of rank"):
+                cluster.run(main, name)
+            assert cluster.failure == sim.Failure.FAULT, name
+
+
+def test_a_graph_of_a_closed_group_is_a_fault() -> None:
+    config = ep.GroupConfig(num_experts=4, max_dispatch_tokens_per_rank=4, max_token_bytes=64)
+
+    def main(rank: sim.Rank) -> None:
+        topk_idx, x = rank.zeros((4, 1), np.int64), rank.zeros((4, 16))
+        rows, counts = rank.zeros((2, 8, 16)), rank.zeros(2, np.int32)
+        with (
+            ep.Group(rank, config) as group,
+            group.create_handle(ep.Layout.EXPERT_MAJOR, topk_idx) as handle,
+            rank.capture() as graph,
+        ):
+            info = ep.LayoutInfo(expert_counters=counts)
+            outputs = ep.DispatchOutputs(rows)
+            handle.dispatch(ep.DispatchInputs(x), outputs, layout_info=info, stream=graph.stream)
+        graph.launch()
+        rank.synchronize()
+
+    with sim.Cluster(gpus_per_node=2) as cluster:
+        with pytest.raises(ep.Error, match="not allocated"):
+            cluster.run(main)
+        assert cluster.failure == sim.Failure.FAULT
+
+
+def test_what_is_closed_is_not_used() -> None:
+    def main(rank: sim.Rank) -> None:
+        stream, array = rank.stream(), rank.zeros(4)
+        window = rank.register_window(rank.symmetric(4))
+        stream.close()
+        window.close()
+        for use in (
+            stream.synchronize,
+            lambda: stream.fill(array, 1),
+            lambda: stream.handle,
+            lambda: window.handle,
+        ):
+            with pytest.raises(RuntimeError, match="is closed"):
+                use()
+        rank.default_stream.close()
+        rank.default_stream.synchronize()
+
+    with sim.Cluster(gpus_per_node=1) as cluster:
+        cluster.run(main)
+
+
 def test_copies_of_unequal_size_are_refused() -> None:
     def main(rank: sim.Rank) -> None:
         with pytest.raises(ValueError, match="target has 16 bytes, source 8"):
@@ -154,6 +267,32 @@ def test_all_gather() -> None:
     assert all((found == [[0, 10], [1, 10], [2, 10]]).all() for found in gathered)
 
 
+def test_all_gather_is_for_numbers() -> None:
+    def main(rank: sim.Rank) -> None:
+        for values in ([object()], ["text", "longer"], [rank, None], b"bytes", np.array([{}])):
+            with pytest.raises(TypeError, match="expected an array of numbers"):
+                rank.all_gather(values)
+        assert rank.all_gather(np.array([1, 2], ml_dtypes.bfloat16)).tolist() == [[1, 2]] * 2
+        assert rank.all_gather([True, False]).dtype == bool
+
+    with sim.Cluster(gpus_per_node=2) as cluster:
+        cluster.run(main)
+
+
+def test_shapes_are_numbers_of_any_kind() -> None:
+    def main(rank: sim.Rank) -> None:
+        assert rank.empty(np.int64(5)).shape == (5,)
+        assert rank.zeros((np.int32(2), 3)).shape == (2, 3)
+        assert rank.empty([4, np.uint8(2)]).shape == (4, 2)
+        with pytest.raises(ValueError, match="no negative extents"):
+            rank.empty((2, -1))
+        with pytest.raises(TypeError):
+            rank.empty(2.5)  # type: ignore[arg-type]
+
+    with sim.Cluster(gpus_per_node=1) as cluster:
+        cluster.run(main)
+
+
 def test_windows() -> None:
     def main(rank: sim.Rank) -> None:
         memory = rank.symmetric((4, 4))
@@ -165,6 +304,23 @@ def test_windows() -> None:
         window.close()
         window.close()
         rank.free_symmetric(memory)
+
+    with sim.Cluster(gpus_per_node=2) as cluster:
+        cluster.run(main)
+
+
+def test_an_offset_beyond_the_window_is_refused() -> None:
+    config = ep.GroupConfig(ep.Algorithm.HIGH_THROUGHPUT, 4, 4, 8, 64)
+
+    def main(rank: sim.Rank) -> None:
+        window = rank.register_window(rank.symmetric((8, 16)))
+        topk_idx = rank.array(np.arange(8).reshape(4, 2) % 4)
+        weights, ids = rank.zeros((8, 2)), rank.zeros((8, 2), np.int64)
+        inputs = ep.DispatchInputs(rank.zeros((4, 16)), rank.zeros((4, 2)))
+        with ep.Group(rank, config) as group, group.create_handle(ep.Layout.FLAT, topk_idx) as handle:
+            outside = ep.Tensor(rank.zeros((8, 16)), window=window.handle, window_offset=1 << 20)
+            with pytest.raises(ep.InvalidArgument, match="offset of 1048576 into a window of 512 bytes"):
+                handle.dispatch(inputs, ep.DispatchOutputs(outside, weights, topk_idx=ids))
 
     with sim.Cluster(gpus_per_node=2) as cluster:
         cluster.run(main)
@@ -201,6 +357,39 @@ def test_the_seed_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) ->
 def test_an_impossible_cluster_is_refused() -> None:
     with pytest.raises(ep.Error, match="lsa_team_size"):
         sim.Cluster(gpus_per_node=4, lsa_team_size=3)
+
+
+@pytest.mark.parametrize("shape", [{"gpus_per_node": 0}, {"nodes": 0}, {"nodes": -1}])
+def test_a_cluster_of_no_ranks_is_refused(shape: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="expected at least 1"):
+        sim.Cluster(**shape)  # type: ignore[arg-type]
+
+
+FORKING = """
+import os, sys
+from nccl_ep import sim
+
+cluster = sim.Cluster(gpus_per_node=2)
+assert cluster.run(lambda rank: rank.rank) == [0, 1]
+child = os.fork()
+if child == 0:
+    try:
+        cluster.run(lambda rank: rank.barrier())
+    except Exception as failure:
+        print(failure)
+    with sim.Cluster(gpus_per_node=2) as own:
+        print(own.run(lambda rank: rank.all_gather(rank.rank).tolist()))
+    sys.exit()
+os.waitpid(child, 0)
+assert cluster.run(lambda rank: rank.rank) == [0, 1]
+"""
+
+
+def test_a_cluster_stays_with_the_process_that_made_it() -> None:
+    command = [sys.executable, "-c", FORKING]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert "the cluster was made before fork()" in done.stdout
+    assert "[[0, 1], [0, 1]]" in done.stdout
 
 
 def test_a_silent_rank_can_wake() -> None:

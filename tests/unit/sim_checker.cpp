@@ -6,9 +6,12 @@
 
 #include <array>
 #include <cstring>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "sim/agents.hpp"
 
 using namespace nccl_ep::sim::check;
 
@@ -603,4 +606,19 @@ TEST_CASE("findings at the same two lines are reported once") {
   }
   CHECK(w.checker.reports().size() == 1);
   CHECK(w.says("9 more between the same two lines"));
+}
+
+TEST_CASE("slots run out with an error, and what was given back is used again by who knows its last user") {
+  Slots slots;
+  const Place place{0, Clock::kMaxSlots};
+  const SlotRange most = slots.take(place, Clock::kMaxSlots - 1, {});
+  CHECK(slots.has_room(1));
+  SlotRange last = slots.take(place, 1, {});
+  CHECK_FALSE(slots.has_room(1));
+  CHECK_THROWS_WITH_AS(slots.take(place, 1, {}), too_many().c_str(), std::length_error);
+  CHECK_THROWS_AS(slots.take(place, most.count, {}), std::length_error);
+  last.last_epoch = 3;
+  slots.give_back(place, last);
+  CHECK_THROWS_AS(slots.take(place, 1, Clock().with(last.first, 2)), std::length_error);
+  CHECK(slots.take(place, 1, Clock().with(last.first, 3)).first == last.first);
 }

@@ -79,6 +79,34 @@ TEST_CASE("sim_faults: a bad access of a kernel is a fault that names the kernel
   CHECK(contains(cluster.report(), "test_count"));
 }
 
+TEST_CASE("sim_faults: what is more than the checker follows ends the simulation with advice, not the process") {
+  ncclEpSimConfig_t config = ranks(1);
+  config.max_threads_per_block = 1024;
+  TestCluster cluster(config);
+  cluster.run([](const TestRank& self) {
+    auto* out = self.allocate<uint32_t>(1);
+    self.launch("test_count", CountArgs{nullptr, out, 1}, nullptr, 10000, 1024);
+    CHECK(self.try_synchronize() == ncclInternalError);
+    CHECK(self.try_synchronize() == ncclInternalError);
+  });
+  CHECK(cluster.failure() == NCCL_EP_SIM_FAILURE_LIMIT);
+  CHECK(contains(cluster.report(), "follows at most"));
+  CHECK(contains(cluster.report(), "checker=False"));
+}
+
+TEST_CASE("sim_faults: the checker follows more threads than a full GPU has") {
+  ncclEpSimConfig_t config = ranks(1);
+  config.max_threads_per_block = 1024;
+  TestCluster cluster(config);
+  cluster.run([](const TestRank& self) {
+    auto* out = self.allocate<uint32_t>(1);
+    self.launch("test_count", CountArgs{nullptr, out, 1}, nullptr, 300, 1024);
+    self.synchronize();
+    CHECK(*out == 1);
+  });
+  CHECK_MESSAGE(cluster.failure() == NCCL_EP_SIM_FAILURE_NONE, cluster.report());
+}
+
 TEST_CASE("sim_faults: a copy outside its allocation is refused") {
   TestCluster cluster(ranks(1));
   const TestRank self(cluster.handle(), 0);

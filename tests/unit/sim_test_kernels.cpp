@@ -14,6 +14,11 @@ void count(const CountArgs& args) {
   }
 }
 
+void count_raw(const CountArgs& args) {
+  if (dev::thread_idx() >= args.count) return;
+  args.out[dev::thread_idx()] = (args.in == nullptr ? 0 : args.in[dev::thread_idx()]) + 1;
+}
+
 void raise(const FlagArgs& args) {
   if (dev::thread_idx() != 0) return;
   dev::st(args.data, args.value);
@@ -35,6 +40,7 @@ void await(const FlagArgs& args) {
 }  // namespace
 
 EP_SIM_KERNEL("test_count", count, CountArgs)
+EP_SIM_KERNEL("test_count_raw", count_raw, CountArgs)
 EP_SIM_KERNEL("test_raise", raise, FlagArgs)
 EP_SIM_KERNEL("test_raise_without_release", raise_without_release, FlagArgs)
 EP_SIM_KERNEL("test_await", await, FlagArgs)

@@ -7,6 +7,7 @@
 namespace nccl_ep::sim::test {
 
 // "test_count": out[i] = in[i] + 1 (in null: 1) for all i < count.
+// "test_count_raw": the same through raw pointers, for at most as many as a block has threads.
 struct CountArgs {
   const uint32_t* in;
   uint32_t* out;

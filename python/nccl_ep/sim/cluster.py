@@ -12,10 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from nccl_ep._closing import Closing
+from nccl_ep.errors import Error, RemoteError
 from nccl_ep.sim._ffi import check, constants, ffi, library, numbers_of
 from nccl_ep.sim.rank import Rank
 
 Result = TypeVar("Result")
+_MAX_NOTES = 8  # of ranks that raised as well
 
 
 class Stores(IntEnum):
@@ -46,6 +48,7 @@ class Failure(IntEnum):
     HOST_DEADLOCK = 3
     FAULT = 4
     STEP_LIMIT = 5
+    LIMIT = 6
 
 
 class Cluster(Closing):
@@ -98,6 +101,9 @@ class Cluster(Closing):
         rails_only: bool = False,
         network_contexts: int = 0,
     ) -> None:
+        for name, number in (("nodes", nodes), ("gpus_per_node", gpus_per_node)):
+            if number < 1:
+                raise ValueError(f"{name} is {number}, expected at least 1")
         wanted = ffi.new("ncclEpSimConfig_t*")
         wanted.size, wanted.magic = ffi.sizeof("ncclEpSimConfig_t"), constants["NCCL_EP_SIM_MAGIC"]
         wanted.num_nodes, wanted.gpus_per_node, wanted.lsa_team_size = nodes, gpus_per_node, lsa_team_size
@@ -121,7 +127,9 @@ class Cluster(Closing):
         """Runs ``main(rank, *args)`` for every rank, each in a thread of its own, and returns their results.
 
         If a rank raises, the others go on without it until they have finished or wait for it in vain; then
-        the first exception is raised again, with the rank and the simulator's report added to it.
+        an exception is raised again: the first one that is not about another rank or about the end of the
+        simulation, if there is one. Notes on it have the rank, the simulator's report, and what the other
+        ranks raised.
         """
         results: list[Any] = [None] * self.num_ranks
         failures: list[tuple[int, BaseException]] = []
@@ -145,11 +153,7 @@ class Cluster(Closing):
         for thread in threads:
             thread.join()
         if failures:
-            index, failure = failures[0]
-            _add_note(failure, f"on simulated rank {index} of {self.num_ranks}, seed {self.seed}")
-            if self.report not in str(failure):
-                _add_note(failure, self.report)
-            raise failure
+            raise self._explain(failures)
         return results
 
     def enter(self, rank: int) -> Rank:
@@ -260,6 +264,26 @@ class Cluster(Closing):
         """Ends the cluster; all ranks must have left. Closing twice is harmless."""
         self._owner = None
 
+    def _explain(self, failures: list[tuple[int, BaseException]]) -> BaseException:
+        """The most telling of the ranks' exceptions, given in the order in which they came, with notes."""
+        report = self.report
+
+        def is_consequence(failure: BaseException) -> bool:
+            about_the_end = bool(report) and report in str(failure)
+            return isinstance(failure, RemoteError) or (isinstance(failure, Error) and about_the_end)
+
+        failures = sorted(failures, key=lambda entry: (is_consequence(entry[1]), isinstance(entry[1], Error)))
+        index, failure = failures[0]
+        _add_note(failure, f"on simulated rank {index} of {self.num_ranks}, seed {self.seed}")
+        if report not in str(failure):
+            _add_note(failure, report)
+        others = [(rank, other) for rank, other in failures[1:] if not (report and report in str(other))]
+        for rank, other in others[:_MAX_NOTES]:
+            _add_note(failure, f"rank {rank} raised {type(other).__name__}: {_first_line(other)}")
+        if len(others) > _MAX_NOTES:
+            _add_note(failure, f"and so did {len(others) - _MAX_NOTES} more ranks")
+        return failure
+
     def _failure(self) -> tuple[Failure, str]:
         kind, report = ffi.new("ncclEpSimFailure_t*"), ffi.new("const char**")
         check(library().ncclEpSimGetFailure(self.c, kind, report))
@@ -287,6 +311,10 @@ class _Owner:
     def __del__(self) -> None:
         if hasattr(self, "_destroy"):
             self._destroy(self.c)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _add_note(error: BaseException, note: str) -> None:

@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
+from operator import index
 from types import TracebackType
-from typing import Any
+from typing import Any, SupportsIndex
 
 import ml_dtypes
 import numpy as np
@@ -45,17 +46,19 @@ class Rank:
 
     # ---- Memory ----
 
-    def empty(self, shape: int | Sequence[int], dtype: Any = np.float32) -> Array:
+    def empty(self, shape: SupportsIndex | Sequence[SupportsIndex], dtype: Any = np.float32) -> Array:
         """Device memory with unknown contents, as an array."""
         return self._allocate("ncclEpSimMalloc", shape, dtype)
 
-    def full(self, shape: int | Sequence[int], value: Any, dtype: Any = np.float32) -> Array:
+    def full(
+        self, shape: SupportsIndex | Sequence[SupportsIndex], value: Any, dtype: Any = np.float32
+    ) -> Array:
         """Device memory with this value everywhere."""
         array = self.empty(shape, dtype)
         array[...] = value
         return array
 
-    def zeros(self, shape: int | Sequence[int], dtype: Any = np.float32) -> Array:
+    def zeros(self, shape: SupportsIndex | Sequence[SupportsIndex], dtype: Any = np.float32) -> Array:
         """Device memory full of zeros."""
         return self.full(shape, 0, dtype)
 
@@ -66,7 +69,7 @@ class Rank:
         array[...] = values
         return array
 
-    def symmetric(self, shape: int | Sequence[int], dtype: Any = np.float32) -> Array:
+    def symmetric(self, shape: SupportsIndex | Sequence[SupportsIndex], dtype: Any = np.float32) -> Array:
         """Device memory that :meth:`register_window` can make a window."""
         return self._allocate("ncclEpSimMemAlloc", shape, dtype)
 
@@ -135,8 +138,12 @@ class Rank:
         check(library().ncclEpSimBarrier(self._c, self.rank))
 
     def all_gather(self, values: npt.ArrayLike) -> Array:
-        """The hosts' values of all ranks: ``[ranks, *shape]``. Collective; same shape and dtype."""
+        """The hosts' numbers of all ranks: ``[ranks, *shape]``. Collective; same shape and dtype."""
         mine = np.ascontiguousarray(values)
+        if mine.dtype.hasobject or mine.dtype.kind in "SUMm":
+            raise TypeError(
+                f"all_gather of {type(values).__name__} as {mine.dtype}, expected an array of numbers"
+            )
         everyone = np.empty((self.num_ranks, *np.shape(values)), mine.dtype)
         source, target = ffi.cast("void*", mine.ctypes.data), ffi.cast("void*", everyone.ctypes.data)
         check(library().ncclEpSimAllGather(self._c, self.rank, source, target, mine.nbytes))
@@ -156,8 +163,10 @@ class Rank:
     def __repr__(self) -> str:
         return f"<nccl_ep.sim.Rank {self.rank} of {self.num_ranks}>"
 
-    def _allocate(self, function: str, shape: int | Sequence[int], dtype: Any) -> Array:
-        extents = (shape,) if isinstance(shape, int) else tuple(shape)
+    def _allocate(self, function: str, shape: SupportsIndex | Sequence[SupportsIndex], dtype: Any) -> Array:
+        extents = tuple(map(index, (shape,) if isinstance(shape, SupportsIndex) else shape))
+        if any(extent < 0 for extent in extents):
+            raise ValueError(f"shape is {extents}, expected no negative extents")
         num_bytes = prod(extents) * numpy_dtype(dtype).itemsize
         memory = ffi.new("void**")
         check(getattr(library(), function)(self._c, self.rank, memory, max(num_bytes, 1)))
@@ -182,21 +191,26 @@ class Window:
     """Symmetric memory that other ranks can write to, for ``Tensor(array, window=window)``.
 
     Attributes:
-        handle: the ``ncclWindow_t`` as an address.
         user_ptr: where the memory starts.
         size: its bytes.
     """
 
     def __init__(self, rank: Rank, array: Array, c: Any) -> None:
-        self.handle = int(ffi.cast("uintptr_t", c))
         self.user_ptr = array.ctypes.data
         self.size = array.nbytes
         self._rank = rank
         self._c = c
 
+    @property
+    def handle(self) -> int:
+        """The ``ncclWindow_t`` as an address."""
+        if self._c == NULL:
+            raise RuntimeError("the window is closed")
+        return int(ffi.cast("uintptr_t", self._c))
+
     def close(self) -> None:
         """Ends the window; every rank does so. Closing twice is harmless."""
-        c, self._c, self.handle = self._c, NULL, 0
+        c, self._c = self._c, NULL
         if c != NULL:
             check(library().ncclEpSimWindowDeregister(self._rank._c, self._rank.rank, c))
 

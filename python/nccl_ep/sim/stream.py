@@ -16,7 +16,14 @@ class Stream:
 
     def __init__(self, rank: Rank, c: Any) -> None:
         self._rank = rank
-        self.c = c
+        self._c = c
+
+    @property
+    def c(self) -> Any:
+        """The ``cudaStream_t`` (cdata pointer)."""
+        if self._c is None:
+            raise RuntimeError("the stream is closed")
+        return self._c
 
     @property
     def handle(self) -> int:
@@ -64,8 +71,9 @@ class Stream:
 
     def close(self) -> None:
         """Gives the stream back; pending work is still done. Closing twice is harmless."""
-        c, self.c = self.c, NULL
-        if c != NULL:
+        c = self._c
+        if c is not None and c != NULL:  # the default stream stays
+            self._c = None
             check(library().ncclEpSimStreamDestroy(self._rank._c, self._rank.rank, c))
 
 
