@@ -71,7 +71,7 @@ struct Polling {
   uint32_t oldest = 0;
   uint32_t latest = 0;          // the place of the last look
   uint32_t looks_in_a_row = 0;  // at it, with meetings in between, and with nothing new for any lane
-  uint32_t idle_reads = 0;  // of any address, since the thread did something else
+  uint32_t idle_reads = 0;      // of any address, since the thread did something else
   Sleeper sleeper;
 
   // The thread has done something that others may react to.
