@@ -4,23 +4,31 @@
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 import nccl_ep
 
 from ep_bench.cases import Sweep
 from ep_bench.exits import UsageError
 from ep_bench.formats import DTYPES
-from ep_bench.kill import Kill, check_kill, kill_of
+from ep_bench.kill import Kill, check_kill
 from ep_bench.operations import OPERATIONS
-from ep_bench.recipes import NO_RECIPE, Recipe, recipe_of
-from ep_bench.routing import check_spec
-
-Value = TypeVar("Value")
+from ep_bench.recipes import NO_RECIPE
+from ep_bench.values import (
+    MOST_64_BITS,
+    kill,
+    library_path,
+    list_of,
+    number,
+    one_of,
+    picture,
+    recipe,
+    routing_spec,
+    seconds_of,
+    switch,
+)
 
 EPILOG = """\
 Options marked [list] take several values, separated by commas; every combination is measured.
@@ -80,10 +88,7 @@ DEFAULTS = {
     ("sim", "ht"): Defaults(8, (40,), (512,), (64,), ("graph", "host"), None),
 }
 KILL_TIMEOUT_NS = 500_000_000
-MOST_SECONDS = 1e6
-MOST = 2**31 - 1
 """Of numbers on the command line: fields of the C API have 32 bits, but for a few that have 64."""
-MOST_64_BITS = 2**64 - 1
 LAYOUTS = {"ll": ("em", "rm"), "ht": ("fl", "em")}
 
 
@@ -275,142 +280,63 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--version", action="version", version=f"%(prog)s {nccl_ep.__version__}")
     add("--device", choices=("auto", "cuda", "sim"), default="auto", help="default: GPUs if there are any")
-    add("--ranks", type=_number(1), metavar="N", help="default: all GPUs, or 8 simulated ones")
-    add("--nodes", type=_number(1), metavar="N",
+    add("--ranks", type=number(1), metavar="N", help="default: all GPUs, or 8 simulated ones")
+    add("--nodes", type=number(1), metavar="N",
         help="nodes that ranks are on, each an LSA team; see below")  # fmt: skip
     add(
         "--algorithm", choices=tuple(LAYOUTS), default="ll", help="low latency or high throughput; default ll"
     )
-    add("--layout", type=_list(_one_of("em", "rm", "fl")), metavar="L",
+    add("--layout", type=list_of(one_of("em", "rm", "fl")), metavar="L",
         help="em: expert-major, rm: rank-major, ll only, fl: flat, ht only [list]; default both")  # fmt: skip
-    add("--op", type=_list(_one_of(*OPERATIONS)), default=tuple(OPERATIONS),
+    add("--op", type=list_of(one_of(*OPERATIONS)), default=tuple(OPERATIONS),
         help=f"{', '.join(OPERATIONS)} [list]; default all")  # fmt: skip
-    add("--tokens", type=_list(_number(1)), metavar="N", help="tokens per rank [list]")
-    add("--hidden", type=_list(_number(1)), metavar="N", help="elements of a row [list]")
-    add("--top-k", type=_list(_number(1)), metavar="N", help="routes of a token [list]; default 8")
-    add("--experts", type=_list(_number(1)), metavar="N", help="of all ranks together [list]")
+    add("--tokens", type=list_of(number(1)), metavar="N", help="tokens per rank [list]")
+    add("--hidden", type=list_of(number(1)), metavar="N", help="elements of a row [list]")
+    add("--top-k", type=list_of(number(1)), metavar="N", help="routes of a token [list]; default 8")
+    add("--experts", type=list_of(number(1)), metavar="N", help="of all ranks together [list]")
     add(
         "--dtype",
-        type=_list(_one_of(*DTYPES)),
+        type=list_of(one_of(*DTYPES)),
         default=("bf16",),
         help="bf16, fp16, fp32 [list]; default bf16",
     )
-    add("--routing", type=_list(_spec), default=("uniform",), metavar="R",
+    add("--routing", type=list_of(routing_spec), default=("uniform",), metavar="R",
         help="uniform, zipf:A, hot:N (to N experts) or FILE.npz [list]; default uniform")  # fmt: skip
-    add("--mode", type=_list(_one_of("kernel", "graph", "host")), help="kernel, graph, host [list]")
-    add("--iters", type=_number(1), default=100, metavar="N", help="timed iterations; default 100")
-    add("--warmup", type=_number(0), default=20, metavar="N", help="untimed iterations; default 20")
-    add("--sms", type=_list(_number(0)), default=(0,), metavar="N",
+    add("--mode", type=list_of(one_of("kernel", "graph", "host")), help="kernel, graph, host [list]")
+    add("--iters", type=number(1), default=100, metavar="N", help="timed iterations; default 100")
+    add("--warmup", type=number(0), default=20, metavar="N", help="untimed iterations; default 20")
+    add("--sms", type=list_of(number(0)), default=(0,), metavar="N",
         help="most SMs to use, 0 lets the library choose [list]; default 0")  # fmt: skip
-    add("--zero-copy", type=_list(_switch), nargs="?", const=(True,), default=(False,), metavar="on,off",
+    add("--zero-copy", type=list_of(switch), nargs="?", const=(True,), default=(False,), metavar="on,off",
         help="receive into a window, in ll rank-major only, and in ht combine from one [list]; "
         "default off")  # fmt: skip
-    add("--recipe", type=_recipe, default=NO_RECIPE, metavar="R",
+    add("--recipe", type=recipe, default=NO_RECIPE, metavar="R",
         help="none, fwd:TOKEN/SCALE[/N], mxfp8, nvfp4, ds-fp8, fp8-combine, nvfp4-combine or exact; "
         "see below")  # fmt: skip
     add("--mask", action="store_true", help="groups that go on without ranks that do not answer")
-    add("--kill", type=_kill, metavar="RANK@ITER",
+    add("--kill", type=kill, metavar="RANK@ITER",
         help="with --mask: a rank dies as an iteration begins, see below")  # fmt: skip
-    add("--timeout-ns", type=_number(1, MOST_64_BITS), default=0, metavar="N",
+    add("--timeout-ns", type=number(1, MOST_64_BITS), default=0, metavar="N",
         help="how long kernels wait for a rank; default 100 s, with --kill 0.5 s")  # fmt: skip
-    add("--pass", type=_list(_one_of("fwd", "bwd")), metavar="P", help="fwd, bwd [list]; default fwd")
+    add("--pass", type=list_of(one_of("fwd", "bwd")), metavar="P", help="fwd, bwd [list]; default fwd")
     add("--eager", action="store_true", help="outputs as long as what arrives, instead of a budget")
-    add("--budget", type=_number(1), metavar="N", help="rows that a rank may receive, padding included")
+    add("--budget", type=number(1), metavar="N", help="rows that a rank may receive, padding included")
     add(
         "--alignment",
-        type=_list(_number(1)),
+        type=list_of(number(1)),
         metavar="N",
         help="of each expert's rows in em [list]; default 1",
     )
     add("--overflow", choices=("trap", "drop"), help="what to do with rows beyond the budget; default trap")
     add(
-        "--seed", type=_number(1, MOST_64_BITS), default=1, metavar="N",
+        "--seed", type=number(1, MOST_64_BITS), default=1, metavar="N",
         help="of routing, numbers and simulator; default 1",
     )  # fmt: skip
-    add("--compare", type=_library, metavar="PATH", help="another libnccl_ep.so.0, measured in turn")
+    add("--compare", type=library_path, metavar="PATH", help="another libnccl_ep.so.0, measured in turn")
     add("--json", metavar="FILE", help="write rows as JSON; - is standard output")
     add("--csv", metavar="FILE", help="write rows as CSV; - is standard output")
     add("--plot", type=picture, metavar="FILE", help="draw rows: .png, .svg or .html")
-    add("--timeout", type=_seconds, metavar="S",
+    add("--timeout", type=seconds_of, metavar="S",
         help="seconds without progress that count as a hang; default 120, none on the simulator")  # fmt: skip
     add("--verbose", action="store_true", help="more columns: routing, host time of a call, spread of ratios")
     return parser
-
-
-def _list(item: Callable[[str], Value]) -> Callable[[str], tuple[Value, ...]]:
-    return lambda text: tuple(dict.fromkeys(item(part.strip()) for part in text.split(",")))
-
-
-def _number(least: int, most: int = MOST) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
-        if number < least:
-            raise argparse.ArgumentTypeError(f"{number} is too small, expected at least {least}")
-        if number > most:
-            raise argparse.ArgumentTypeError(f"{number} is too large, expected at most {most}")
-        return number
-
-    return read
-
-
-def _one_of(*names: str) -> Callable[[str], str]:
-    def read(text: str) -> str:
-        if text not in names:
-            raise argparse.ArgumentTypeError(f"{text!r} is unknown, expected {', '.join(names)}")
-        return text
-
-    return read
-
-
-def _switch(text: str) -> bool:
-    return _one_of("on", "off")(text) == "on"
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds <= MOST_SECONDS:
-        raise argparse.ArgumentTypeError(
-            f"{text!r}: expected seconds, more than 0 and at most {MOST_SECONDS:,.0f}"
-        )
-    return seconds
-
-
-def _spec(text: str) -> str:
-    try:
-        return check_spec(text)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _recipe(text: str) -> Recipe:
-    try:
-        return recipe_of(text)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _kill(text: str) -> Kill:
-    try:
-        return kill_of(text)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _library(text: str) -> Path:
-    path = Path(text)
-    if not path.is_file():
-        raise argparse.ArgumentTypeError(f"{text} is no file, expected a libnccl_ep.so.0")
-    return path.resolve()
-
-
-def picture(text: str) -> str:
-    """The name of a file that rows are drawn into, for argparse."""
-    if not text.endswith((".png", ".svg", ".html")):
-        raise argparse.ArgumentTypeError(f"{text}: expected a name that ends in .png, .svg or .html")
-    return text

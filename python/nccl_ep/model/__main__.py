@@ -12,10 +12,10 @@ import numpy.typing as npt
 from rich.console import Console
 
 from ep_bench.exits import UsageError
-from ep_bench.options import MOST_64_BITS, picture
 from ep_bench.report.files import check_target
 from ep_bench.report.plot import require_matplotlib
 from ep_bench.routing import Shape, file_shape, make_routing
+from ep_bench.values import MOST_64_BITS, picture
 from nccl_ep import model
 from nccl_ep.errors import Error
 from nccl_ep.model.prediction import Case, Prediction, predict
