@@ -210,6 +210,7 @@ def silent_in_between(
             exchange.dispatch(handle)
             meet(rank)
             if rank.rank == silent:
+                group.async_error()  # with little time it has given up as well
                 cluster.sim.silence(silent)
             else:
                 expected = silent if named and timeout_ns == TIMEOUT_NS else None
