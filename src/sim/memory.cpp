@@ -170,11 +170,13 @@ void Memory::withdraw_released(uint32_t rank) {
   Arena& arena = arenas_[rank];
   for (const auto& [begin, bytes] : arena.released) {
     mark(begin, bytes, -1);
+    if (!is_symmetric(reinterpret_cast<const void*>(begin))) poison(begin, bytes);  // windows stay mapped
     // What has been given out again is somebody's.
     auto other = arena.allocations.upper_bound(begin);
     if (other != arena.allocations.begin()) --other;
     for (; other != arena.allocations.end() && other->first < begin + bytes; ++other) {
       mark(other->first, other->second.bytes.total(), 1);
+      unpoison(other->first, other->second.bytes.total());
     }
   }
   arena.released.clear();
@@ -205,7 +207,6 @@ void Memory::release(uint32_t rank, void* memory) {
     throw Error(ncclInvalidArgument, describe(reinterpret_cast<uintptr_t>(memory)) +
                                          " is not the beginning of an allocation of rank " + std::to_string(rank));
   }
-  poison(allocation->first, allocation->second.bytes.total());
   size_t& released = arena.released[allocation->first];
   released = std::max(released, allocation->second.bytes.total());
   arena.allocated_bytes -= allocation->second.bytes.on_gpu;
