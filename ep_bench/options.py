@@ -13,19 +13,18 @@ import nccl_ep
 from ep_bench.cases import Sweep
 from ep_bench.exits import UsageError
 from ep_bench.formats import DTYPES
-from ep_bench.kill import Kill, check_kill
+from ep_bench.kill import Kill, check_kill, kill_of
 from ep_bench.operations import OPERATIONS
-from ep_bench.recipes import NO_RECIPE
+from ep_bench.recipes import NO_RECIPE, recipe_of
+from ep_bench.routing import check_spec
 from ep_bench.values import (
     MOST_64_BITS,
-    kill,
+    as_read_by,
     library_path,
     list_of,
     number,
     one_of,
     picture,
-    recipe,
-    routing_spec,
     seconds_of,
     switch,
 )
@@ -88,7 +87,6 @@ DEFAULTS = {
     ("sim", "ht"): Defaults(8, (40,), (512,), (64,), ("graph", "host"), None),
 }
 KILL_TIMEOUT_NS = 500_000_000
-"""Of numbers on the command line: fields of the C API have 32 bits, but for a few that have 64."""
 LAYOUTS = {"ll": ("em", "rm"), "ht": ("fl", "em")}
 
 
@@ -300,7 +298,7 @@ def _parser() -> argparse.ArgumentParser:
         default=("bf16",),
         help="bf16, fp16, fp32 [list]; default bf16",
     )
-    add("--routing", type=list_of(routing_spec), default=("uniform",), metavar="R",
+    add("--routing", type=list_of(as_read_by(check_spec)), default=("uniform",), metavar="R",
         help="uniform, zipf:A, hot:N (to N experts) or FILE.npz [list]; default uniform")  # fmt: skip
     add("--mode", type=list_of(one_of("kernel", "graph", "host")), help="kernel, graph, host [list]")
     add("--iters", type=number(1), default=100, metavar="N", help="timed iterations; default 100")
@@ -310,11 +308,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--zero-copy", type=list_of(switch), nargs="?", const=(True,), default=(False,), metavar="on,off",
         help="receive into a window, in ll rank-major only, and in ht combine from one [list]; "
         "default off")  # fmt: skip
-    add("--recipe", type=recipe, default=NO_RECIPE, metavar="R",
+    add("--recipe", type=as_read_by(recipe_of), default=NO_RECIPE, metavar="R",
         help="none, fwd:TOKEN/SCALE[/N], mxfp8, nvfp4, ds-fp8, fp8-combine, nvfp4-combine or exact; "
         "see below")  # fmt: skip
     add("--mask", action="store_true", help="groups that go on without ranks that do not answer")
-    add("--kill", type=kill, metavar="RANK@ITER",
+    add("--kill", type=as_read_by(kill_of), metavar="RANK@ITER",
         help="with --mask: a rank dies as an iteration begins, see below")  # fmt: skip
     add("--timeout-ns", type=number(1, MOST_64_BITS), default=0, metavar="N",
         help="how long kernels wait for a rank; default 100 s, with --kill 0.5 s")  # fmt: skip

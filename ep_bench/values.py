@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from ep_bench.exits import UsageError
-from ep_bench.kill import Kill, kill_of
-from ep_bench.recipes import Recipe, recipe_of
-from ep_bench.routing import check_spec
 
 Value = TypeVar("Value")
 
 MOST_SECONDS = 1e6
 MOST = 2**31 - 1
 MOST_64_BITS = 2**64 - 1
+"""Of numbers on the command line: fields of the C API have 32 bits, but for a few that have 64."""
 
 
 def list_of(item: Callable[[str], Value]) -> Callable[[str], tuple[Value, ...]]:
@@ -65,25 +63,16 @@ def seconds_of(text: str) -> float:
     return seconds
 
 
-def routing_spec(text: str) -> str:
-    try:
-        return check_spec(text)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+def as_read_by(reader: Callable[[str], Value]) -> Callable[[str], Value]:
+    """What another file reads, whose UsageError becomes argparse's."""
 
+    def read(text: str) -> Value:
+        try:
+            return reader(text)
+        except UsageError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
 
-def recipe(text: str) -> Recipe:
-    try:
-        return recipe_of(text)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def kill(text: str) -> Kill:
-    try:
-        return kill_of(text)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    return read
 
 
 def library_path(text: str) -> Path:

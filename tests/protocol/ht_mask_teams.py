@@ -9,7 +9,7 @@ from typing import Any
 
 import nccl_ep as ep
 import numpy as np
-from ht import Mode, Shape, expected, make_problem
+from ht import Exchange, Mode, Shape, expected, make_problem
 from ht_mask_runs import (
     TIMEOUT_NS,
     masked_exchanges,
@@ -245,6 +245,20 @@ def run_without_lists(cluster: Any, problem: Problem, mode: Mode, node: int) -> 
     check_left(problem, mode, each(results, 1), lost)
 
 
+def combined_after_a_death(
+    cluster: Any, mine: Exchange, group: ep.Group, handle: ep.Handle, lost: int
+) -> dict[str, Array] | None:
+    """A rank's results of a combine before which another one dies; None for that one."""
+    rank = mine.rank
+    meet(rank)
+    if rank.rank == lost:
+        cluster.sim.silence(rank.rank)
+        return None
+    mine.combine(handle)
+    check_masks_no_others(mine, group, (lost,))
+    return mine.results()
+
+
 def run_with_gradients_lost(cluster: Any, problem: Problem, mode: Mode, lost: int, seed: int) -> None:
     """A rank dies before a combine of the backward pass: gradients of its hits are 0, also in other teams."""
     gpus = mode.team_size
@@ -253,13 +267,7 @@ def run_with_gradients_lost(cluster: Any, problem: Problem, mode: Mode, lost: in
         with masked_exchanges(rank, problem, mode) as (group, handle, mine):
             write_results_everywhere(mine, seed)
             mine.run(handle)
-            meet(rank)
-            if rank.rank == lost:
-                cluster.sim.silence(rank.rank)
-                return None
-            mine.combine(handle)
-            check_masks_no_others(mine, group, (lost,))
-            return mine.results()
+            return combined_after_a_death(cluster, mine, group, handle, lost)
 
     for rank, found in enumerate(cluster.run(main)):
         if found is not None and (rank // gpus == lost // gpus or rail_peer(rank, lost, gpus) != lost):
@@ -274,17 +282,11 @@ def run_with_minus_zeros(cluster: Any, problem: Problem, mode: Mode, lost: int) 
         with masked_exchanges(rank, problem, mode) as (group, handle, mine):
             rank.write(mine.expert_rows, np.full(mine.expert_rows.shape, -0.0, mine.expert_rows.dtype))
             mine.dispatch(handle)
-            meet(rank)
-            if rank.rank == lost:
-                cluster.sim.silence(rank.rank)
-                return None
-            mine.combine(handle)
-            check_masks_no_others(mine, group, (lost,))
-            return mine.results()["combined"]
+            return combined_after_a_death(cluster, mine, group, handle, lost)
 
     left = what_is_left(problem, mode, (lost,))
     for rank, found in enumerate(cluster.run(main)):
         if found is not None:
-            has_rows = (left.topk_idx[rank] >= 0).any(axis=1)
-            assert not found.any()
-            assert np.signbit(found[has_rows]).all(), f"rank {rank}"
+            has_rows, combined = (left.topk_idx[rank] >= 0).any(axis=1), found["combined"]
+            assert not combined.any()
+            assert np.signbit(combined[has_rows]).all(), f"rank {rank}"
