@@ -102,6 +102,13 @@ struct OwnResults {
   }
 };
 
+// Lists what some lanes have, without gaps. The whole warp calls it.
+EP_DEVICE void list_those(uint32_t lanes, Addend mine, Addend* addends, uint32_t& num_addends) {
+  const uint32_t before = lanes & ((1u << dev::lane_idx()) - 1);
+  if (lanes >> dev::lane_idx() & 1) addends[num_addends + dev::popc(before)] = mine;
+  num_addends += dev::popc(lanes);
+}
+
 // Lists what is added up for a hosted token as soon as it is there: the results of the team's ranks, in their order, then
 // the sums of other teams, in theirs. With masks, what does not come since its rank is lost is left out. False: something did
 // not come, or the group has failed.
@@ -128,9 +135,7 @@ EP_DEVICE bool list_results(const Operation<kPeers>& op, const HtCombineArgs& ar
     if (!await_rows(op, {Wait::combine_row, dest.rank, token}, is_here && !in_place, slot, lost)) return false;
     if (!others.await_sum(op, dest, exists && !is_here, lost)) return false;
     if constexpr (!has_masks(kPeers)) continue;
-    const uint32_t come = dev::ballot(exists) & ~lost, before = come & ((1u << dev::lane_idx()) - 1);
-    if (come >> dev::lane_idx() & 1) addends[num_addends + dev::popc(before)] = mine;
-    num_addends += dev::popc(come);
+    list_those(dev::ballot(exists) & ~lost, mine, addends, num_addends);
   }
   dev::sync_warp();
   return true;
@@ -218,8 +223,10 @@ struct NoOthers {
   EP_DEVICE static void await_all(const Operation<kPeers>&) {}
 };
 
-template <bool kExpertMajor, DType kDType, class Others>
-EP_DEVICE void combine_with(const HtCombineArgs& args, const Others& others) {
+// What combine does around its rows: push(op, addends, shared, queue) is for the warps that push, collect(op, addends) for all,
+// when they have pushed.
+template <bool kExpertMajor, class Others, class Push, class Collect>
+EP_DEVICE void combine_by(const HtCombineArgs& args, const Others& others, Push push, Collect collect) {
   EP_DYNAMIC_SHARED(shared);
   EP_SHARED(Addend, addends, [kMoveWarps][kHtMaxTopk]);
   EP_SHARED(FlagQueue, queues, [kMoveWarps]);
@@ -231,12 +238,7 @@ EP_DEVICE void combine_with(const HtCombineArgs& args, const Others& others) {
   if (start.ready) {
     const bool has_gradients = crews.receivers.has_me() && args.topk_weights;
     if (crews.pushers.has_me()) {
-      FlagQueue& queue = queues[dev::warp_idx()];
-      if constexpr (kExpertMajor) {
-        push_sums<kDType>(op, args, others, warp_addends, queue);
-      } else {
-        push_results(op, args, others, shared, queue);
-      }
+      push(op, warp_addends, shared, queues[dev::warp_idx()]);
     } else if (crews.raisers.has_me()) {
       raise_flags(op, queues, args.move.push_warps);
     } else if (has_gradients && await_peers(op)) {
@@ -244,12 +246,27 @@ EP_DEVICE void combine_with(const HtCombineArgs& args, const Others& others) {
       if (!Others::kExist) collect_gradients(op, args, others, crews.receivers);
     }
     dev::sync_warp();
-    if (crews.have_me()) collect_results<kExpertMajor, kDType>(op, args, others, warp_addends);
+    if (crews.have_me()) collect(op, warp_addends);
     // Other teams have gradients only when somebody has collected those of guests.
     if (Others::kExist && has_gradients) collect_gradients(op, args, others, crews.receivers);
     if (crews.receivers.has_me() && crews.receivers.worker() == 0) others.await_all(op);
   }
   finish_pushing(op, args.move);
+}
+
+template <bool kExpertMajor, DType kDType, class Others>
+EP_DEVICE void combine_with(const HtCombineArgs& args, const Others& others) {
+  using Op = Operation<Others::kPeers>;
+  const auto push = [&](const Op& op, Addend* addends, unsigned char* shared, FlagQueue& queue) {
+    if constexpr (kExpertMajor) {
+      push_sums<kDType>(op, args, others, addends, queue);
+    } else {
+      push_results(op, args, others, shared, queue);
+    }
+  };
+  combine_by<kExpertMajor>(args, others, push, [&](const Op& op, Addend* addends) {
+    collect_results<kExpertMajor, kDType>(op, args, others, addends);
+  });
 }
 
 template <bool kExpertMajor, DType kDType, Peers kPeers = Peers::team>

@@ -103,9 +103,7 @@ EP_DEVICE bool list_routes(const Operation<kPeers>& op, const HtCombineArgs& arg
     Addend row = nullptr;
     const Route route = route_at(args, token, first + dev::lane_idx());
     if (!await_routes(op, args, others, token, route, come, row)) return false;
-    const uint32_t before = come & ((1u << dev::lane_idx()) - 1);
-    if (come >> dev::lane_idx() & 1) addends[num_addends + dev::popc(before)] = row;
-    num_addends += dev::popc(come);
+    list_those(come, row, addends, num_addends);
   }
   dev::sync_warp();
   return true;
@@ -133,30 +131,12 @@ EP_DEVICE void collect_routes(const Operation<kPeers>& op, const HtCombineArgs& 
 
 template <class Others>
 EP_DEVICE void combine_exact_with(const HtCombineArgs& args, const Others& others) {
-  EP_DYNAMIC_SHARED(shared);
-  EP_SHARED(Addend, addends, [kMoveWarps][kHtMaxTopk]);
-  EP_SHARED(FlagQueue, queues, [kMoveWarps]);
-  open_queues(queues);
-  const HtStart start = begin(args.group, others.rails());
-  const Operation<Others::kPeers> op(args, start);
-  const Crews crews(args.move, true);
-  if (start.ready) {
-    const bool has_gradients = crews.receivers.has_me() && args.topk_weights;
-    if (crews.pushers.has_me()) {
-      push_routes(op, args, others, shared, queues[dev::warp_idx()]);
-    } else if (crews.raisers.has_me()) {
-      raise_flags(op, queues, args.move.push_warps);
-    } else if (has_gradients && await_peers(op)) {
-      send_gradients<true>(op, args, crews.receivers);
-      if (!Others::kExist) collect_gradients(op, args, others, crews.receivers);
-    }
-    dev::sync_warp();
-    if (crews.have_me()) collect_routes(op, args, others, addends[dev::warp_idx()]);
-    // Other teams have gradients only when somebody has collected those of guests.
-    if (Others::kExist && has_gradients) collect_gradients(op, args, others, crews.receivers);
-    if (crews.receivers.has_me() && crews.receivers.worker() == 0) others.await_all(op);
-  }
-  finish_pushing(op, args.move);
+  using Op = Operation<Others::kPeers>;
+  const auto push = [&](const Op& op, Addend*, unsigned char* shared, FlagQueue& queue) {
+    push_routes(op, args, others, shared, queue);
+  };
+  combine_by<true>(args, others, push,
+                   [&](const Op& op, Addend* addends) { collect_routes(op, args, others, addends); });
 }
 
 template <Peers kPeers = Peers::team>

@@ -17,8 +17,8 @@ struct UpdateScratch {
   HtOutgoing* outgoing;                         // [rank]
   uint32_t* bits;                               // [counter][word]: the tokens of the tile
   HtQuota* quotas;                              // [expert]: expert-major, on ranks without room for all
-  // With masks across teams, in the place of quotas: what each rank of this team gets from this rank's guests, and where the
-  // slots begin that its experts have for them.
+  // With masks across teams: what each rank of this team gets from this rank's guests, and where the slots begin that its
+  // experts have for them.
   HtOutgoing* guest_rows;  // [other team][place]
   uint32_t* guest_slots;   // [other team][place][local expert]
 
@@ -32,7 +32,7 @@ struct UpdateScratch {
         outgoing(reinterpret_cast<HtOutgoing*>(wanted + args.group.num_ranks)),
         bits(reinterpret_cast<uint32_t*>(outgoing + args.group.num_ranks)),
         quotas(reinterpret_cast<HtQuota*>(bits + num_counters * num_words)),
-        guest_rows(reinterpret_cast<HtOutgoing*>(quotas)),
+        guest_rows(reinterpret_cast<HtOutgoing*>(quotas + (args.drops ? args.group.layout.num_experts : 0))),
         guest_slots(reinterpret_cast<uint32_t*>(guest_rows +
                                                 args.group.layout.num_other_teams() * args.group.layout.team_size)) {}
   EP_DEVICE TokenBits of(uint32_t counter) const { return {bits + counter * num_words}; }

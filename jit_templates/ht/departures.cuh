@@ -7,6 +7,12 @@
 
 namespace nccl_ep::ht {
 
+// The other teams that should have told their tallies, and have not: bits in the block's shared memory, by their numbers.
+EP_DEVICE uint32_t* silent_teams() {
+  EP_SHARED(uint32_t, words, [kHtMaxRanks / 32]);
+  return words;
+}
+
 // The lists of this rank's tokens that go to other teams, as they are written into the outboxes.
 template <Peers kPeers>
 struct DepartureLists {
@@ -24,10 +30,21 @@ struct DepartureLists {
 
   EP_DEVICE uint32_t team_begin(uint32_t rank) const { return rank - rank % args.group.layout.team_size; }
   EP_DEVICE bool is_in_team(uint32_t rank) const { return args.group.is_in_team(rank); }
+  // Whether a rank's team has told its tallies, if it should. All threads of the block find the same, as below.
+  EP_DEVICE bool has_told(uint32_t rank) const {
+    if (!has_masks(kPeers) || is_in_team(rank)) return true;
+    const uint32_t i = rails.number_of(rank / args.group.layout.team_size);
+    return (silent_teams()[i / 32] >> i % 32 & 1) == 0;
+  }
+  EP_DEVICE bool all_have_told() const {
+    bool all = true;
+    for (uint32_t i = 0; has_masks(kPeers) && i < div_up(rails.size(), 32); ++i) all = all && silent_teams()[i] == 0;
+    return all;
+  }
   // Expert-major, a hit as its record has it: the slot, or, where its team says what that is, which of this rank's tokens for
   // which of the local experts.
   EP_DEVICE uint32_t hit(uint32_t rank, uint32_t local, uint32_t slot) const {
-    if (!has_masks(kPeers) || is_in_team(rank)) return slot;
+    if (!has_masks(kPeers) || args.drops || is_in_team(rank)) return slot;
     return local * args.group.layout.max_tokens + slot;
   }
   EP_DEVICE HtList list(uint32_t team) const {

@@ -85,11 +85,11 @@ struct GuestList {
     while (place + 1 < list.team_size && record >= outgoing(place + 1).first) ++place;
     return {place, args.group.first_rank + place, outgoing(place).row + (record - outgoing(place).first)};
   }
-  // With masks, hits have got their slots.
+  // With masks, hits have got their slots; where rows are dropped, by the tallies.
   template <bool kExpertMajor>
   EP_DEVICE Unit record_unit(const Place& place, uint32_t record, uint32_t i) const {
     Unit unit = dev::ld(at<Unit>(list.record_at(record, i)));
-    if constexpr (has_masks(kPeers) && kExpertMajor) {
+    if (has_masks(kPeers) && kExpertMajor && !args.drops) {
 #pragma unroll
       for (uint32_t j = 0; j < 3; ++j) {
         if (i > 0 || j == 2) unit.word[j] = slot_of(place, unit.word[j]);

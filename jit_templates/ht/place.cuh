@@ -46,10 +46,10 @@ struct Placement {
   EP_DEVICE bool is_kept(uint32_t expert, uint32_t rank) const {
     if (!thins || !is_thinned(args, scratch.wanted[rank])) return true;
     if (kExpertMajor) return slots(expert).keeps(number(args.group.num_ranks + expert));
-    return rows(rank).keeps(number(rank));
+    return rows_on(args, scratch, rank).keeps(number(rank));
   }
   EP_DEVICE uint32_t row(uint32_t rank) const {
-    return thins && !kExpertMajor ? rows(rank).kept(number(rank)) : number(rank);
+    return thins && !kExpertMajor ? rows_on(args, scratch, rank).kept(number(rank)) : number(rank);
   }
   // Expert-major, if it is kept.
   EP_DEVICE uint32_t slot(uint32_t expert, uint32_t rank) const {
@@ -63,20 +63,20 @@ struct Placement {
   }
 
  private:
-  EP_DEVICE Thinning rows(uint32_t rank) const { return {scratch.total[rank], static_cast<uint32_t>(args.max_slots)}; }
   EP_DEVICE Thinning slots(uint32_t expert) const {
     return {scratch.total[args.group.num_ranks + expert], scratch.quotas[expert].room};
   }
 };
 
 // Who takes part, and who keeps a token, when that is known.
-template <bool kExpertMajor, Peers kPeers>
+template <bool kExpertMajor, class Departures, Peers kPeers>
 struct WhatIsLeft {
   static constexpr bool kKeepsAll = false;
   const Operation<kPeers>& op;
   const Placement<kExpertMajor>& placement;
+  const Departures& departures;
 
-  EP_DEVICE bool takes_part(uint32_t rank) const { return ht::takes_part(op, rank); }
+  EP_DEVICE bool takes_part(uint32_t rank) const { return ht::takes_part(op, rank) && departures.has_told(rank); }
   EP_DEVICE bool is_kept(uint32_t expert, uint32_t rank) const { return placement.is_kept(expert, rank); }
 };
 
@@ -126,7 +126,7 @@ EP_DEVICE void place_tokens(const Operation<kPeers>& op, const HtUpdateArgs& arg
 template <bool kExpertMajor, class Departures, Peers kPeers>
 EP_DEVICE void place_all(const Operation<kPeers>& op, const HtUpdateArgs& args, const UpdateScratch& scratch,
                          Places& places, bool thins, const Departures& departures, const RouteOf<Departures>& first) {
-  const bool first_hold = !thins && all_take_part(op);
+  const bool first_hold = !thins && all_take_part(op) && departures.all_have_told();
   const uint32_t num_tokens = dev::num_threads() / args.topk.num_topk;  // at a time
   for (uint32_t i = 0; i < args.tiles_per_block; ++i) {
     const Tile tile(args, i);
@@ -134,7 +134,7 @@ EP_DEVICE void place_all(const Operation<kPeers>& op, const HtUpdateArgs& args, 
     for (uint32_t begin = tile.begin; begin < tile.end; begin += num_tokens) {
       const Place place(args, tile, begin);
       const Placement<kExpertMajor> placement{args, scratch, thins, place.token - tile.begin};
-      const WhatIsLeft<kExpertMajor, kPeers> left{op, placement};
+      const WhatIsLeft<kExpertMajor, Departures, kPeers> left{op, placement, departures};
       const bool is_found = first_hold && i == 0 && begin == tile.begin;
       const auto route = is_found ? first : find_routes(op, args, place, places, departures, left);
       place_tokens<kExpertMajor>(op, args, scratch, place, route, places, placement, departures);
@@ -208,7 +208,7 @@ EP_DEVICE void receive_records(const Operation<kPeers>& op, const HtUpdateArgs& 
     const uint32_t num_hits = unit.word[0] >> 16 & 0xff;
     *args.handle.home(row) = {static_cast<uint16_t>(unit.word[0]), static_cast<uint8_t>(home_place(unit)),
                               static_cast<uint8_t>(num_hits), unit.word[1]};
-    note(row, 0, unit.word[2]);
+    if (num_hits > 0) note(row, 0, unit.word[2]);
 #pragma unroll 1
     for (uint32_t hit = 1; hit < num_hits; ++hit) {
       if (hit % 3 == 1 && !get(row, 1 + hit / 3, unit)) {

@@ -36,8 +36,8 @@ EP_DEVICE uint32_t rank_of_counter(const HtGroupState& group, uint32_t counter) 
   return counter < group.num_ranks ? counter : (counter - group.num_ranks) / group.num_local_experts;
 }
 
-// Whether this rank says where the tokens lie that a counter counts. Across teams that go on without some ranks each team says
-// so of its experts' slots, since others may know of other ranks: they number their own tokens alone.
+// Whether this rank knows by its counts where the tokens lie that a counter counts. Across teams that go on without some ranks
+// each team says so of its experts' slots, since others may know of other ranks.
 template <Peers kPeers>
 EP_DEVICE bool is_placed(const Operation<kPeers>& op, uint32_t counter) {
   if constexpr (kPeers != Peers::masked_teams) return true;

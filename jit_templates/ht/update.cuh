@@ -21,6 +21,8 @@ struct NoOtherTeams {
     struct Departure {};
     EP_DEVICE static uint32_t team_begin(uint32_t) { return 0; }
     EP_DEVICE static bool is_in_team(uint32_t rank) { return rank != kNone; }
+    EP_DEVICE static bool has_told(uint32_t) { return true; }
+    EP_DEVICE static bool all_have_told() { return true; }
     EP_DEVICE static Departure find(const uint32_t*, const uint32_t*, uint32_t, uint32_t, bool) { return {}; }
     EP_DEVICE static uint32_t num_teams(uint32_t) { return 0; }
     EP_DEVICE static uint32_t hit(uint32_t, uint32_t, uint32_t hit) { return hit; }
@@ -38,6 +40,7 @@ struct NoOtherTeams {
   EP_DEVICE static bool exchange_counts(const Operation<kPeers>&, const UpdateScratch&) { return true; }
   EP_DEVICE static void note_count(const UpdateScratch&, uint32_t, uint32_t, uint32_t, uint32_t) {}
   EP_DEVICE static void note_zone(const UpdateScratch&, uint32_t, uint32_t, const HtZone&) {}
+  EP_DEVICE static void exchange_tallies(const Operation<kPeers>&, const UpdateScratch&) {}
   EP_DEVICE static bool begin_lists(const Operation<kPeers>&, const UpdateScratch&) { return true; }
   EP_DEVICE static Departures departures(const UpdateScratch&) { return {}; }
   EP_DEVICE static void exchange_lists(const Operation<kPeers>&, const UpdateScratch&) {}
@@ -71,6 +74,7 @@ EP_DEVICE void give_rows(const Operation<kPeers>& op, const HtUpdateArgs& args, 
   auto& first = first_routes[dev::thread_idx()];
   if (has_tokens(args)) first = find_first_routes(op, args, places[0], departures);
   if (!add_blocks(op, args, scratch, others) || !exchange_counts(op, args, scratch, others)) return;
+  others.exchange_tallies(op, scratch);
   if (!kExpertMajor && args.drops) thin_rows(args, scratch);
   find_outgoing(args, scratch);
   const bool all_fit = find_zones<kExpertMajor>(op, args, scratch, others);

@@ -11,10 +11,15 @@
 // team, and its counts, is its rail peer here, when they have come. Teams need not be of one mind, and so each says where rows
 // lie on its ranks: a list numbers the rows that go to a rank, and the tokens that go to an expert, from 0 on. A list that does
 // not come leaves rows that nothing is known of, and their ranks are told so.
+//
+// What is dropped follows from the counts that a rank's own team has agreed upon, and who sends a row must know whether it is. So
+// where rows are dropped teams tell each other first (tallies.cuh), and then all is as without masks. A team that does not tell
+// gets nothing.
 #pragma once
 
 #include "ht/departures.cuh"
 #include "ht/guest_list.cuh"
+#include "ht/tallies.cuh"
 #include "ht/update.cuh"
 
 namespace nccl_ep::ht {
@@ -85,6 +90,30 @@ struct OtherTeams {
     }
   }
 
+  // With masks, where rows are dropped: from here on what goes to other teams is counted as they do. All threads of all blocks
+  // call it, and meet.
+  EP_DEVICE void exchange_tallies(const Operation<kPeers>& op, const UpdateScratch& scratch) const {
+    if constexpr (has_masks(kPeers)) {
+      for_each_thread(num_participant_words(op), [](uint32_t i) { silent_teams()[i] = 0; });
+      if (!args.drops) return;
+      for (uint32_t i = dev::block_idx(); i < it.size(); i += dev::num_blocks()) {
+        if (!takes_part(op, it.peer(i))) continue;
+        const Tallies<kPeers> tallies{it, args, scratch, i};
+        tallies.write();
+        put_written(op, i, HtRemoteLayout::kTallies, tallies.offset(), tallies.bytes(), true);
+      }
+      for (uint32_t i = 0; i < it.size(); ++i) {
+        if (!takes_part(op, it.peer(i))) continue;
+        if (comes(op, i, Wait::remote_tallies, HtRemoteLayout::kTallies)) {
+          Tallies<kPeers>{it, args, scratch, i}.adopt();
+        } else if (dev::thread_idx() == 0) {
+          silent_teams()[i / 32] |= 1u << i % 32;
+        }
+      }
+      dev::sync_block();
+    }
+  }
+
   // The outboxes may be written. All threads of the block call it, and meet. With masks they may be since counts have come,
   // from those that take part.
   EP_DEVICE bool begin_lists(const Operation<kPeers>& op, const UpdateScratch& scratch) const {
@@ -92,6 +121,7 @@ struct OtherTeams {
     for_each_thread(it.size(), [&](uint32_t i) {
       HtOutgoing* rows = scratch.guest_rows + i * args.group.layout.team_size;
       for (uint32_t place = 0, first = 0; place < args.group.layout.team_size; ++place) {
+        if (!kExpertMajor && args.drops) rows_on(args, scratch, args.group.first_rank + place).thin(rows[place]);
         rows[place].first = first;
         first += rows[place].num_rows;
       }
@@ -111,14 +141,14 @@ struct OtherTeams {
   EP_DEVICE void exchange_lists(const Operation<kPeers>& op, const UpdateScratch& scratch) const {
     put_lists(op, departures(scratch));
     for (uint32_t i = 0; i < it.size(); ++i) {
-      bool is_counted = true, comes = true;
+      bool is_counted = true, has_come = true;
       if constexpr (has_masks(kPeers)) {
         is_counted = takes_part(op, it.peer(i));
-        comes = is_counted && list_comes(op, i);
+        has_come = is_counted && comes(op, i, Wait::remote_records, HtRemoteLayout::kList);
       } else {
         if (!it.await(op, Wait::remote_records, i, HtRemoteLayout::kList)) return;
       }
-      receive_guests(op, GuestList<kPeers>(it, args, scratch, i, comes), is_counted, comes);
+      receive_guests(op, GuestList<kPeers>(it, args, scratch, i, has_come), is_counted, has_come);
     }
   }
 
@@ -132,11 +162,14 @@ struct OtherTeams {
     const uint64_t at = args.group.layout.counts_at(it.peer(i), u);
     dev::st_unit(args.group.window.template at<Unit>(rank, at), received_counts(op, i, u));
   }
-  // All threads of the block call it, and meet.
+  // Puts what this block has written, if that went well. All its threads call it, and meet.
+  EP_DEVICE void put_written(const Operation<kPeers>& op, uint32_t i, uint32_t word, uint64_t offset, uint64_t bytes,
+                             bool ok) const {
+    dev::sync_block();
+    if (dev::thread_idx() == 0 && ok) it.put(op, i, word, offset, bytes);
+  }
   EP_DEVICE void put_counts(const Operation<kPeers>& op, uint32_t i, bool ok) const {
-    dev::sync_block();  // all of them are written
-    if (dev::thread_idx() != 0 || !ok) return;
-    it.put(op, i, HtRemoteLayout::kCounts, 0, sizeof(Unit) * args.group.layout.count_units());
+    put_written(op, i, HtRemoteLayout::kCounts, 0, sizeof(Unit) * args.group.layout.count_units(), ok);
   }
 
   // What the first thread finds, for all of the block, which meet.
@@ -181,15 +214,14 @@ struct OtherTeams {
     return came && is_present;
   }
 
-  // With masks: whether the list of a rail peer comes. Some blocks may wait for it in vain and others not, so the first one with
-  // an opinion decides. All threads of the block call it, and meet.
-  EP_DEVICE bool list_comes(const Operation<kPeers>& op, uint32_t i) const {
+  // With masks: whether what has that word comes from a rail peer. Some blocks may wait for it in vain and others not, so the
+  // first one with an opinion decides. All threads of the block call it, and meet.
+  EP_DEVICE bool comes(const Operation<kPeers>& op, uint32_t i, Wait what, uint32_t word) const {
     return of_first_thread([&] {
-      uint32_t* word = args.group.mask.verdicts + args.group.num_ranks + it.peer(i);
-      const bool came = it.await(op, Wait::remote_records, i, HtRemoteLayout::kList);
-      const Verdict mine = came ? Verdict::present : Verdict::absent;
-      const Verdict holds = settle<dev::Scope::gpu>(word, op.epoch, mine, {dev::ld_acquire<dev::Scope::gpu>(word)});
-      return holds == Verdict::present;
+      uint32_t* verdict = args.group.mask.verdicts + word * args.group.num_ranks + it.peer(i);
+      const Verdict mine = it.await(op, what, i, word) ? Verdict::present : Verdict::absent;
+      const Participation said{dev::ld_acquire<dev::Scope::gpu>(verdict)};
+      return settle<dev::Scope::gpu>(verdict, op.epoch, mine, said) == Verdict::present;
     });
   }
 
@@ -220,7 +252,7 @@ struct OtherTeams {
     const auto is_last = [&] { return is_last_block<dev::Order::acq_rel>(&args.group.progress->senders_done); };
     if (!of_first_thread(is_last)) return;
     for_each_thread(it.size(), [&](uint32_t i) {
-      if (!takes_part(op, it.peer(i))) {
+      if (!takes_part(op, it.peer(i)) || !lists.has_told(it.peer(i))) {
         args.handle.parcels(i)->departing = 0;
         return;
       }

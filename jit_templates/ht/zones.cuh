@@ -15,6 +15,12 @@ struct Thinning {
   EP_DEVICE uint32_t kept(uint32_t count) const {
     return total <= room ? count : static_cast<uint32_t>(uint64_t{count} * room / total);
   }
+  // What is left of some that lie one behind the other.
+  EP_DEVICE void thin(HtOutgoing& rows) const {
+    const uint32_t end = kept(rows.row + rows.num_rows);
+    rows.row = kept(rows.row);
+    rows.num_rows = end - rows.row;
+  }
   // Whether the i-th is: kept(i) != kept(i + 1).
   EP_DEVICE bool keeps(uint32_t i) const { return total <= room || uint64_t{i} * room % total + room >= total; }
 };
@@ -22,17 +28,16 @@ struct Thinning {
 // Whether a rank whose output would have so many rows gets fewer.
 EP_DEVICE bool is_thinned(const HtUpdateArgs& args, uint32_t wanted) { return args.drops && wanted > args.max_slots; }
 
+// Flat: the rows on a rank.
+EP_DEVICE Thinning rows_on(const HtUpdateArgs& args, const UpdateScratch& scratch, uint32_t rank) {
+  return {scratch.total[rank], static_cast<uint32_t>(args.max_slots)};
+}
+
 // Flat: what is left of the rows for each rank.
 EP_DEVICE void thin_rows(const HtUpdateArgs& args, const UpdateScratch& scratch) {
-  const uint32_t num_ranks = args.group.num_ranks, room = static_cast<uint32_t>(args.max_slots);
-  for_each_thread(num_ranks, [&](uint32_t rank) {
-    HtOutgoing& outgoing = scratch.outgoing[rank];
-    const Thinning rows{scratch.total[rank], room};
-    const uint32_t end = rows.kept(outgoing.row + outgoing.num_rows);
-    outgoing.row = rows.kept(outgoing.row);
-    outgoing.num_rows = end - outgoing.row;
-  });
-  const Thinning own{scratch.total[args.group.rank], room};
+  const uint32_t num_ranks = args.group.num_ranks;
+  for_each_thread(num_ranks, [&](uint32_t rank) { rows_on(args, scratch, rank).thin(scratch.outgoing[rank]); });
+  const Thinning own = rows_on(args, scratch, args.group.rank);
   for_each_thread(dev::block_idx() == 0 ? num_ranks + 1 : 0,
                   [&](uint32_t source) { *args.handle.source(source) = own.kept(*args.handle.source(source)); });
   dev::sync_block();
@@ -111,7 +116,7 @@ EP_DEVICE bool find_zones(const Operation<kPeers>& op, const HtUpdateArgs& args,
     if constexpr (kExpertMajor) {
       wanted = for_each_zone<true>(args, scratch, rank, [&](uint32_t local, const HtZone& zone) {
         const uint32_t counter = group.num_ranks + rank * group.num_local_experts + local;
-        if (is_placed(op, counter)) scratch.next[counter] += zone.begin;
+        if (is_placed(op, counter) || args.drops) scratch.next[counter] += zone.begin;
         others.note_zone(scratch, rank, local, zone);
       });
       if (is_thinned(args, wanted)) thin_zones(args, scratch, rank, wanted);

@@ -29,8 +29,8 @@ struct GroupProgress {
 struct RankMask {
   uint32_t* active;    // [rank]: 1, or 0 for one that is masked
   uint32_t* verdicts;  // whether an operation has a rank's tokens: Low Latency [bank][rank] (ll/lost_ranks.cuh), High
-                       // Throughput [rank] (ht/participants.cuh), and behind them whether the list of one in another
-                       // LSA team has come (ht/update_remote.cuh)
+                       // Throughput [rank] (ht/participants.cuh), and behind them whether what one in another LSA team
+                       // tells has come: [word][rank] (ht/update_remote.cuh)
   uint32_t* seen;      // [rank]: what was last heard at a first meeting (clean.cuh)
   uint64_t life_at;    // in every rank's window, [rank]: a word that a rank changes while it waits for others
 };

@@ -11,6 +11,8 @@
 // and in a box
 //
 //   counts   [unit]    update: the rank's counts
+//   tallies            update, with masks and where rows are dropped: how the rank's team has added up all counts: for each
+//                      of its ranks an HtTally of rows, then one of each of its experts
 //   list               update: what the rail peer must know to receive guests: HtListHead, an HtOutgoing for each rank of
 //                      its team, a byte for each parcel (how many ranks it goes to), a record for each row
 //   parcels  [parcel]  a row and then weights, without gaps: dispatch: a token and the weights of its hits in that team;
@@ -30,6 +32,11 @@ namespace nccl_ep {
 
 struct alignas(16) HtListHead {
   uint32_t num_parcels, num_records;
+};
+
+// Of the tokens that go to a rank, or to an expert: those of the ranks before the one that is told, and all.
+struct HtTally {
+  uint32_t before, all;
 };
 
 // Where the parts of a list are, which follows from its head.
@@ -56,22 +63,27 @@ struct HtParcels {
 
 struct HtRemoteLayout {
   static constexpr uint64_t kAlign = 128;
-  static constexpr uint32_t kCounts = 0, kList = 1, kFirstChunk = 2;  // words
+  static constexpr uint32_t kCounts = 0, kTallies = 1, kList = 2, kFirstChunk = 3;  // words
 
   uint64_t begin;  // of all this in the window
   uint32_t num_teams;
   uint32_t chunk_parcels;
-  uint32_t num_words;                 // for each team
-  uint64_t list, parcels, box_bytes;  // in a box
+  uint32_t num_words;                          // for each team
+  uint32_t tallies_of_rank;                    // its own and its experts'
+  uint64_t tallies, list, parcels, box_bytes;  // in a box
 
-  // Behind `window`, which is that of the LSA team.
-  EP_HOST_DEVICE static HtRemoteLayout make(const HtLayout& window, uint32_t chunk_parcels, bool has_masks) {
+  // Behind `window`, which is that of the LSA team. `drops`: what there is no room for.
+  EP_HOST_DEVICE static HtRemoteLayout make(const HtLayout& window, uint32_t chunk_parcels, bool has_masks,
+                                            bool drops) {
     HtRemoteLayout x{};
     x.begin = has_masks ? window.size_with_masks() : window.size();
     x.num_teams = window.num_other_teams();
     x.chunk_parcels = chunk_parcels;
     x.num_words = kFirstChunk + static_cast<uint32_t>(div_up(window.max_tokens, chunk_parcels));
-    x.list = align_up(sizeof(Unit) * window.count_units(), kAlign);
+    x.tallies_of_rank = 1 + window.num_local_experts();
+    x.tallies = align_up(sizeof(Unit) * window.count_units(), kAlign);
+    const uint32_t num_tallies = has_masks && drops ? window.team_size * x.tallies_of_rank : 0;
+    x.list = align_up(x.tallies + sizeof(HtTally) * num_tallies, kAlign);
     const HtList longest{window.team_size, window.record_units(), window.max_tokens,
                          window.max_tokens * window.max_team_dests()};
     x.parcels = align_up(x.list + longest.size(), kAlign);
@@ -82,6 +94,10 @@ struct HtRemoteLayout {
   }
 
   EP_HOST_DEVICE uint32_t num_chunks() const { return num_words - kFirstChunk; }
+  // In a box. The first of a rank is of its rows, and those of its experts follow.
+  EP_HOST_DEVICE uint64_t tally_at(uint32_t place, uint32_t i) const {
+    return tallies + sizeof(HtTally) * (uint64_t{place} * tallies_of_rank + i);
+  }
   EP_HOST_DEVICE uint64_t inbox_at(uint32_t other_team) const {
     return boxes() + box_bytes * (2 * uint64_t{other_team});
   }

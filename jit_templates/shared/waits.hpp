@@ -22,6 +22,7 @@
   X(mask_meeting, "its call of ncclEpMaskClean")       \
   X(mask_agreement, "its word at ncclEpMaskClean")     \
   X(remote_counts, "the counts through the network")   \
+  X(remote_tallies, "the tallies through the network") \
   X(remote_records, "the records through the network") \
   X(remote_weights, "the weights through the network") \
   X(remote_rows, "the rows through the network")

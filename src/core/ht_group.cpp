@@ -32,15 +32,6 @@ void check_config(const ncclEpGroupConfig_t& config) {
   }
 }
 
-// What is dropped follows from the counts of all ranks, and teams need not be of one mind about who takes part.
-void check_masks_across_teams(const ncclEpGroupConfig_t& config) {
-  if (config.overflow_policy != NCCL_EP_OVERFLOW_DROP) return;
-  refuse(
-      ncclInvalidUsage, "config.enable_mask",
-      "is set with NCCL_EP_OVERFLOW_DROP for ranks in several LSA teams, expected AUTO or TRAP there: what is dropped "
-      "follows from the counts of all ranks");
-}
-
 }  // namespace
 
 // Rows and slots are numbered in 32 bits.
@@ -79,7 +70,6 @@ void HtGroup::check_parcels() const {
 
 uint64_t HtGroup::plan() {
   check_config(config());
-  if (config().enable_mask && needs_network()) check_masks_across_teams(config());
   shape_ = {shape_of_config(), comm().lsa_size(), config().max_recv_tokens_per_rank,
             config().overflow_policy == NCCL_EP_OVERFLOW_DROP, config().enable_mask != 0};
   check_sizes();

@@ -8,7 +8,9 @@
 namespace nccl_ep::core {
 namespace {
 
-constexpr uint32_t kNumArrays = 1 + LlLayout::kNumBanks + 1;  // of a word for each rank; behind them is a zero
+constexpr uint32_t kNumVerdicts = 3;  // of a rank, at most
+static_assert(kNumVerdicts >= LlLayout::kNumBanks);
+constexpr uint32_t kNumArrays = 1 + kNumVerdicts + 1;  // of a word for each rank; behind them is a zero
 
 }  // namespace
 
@@ -26,7 +28,7 @@ RankMask::RankMask(runtime::Device& device, Allocator& allocator, uint32_t num_r
 
 nccl_ep::RankMask RankMask::state() const {
   uint32_t* verdicts = words() + num_ranks_;
-  return {words(), verdicts, verdicts + LlLayout::kNumBanks * num_ranks_, life_at_};
+  return {words(), verdicts, verdicts + kNumVerdicts * num_ranks_, life_at_};
 }
 
 void RankMask::query(int* mask_status, cudaStream_t stream) {

@@ -174,7 +174,7 @@ HtLayout HtShape::layout() const {
 HtRemoteLayout HtShape::remote_layout() const {
   const HtLayout window = layout();
   const uint64_t chunk_parcels = std::clamp<uint64_t>(kChunkBytes / window.row_bytes, 1, max_tokens);
-  return HtRemoteLayout::make(window, static_cast<uint32_t>(chunk_parcels), masks);
+  return HtRemoteLayout::make(window, static_cast<uint32_t>(chunk_parcels), masks, drops);
 }
 
 uint64_t HtShape::window_bytes() const {

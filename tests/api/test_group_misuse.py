@@ -194,21 +194,6 @@ def test_low_latency_needs_more_than_rails(make_cluster: Any) -> None:
 
 
 @pytest.mark.sim_only
-def test_what_is_dropped_across_teams_needs_all_ranks(make_cluster: Any) -> None:
-    config = replace(
-        GOOD,
-        algorithm=ep.Algorithm.HIGH_THROUGHPUT,
-        max_recv_tokens_per_rank=GOOD.max_dispatch_tokens_per_rank,
-        overflow_policy=ep.OverflowPolicy.DROP,
-        enable_mask=True,
-    )
-    for message in refusals(make_cluster(2, nodes=2), config):
-        assert (
-            "config.enable_mask: is set with NCCL_EP_OVERFLOW_DROP for ranks in several LSA teams" in message
-        )
-
-
-@pytest.mark.sim_only
 def test_masks_across_teams_need_more_than_rails(make_cluster: Any) -> None:
     config = replace(GOOD, algorithm=ep.Algorithm.HIGH_THROUGHPUT, enable_mask=True)
     for message in refusals(make_cluster(4, nodes=2, rails_only=True), config):

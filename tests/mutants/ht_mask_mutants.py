@@ -72,7 +72,7 @@ MUTANTS = [
     Mutant(
         "routes are kept that were found before it was known who takes part",
         "ht/place.cuh",
-        "const bool first_hold = !thins && all_take_part(op);",
+        "const bool first_hold = !thins && all_take_part(op) && departures.all_have_told();",
         "const bool first_hold = !thins;",
         "Tokens go to ranks that do not take part.",
         LATE,
@@ -88,8 +88,8 @@ MUTANTS = [
     Mutant(
         "what lost ranks have not sent is added up",
         "ht/combine.cuh",
-        "const uint32_t come = dev::ballot(exists) & ~lost,",
-        "const uint32_t come = dev::ballot(exists),",
+        "list_those(dev::ballot(exists) & ~lost, ",
+        "list_those(dev::ballot(exists), ",
         "Sums have parts of an operation before.",
         DIES,
     ),

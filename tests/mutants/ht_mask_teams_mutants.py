@@ -14,6 +14,10 @@ BEFORE_COMBINE = ("dies-before-combine",)
 GRADIENTS = ("rank-dies-before-combine",)
 NO_LISTS = ("no-lists",)
 COMES_BACK = ("comes-back",)
+DROPS = ("drops",)
+DROPS_EM = ("drops-expert-major",)
+DROPS_DEAD_RANK = ("drops-dead-rank",)
+DIES_WHEN_COUNTED = ("dies-when-counted",)
 
 MUTANTS = [
     Mutant(
@@ -111,5 +115,85 @@ MUTANTS = [
         "gin(kContext).signal(peer(i), dev::weak(dev::signal(signals().numbers().hello(group.rank))));",
         "Who has been left out for some is never told of them.",
         COMES_BACK,
+    ),
+    Mutant(
+        "what is dropped in other teams follows from this team's counts",
+        "ht/tallies.cuh",
+        "      scratch.total[counter] = tally.all;\n",
+        "",
+        "They count other ranks.",
+        DROPS_DEAD_RANK,
+    ),
+    Mutant(
+        "expert-major, tokens have the numbers in another team that they have among this rank's",
+        "ht/tallies.cuh",
+        "      scratch.next[counter] += tally.before;\n",
+        "      if (counter < args.group.num_ranks) scratch.next[counter] += tally.before;\n",
+        "They get the slots of others.",
+        DROPS_EM,
+    ),
+    Mutant(
+        "tallies are added to this team's",
+        "ht/tallies.cuh",
+        "      scratch.next[counter] -= outgoing.row;  // as this team counts\n",
+        "",
+        "Rows are counted twice.",
+        DROPS,
+    ),
+    Mutant(
+        "the rows of other teams begin where this team says",
+        "ht/tallies.cuh",
+        "      outgoing.row = tally.before;\n",
+        "",
+        "Their records lie where nobody looks for them.",
+        DROPS_DEAD_RANK,
+    ),
+    Mutant(
+        "tallies are used before they have come",
+        "ht/update_remote.cuh",
+        "        if (comes(op, i, Wait::remote_tallies, HtRemoteLayout::kTallies)) {\n",
+        "        if (i < it.size()) {\n",
+        "They are those of an update before.",
+        DROPS,
+    ),
+    Mutant(
+        "tallies are put before they are written",
+        "ht/update_remote.cuh",
+        "    dev::sync_block();\n    if (dev::thread_idx() == 0 && ok) it.put(op, i, word, offset, bytes);\n",
+        "    if (dev::thread_idx() == 0 && ok) it.put(op, i, word, offset, bytes);\n",
+        "Some are those of an update before.",
+        DROPS,
+    ),
+    Mutant(
+        "a host looks for all rows of its guests",
+        "ht/update_remote.cuh",
+        "rows_on(args, scratch, args.group.first_rank + place).thin(rows[place]);",
+        ";",
+        "It tells of some that are dropped.",
+        DROPS,
+    ),
+    Mutant(
+        "a host gives hits slots that have some",
+        "ht/guest_list.cuh",
+        "    if (has_masks(kPeers) && kExpertMajor && !args.drops) {\n",
+        "    if (has_masks(kPeers) && kExpertMajor) {\n",
+        "They are others'.",
+        DROPS_EM,
+    ),
+    Mutant(
+        "expert-major, slots in other teams begin with the first",
+        "ht/zones.cuh",
+        "if (is_placed(op, counter) || args.drops) scratch.next",
+        "if (is_placed(op, counter)) scratch.next",
+        "They are others'.",
+        DROPS_EM,
+    ),
+    Mutant(
+        "rows of which nothing is known have a hit",
+        "ht/place.cuh",
+        "    if (num_hits > 0) note(row, 0, unit.word[2]);\n",
+        "    note(row, 0, unit.word[2]);\n",
+        "They count as tokens of the first expert.",
+        DIES_WHEN_COUNTED,
     ),
 ]

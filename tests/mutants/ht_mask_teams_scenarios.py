@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 
 import ht_mask_teams as lost
 from ht import EM, FLAT, Mode
-from ht_mask_runs import run_with_some_that_come_back
+from ht_mask_runs import run_while_all_answer, run_with_some_that_come_back
 from ht_scenarios import simulated
 from ll import make_problem
 
@@ -54,6 +55,35 @@ def comes_back(seed: int) -> None:
         run_with_some_that_come_back(cluster, problem, FLAT_MODE, DEAD, 0, "update", 1)
 
 
+def drops(seed: int, mode: Mode, dead: bool) -> None:
+    """Without all, teams count different things."""
+    case = make_problem(SHAPE, seed), replace(mode, budget=SHAPE.max_tokens, drop=True)
+    with simulated(SHAPE.num_ranks, seed, nodes=NODES) as cluster:
+        if dead:
+            lost.run_with_the_dead(cluster, *case, (0,), None)
+        else:
+            run_while_all_answer(cluster, *case)
+
+
+def dies_when_counted(seed: int) -> None:
+    """Its list does not come, so nothing is known of its rows. No row has a hit of a rank's first expert."""
+    mode = replace(FLAT_MODE, budget=SHAPE.max_tokens, drop=True)
+    problem = make_problem(SHAPE, seed)
+    for routes in problem.topk_idx:
+        routes[routes % SHAPE.num_local_experts == 0] += 1
+    with ExitStack() as clusters:
+        lost.run_with_a_death_while_awaited(
+            lambda cluster_seed: clusters.enter_context(
+                simulated(SHAPE.num_ranks, cluster_seed, nodes=NODES, checker=False)
+            ),
+            problem,
+            mode,
+            min(DEAD),
+            "remote_tallies",
+            seed,
+        )
+
+
 SCENARIOS: dict[str, Callable[[int], None]] = {
     "dead-node": partial(dead_node, mode=FLAT_MODE),
     "dead-node-expert-major": partial(dead_node, mode=EM_MODE),
@@ -64,4 +94,8 @@ SCENARIOS: dict[str, Callable[[int], None]] = {
     "rank-dies-before-combine": rank_dies_before_combine,
     "no-lists": no_lists,
     "comes-back": comes_back,
+    "drops": partial(drops, mode=FLAT_MODE, dead=False),
+    "drops-expert-major": partial(drops, mode=EM_MODE, dead=False),
+    "drops-dead-rank": partial(drops, mode=FLAT_MODE, dead=True),
+    "dies-when-counted": dies_when_counted,
 }

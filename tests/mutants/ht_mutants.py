@@ -765,7 +765,7 @@ DROPPING = [
     Mutant(
         "routes are kept that were found before it was known what is dropped",
         "ht/place.cuh",
-        "const bool first_hold = !thins && all_take_part(op);",
+        "const bool first_hold = !thins && all_take_part(op) && departures.all_have_told();",
         "const bool first_hold = true;",
         "Tokens get rows that there is no room for.",
         DROPS,

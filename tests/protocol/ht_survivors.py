@@ -109,10 +109,10 @@ def is_from(problem: Problem, rank: int, mode: Mode, sources: Collection[int], n
     """Which rows of dispatch's output are for tokens of some ranks."""
     which = np.zeros(num_rows, bool)
     if mode.layout is EM:
-        for (_, source, _), slot in oracle.slots_of(problem, rank, mode.alignment).items():
+        for (_, source, _), slot in oracle.slots_of(problem, rank, mode.alignment, mode.room).items():
             which[slot] = source in sources
     else:
-        for i, row in enumerate(oracle.rows_of(problem, rank)):
+        for i, row in enumerate(oracle.rows_of(problem, rank, mode.room)):
             which[i] = row.source in sources
     return which
 
@@ -140,9 +140,9 @@ def combined(problem: Problem, rank: int, mode: Mode, rows: list[Array], weights
     if mode.layout is EM:
         return [
             combine_expert_major(problem, rank, mode, rows),
-            oracle.combine_weights_expert_major(problem, rank, weights, mode.alignment),
+            oracle.combine_weights_expert_major(problem, rank, weights, mode.alignment, mode.room),
         ]
     return [
         oracle.combine_flat(problem, rank, rows, mode.room, mode.team_size),
-        oracle.combine_weights_flat(problem, rank, weights),
+        oracle.combine_weights_flat(problem, rank, weights, mode.room),
     ]

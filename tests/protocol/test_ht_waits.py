@@ -15,6 +15,7 @@ import nccl_ep as ep
 import pytest
 from both import fault
 from ht import FLAT, Exchange, Mode, Shape, group_config, make_problem
+from ht_mask_teams import die_while_awaited, shape_of
 from ht_recipes import ScaledExchange, config_for, quantized_rows
 from test_ht_faults import EM_ROWS, FLAT_BACKWARD, FLAT_ROWS, Stray
 from wait_sites import Fault, Site, at_some_moment, ends_in
@@ -194,10 +195,27 @@ def own_tokens(make_cluster: Any, seed: int) -> list[str]:
 
 
 FLAT_LARGE = Mode(FLAT, budget=640)
+
+
+def tallies(make_cluster: Any, seed: int) -> list[str]:
+    """Rank 2 dies when its counts have come through the network, and what its team makes of all has not."""
+    mode = Mode(FLAT, budget=8, drop=True, team_size=2)
+    found = die_while_awaited(
+        lambda cluster_seed: make_cluster(4, cluster_seed, nodes=2, checker=False),
+        make_problem(shape_of(2, 2), seed),
+        mode,
+        2,
+        "remote_tallies",
+        seed,
+    )
+    return [said for said, *_ in found]
+
+
 OWN = [(("ht/counts.cuh", "block_counts"), own_blocks), (("ht/quantize.cuh", "dispatch_row"), own_tokens)]
 FAULTS = [scene.fault() for scene in SCENES] + [
     Fault(site, ranks(1), run_own, ranks(1)) for site, run_own in OWN
 ]
+FAULTS.append(Fault(("ht/update_remote.cuh", "remote_tallies"), ranks(2), tallies, ranks(0), ranks(1)))
 
 
 @pytest.mark.parametrize("wait", FAULTS, ids=str)
