@@ -2,11 +2,10 @@
 #include "core/group.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cstdlib>
-#include <exception>
 #include <vector>
 
+#include "core/agreement.hpp"
 #include "core/checks.hpp"
 #include "core/ht_group.hpp"
 #include "core/ll_group.hpp"
@@ -15,101 +14,17 @@ namespace nccl_ep::core {
 namespace {
 
 constexpr uint64_t kDefaultTimeoutNs = 100'000'000'000;  // 100 s
-constexpr uint32_t kMaxTopk = 64;
-constexpr uint32_t kMaxLocalExperts = 65536;
 
-void check_config(const ncclEpGroupConfig_t& config, runtime::Communicator& comm) {
-  const uint32_t num_ranks = comm.num_ranks();
-  if (config.num_experts == 0 || config.num_experts % num_ranks != 0) {
-    refuse(ncclInvalidArgument, "config.num_experts",
-           "is " + number(config.num_experts) + ", expected a positive multiple of the number of ranks (" +
-               number(num_ranks) + ")");
+// Does what LSA teams need to reach one another.
+template <class Work>
+void across_teams(const runtime::Communicator& comm, Work work) {
+  try {
+    work();
+  } catch (const Error& error) {
+    throw Error(error.code(), "comm: its " + number(comm.num_ranks()) + " ranks form LSA teams of " +
+                                  number(comm.lsa_size()) +
+                                  ", and there is no network between them: " + error.what());
   }
-  if (config.num_experts / num_ranks > kMaxLocalExperts) {
-    refuse(ncclInvalidArgument, "config.num_experts",
-           "is " + number(config.num_experts) + ", expected at most " + number(kMaxLocalExperts) + " a rank");
-  }
-  if (config.max_dispatch_tokens_per_rank == 0) {
-    refuse(ncclInvalidArgument, "config.max_dispatch_tokens_per_rank", "is 0, expected a positive number");
-  }
-  if (config.max_token_bytes == 0) {
-    refuse(ncclInvalidArgument, "config.max_token_bytes", "is 0, expected the bytes of the largest token row");
-  }
-  if (config.num_topk > config.num_experts || config.num_topk > kMaxTopk) {
-    refuse(ncclInvalidArgument, "config.num_topk",
-           "is " + number(config.num_topk) + ", expected at most num_experts (" + number(config.num_experts) +
-               ") and " + number(kMaxTopk));
-  }
-  const uint32_t num_sms = comm.device().limits().num_sms;
-  if (config.max_num_sms > num_sms) {
-    refuse(ncclInvalidUsage, "config.max_num_sms",
-           "is " + number(config.max_num_sms) + ", expected at most " + number(num_sms) + ", the device's SMs");
-  }
-  if (!config.alloc.alloc_fn != !config.alloc.free_fn) {
-    refuse(ncclInvalidUsage, "config.alloc",
-           std::string(config.alloc.alloc_fn ? "alloc_fn" : "free_fn") + " is given alone, expected both or neither");
-  }
-  if (config.zero_copy < NCCL_EP_ZERO_COPY_AUTO || config.zero_copy > NCCL_EP_ZERO_COPY_ON) {
-    refuse(ncclInvalidArgument, "config.zero_copy", "is " + number(config.zero_copy) + ", expected AUTO, OFF or ON");
-  }
-  if (config.overflow_policy < NCCL_EP_OVERFLOW_AUTO || config.overflow_policy > NCCL_EP_OVERFLOW_DROP) {
-    refuse(ncclInvalidArgument, "config.overflow_policy",
-           "is " + number(config.overflow_policy) + ", expected AUTO, TRAP or DROP");
-  }
-}
-
-void check_exact_combine(const ncclEpGroupConfig_t& config) {
-  if (config.exact_combine == 0 || config.num_topk != 0) return;
-  refuse(ncclInvalidArgument, "config.num_topk",
-         "is 0, expected the largest top-k with config.exact_combine: there is room for so many rows of a token");
-}
-
-// What every rank must agree on, in the order of kAgreedNames.
-constexpr std::array kAgreedNames = {
-    "config.algorithm",   "config.num_experts",  "config.max_dispatch_tokens_per_rank", "config.max_token_bytes",
-    "config.num_topk",    "config.zero_copy",    "config.max_recv_tokens_per_rank",     "config.overflow_policy",
-    "config.enable_mask", "config.exact_combine"};
-struct Agreement {
-  uint64_t refused = 0;  // this rank's own checks or preparations failed
-  std::array<uint64_t, kAgreedNames.size()> values{};
-};
-
-uint64_t overflow_policy(const ncclEpGroupConfig_t& config) {
-  return config.overflow_policy == NCCL_EP_OVERFLOW_AUTO ? NCCL_EP_OVERFLOW_TRAP : config.overflow_policy;
-}
-
-Agreement agreement_of(const ncclEpGroupConfig_t& config) {
-  const bool has_budget = config.algorithm == NCCL_EP_ALGO_HIGH_THROUGHPUT;
-  return {0,
-          {static_cast<uint64_t>(config.algorithm), config.num_experts, config.max_dispatch_tokens_per_rank,
-           config.max_token_bytes, config.num_topk, static_cast<uint64_t>(config.zero_copy),
-           has_budget ? config.max_recv_tokens_per_rank : 0, has_budget ? overflow_policy(config) : 0u,
-           config.enable_mask != 0, config.exact_combine != 0}};
-}
-
-// Collective: throws on every rank if any rank refused, or if the configurations differ.
-void agree(runtime::Communicator& comm, const Agreement& mine, std::exception_ptr failure) {
-  std::vector<Agreement> all(comm.num_ranks());
-  comm.all_gather(&mine, all.data(), sizeof(Agreement));
-  if (failure) std::rethrow_exception(failure);
-  for (uint32_t rank = 0; rank < comm.num_ranks(); ++rank) {
-    if (all[rank].refused) {
-      refuse(ncclInvalidUsage, "config", "rank " + number(rank) + " could not create its part; its message says why");
-    }
-    for (size_t i = 0; i < kAgreedNames.size(); ++i) {
-      if (all[rank].values[i] != mine.values[i]) {
-        refuse(ncclInvalidArgument, kAgreedNames[i],
-               "is " + number(mine.values[i]) + " here and " + number(all[rank].values[i]) + " on rank " +
-                   number(rank) + ", expected the same on all ranks");
-      }
-    }
-  }
-}
-
-void barrier(runtime::Communicator& comm) {
-  const uint8_t mine = 0;
-  std::vector<uint8_t> all(comm.num_ranks());
-  comm.all_gather(&mine, all.data(), sizeof(mine));
 }
 
 std::unique_ptr<Group> make_group(std::unique_ptr<runtime::Communicator> comm, const ncclEpGroupConfig_t& config) {
@@ -119,62 +34,70 @@ std::unique_ptr<Group> make_group(std::unique_ptr<runtime::Communicator> comm, c
 
 }  // namespace
 
+// Each step is done on all ranks or fails on all, so that nobody waits in a collective for one who does not come.
 std::unique_ptr<Group> Group::create(std::unique_ptr<runtime::Communicator> comm, const ncclEpGroupConfig_t& config) {
   std::unique_ptr<Group> group = make_group(std::move(comm), config);
-  Agreement mine = agreement_of(config);
-  std::exception_ptr failure;
-  try {
-    check_config(config, group->comm());
-    check_exact_combine(config);
-    group->prepare();
-  } catch (...) {
-    mine.refused = 1;
-    failure = std::current_exception();
-  }
-  agree(group->comm(), mine, failure);
-  group->connect();
+  agree(group->comm(), config, failure_of([&] { group->prepare(); }));
+  agree(group->comm(), failure_of([&] { group->open_window(); }));
+  agree(group->comm(), failure_of([&] { group->connect(); }));
+  group->is_complete_ = true;
   return group;
 }
 
 // What this rank needs for itself: kernels first, since compiling may take a while and nobody should wait in a
-// collective for it.
+// collective for it. Memory last, and all that can be had before ranks meet.
 void Group::prepare() {
-  window_bytes_ = plan();
+  check_config(config_, *comm_);
+  const uint64_t window_bytes = plan();
   allocator_ = std::make_unique<Allocator>(device(), config_.alloc);
   load();
   progress_ = DeviceMemory(*allocator_, allocator_->allocate(sizeof(GroupProgress), "group state"));
   faults_ = HostMemory(device(), device().allocate_host(sizeof(FaultRecords)));
   faults() = FaultRecords{};
+  allocate_window(window_bytes);
+}
+
+void Group::allocate_window(uint64_t bytes) {
+  try {
+    window_ = SymmetricMemory(*comm_, bytes);
+  } catch (const Error& error) {
+    throw Error(error.code(), "config: " + number(bytes) + " bytes for the group's window, which follow from " +
+                                  size_of_config() + ": " + error.what());
+  }
+}
+
+std::string Group::size_of_config() const {
+  return "max_dispatch_tokens_per_rank (" + number(config_.max_dispatch_tokens_per_rank) + "), max_token_bytes (" +
+         number(config_.max_token_bytes) + "), num_experts (" + number(config_.num_experts) + "), num_topk (" +
+         number(config_.num_topk) + (config_.num_topk ? "" : ", so " + number(max_topk())) + ") and " + number(comm_->num_ranks()) + " ranks";
 }
 
 // Collective: the window, cleared on every rank before any rank may write into it.
-void Group::connect() {
-  window_ = SymmetricMemory(*comm_, window_bytes_);
+void Group::open_window() {
+  window_.open();
   const cudaStream_t stream = device().own_stream();
-  device().fill(window_.data(), 0, window_bytes_, stream);
+  device().fill(window_.data(), 0, window_.bytes(), stream);
   device().fill(progress_.data(), 0, sizeof(GroupProgress), stream);
   device().synchronize(stream);
-  barrier(*comm_);
 }
 
+// A group that was not completed has run nothing, and its ranks do not meet.
 Group::~Group() {
-  if (!window_.data()) return;
+  if (!is_complete_) return;
   try {
     if (mask_ && (faults().lacks_ranks || !mask_->masked_ranks().empty())) return;  // the lost do not come
-    barrier(*comm_);  // nobody's kernels may still write into a window that is about to go
-  } catch (const Error&) {
-    // The communicator is broken; memory is released all the same.
+    agree(*comm_, nullptr);  // nobody's kernels may still write into a window that is about to go
+  } catch (...) {
+    // The communicator is broken, or the host has no memory left. What the group has is released all the same.
   }
 }
 
-const GinComm& Group::connect_network(const runtime::NetworkNeeds& needs) {
-  try {
-    network_ = comm_->connect_network(needs);
-  } catch (const Error& error) {
-    throw Error(error.code(), "comm: its " + number(comm_->num_ranks()) + " ranks form LSA teams of " +
-                                  number(comm_->lsa_size()) +
-                                  ", and there is no network between them: " + error.what());
-  }
+void Group::prepare_network(const runtime::NetworkNeeds& needs) {
+  across_teams(*comm_, [&] { network_ = comm_->make_network(needs); });
+}
+
+const GinComm& Group::connect_network() {
+  across_teams(*comm_, [&] { network_->connect(); });
   return network_->comm();
 }
 

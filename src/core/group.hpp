@@ -74,10 +74,12 @@ class Group {
   virtual uint64_t plan() = 0;
   // Gets the algorithm's kernels and memory of its own.
   virtual void load() = 0;
-  // Collective.
-  virtual void connect();
-  // Collective: what the kernels need to use the network. Called by connect() of a group that needs it.
-  const GinComm& connect_network(const runtime::NetworkNeeds& needs);
+  // Of a group that needs the network: what this rank needs for that. Called by load().
+  void prepare_network(const runtime::NetworkNeeds& needs);
+  // Collective, once the window is open.
+  virtual void connect() = 0;
+  // Collective: what the kernels need to use the network. Called by connect().
+  const GinComm& connect_network();
 
   // Of a group that is connected: what the kernels' arguments say of it.
   GroupState group_state() const;
@@ -108,6 +110,9 @@ class Group {
 
  private:
   void prepare();
+  void allocate_window(uint64_t bytes);
+  std::string size_of_config() const;
+  void open_window();
   std::vector<jit::Variant> variants_of(jit::Algorithm algorithm) const;
   uint64_t timeout_ns() const;
   std::string describe(const FaultRecord& fault) const;
@@ -116,7 +121,6 @@ class Group {
   std::unique_ptr<runtime::Communicator> comm_;
   ncclEpGroupConfig_t config_;
   std::unique_ptr<Allocator> allocator_;
-  uint64_t window_bytes_ = 0;
   SymmetricMemory window_;
   std::unique_ptr<runtime::Network> network_;
   jit::Kernels kernels_;
@@ -125,6 +129,7 @@ class Group {
   std::unique_ptr<RankMask> mask_;
   MaskMeetings mask_meetings_{};
   DeviceMemory told_;
+  bool is_complete_ = false;
 };
 
 }  // namespace nccl_ep::core

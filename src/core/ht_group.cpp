@@ -103,21 +103,21 @@ void HtGroup::load() {
       sizeof(Unit) * num_block_counts_ + sizeof(uint32_t) * num_words + sizeof(HtPushed) * kTurns * shape_.num_ranks;
   work_ = DeviceMemory(allocator(), allocator().allocate(bytes, "group state"));
   device().fill(work_.data(), 0, bytes, device().own_stream());
-}
-
-void HtGroup::connect() {
-  Group::connect();  // which waits for the stream
-  state_ = {group_state(), shape_.layout(), comm().rank() - comm().lsa_rank()};
-  state_.window = by_world_rank(state_.window);
   if (!needs_network()) return;
   // All ranks meet where masks are cleaned.
   using Reach = runtime::NetworkNeeds::Reach;
-  const HtSignals signals{shape_.num_ranks};
-  const GinComm& gin =
-      connect_network({kNetworkContexts, signals.count(shape_.masks), 0, shape_.masks ? Reach::world : Reach::rail});
+  prepare_network({kNetworkContexts, HtSignals{shape_.num_ranks}.count(shape_.masks), 0,
+                   shape_.masks ? Reach::world : Reach::rail});
+}
+
+void HtGroup::connect() {
+  state_ = {group_state(), shape_.layout(), comm().rank() - comm().lsa_rank()};
+  state_.window = by_world_rank(state_.window);
+  if (!needs_network()) return;
+  const GinComm& gin = connect_network();
   network_ = {gin, window(), shape_.remote_layout(), state_.first_rank, shape_.team_size, nullptr, nullptr};
   if (!shape_.masks) return;
-  network_.mask_progress = remember_told(signals.told_bytes(gin.num_contexts));
+  network_.mask_progress = remember_told(HtSignals{shape_.num_ranks}.told_bytes(gin.num_contexts));
   network_.told = reinterpret_cast<uint32_t*>(network_.mask_progress + 1);
 }
 

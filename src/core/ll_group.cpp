@@ -30,18 +30,18 @@ uint64_t LlGroup::plan() {
 void LlGroup::load() {
   load_kernels(jit::Algorithm::low_latency);
   if (config().enable_mask) add_mask(shape_.layout().life_at(0), shape_.layout().meetings());
+  if (!needs_network()) return;
+  prepare_network({plan::kLlNetworkContexts, LlSignals{shape_.num_ranks}.count(config().enable_mask), 0});
 }
 
 void LlGroup::connect() {
-  Group::connect();
   state_ = {group_state(), shape_.layout()};
   if (!needs_network()) return;
-  const LlSignals signals{shape_.num_ranks};
-  const GinComm& gin = connect_network({plan::kLlNetworkContexts, signals.count(config().enable_mask), 0});
+  const GinComm& gin = connect_network();
   network_ = {gin,     window(), shape_.remote_layout(), comm().rank() - comm().lsa_rank(), comm().lsa_size(),
               nullptr, nullptr};
   if (!config().enable_mask) return;
-  network_.mask_progress = remember_told(signals.told_bytes(gin.num_contexts));
+  network_.mask_progress = remember_told(LlSignals{shape_.num_ranks}.told_bytes(gin.num_contexts));
   network_.told = reinterpret_cast<uint32_t*>(network_.mask_progress + 1);
 }
 

@@ -24,28 +24,20 @@ void Allocator::release(void* memory) noexcept {
   }
 }
 
-SymmetricMemory::SymmetricMemory(runtime::Communicator& comm, size_t bytes) {
-  void* data = comm.allocate_symmetric(bytes);
-  try {
-    window_ = comm.register_window(data, bytes);
-  } catch (...) {
-    comm.release_symmetric(data);
-    throw;
-  }
-  comm_ = &comm;
-  data_ = data;
-}
+SymmetricMemory::SymmetricMemory(runtime::Communicator& comm, size_t bytes)
+    : comm_(&comm), data_(comm.allocate_symmetric(bytes)), bytes_(bytes) {}
 
 SymmetricMemory& SymmetricMemory::operator=(SymmetricMemory&& other) noexcept {
   std::swap(comm_, other.comm_);
   std::swap(data_, other.data_);
+  std::swap(bytes_, other.bytes_);
   std::swap(window_, other.window_);
   return *this;
 }
 
 SymmetricMemory::~SymmetricMemory() {
   if (!comm_) return;
-  comm_->deregister_window(window_);
+  if (window_) comm_->deregister_window(window_);
   comm_->release_symmetric(data_);
 }
 

@@ -60,7 +60,8 @@ inline void release_host(runtime::Device& owner, void* data) { owner.release_hos
 using DeviceMemory = Memory<Allocator, release_device>;
 using HostMemory = Memory<runtime::Device, release_host>;
 
-// Symmetric memory and the window over it. Construction and destruction are collective.
+// Symmetric memory and the window over it. Every rank allocates before any opens the window: one that has no memory would
+// let the others wait. They go together, too.
 class SymmetricMemory {
  public:
   SymmetricMemory() = default;
@@ -69,12 +70,17 @@ class SymmetricMemory {
   SymmetricMemory& operator=(SymmetricMemory&& other) noexcept;
   ~SymmetricMemory();
 
+  // Collective.
+  void open() { window_ = comm_->register_window(data_, bytes_); }
+
   void* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
   ncclWindow_t window() const { return window_; }
 
  private:
   runtime::Communicator* comm_ = nullptr;
   void* data_ = nullptr;
+  size_t bytes_ = 0;
   ncclWindow_t window_ = nullptr;
 };
 

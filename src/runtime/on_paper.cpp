@@ -60,6 +60,7 @@ class DeviceOnPaper : public Device {
 // NCCL's own memory, which nobody here can count.
 class NetworkOnPaper : public Network {
  public:
+  void connect() override {}
   const GinComm& comm() const override { return comm_; }
 
  private:
@@ -84,7 +85,7 @@ class CommunicatorOnPaper : public Communicator {
   ncclWindow_t register_window(void* memory, size_t) override { return static_cast<ncclWindow_t>(memory); }
   void deregister_window(ncclWindow_t) noexcept override {}
   PeerWindow peers(ncclWindow_t, size_t) override { return {}; }
-  std::unique_ptr<Network> connect_network(const NetworkNeeds&) override { return std::make_unique<NetworkOnPaper>(); }
+  std::unique_ptr<Network> make_network(const NetworkNeeds&) override { return std::make_unique<NetworkOnPaper>(); }
   void all_gather(const void* in, void* out, size_t bytes) override {
     for (uint32_t rank = 0; rank < ranks_.num_ranks; ++rank) {
       std::memcpy(static_cast<unsigned char*>(out) + rank * bytes, in, bytes);

@@ -83,6 +83,9 @@ struct NetworkNeeds {
 class Network {
  public:
   virtual ~Network() = default;
+  // Collective, once.
+  virtual void connect() = 0;
+  // Of a network that is connected.
   virtual const GinComm& comm() const = 0;
 };
 
@@ -106,10 +109,12 @@ class Communicator {
   // How this rank's LSA team addresses a window, the caller's own windows included.
   virtual PeerWindow peers(ncclWindow_t window, size_t offset) = 0;
 
-  // Collective. No network, where there is none or a rank cannot use it, is an Error that names the reason and the remedy.
-  virtual std::unique_ptr<Network> connect_network(const NetworkNeeds& needs) = 0;
+  // A network that is not connected yet, with the memory that this rank needs for it. No network, where there is none or a
+  // rank cannot use it, is an Error that names the reason and the remedy.
+  virtual std::unique_ptr<Network> make_network(const NetworkNeeds& needs) = 0;
 
-  // Collective on the host: out[r * bytes ...] = rank r's in. For set-up only.
+  // Collective on the host: out[r * bytes ...] = rank r's in. For set-up only. Needs no new memory after a call with as
+  // many bytes.
   virtual void all_gather(const void* in, void* out, size_t bytes) = 0;
 };
 

@@ -56,20 +56,36 @@ void check_network(const ncclEpSimConfig_t& config, const runtime::NetworkNeeds&
   check_most("num_gin_counters", config.num_gin_counters, needs.num_counters);
 }
 
-class SimNetwork final : public runtime::Network {
- public:
-  explicit SimNetwork(const GinComm& comm) : comm_(comm) {}
-  const GinComm& comm() const override { return comm_; }
-
- private:
-  GinComm comm_;
-};
-
 template <class T>
 Collectives::Bytes to_bytes(const T* data, size_t bytes) {
   const auto* begin = reinterpret_cast<const std::byte*>(data);
   return {begin, begin + bytes};
 }
+
+class SimNetwork final : public runtime::Network {
+ public:
+  SimNetwork(std::shared_ptr<Cluster> cluster, Rank& rank, const runtime::NetworkNeeds& needs)
+      : cluster_(std::move(cluster)), rank_(rank), needs_(needs) {}
+
+  void connect() override {
+    Hosts::Lock lock = cluster_->lock();
+    comm_ = cluster_->gin().connect(rank_.index, needs_);
+    const Collectives::Bytes mine = to_bytes(&needs_, sizeof(needs_));
+    const auto everybodys = cluster_->gather(lock, rank_, "connect_network", mine);
+    for (uint32_t rank = 0; rank < everybodys.size(); ++rank) {
+      if (everybodys[rank] == mine) continue;
+      throw Error(ncclInvalidUsage, "rank " + std::to_string(rank) + " asks for another network than this one");
+    }
+  }
+
+  const GinComm& comm() const override { return comm_; }
+
+ private:
+  std::shared_ptr<Cluster> cluster_;
+  Rank& rank_;
+  runtime::NetworkNeeds needs_;
+  GinComm comm_{};
+};
 
 }  // namespace
 
@@ -123,16 +139,9 @@ PeerWindow SimCommunicator::peers(ncclWindow_t window, size_t offset) {
   return {registered.peers.base + offset, registered.peers.stride};
 }
 
-std::unique_ptr<runtime::Network> SimCommunicator::connect_network(const runtime::NetworkNeeds& needs) {
-  Hosts::Lock lock = cluster_->lock();
+std::unique_ptr<runtime::Network> SimCommunicator::make_network(const runtime::NetworkNeeds& needs) {
   check_network(cluster_->config(), needs);
-  const GinComm comm = cluster_->gin().connect(rank_.index, needs);
-  const auto everybodys = cluster_->gather(lock, rank_, "connect_network", to_bytes(&needs, sizeof(needs)));
-  for (uint32_t rank = 0; rank < everybodys.size(); ++rank) {
-    if (everybodys[rank] == to_bytes(&needs, sizeof(needs))) continue;
-    throw Error(ncclInvalidUsage, "rank " + std::to_string(rank) + " asks for another network than this one");
-  }
-  return std::make_unique<SimNetwork>(comm);
+  return std::make_unique<SimNetwork>(cluster_, rank_, needs);
 }
 
 void SimCommunicator::all_gather(const void* in, void* out, size_t bytes) {

@@ -25,7 +25,7 @@ class SimCommunicator final : public runtime::Communicator {
   ncclWindow_t register_window(void* memory, size_t bytes) override;
   void deregister_window(ncclWindow_t window) noexcept override;
   PeerWindow peers(ncclWindow_t window, size_t offset) override;
-  std::unique_ptr<runtime::Network> connect_network(const runtime::NetworkNeeds& needs) override;
+  std::unique_ptr<runtime::Network> make_network(const runtime::NetworkNeeds& needs) override;
   void all_gather(const void* in, void* out, size_t bytes) override;
 
  private:

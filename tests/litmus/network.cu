@@ -20,7 +20,8 @@ extern "C" EP_SIM_EXPORT OpenNetwork* litmus_open_network(void* comm, uint64_t* 
   auto* foreign = static_cast<nccl_ep::runtime::ForeignCommunicator*>(comm);
   auto opened = std::make_unique<OpenNetwork>();
   opened->comm = foreign->open(foreign);
-  opened->network = opened->comm->connect_network({kContexts, kSignals, kCounters});
+  opened->network = opened->comm->make_network({kContexts, kSignals, kCounters});
+  opened->network->connect();
   *handle = opened->network->comm().handle;
   return opened.release();
 }

@@ -108,36 +108,39 @@ class CudaCommunicator final : public Communicator {
     return {first, distance / last};
   }
 
-  std::unique_ptr<Network> connect_network(const NetworkNeeds& needs) override {
+  std::unique_ptr<Network> make_network(const NetworkNeeds& needs) override {
     const std::string problem = why_no_network(network_facts(*device_, properties_), needs.reach);
     if (!problem.empty()) throw Error(ncclInvalidUsage, "kernels need the network (GIN): " + problem);
-    return cuda::connect_network(comm_, *device_, properties_, needs);
+    return cuda::make_network(comm_, *device_, properties_, needs);
   }
 
   void all_gather(const void* in, void* out, size_t bytes) override {
     const cudaStream_t stream = device_->own_stream();
-    const DeviceBuffer buffer(*device_, bytes * (num_ranks_ + 1));
-    unsigned char* mine = buffer.at(bytes * num_ranks_);
+    if (!gathered_ || gathered_->bytes < bytes * (num_ranks_ + 1)) {
+      gathered_ = std::make_unique<DeviceBuffer>(*device_, bytes * (num_ranks_ + 1));
+    }
+    unsigned char* all = gathered_->memory;
+    unsigned char* mine = all + bytes * num_ranks_;
     device_->copy(mine, in, bytes, stream);
     {
       const ContextScope scope(device_->context());
-      finish(nccl().ncclAllGather(mine, buffer.at(0), bytes, ncclUint8, comm_, stream), "ncclAllGather", comm_);
+      finish(nccl().ncclAllGather(mine, all, bytes, ncclUint8, comm_, stream), "ncclAllGather", comm_);
     }
-    device_->copy(out, buffer.at(0), bytes * num_ranks_, stream);
+    device_->copy(out, all, bytes * num_ranks_, stream);
     device_->synchronize(stream);
   }
 
  private:
   struct DeviceBuffer {
     DeviceBuffer(CudaDevice& device, size_t bytes)
-        : device(device), memory(static_cast<unsigned char*>(device.allocate(bytes))) {}
+        : device(device), memory(static_cast<unsigned char*>(device.allocate(bytes))), bytes(bytes) {}
     ~DeviceBuffer() { device.release(memory); }
     DeviceBuffer(const DeviceBuffer&) = delete;
     DeviceBuffer& operator=(const DeviceBuffer&) = delete;
-    unsigned char* at(size_t offset) const { return memory + offset; }
 
     CudaDevice& device;
     unsigned char* memory;
+    size_t bytes;
   };
 
   uint64_t peer_address(ncclWindow_t window, size_t offset, uint32_t lsa_rank) const {
@@ -170,6 +173,7 @@ class CudaCommunicator final : public Communicator {
   uint32_t rank_;
   uint32_t num_ranks_;
   uint32_t lsa_size_;
+  std::unique_ptr<DeviceBuffer> gathered_;
 };
 
 }  // namespace

@@ -14,58 +14,47 @@ constexpr unsigned char kGuard = 0xa5;
 class CudaNetwork final : public Network {
  public:
   CudaNetwork(ncclComm_t comm, CudaDevice& device, const ncclCommProperties& properties, const NetworkNeeds& needs)
-      : comm_(comm), device_(device), host_copy_(properties.devCommRuntimeVersionSize) {
-    // Before anything collective, so that a rank without memory leaves no other one waiting.
-    memory_ = device.allocate(host_copy_.size());
-    try {
-      create(requirements(nccl().version, properties, needs));
-    } catch (...) {
-      device.release(memory_);
-      throw;
-    }
-    gin_ = {reinterpret_cast<uint64_t>(memory_),
-            static_cast<uint32_t>(properties.rank),
-            static_cast<uint32_t>(properties.nRanks),
-            std::max(needs.num_contexts, 1u),
-            needs.num_signals,
-            needs.num_counters};
-  }
+      : comm_(comm),
+        device_(device),
+        needed_(requirements(nccl().version, properties, needs)),
+        host_copy_(properties.devCommRuntimeVersionSize),
+        memory_(device.allocate(host_copy_.size())),
+        gin_{reinterpret_cast<uint64_t>(memory_),
+             static_cast<uint32_t>(properties.rank),
+             static_cast<uint32_t>(properties.nRanks),
+             std::max(needs.num_contexts, 1u),
+             needs.num_signals,
+             needs.num_counters} {}
 
   ~CudaNetwork() override {
-    destroy();
+    if (is_connected_) quietly(device_.context(), [&] { nccl().ncclDevCommDestroy(comm_, host_copy_.get()); });
     device_.release(memory_);
   }
   CudaNetwork(const CudaNetwork&) = delete;
   CudaNetwork& operator=(const CudaNetwork&) = delete;
 
-  const GinComm& comm() const override { return gin_; }
-
- private:
-  void create(const ncclDevCommRequirements& needed) {
+  void connect() override {
     {
       const ContextScope scope(device_.context());
       const RelaxedCaptureScope relaxed;
-      finish(nccl().ncclDevCommCreate(comm_, &needed, host_copy_.get()), "ncclDevCommCreate", comm_);
+      finish(nccl().ncclDevCommCreate(comm_, &needed_, host_copy_.get()), "ncclDevCommCreate", comm_);
     }
-    try {
-      host_copy_.check();
-      device_.copy(memory_, host_copy_.get(), host_copy_.size(), device_.own_stream());
-      device_.synchronize(device_.own_stream());
-    } catch (...) {
-      destroy();
-      throw;
-    }
+    is_connected_ = true;
+    host_copy_.check();
+    device_.copy(memory_, host_copy_.get(), host_copy_.size(), device_.own_stream());
+    device_.synchronize(device_.own_stream());
   }
 
-  void destroy() noexcept {
-    quietly(device_.context(), [&] { nccl().ncclDevCommDestroy(comm_, host_copy_.get()); });
-  }
+  const GinComm& comm() const override { return gin_; }
 
+ private:
   ncclComm_t comm_;
   CudaDevice& device_;
+  ncclDevCommRequirements needed_;
   DevCommBuffer host_copy_;  // as NCCL wrote it, and wants it back
-  void* memory_ = nullptr;   // the same for kernels
-  GinComm gin_{};
+  void* memory_;             // the same for kernels
+  GinComm gin_;
+  bool is_connected_ = false;
 };
 
 }  // namespace
@@ -112,8 +101,8 @@ ncclDevCommRequirements requirements(int nccl_version, const ncclCommProperties&
   return needed;
 }
 
-std::unique_ptr<Network> connect_network(ncclComm_t comm, CudaDevice& device, const ncclCommProperties& properties,
-                                         const NetworkNeeds& needs) {
+std::unique_ptr<Network> make_network(ncclComm_t comm, CudaDevice& device, const ncclCommProperties& properties,
+                                      const NetworkNeeds& needs) {
   return std::make_unique<CudaNetwork>(comm, device, properties, needs);
 }
 

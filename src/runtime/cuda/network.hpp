@@ -11,9 +11,9 @@
 
 namespace nccl_ep::runtime::cuda {
 
-// Collective. The communicator has a network: why_no_network() is empty.
-std::unique_ptr<Network> connect_network(ncclComm_t comm, CudaDevice& device, const ncclCommProperties& properties,
-                                         const NetworkNeeds& needs);
+// The communicator has a network: why_no_network() is empty.
+std::unique_ptr<Network> make_network(ncclComm_t comm, CudaDevice& device, const ncclCommProperties& properties,
+                                      const NetworkNeeds& needs);
 
 // What NCCL of this version is asked for.
 ncclDevCommRequirements requirements(int nccl_version, const ncclCommProperties& properties, const NetworkNeeds& needs);

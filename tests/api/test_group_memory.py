@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A group that one rank has no memory for: its creation ends on all ranks, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import nccl_ep as ep
+import numpy as np
+import pytest
+
+MEMORY = 64 << 20  # of a GPU
+ALGORITHMS = pytest.mark.parametrize("algorithm", list(ep.Algorithm), ids=lambda algorithm: algorithm.name)
+MASKS = pytest.mark.parametrize("enable_mask", [False, True], ids=["", "masks"])
+CLUSTERS = pytest.mark.parametrize("nodes", [1, 2], ids=["one team", "two teams"])
+
+
+def config(algorithm: ep.Algorithm, **changes: Any) -> ep.GroupConfig:
+    good = {"num_experts": 4, "max_dispatch_tokens_per_rank": 1024, "max_token_bytes": 1024, "num_topk": 2}
+    return ep.GroupConfig(algorithm=algorithm, **(good | changes))
+
+
+class ScarceMemory:
+    """The simulator's memory behind the C API's allocator functions, which lasts for so many pieces.
+
+    What is given back is handed out again first, as PyTorch's allocator does.
+    """
+
+    def __init__(self, rank: Any, pieces: int) -> None:
+        self.rank, self.pieces = rank, pieces
+        self.live: dict[int, Any] = {}
+        self.config = ep.AllocConfig(ep.AllocFn(self._allocate), ep.FreeFn(self._release))
+
+    def _allocate(self, out: Any, size: int, context: int) -> int:
+        if not self.pieces:
+            return 2  # cudaErrorMemoryAllocation
+        self.pieces -= 1
+        array = self.rank.sim.empty(size, np.uint8)
+        self.live[array.ctypes.data] = array
+        out[0] = array.ctypes.data
+        return 0
+
+    def _release(self, ptr: int, context: int) -> int:
+        self.rank.sim.free(self.live.pop(ptr))
+        return 0
+
+
+@ALGORITHMS
+@MASKS
+@CLUSTERS
+@pytest.mark.sim_only
+def test_no_room_for_the_window(
+    make_cluster: Any, algorithm: ep.Algorithm, enable_mask: bool, nodes: int
+) -> None:
+    def main(rank: Any) -> str:
+        occupied = rank.sim.empty(MEMORY - (1 << 20), np.uint8) if rank.rank == 1 else None
+        before = cluster.sim.usage(rank.rank)
+        with pytest.raises(ep.Error) as failure:
+            ep.Group(rank.comm, config(algorithm, enable_mask=enable_mask))
+        assert cluster.sim.usage(rank.rank) == before
+        if occupied is not None:
+            rank.sim.free(occupied)
+        with ep.Group(rank.comm, config(algorithm, enable_mask=enable_mask)) as group:
+            assert group.async_error() is None
+        return failure.value.message
+
+    cluster = make_cluster(2, nodes=nodes, memory_bytes=MEMORY)
+    other, lacking = cluster.run(main)
+    assert "rank 1 could not create its part" in other
+    assert re.search(
+        r"config: \d{7,} bytes for the group's window, which follow from max_dispatch_tokens_per_rank \(1024\), "
+        r"max_token_bytes \(1024\), num_experts \(4\), num_topk \(2\) and 2 ranks: .*cannot allocate",
+        lacking,
+    )
+
+
+@ALGORITHMS
+@MASKS
+@CLUSTERS
+@pytest.mark.sim_only
+def test_every_piece_that_may_be_lacking(
+    make_cluster: Any, algorithm: ep.Algorithm, enable_mask: bool, nodes: int
+) -> None:
+    """Rank 1 has one piece more with each try, until there are enough."""
+
+    def main(rank: Any) -> list[str]:
+        messages = []
+        for pieces in range(100):
+            memory = ScarceMemory(rank, pieces if rank.rank == 1 else 100)
+            try:
+                group = ep.Group(
+                    rank.comm,
+                    config(
+                        algorithm,
+                        enable_mask=enable_mask,
+                        max_dispatch_tokens_per_rank=8,
+                        alloc=memory.config,
+                    ),
+                )
+            except ep.Error as error:
+                messages.append(error.message)
+                assert not memory.live
+                continue
+            group.destroy()
+            assert not memory.live
+            return messages
+        raise AssertionError("a hundred pieces are not enough")
+
+    others, lacking = make_cluster(2, nodes=nodes).run(main)
+    assert len(others) == len(lacking) > 0
+    assert all("rank 1 could not create its part" in message for message in others)
+    assert all("config.alloc.alloc_fn returned 2" in message for message in lacking)
+
+
+@pytest.mark.sim_only
+def test_what_is_given_back_is_not_written_any_more(make_cluster: Any, seed: int) -> None:
+    """The ranks disagree, which they learn when each has its memory."""
+
+    def main(rank: Any) -> None:
+        memory = ScarceMemory(rank, 100)
+        with pytest.raises(ep.InvalidArgument):
+            ep.Group(
+                rank.comm,
+                config(
+                    ep.Algorithm.HIGH_THROUGHPUT,
+                    max_dispatch_tokens_per_rank=8 + rank.rank,
+                    alloc=memory.config,
+                ),
+            )
+        reused = rank.sim.empty(1 << 20, np.uint8)
+        reused[:] = 7
+        rank.synchronize()
+        assert (reused == 7).all()
+
+    make_cluster(2, seed).run(main)
