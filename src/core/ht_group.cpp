@@ -102,7 +102,9 @@ void HtGroup::load() {
   const size_t bytes =
       sizeof(Unit) * num_block_counts_ + sizeof(uint32_t) * num_words + sizeof(HtPushed) * kTurns * shape_.num_ranks;
   work_ = DeviceMemory(allocator(), allocator().allocate(bytes, "group state"));
-  device().fill(work_.data(), 0, bytes, device().own_stream());
+  const cudaStream_t stream = device().own_stream();
+  device().fill(work_.data(), 0, bytes, stream);
+  device().synchronize(stream);  // a group that is refused gives the memory back
   if (!needs_network()) return;
   // All ranks meet where masks are cleaned.
   using Reach = runtime::NetworkNeeds::Reach;
