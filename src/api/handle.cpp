@@ -27,6 +27,7 @@ void update_handle(ncclEpHandle& handle, const ncclEpTensor_t* topk_idx, const n
   decode_tensor("layout_info.expert_offsets", current.expert_offsets);
   decode_tensor("layout_info.recv_total_counter", current.recv_total_counter);
   decode_tensor("layout_info.num_tokens", current.num_tokens);
+  decode_enum("layout_info.recv_topk_idx_kind", current.recv_topk_idx_kind, NCCL_EP_EXPERT_ID_GLOBAL);
   handle.handle->update(decode_required_tensor("topk_idx", topk_idx), current, stream);
 }
 
@@ -78,7 +79,9 @@ extern "C" ncclResult_t ncclEpCreateHandle(ncclEpHandle_t* handle, ncclEpGroup_t
   return guarded("ncclEpCreateHandle", ep_group, [&] {
     require("handle", handle, "a place for the handle");
     require("ep_group", ep_group, "a group");
-    auto result = init_handle(*ep_group, layout, config, num_topk_of(topk_idx), nullptr);
+    const int num_topk = num_topk_of(topk_idx);
+    ep_group->group->check_num_topk(num_topk, "topk_idx", "extent 1 ");
+    auto result = init_handle(*ep_group, layout, config, num_topk, nullptr);
     update_handle(*result, topk_idx, layout_info, stream);
     *handle = result.release();
   });
