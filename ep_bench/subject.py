@@ -122,8 +122,9 @@ class Subject:
         return None if error is None else error.message
 
     def close_without(self, lost: int) -> None:
-        """Gives everything back without waiting for a lost rank, which masks itself."""
-        self._group.update_mask([int(rank != lost) for rank in range(self._peers.num_ranks)])
+        """Gives everything back without waiting for a lost rank, or as that rank for any other."""
+        is_lost = self._peers.rank == lost
+        self._group.update_mask([int((rank == lost) == is_lost) for rank in range(self._peers.num_ranks)])
         self._device.synchronize()
         self._stack.close()
 

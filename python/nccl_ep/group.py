@@ -179,6 +179,7 @@ class Group(Closing):
 
         Raises:
             ValueError: the list has more elements than there are ranks, or others than 0 and 1.
+            InvalidArgument: the calling rank would be left out itself.
         """
         num_ranks = number_of_ranks(self.comm) or _MAX_RANKS
         if len(mask) > num_ranks or any(active not in (0, 1) for active in mask):

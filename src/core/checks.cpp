@@ -137,11 +137,19 @@ void check_window(const char* field, const ncclEpTensor_t& tensor, ncclEpZeroCop
   refuse(ncclInvalidArgument, field, "has no window, expected one with config.zero_copy ON");
 }
 
+PeerWindow peers_of(const char* field, const ncclEpTensor_t& tensor, runtime::Communicator& comm) {
+  try {
+    return comm.peers(tensor.win_hdl, tensor.win_offset);
+  } catch (const Error& error) {
+    refuse(error.code(), field,
+           "win_hdl and win_offset (" + number(tensor.win_offset) +
+               ") are of no use, expected a window of the group's communicator and an offset into it: " + error.what());
+  }
+}
+
 void* address_of(const char* field, const ncclEpTensor_t& tensor, runtime::Communicator& comm, size_t alignment) {
   void* data = tensor.data;
-  if (!data && tensor.win_hdl) {
-    data = comm.peers(tensor.win_hdl, tensor.win_offset).at<void>(comm.lsa_rank(), 0);
-  }
+  if (!data && tensor.win_hdl) data = peers_of(field, tensor, comm).at<void>(comm.lsa_rank(), 0);
   if (!data && !is_empty(tensor)) refuse(ncclInvalidArgument, field, "has neither data nor a window");
   if (reinterpret_cast<uintptr_t>(data) % alignment != 0) {
     refuse(ncclInvalidArgument, field,

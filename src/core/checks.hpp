@@ -45,6 +45,8 @@ const char* dtype_name(ncclDataType_t dtype);
 // Of rows that are summed: bfloat16, float16 or float32.
 DType dtype_of(ncclDataType_t dtype);
 
+// How the LSA team addresses a tensor that has a window.
+PeerWindow peers_of(const char* field, const ncclEpTensor_t& tensor, runtime::Communicator& comm);
 // The tensor's address on this rank, whether given as data or through a window; checked for alignment.
 void* address_of(const char* field, const ncclEpTensor_t& tensor, runtime::Communicator& comm, size_t alignment);
 

@@ -22,8 +22,7 @@ void across_teams(const runtime::Communicator& comm, Work work) {
     work();
   } catch (const Error& error) {
     throw Error(error.code(), "comm: its " + number(comm.num_ranks()) + " ranks form LSA teams of " +
-                                  number(comm.lsa_size()) +
-                                  ", and there is no network between them: " + error.what());
+                                  number(comm.lsa_size()) + ", and there is no network between them: " + error.what());
   }
 }
 
@@ -67,9 +66,12 @@ void Group::allocate_window(uint64_t bytes) {
 }
 
 std::string Group::size_of_config() const {
-  return "max_dispatch_tokens_per_rank (" + number(config_.max_dispatch_tokens_per_rank) + "), max_token_bytes (" +
-         number(config_.max_token_bytes) + "), num_experts (" + number(config_.num_experts) + "), num_topk (" +
-         number(config_.num_topk) + (config_.num_topk ? "" : ", so " + number(max_topk())) + ") and " + number(comm_->num_ranks()) + " ranks";
+  const bool has_budget = config_.algorithm == NCCL_EP_ALGO_HIGH_THROUGHPUT;
+  return "max_dispatch_tokens_per_rank (" + number(config_.max_dispatch_tokens_per_rank) + "), " +
+         (has_budget ? "max_recv_tokens_per_rank (" + number(config_.max_recv_tokens_per_rank) + "), " : "") +
+         "max_token_bytes (" + number(config_.max_token_bytes) + "), num_experts (" + number(config_.num_experts) +
+         "), num_topk (" + number(config_.num_topk) + (config_.num_topk ? "" : ", so " + number(max_topk())) +
+         ") and " + number(comm_->num_ranks()) + " ranks";
 }
 
 // Collective: the window, cleared on every rank before any rank may write into it.
@@ -160,10 +162,11 @@ void Group::check_exact_layout(ncclEpLayout_t layout) const {
              "caller adds up the rows of a rank's experts");
 }
 
-void Group::check_num_topk(int num_topk, ncclResult_t code) const {
+void Group::check_num_topk(int num_topk, const char* field, const char* subject) const {
   if (num_topk >= 1 && static_cast<uint32_t>(num_topk) <= max_topk()) return;
-  refuse(code, "num_topk",
-         "is " + std::to_string(num_topk) + ", expected 1 to " + number(max_topk()) +
+  const bool is_high_throughput = config_.algorithm == NCCL_EP_ALGO_HIGH_THROUGHPUT;
+  refuse(is_high_throughput ? ncclInvalidUsage : ncclInvalidArgument, field,
+         std::string(subject) + "is " + std::to_string(num_topk) + ", expected 1 to " + number(max_topk()) +
              (config_.num_topk ? " = config.num_topk of the group" : " = min(num_experts, 64)"));
 }
 
@@ -192,6 +195,7 @@ void Group::add_mask(uint64_t life_at, const MaskMeetings& meetings) {
 MaskProgress* Group::remember_told(uint64_t bytes) {
   bytes += sizeof(MaskProgress);
   told_ = DeviceMemory(*allocator_, allocator_->allocate(bytes, "told ranks"));
+  told_bytes_ = bytes;
   const cudaStream_t stream = device().own_stream();
   device().fill(told_.data(), 0, bytes, stream);
   device().synchronize(stream);
@@ -203,9 +207,19 @@ RankMask& Group::mask() {
   return *mask_;
 }
 
+void Group::check_mask(const int* mask) const {
+  for (uint32_t rank = 0; rank < comm_->num_ranks(); ++rank) {
+    if (mask[rank] == 1 || (mask[rank] == 0 && rank != comm_->rank())) continue;
+    refuse(ncclInvalidArgument, "mask",
+           "entry " + number(rank) + " is " + std::to_string(mask[rank]) + ", expected " +
+               (rank == comm_->rank() ? "1 (active): it is the calling rank's own" : "1 (active) or 0 (masked)"));
+  }
+}
+
 // Whom the caller calls active comes when the group is destroyed, whatever was lacking before.
 void Group::update_mask(const int* mask, cudaStream_t stream) {
   RankMask& ranks = this->mask();
+  check_mask(mask);
   ranks.update(mask, stream);
   const bool are_all_active = std::all_of(mask, mask + comm_->num_ranks(), [](int active) { return active != 0; });
   if (are_all_active) ranks.clear(&faults().lacks_ranks, stream);
@@ -220,6 +234,10 @@ void Group::launch_cleaning(cudaStream_t stream) {
 void Group::clean_mask(cudaStream_t stream) {
   throw_if_faulted();
   RankMask& ranks = mask();
+  if (device().is_capturing(stream)) {
+    refuse(ncclInvalidUsage, "stream", "is being captured, expected one that is not: the host waits for it");
+  }
+  ++num_cleanings_;
   launch_cleaning(stream);
   device().synchronize(stream);
   throw_if_faulted();

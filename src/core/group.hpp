@@ -45,6 +45,9 @@ class Group {
   // Bytes of device memory that a handle of this layout and top-k needs.
   virtual size_t handle_bytes(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const = 0;
 
+  // K of a handle to be; `field` and `subject` are what a message calls it.
+  void check_num_topk(int num_topk, const char* field = "num_topk", const char* subject = "") const;
+
   // Which way rows would take in a call like this one. Throws what the call would.
   virtual RowPaths row_paths(ncclEpLayout_t layout, const ncclEpCapabilityQuery_t& query) const = 0;
 
@@ -64,6 +67,11 @@ class Group {
 
   // Of a group with enable_mask; else throws.
   RankMask& mask();
+  bool has_masks() const { return mask_ != nullptr; }
+  // Device memory, of that which is the group's alone.
+  size_t mask_bytes() const { return mask_ ? RankMask::bytes(comm_->num_ranks()) + told_bytes_ : 0; }
+  // How often masks have been cleaned. Where rows are that were sent before is not known any more.
+  uint32_t num_cleanings() const { return num_cleanings_; }
   // In stream order: who takes part from now on, an entry for each rank.
   void update_mask(const int* mask, cudaStream_t stream);
   // Collective: makes all ranks active that call it. Throws if some do not.
@@ -106,13 +114,13 @@ class Group {
   void check_exact_layout(ncclEpLayout_t layout) const;
 
   uint32_t max_topk() const;  // of a handle
-  void check_num_topk(int num_topk, ncclResult_t code) const;
 
  private:
   void prepare();
   void allocate_window(uint64_t bytes);
   std::string size_of_config() const;
   void open_window();
+  void check_mask(const int* mask) const;
   std::vector<jit::Variant> variants_of(jit::Algorithm algorithm) const;
   uint64_t timeout_ns() const;
   std::string describe(const FaultRecord& fault) const;
@@ -128,7 +136,9 @@ class Group {
   HostMemory faults_;
   std::unique_ptr<RankMask> mask_;
   MaskMeetings mask_meetings_{};
+  uint32_t num_cleanings_ = 0;
   DeviceMemory told_;
+  size_t told_bytes_ = 0;
   bool is_complete_ = false;
 };
 

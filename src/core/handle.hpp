@@ -27,9 +27,23 @@ class Handle {
   void note_routing() { has_routing_ = true; }
   void require_routing() const;
 
+  // `call` tells the handle which ranks have rows, and where: ncclEpUpdateHandle in High Throughput, ncclEpDispatch in Low
+  // Latency. It has been called on this stream, of a group with masks.
+  void note_ranks(cudaStream_t stream);
+  // Throws if masks have been cleaned since then, so that ranks may be back that it does not know. What is in a graph runs
+  // nobody can say when.
+  void require_ranks(const char* call, cudaStream_t stream) const {
+    if (num_cleanings_ != owner_.num_cleanings()) refuse_if_stale(call, stream);
+  }
+
  private:
+  void refuse_if_stale(const char* call, cudaStream_t stream) const;
+
+  Group& owner_;
   DeviceMemory memory_;
   bool has_routing_ = false;
+  uint32_t num_cleanings_ = 0;  // of masks, before note_ranks
+  bool is_in_graph_ = false;
 };
 
 }  // namespace nccl_ep::core

@@ -46,6 +46,7 @@ RowPaths HtGroup::check_rows(const CombineRequest& request, const Extent& rows) 
 void HtHandle::combine(const CombineRequest& request, cudaStream_t stream) {
   group_.throw_if_faulted();
   require_routing();
+  require_ranks("ncclEpUpdateHandle", stream);
   const Extent rows = input_rows(request.tokens, stream);
   group_.check_rows(request, rows);
   const size_t hidden = request.tokens->sizes[1];

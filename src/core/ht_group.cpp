@@ -145,7 +145,7 @@ void HtGroup::check_layout(ncclEpLayout_t layout) const {
 
 void HtGroup::check_handle(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const {
   check_layout(layout);
-  check_num_topk(num_topk, ncclInvalidUsage);
+  check_num_topk(num_topk);
   const bool is_expert_major = layout == NCCL_EP_LAYOUT_EXPERT_MAJOR;
   if (is_expert_major && shape_.budget == 0 && this->config().num_topk == 0) {
     refuse(ncclInvalidUsage, "config.num_topk",

@@ -59,7 +59,7 @@ PeerWindow HtHandle::window_of(const char* field, const ncclEpTensor_t& tensor, 
     refuse(ncclInvalidArgument, field,
            "win_offset is " + number(tensor.win_offset) + ", expected a multiple of " + number(alignment));
   }
-  return group_.by_world_rank(group_.comm().peers(tensor.win_hdl, tensor.win_offset));
+  return group_.by_world_rank(peers_of(field, tensor, group_.comm()));
 }
 
 }  // namespace nccl_ep::core

@@ -81,6 +81,7 @@ void HtHandle::update(const ncclEpTensor_t* topk_idx, const ncclEpLayoutInfo_t& 
   num_tokens_ = num_tokens;
   ++num_updates_;
   note_routing();
+  if (group_.has_masks()) note_ranks(stream);
 }
 
 }  // namespace nccl_ep::core

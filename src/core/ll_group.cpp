@@ -70,7 +70,7 @@ void LlGroup::check_layout(ncclEpLayout_t layout) const {
 
 LlHandleLayout LlGroup::handle_layout(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const {
   check_layout(layout);
-  check_num_topk(num_topk, ncclInvalidArgument);
+  check_num_topk(num_topk);
   const size_t alignment = config.dispatch_output_per_expert_alignment;
   check_power_of_two("config.dispatch_output_per_expert_alignment", alignment);
   if (alignment > 1) {

@@ -73,6 +73,7 @@ void LlHandle::dispatch(const DispatchRequest& request, cudaStream_t stream) {
   require_routing();
   start(prepare(request), request.send_only, stream);
   has_dispatched_ = true;
+  if (group_.has_masks()) note_ranks(stream);
 }
 
 void LlHandle::combine(const CombineRequest& request, cudaStream_t stream) {
@@ -83,6 +84,7 @@ void LlHandle::combine(const CombineRequest& request, cudaStream_t stream) {
   if (!has_dispatched_) {
     throw Error(ncclInvalidUsage, "the handle's routing has not been dispatched, expected ncclEpDispatch first");
   }
+  require_ranks("ncclEpDispatch", stream);
   start(prepare(request), request.send_only, stream);
 }
 

@@ -16,15 +16,15 @@ constexpr uint32_t kNumArrays = 1 + kNumVerdicts + 1;  // of a word for each ran
 
 RankMask::RankMask(runtime::Device& device, Allocator& allocator, uint32_t num_ranks, uint64_t life_at)
     : device_(device), num_ranks_(num_ranks), life_at_(life_at) {
-  const size_t bytes = sizeof(uint32_t) * num_ranks;
-  const size_t all_bytes = kNumArrays * bytes + sizeof(uint32_t);
-  words_ = DeviceMemory(allocator, allocator.allocate(all_bytes, "rank mask"));
-  copy_ = HostMemory(device, device.allocate_host(bytes));
+  words_ = DeviceMemory(allocator, allocator.allocate(bytes(num_ranks), "rank mask"));
+  copy_ = HostMemory(device, device.allocate_host(sizeof(uint32_t) * num_ranks));
   const cudaStream_t stream = device.own_stream();
-  device.fill(words_.data(), 0, all_bytes, stream);
+  device.fill(words_.data(), 0, bytes(num_ranks), stream);
   update(std::vector<int>(num_ranks, 1).data(), stream);
   device.synchronize(stream);
 }
+
+size_t RankMask::bytes(uint32_t num_ranks) { return sizeof(uint32_t) * (size_t{kNumArrays} * num_ranks + 1); }
 
 nccl_ep::RankMask RankMask::state() const {
   uint32_t* verdicts = words() + num_ranks_;
@@ -43,7 +43,7 @@ void RankMask::clear(uint32_t* word_in_host, cudaStream_t stream) {
 // By fills, which take their value along: the caller's array may be gone when the stream comes to it.
 void RankMask::update(const int* mask, cudaStream_t stream) {
   for (uint32_t rank = 0; rank < num_ranks_; ++rank) {
-    device_.fill(words() + rank, mask[rank] != 0, 1, stream);  // the low byte; the others are zero
+    device_.fill(words() + rank, static_cast<uint8_t>(mask[rank]), 1, stream);  // the low byte; the others are zero
   }
 }
 

@@ -14,8 +14,11 @@ class RankMask {
   // All ranks are active. `life_at`: where the window has the ranks' signs of life.
   RankMask(runtime::Device& device, Allocator& allocator, uint32_t num_ranks, uint64_t life_at);
 
+  // Of device memory.
+  static size_t bytes(uint32_t num_ranks);
+
   nccl_ep::RankMask state() const;
-  // In stream order. `mask` has an entry for each rank, nonzero for those that take part.
+  // In stream order. `mask` has an entry for each rank: 1 for those that take part, 0 for the others.
   void query(int* mask_status, cudaStream_t stream);
   void update(const int* mask, cudaStream_t stream);
   // Makes a word in pinned host memory zero.

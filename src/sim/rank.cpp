@@ -14,7 +14,8 @@ namespace {
 template <class T>
 T& found(T* object, uint32_t rank, const std::string& kind) {
   if (object == nullptr) {
-    throw Error(ncclInvalidArgument, "no such " + kind + " on rank " + std::to_string(rank));
+    throw Error(ncclInvalidArgument, kind + ": no such " + kind + " on rank " + std::to_string(rank) +
+                                         ", expected one that was made there and is not destroyed");
   }
   return *object;
 }

@@ -150,6 +150,10 @@ def misaligned(d: Desk) -> ep.Tensor:
     return ep.Tensor(ep.Tensor(raw).ptr + 8, dtype="bfloat16", shape=(b, H))
 
 
+def unknown_window(d: Desk) -> ep.Tensor:
+    return ep.Tensor(0, dtype="bfloat16", shape=(b, H), window=12345, window_offset=0)
+
+
 # ---- What every layout refuses ----
 
 HANDLE = (
@@ -193,6 +197,20 @@ ROUTING = (
     ("too many tokens", update((B + 1, K)), IA, r"topk_idx.*extent 0 is 5.*expected at most 4"),
     ("count of int64", update(num_tokens=((1,), np.int64)), IA, r"info\.num_tokens.*int64.*expected int32"),
     ("two counts", update(num_tokens=((2,), np.int32)), IA, r"info\.num_tokens.*extent 0 is 2.*expected 1"),
+    (
+        "numbering",
+        lambda d: d.handle().update(d.topk_idx, layout_info=ep.LayoutInfo(recv_topk_idx_kind=7)),
+        IA,
+        r"layout_info\.recv_topk_idx_kind: is 7, expected 0 to 2",
+    ),
+    (
+        "numbering when created",
+        lambda d: d.group.create_handle(
+            d.layout, d.topk_idx, layout_info=ep.LayoutInfo(recv_topk_idx_kind=7)
+        ),
+        IA,
+        r"layout_info\.recv_topk_idx_kind: is 7, expected 0 to 2",
+    ),
 )
 
 DISPATCH = (
@@ -201,6 +219,18 @@ DISPATCH = (
         dispatch(info=lambda d: d.info(num_tokens=d.array((1,), np.int32))),
         IA,
         r"layout_info\.num_tokens.*expected NULL: ncclEpUpdateHandle",
+    ),
+    (
+        "a window that is none",
+        dispatch(lambda d: d.inputs(tokens=unknown_window(d))),
+        IA,
+        r"ncclEpDispatch: inputs\.tokens: win_hdl and win_offset \(0\).*expected a window of the group's",
+    ),
+    (
+        "a stream that is none",
+        lambda d: d.handle().dispatch(d.inputs(), d.outputs(), layout_info=d.info(), stream=12345),
+        IA,
+        r"ncclEpDispatch: stream: no such stream on rank 0, expected",
     ),
     ("unknown recipe", dispatch(quantization_recipe=9), IA, r"quant_recipe.*9.*expected"),
     ("round_scales", dispatch(round_scales=1), IA, r"round_scales.*expected 0"),

@@ -69,8 +69,10 @@ def test_no_room_for_the_window(
     other, lacking = cluster.run(main)
     assert "rank 1 could not create its part" in other
     assert re.search(
-        r"config: \d{7,} bytes for the group's window, which follow from max_dispatch_tokens_per_rank \(1024\), "
-        r"max_token_bytes \(1024\), num_experts \(4\), num_topk \(2\) and 2 ranks: .*cannot allocate",
+        r"config: \d{7,} bytes for the group's window, which follow from "
+        r"max_dispatch_tokens_per_rank \(1024\), "
+        r"(max_recv_tokens_per_rank \(0\), )?max_token_bytes \(1024\), num_experts \(4\), num_topk \(2\) "
+        r"and 2 ranks: .*cannot allocate",
         lacking,
     )
 
@@ -111,6 +113,18 @@ def test_every_piece_that_may_be_lacking(
     assert len(others) == len(lacking) > 0
     assert all("rank 1 could not create its part" in message for message in others)
     assert all("config.alloc.alloc_fn returned 2" in message for message in lacking)
+
+
+@pytest.mark.sim_only
+def test_an_allocator_that_gives_nothing(make_cluster: Any) -> None:
+    def main(rank: Any) -> str:
+        allocate, release = ep.AllocFn(lambda out, size, context: 0), ep.FreeFn(lambda ptr, context: 0)
+        with pytest.raises(ep.Error) as failure:
+            ep.Group(rank.comm, config(ep.Algorithm.LOW_LATENCY, alloc=ep.AllocConfig(allocate, release)))
+        return failure.value.message
+
+    says = r"alloc_fn returned 0 and NULL for \d+ bytes of group state, expected cudaSuccess \(0\) and memory"
+    assert re.search(says, make_cluster(1).run(main)[0])
 
 
 @pytest.mark.sim_only

@@ -16,7 +16,7 @@ import pytest
 from both import fault
 from ll import EM, RM, Exchange, Shape, group_config, make_problem
 from ll_masks import check_left, check_mask, exchange_without, masked_group
-from masks import each, mask_without
+from masks import each
 from nccl_ep.sim import Schedule
 from oracle import Problem
 from wait_sites import Fault, Site, at_some_moment, check_witnesses, ends_in, title
@@ -252,7 +252,8 @@ def test_with_masks_a_wait_in_vain_takes_no_longer_than_it_may(
 
 def leave_alone(rank: Any, group: ep.Group) -> None:
     """A host destroys its group without the others, if nobody is missing there or its GPU still runs."""
-    group.update_mask(mask_without(rank.num_ranks, LOST))
+    is_lost = rank.rank == LOST
+    group.update_mask([int((other == LOST) == is_lost) for other in range(rank.num_ranks)])
     with suppress(ep.SystemFailure):
         rank.synchronize()
 
