@@ -143,6 +143,7 @@ def _planned(options: argparse.Namespace) -> list[MemoryPiece]:
         max_num_sms=options.sms,
         overflow_policy=OVERFLOW[options.overflow],
         num_topk=options.topk,
+        enable_mask=options.mask,
         exact_combine=options.exact,
     )
     layout = options.layout or ("fl" if options.algorithm == "ht" and not options.exact else "em")
@@ -195,6 +196,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--overflow", choices=["trap", "drop"], default="trap", help=overflow)
     add("--exact", action="store_true", help="a group with exact_combine, which has layout em")
+    add("--mask", action="store_true", help="a group with enable_mask, which goes on without lost ranks")
     add("--sms", type=_number, default=0, metavar="N", help="most SMs to use; default: the library chooses")
     add("--device-sms", type=_number, default=NUM_SMS, metavar="N", help=f"of the GPU; default {NUM_SMS}")
     rows = parser.add_mutually_exclusive_group()

@@ -61,9 +61,13 @@ void plan_memory(const Plan& plan, const ncclEpHandleConfig_t& handle_config, co
 
   with_shape(*group, plan.config.algorithm, [&](const auto& shape) {
     plan.tell(NCCL_EP_MEMORY_WINDOW, 0, plan::window_pieces(shape), of_group.window);
+    const size_t of_masks = group->mask_bytes();
     plan.tell(NCCL_EP_MEMORY_DEVICE, 0, "progress of the kernels", sizeof(GroupProgress));
-    plan.tell(NCCL_EP_MEMORY_DEVICE, 0, "counts of blocks", of_group.device - sizeof(GroupProgress));
-    plan.tell(NCCL_EP_MEMORY_PINNED, 0, "fault", of_group.host);
+    plan.tell(NCCL_EP_MEMORY_DEVICE, 0, "working memory of the kernels",
+              of_group.device - sizeof(GroupProgress) - of_masks);
+    plan.tell(NCCL_EP_MEMORY_DEVICE, 0, "masks", of_masks);
+    plan.tell(NCCL_EP_MEMORY_PINNED, 0, "what kernels report", sizeof(FaultRecords));
+    plan.tell(NCCL_EP_MEMORY_PINNED, 0, "masks", of_group.host - sizeof(FaultRecords));
     const plan::MemoryPieces pieces =
         plan::handle_pieces(shape, static_cast<Layout>(plan.layout), static_cast<uint32_t>(plan.num_topk));
     plan.tell(NCCL_EP_MEMORY_DEVICE, 1, pieces, count.device - of_group.device);

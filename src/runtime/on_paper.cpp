@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/on_paper.hpp"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -60,6 +61,8 @@ class DeviceOnPaper : public Device {
 // NCCL's own memory, which nobody here can count.
 class NetworkOnPaper : public Network {
  public:
+  explicit NetworkOnPaper(const NetworkNeeds& needs) { comm_.num_contexts = std::max(needs.num_contexts, 1u); }
+
   void connect() override {}
   const GinComm& comm() const override { return comm_; }
 
@@ -85,7 +88,9 @@ class CommunicatorOnPaper : public Communicator {
   ncclWindow_t register_window(void* memory, size_t) override { return static_cast<ncclWindow_t>(memory); }
   void deregister_window(ncclWindow_t) noexcept override {}
   PeerWindow peers(ncclWindow_t, size_t) override { return {}; }
-  std::unique_ptr<Network> make_network(const NetworkNeeds&) override { return std::make_unique<NetworkOnPaper>(); }
+  std::unique_ptr<Network> make_network(const NetworkNeeds& needs) override {
+    return std::make_unique<NetworkOnPaper>(needs);
+  }
   void all_gather(const void* in, void* out, size_t bytes) override {
     for (uint32_t rank = 0; rank < ranks_.num_ranks; ++rank) {
       std::memcpy(static_cast<unsigned char*>(out) + rank * bytes, in, bytes);

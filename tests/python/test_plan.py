@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +30,8 @@ CASES = {
     "ht-em-drop": (replace(HT, max_recv_tokens_per_rank=64, overflow_policy=DROP), EM, 16),
     "ht-em-aligned": (replace(HT, max_recv_tokens_per_rank=300, max_num_sms=0), EM, 16),
     "ht-exact": (replace(HT, exact_combine=True), EM, 1),
+    "ll-mask": (replace(LL, enable_mask=True), EM, 1),
+    "ht-mask": (replace(HT, enable_mask=True), EM, 1),
     "ht-many-tokens": (replace(HT, max_dispatch_tokens_per_rank=3000), EM, 1),
 }
 
@@ -184,6 +187,31 @@ def test_the_command_knows_both_algorithms(
 ) -> None:
     assert main([*COMMAND, *options]) == 0
     assert text in capsys.readouterr().out
+
+
+def test_the_command_plans_groups_with_masks(capsys: pytest.CaptureFixture[str]) -> None:
+    for algorithm in ("ll", "ht"):
+        command = [*COMMAND, "--algorithm", algorithm]
+        assert main(command) == 0
+        assert "masks" not in re.sub("meetings of masks", "", capsys.readouterr().out)
+        assert main([*command, "--mask"]) == 0
+        assert len(re.findall(r"device *. masks +.|pinned *. masks +.", capsys.readouterr().out)) == 2
+
+
+def test_each_piece_is_called_what_it_is() -> None:
+    """Low Latency has no memory to work in, which a group with masks does not change."""
+
+    def names(config: ep.GroupConfig, kind: MemoryKind) -> list[str]:
+        pieces = memory_plan(config, 4, EM, 2)
+        return [piece.name for piece in pieces if piece.kind == kind and not piece.of_handle]
+
+    progress, work, masks = "progress of the kernels", "working memory of the kernels", "masks"
+    masked_ll, masked_ht = (replace(config, enable_mask=True) for config in (LL, HT))
+    assert names(LL, MemoryKind.DEVICE) == [progress]
+    assert names(masked_ll, MemoryKind.DEVICE) == [progress, masks]
+    assert names(HT, MemoryKind.DEVICE) == [progress, work]
+    assert names(masked_ht, MemoryKind.DEVICE) == [progress, work, masks]
+    assert names(masked_ll, MemoryKind.PINNED) == ["what kernels report", masks]
 
 
 def test_the_command_plans_groups_that_drop(capsys: pytest.CaptureFixture[str]) -> None:
