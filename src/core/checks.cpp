@@ -119,15 +119,6 @@ const int32_t* num_tokens_at(const ncclEpLayoutInfo_t& info, runtime::Communicat
   return static_cast<const int32_t*>(address_of(kNumTokens, *info.num_tokens, comm, sizeof(int32_t)));
 }
 
-void check_plain(const CombineRequest& request) {
-  if (request.recipe != NCCL_EP_COMB_QUANT_NONE) {
-    refuse(ncclInvalidUsage, "config.quant_recipe",
-           "is " + std::to_string(static_cast<int>(request.recipe)) +
-               ", expected NCCL_EP_COMB_QUANT_NONE (0): this recipe is not available here");
-  }
-  check_absent("inputs.scales", request.scales, "NCCL_EP_COMB_QUANT_NONE has no scales");
-}
-
 void check_power_of_two(const char* field, size_t value) {
   if (value & (value - 1)) refuse(ncclInvalidArgument, field, "is " + number(value) + ", expected 0 or a power of two");
 }

@@ -33,8 +33,6 @@ void check_absent(const char* field, const ncclEpTensor_t* tensor, const char* w
 void check_topk_idx(const ncclEpTensor_t* topk_idx, uint32_t num_topk, uint32_t max_tokens);
 // Where on the device an update's layout_info says how many tokens there are; nullptr: as many as topk_idx has rows.
 const int32_t* num_tokens_at(const ncclEpLayoutInfo_t& info, runtime::Communicator& comm);
-// A combine without a recipe, and so without scales.
-void check_plain(const CombineRequest& request);
 void check_power_of_two(const char* field, size_t value);
 // What NCCL_EP_ZERO_COPY_ON promises.
 void check_window(const char* field, const ncclEpTensor_t& tensor, ncclEpZeroCopyMode_t mode);

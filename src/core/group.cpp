@@ -192,7 +192,7 @@ void Group::add_mask(uint64_t life_at, const MaskMeetings& meetings) {
 }
 
 // Nothing has been told yet.
-MaskProgress* Group::remember_told(uint64_t bytes) {
+MaskProgress* Group::allocate_told(uint64_t bytes) {
   bytes += sizeof(MaskProgress);
   told_ = DeviceMemory(*allocator_, allocator_->allocate(bytes, "told ranks"));
   told_bytes_ = bytes;
@@ -226,9 +226,8 @@ void Group::update_mask(const int* mask, cudaStream_t stream) {
 }
 
 void Group::launch_cleaning(cudaStream_t stream) {
-  const CleanArgs args{group_state(), mask_meetings_};
-  device().launch(kernels().at(jit::cleaning_variant(jit::Algorithm::low_latency, false)), kCleanLaunch, &args,
-                  sizeof(args), stream);
+  launch_cleaner(jit::cleaning_variant(jit::Algorithm::low_latency, false), CleanArgs{group_state(), mask_meetings_},
+                 stream);
 }
 
 void Group::clean_mask(cudaStream_t stream) {

@@ -102,11 +102,19 @@ class Group {
   // Once the window is planned, of a group that can do without ranks that do not answer: where the window has signs of life,
   // and where ranks meet.
   void add_mask(uint64_t life_at, const MaskMeetings& meetings);
-  // Of a group of several LSA teams, too: memory for what a rank has told others, behind what is returned.
-  MaskProgress* remember_told(uint64_t bytes);
+  // Of a group of several LSA teams, too: memory for what a rank has told others.
+  template <class Network>
+  void remember_told(Network& network) {
+    const typename Network::Signals signals{comm_->num_ranks()};
+    network.mask_progress = allocate_told(signals.told_bytes(network.comm.num_contexts));
+    network.told = reinterpret_cast<uint32_t*>(network.mask_progress + 1);
+  }
   // Puts the kernel that makes masked ranks active again on a stream.
-  static constexpr runtime::LaunchShape kCleanLaunch{1, kCleanThreads, 0};
   virtual void launch_cleaning(cudaStream_t stream);
+  template <class Args>
+  void launch_cleaner(const jit::Variant& cleaner, const Args& args, cudaStream_t stream) {
+    device().launch(kernels_.at(cleaner), {1, kCleanThreads, 0}, &args, sizeof(args), stream);
+  }
   // Whether the ranks form several LSA teams.
   bool needs_network() const { return comm_->lsa_size() != comm_->num_ranks(); }
 
@@ -120,6 +128,7 @@ class Group {
   void allocate_window(uint64_t bytes);
   std::string size_of_config() const;
   void open_window();
+  MaskProgress* allocate_told(uint64_t bytes);
   void check_mask(const int* mask) const;
   std::vector<jit::Variant> variants_of(jit::Algorithm algorithm) const;
   uint64_t timeout_ns() const;

@@ -118,16 +118,12 @@ void HtGroup::connect() {
   if (!needs_network()) return;
   const GinComm& gin = connect_network();
   network_ = {gin, window(), shape_.remote_layout(), state_.first_rank, shape_.team_size, nullptr, nullptr};
-  if (!shape_.masks) return;
-  network_.mask_progress = remember_told(HtSignals{shape_.num_ranks}.told_bytes(gin.num_contexts));
-  network_.told = reinterpret_cast<uint32_t*>(network_.mask_progress + 1);
+  if (has_masks()) remember_told(network_);
 }
 
 void HtGroup::launch_cleaning(cudaStream_t stream) {
   if (!needs_network()) return Group::launch_cleaning(stream);
-  const HtCleanArgs args{state_, network_};
-  runtime::Kernel* kernel = kernels().at(jit::cleaning_variant(jit::Algorithm::high_throughput, true));
-  device().launch(kernel, kCleanLaunch, &args, sizeof(args), stream);
+  launch_cleaner(jit::cleaning_variant(jit::Algorithm::high_throughput, true), HtCleanArgs{state_, network_}, stream);
 }
 
 PeerWindow HtGroup::by_world_rank(const PeerWindow& of_team) {

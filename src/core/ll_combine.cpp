@@ -31,28 +31,15 @@ runtime::Kernel* kernel_for(jit::Kernels& kernels, const CombineRequest& request
 
 }  // namespace
 
-// A tensor as dispatch's outputs.tokens, with this last extent.
-void LlGroup::check_zones(Layout layout, const char* field, const ncclEpTensor_t* tensor,
-                          std::initializer_list<ncclDataType_t> dtypes, const Extent& last) const {
-  if (layout == Layout::expert_major) {
-    check_tensor(field, tensor, dtypes,
-                 {{shape_.num_local_experts(), "local experts"},
-                  {size_t{shape_.num_ranks} * shape_.max_tokens, "ranks x max_dispatch_tokens_per_rank"},
-                  last});
-  } else {
-    check_tensor(field, tensor, dtypes,
-                 {{shape_.num_ranks, "ranks"}, {shape_.max_tokens, "max_dispatch_tokens_per_rank"}, last});
-  }
-}
-
 RowPaths LlGroup::check_rows(Layout layout, const CombineRequest& request) const {
   if (request.pass_direction != NCCL_EP_FWD_PASS) refuse_backward_pass();
   const size_t hidden = request.tokens && request.tokens->ndim > 2 ? request.tokens->sizes[2] : 0;
   check_combine_recipe(request, hidden, config().exact_combine != 0);
-  check_zones(layout, kTokens, request.tokens, {ncclBfloat16, ncclFloat16, ncclFloat32}, {hidden, "hidden"});
+  const auto [zones, rows] = this->zones(layout);
+  check_tensor(kTokens, request.tokens, {ncclBfloat16, ncclFloat16, ncclFloat32}, {zones, rows, {hidden, "hidden"}});
   check_row(kTokens, hidden, request.tokens->datatype, 0, config().max_token_bytes);
   if (request.recipe != NCCL_EP_COMB_QUANT_NVFP4) return {kReadInPlace, {}, kWrittenInPlace, {}};
-  check_zones(layout, kScales, request.scales, {ncclFloat32}, {1, "the global scale of a row"});
+  check_tensor(kScales, request.scales, {ncclFloat32}, {zones, rows, {1, "the global scale of a row"}});
   return {kReadInPlace, kReadInPlace, kWrittenInPlace, {}};
 }
 

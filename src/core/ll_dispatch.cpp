@@ -6,16 +6,21 @@
 namespace nccl_ep::core {
 namespace {
 
-constexpr const char* kRanksTimesTokens = "ranks x max_dispatch_tokens_per_rank";
-
 struct Sizes {
-  SentRows rows;
-  size_t tokens, topk, ranks, max_tokens, local_experts;
+  SentRows sent;
+  Extent tokens, topk;
+  LlGroup::Zones zones;
 };
 
 void check_counters(const DispatchRequest& request) {
   check_absent(kOffsets, request.expert_offsets, "Low Latency does not fill it");
   check_absent(kTotal, request.recv_total_counter, "Low Latency does not fill it");
+}
+
+void check_received(const DispatchRequest& request, const Sizes& sizes) {
+  const auto& [number, rows] = sizes.zones;
+  check_tensor(kOutTokens, request.out_tokens, {sizes.sent.dtype}, {number, rows, sizes.sent.hidden_extent()});
+  check_received_scales(request, sizes.sent, {number, rows, sizes.sent.scales_extent()});
 }
 
 void check_expert_major(const DispatchRequest& request, const Sizes& sizes) {
@@ -24,25 +29,21 @@ void check_expert_major(const DispatchRequest& request, const Sizes& sizes) {
   check_absent(kOutWeights, request.out_topk_weights, why);
   check_absent(kOutIdx, request.out_topk_idx, why);
   check_absent(kSourceCounters, request.src_rank_counters, "rows are counted by expert");
-  const Extent experts{sizes.local_experts, "local experts"}, zone{sizes.ranks * sizes.max_tokens, kRanksTimesTokens};
-  check_tensor(kOutTokens, request.out_tokens, {sizes.rows.dtype}, {experts, zone, sizes.rows.hidden_extent()});
-  check_received_scales(request, sizes.rows, {experts, zone, sizes.rows.scales_extent()});
+  const Extent& experts = sizes.zones.number;
   check_tensor(kExpertCounters, request.expert_counters, {ncclInt32},
-               {{sizes.local_experts, "local experts", Extent::at_least}});
+               {{experts.value, experts.meaning, Extent::at_least}});
 }
 
 void check_rank_major(const DispatchRequest& request, const Sizes& sizes) {
   check_absent(kExpertCounters, request.expert_counters, "rows are counted by source rank");
-  check_tensor(kWeights, request.topk_weights, {ncclFloat32},
-               {{sizes.tokens, "tokens of topk_idx"}, {sizes.topk, "num_topk of the handle"}});
-  const Extent ranks{sizes.ranks, "ranks"}, zone{sizes.max_tokens, "max_dispatch_tokens_per_rank"};
-  check_tensor(kOutTokens, request.out_tokens, {sizes.rows.dtype}, {ranks, zone, sizes.rows.hidden_extent()});
-  check_received_scales(request, sizes.rows, {ranks, zone, sizes.rows.scales_extent()});
-  const std::initializer_list<Extent> table = {ranks, zone, {sizes.topk, "num_topk of the handle"}};
+  const auto& [ranks, rows] = sizes.zones;
+  check_tensor(kWeights, request.topk_weights, {ncclFloat32}, {sizes.tokens, sizes.topk});
+  const std::initializer_list<Extent> table = {ranks, rows, sizes.topk};
   check_tensor(kOutWeights, request.out_topk_weights, {ncclFloat32}, table);
   check_tensor(kOutIdx, request.out_topk_idx, {ncclInt32}, table);
   if (request.src_rank_counters) {
-    check_tensor(kSourceCounters, request.src_rank_counters, {ncclInt32}, {{sizes.ranks, "ranks", Extent::at_least}});
+    check_tensor(kSourceCounters, request.src_rank_counters, {ncclInt32},
+                 {{ranks.value, ranks.meaning, Extent::at_least}});
   }
 }
 
@@ -95,8 +96,11 @@ LlOperation<LlDispatchArgs> LlHandle::prepare(const DispatchRequest& request) {
   const Layout layout = layout_;
   check_counters(request);
   const SentRows rows = group_.check_rows(layout, request, routing_.tokens.most).sent;
-  const Sizes sizes{
-      rows, routing_.tokens.most, routing_.num_topk, shape.num_ranks, shape.max_tokens, shape.num_local_experts()};
+  const Sizes sizes{rows,
+                    {routing_.tokens.most, "tokens of topk_idx"},
+                    {routing_.num_topk, "num_topk of the handle"},
+                    group_.zones(layout)};
+  check_received(request, sizes);
   layout == Layout::expert_major ? check_expert_major(request, sizes) : check_rank_major(request, sizes);
 
   const plan::LlRow row{rows.sent_bytes(), rows.quantizes};

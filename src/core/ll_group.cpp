@@ -40,16 +40,12 @@ void LlGroup::connect() {
   const GinComm& gin = connect_network();
   network_ = {gin,     window(), shape_.remote_layout(), comm().rank() - comm().lsa_rank(), comm().lsa_size(),
               nullptr, nullptr};
-  if (!config().enable_mask) return;
-  network_.mask_progress = remember_told(LlSignals{shape_.num_ranks}.told_bytes(gin.num_contexts));
-  network_.told = reinterpret_cast<uint32_t*>(network_.mask_progress + 1);
+  if (has_masks()) remember_told(network_);
 }
 
 void LlGroup::launch_cleaning(cudaStream_t stream) {
   if (!needs_network()) return Group::launch_cleaning(stream);
-  const LlCleanArgs args{state_, network_};
-  device().launch(kernels().at(jit::cleaning_variant(jit::Algorithm::low_latency, true)), kCleanLaunch, &args,
-                  sizeof(args), stream);
+  launch_cleaner(jit::cleaning_variant(jit::Algorithm::low_latency, true), LlCleanArgs{state_, network_}, stream);
 }
 
 void LlGroup::clean_mask(cudaStream_t stream) {
@@ -57,6 +53,13 @@ void LlGroup::clean_mask(cudaStream_t stream) {
   if (pending_.are_any())
     refuse(ncclInvalidUsage, "ep_group", "has a send_only operation pending, expected ncclEpComplete first");
   Group::clean_mask(stream);
+}
+
+LlGroup::Zones LlGroup::zones(Layout layout) const {
+  const size_t rows = shape_.max_tokens;
+  if (layout == Layout::rank_major) return {{shape_.num_ranks, "ranks"}, {rows, "max_dispatch_tokens_per_rank"}};
+  return {{shape_.num_local_experts(), "local experts"},
+          {shape_.num_ranks * rows, "ranks x max_dispatch_tokens_per_rank"}};
 }
 
 void LlGroup::check_layout(ncclEpLayout_t layout) const {

@@ -47,6 +47,12 @@ class LlGroup : public Group {
   DispatchRows check_rows(Layout layout, const DispatchRequest& request, size_t num_tokens) const;
   RowPaths check_rows(Layout layout, const CombineRequest& request) const;
 
+  // The first two extents of what is received.
+  struct Zones {
+    Extent number, rows;
+  };
+  Zones zones(Layout layout) const;
+
   const plan::LlShape& shape() const { return shape_; }
   const plan::Limits& launch_limits() const { return limits_; }
   const plan::LlTuning& tuning() const { return tuning_; }
@@ -61,8 +67,6 @@ class LlGroup : public Group {
   void connect() override;
   void launch_cleaning(cudaStream_t stream) override;
   void check_layout(ncclEpLayout_t layout) const;
-  void check_zones(Layout layout, const char* field, const ncclEpTensor_t* tensor,
-                   std::initializer_list<ncclDataType_t> dtypes, const Extent& last) const;
   LlHandleLayout handle_layout(ncclEpLayout_t layout, const ncclEpHandleConfig_t& config, int num_topk) const;
 
   plan::LlShape shape_;

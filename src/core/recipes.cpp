@@ -34,6 +34,16 @@ SentRows check_plain(const DispatchRequest& request, size_t num_tokens) {
   return {request.tokens->datatype, last_extent(request.tokens), ncclFloat32, 0, false};
 }
 
+// A combine without a recipe, and so without scales.
+void check_plain(const CombineRequest& request) {
+  if (request.recipe != NCCL_EP_COMB_QUANT_NONE) {
+    refuse(ncclInvalidUsage, "config.quant_recipe",
+           "is " + std::to_string(static_cast<int>(request.recipe)) +
+               ", expected NCCL_EP_COMB_QUANT_NONE (0): this recipe is not available here");
+  }
+  check_absent("inputs.scales", request.scales, "NCCL_EP_COMB_QUANT_NONE has no scales");
+}
+
 SentRows check_forwarded(const DispatchRequest& request, size_t num_tokens) {
   check_tokens(request, num_tokens,
                {ncclBfloat16, ncclFloat16, ncclFloat32, ncclFloat8e4m3, ncclFloat8e5m2, ncclFloat4x2});

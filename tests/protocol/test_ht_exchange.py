@@ -102,6 +102,16 @@ def test_few_sms(make_cluster: Any, mode: Mode, num_sms: int, seed: int) -> None
 
 
 @MODES
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_ranks_may_have_sms_as_they_like(make_cluster: Any, mode: Mode, nodes: int, seed: int) -> None:
+    problem = make_problem(Shape(num_ranks=4, num_topk=3), seed)
+    mode = replace(mode, team_size=4 // nodes)
+    cluster = make_cluster(4, seed, nodes=nodes)
+    results = cluster.run(lambda rank: exchange(rank, problem, mode, max_num_sms=1 + rank.rank))
+    check(problem, mode, results)
+
+
+@MODES
 @pytest.mark.parametrize("push_blocks", [1, 2, 3, 4])
 def test_every_split_of_the_blocks(
     make_cluster: Any, monkeypatch: pytest.MonkeyPatch, mode: Mode, push_blocks: int, seed: int

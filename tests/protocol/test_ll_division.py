@@ -31,6 +31,15 @@ def test_any_number_of_blocks(
 
 
 @LAYOUTS
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_ranks_may_have_sms_as_they_like(make_cluster: Any, layout: ep.Layout, nodes: int, seed: int) -> None:
+    problem = make_problem(Shape(num_ranks=4, num_topk=3), seed)
+    cluster = make_cluster(4, seed, nodes=nodes)
+    results = cluster.run(lambda rank: exchange(rank, problem, layout, max_num_sms=1 + rank.rank))
+    check(problem, layout, results)
+
+
+@LAYOUTS
 @pytest.mark.parametrize("threads", [64, 96])
 @pytest.mark.parametrize("num_sms", [1, 4])
 @pytest.mark.sim_only

@@ -5,6 +5,7 @@
 #include <map>
 #include <string>
 
+#include "nccl_ep_elastic.h"
 #include "runtime/cuda/elastic.hpp"
 
 using namespace nccl_ep;
@@ -190,4 +191,10 @@ TEST_CASE("runtime_elastic: what cannot be is said before anything is done") {
   CHECK(contains(refusal(cu, 0, 1, SIZE_MAX), "host_bytes: is 18446744073709551615"));
   notes.numa_node = -1;
   CHECK(contains(refusal(cu, 0, 1, 1), "expected a GPU of a host with NUMA nodes"));
+}
+
+TEST_CASE("runtime_elastic: what is wrong in itself is so without a driver, too") {
+  ncclEpElasticMemory_t memory = NCCL_EP_ELASTIC_MEMORY_INIT;
+  CHECK(ncclEpElasticAlloc(&memory, 0, 0, 0) == ncclInvalidArgument);
+  CHECK(ncclEpElasticAlloc(&memory, size_t{1} << 48, 0, 0) == ncclInvalidArgument);
 }

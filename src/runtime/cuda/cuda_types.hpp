@@ -96,7 +96,6 @@ using CUmemAccessDesc = CUmemAccessDesc_st;
 // X(name, exported symbol, parameters)
 #define NCCL_EP_CUDA_FUNCTIONS(X)                                                                                      \
   X(cuInit, cuInit, (unsigned int))                                                                                    \
-  X(cuDriverGetVersion, cuDriverGetVersion, (int*))                                                                    \
   X(cuGetErrorName, cuGetErrorName, (CUresult, const char**))                                                          \
   X(cuGetErrorString, cuGetErrorString, (CUresult, const char**))                                                      \
   X(cuDeviceGet, cuDeviceGet, (CUdevice*, int))                                                                        \

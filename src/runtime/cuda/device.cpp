@@ -21,11 +21,7 @@ CudaKernel& cuda_kernel(Kernel* kernel) { return *reinterpret_cast<CudaKernel*>(
 
 CUdeviceptr address(const void* p) { return reinterpret_cast<CUdeviceptr>(p); }
 
-int attribute(CUdevice device, CUdevice_attribute which) {
-  int value = 0;
-  check(driver().cuDeviceGetAttribute(&value, which, device), "cuDeviceGetAttribute");
-  return value;
-}
+int attribute(CUdevice device, CUdevice_attribute which) { return attribute(driver(), device, which); }
 
 std::string arch_of(CUdevice device) {
   return arch_name(attribute(device, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR),
@@ -61,24 +57,15 @@ CudaDevice::CudaDevice(int ordinal) {
 }
 
 CudaDevice::~CudaDevice() {
-  with_context([&](const Driver& cu) {
-    for (const auto& kernel : kernels_) cu.cuModuleUnload(kernel->module);
-    cu.cuStreamDestroy(own_stream_);
+  quietly(context_, [&] {
+    for (const auto& kernel : kernels_) driver().cuModuleUnload(kernel->module);
+    driver().cuStreamDestroy(own_stream_);
   });
   driver().cuDevicePrimaryCtxRelease(device_);
 }
 
 bool CudaDevice::has_rdma_for_windows() const {
   return attribute(device_, CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED) != 0;
-}
-
-template <class Function>
-void CudaDevice::with_context(Function function) noexcept {
-  const Driver& cu = driver();
-  CUcontext popped = nullptr;
-  if (cu.cuCtxPushCurrent(context_) != CUDA_SUCCESS) return;
-  function(cu);
-  cu.cuCtxPopCurrent(&popped);
 }
 
 // ---- memory
@@ -93,10 +80,7 @@ void* CudaDevice::allocate(size_t bytes) {
 
 void CudaDevice::release(void* memory) noexcept {
   if (memory == nullptr) return;
-  with_context([&](const Driver& cu) {
-    const RelaxedCaptureScope relaxed;
-    cu.cuMemFree(address(memory));
-  });
+  quietly(context_, [&] { driver().cuMemFree(address(memory)); });
 }
 
 void* CudaDevice::allocate_host(size_t bytes) {
@@ -110,10 +94,7 @@ void* CudaDevice::allocate_host(size_t bytes) {
 
 void CudaDevice::release_host(void* memory) noexcept {
   if (memory == nullptr) return;
-  with_context([&](const Driver& cu) {
-    const RelaxedCaptureScope relaxed;
-    cu.cuMemFreeHost(memory);
-  });
+  quietly(context_, [&] { driver().cuMemFreeHost(memory); });
 }
 
 void CudaDevice::fill(void* dst, uint8_t value, size_t bytes, cudaStream_t stream) {

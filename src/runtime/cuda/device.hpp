@@ -49,10 +49,6 @@ class CudaDevice final : public Device {
               cudaStream_t stream) override;
 
  private:
-  // Best effort, for releasing: does nothing when the driver is going away.
-  template <class Function>
-  void with_context(Function function) noexcept;
-
   CUdevice device_ = 0;
   CUcontext context_ = nullptr;
   CUstream own_stream_ = nullptr;

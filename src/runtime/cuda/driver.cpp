@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/cuda/driver.hpp"
 
-#include <string>
-
 #include "runtime/cuda/failure.hpp"
 #include "runtime/library.hpp"
 
@@ -29,8 +27,17 @@ const Driver& driver() {
 }
 
 void check(CUresult result, const char* what) {
-  if (result == CUDA_SUCCESS) return;
-  throw Error(ncclUnhandledCudaError, std::string(what) + ": " + describe(driver(), result));
+  if (result != CUDA_SUCCESS) check(driver(), result, what);
+}
+
+void check(const Driver& cu, CUresult result, const std::string& what) {
+  if (result != CUDA_SUCCESS) throw Error(ncclUnhandledCudaError, what + ": " + describe(cu, result));
+}
+
+int attribute(const Driver& cu, CUdevice device, CUdevice_attribute which) {
+  int value = 0;
+  check(cu, cu.cuDeviceGetAttribute(&value, which, device), "cuDeviceGetAttribute");
+  return value;
 }
 
 ContextScope::ContextScope(CUcontext context) {

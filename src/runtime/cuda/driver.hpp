@@ -2,6 +2,8 @@
 // The CUDA driver, loaded at run time.
 #pragma once
 
+#include <string>
+
 #include "runtime/cuda/cuda_types.hpp"
 #include "runtime/error.hpp"
 
@@ -19,6 +21,10 @@ const Driver& driver();
 // Throws Error(ncclUnhandledCudaError) with the driver's name and text of the failure; `what` is what was
 // tried.
 void check(CUresult result, const char* what);
+// The same with a driver that is given.
+void check(const Driver& cu, CUresult result, const std::string& what);
+
+int attribute(const Driver& cu, CUdevice device, CUdevice_attribute which);
 
 // Makes a context current for the duration of a scope. Costs one call into the driver when it already is.
 class ContextScope {

@@ -5,17 +5,12 @@
 #include <string>
 #include <vector>
 
-#include "runtime/cuda/failure.hpp"
 #include "shared/types.hpp"
 
 namespace nccl_ep::runtime::cuda {
 namespace {
 
 constexpr size_t kMostBytes = size_t{1} << 47;  // of addresses, in either part
-
-void check(const Driver& cu, CUresult result, const std::string& what) {
-  if (result != CUDA_SUCCESS) throw Error(ncclUnhandledCudaError, what + ": " + describe(cu, result));
-}
 
 void check_bytes(const char* field, size_t bytes) {
   if (bytes <= kMostBytes) return;
@@ -34,12 +29,6 @@ CUdevice device_of(const Driver& cu, int ordinal) {
   CUdevice device = 0;
   check(cu, cu.cuDeviceGet(&device, ordinal), "cuDeviceGet");
   return device;
-}
-
-int attribute(const Driver& cu, CUdevice device, CUdevice_attribute which) {
-  int value = 0;
-  check(cu, cu.cuDeviceGetAttribute(&value, which, device), "cuDeviceGetAttribute");
-  return value;
 }
 
 // Of the host memory nearest to the device.
@@ -136,12 +125,16 @@ class Range {
 
 }  // namespace
 
-ElasticMemory allocate_elastic(const Driver& cu, int ordinal, size_t gpu_bytes, size_t host_bytes) {
+void check_elastic(size_t gpu_bytes, size_t host_bytes) {
   check_bytes("gpu_bytes", gpu_bytes);
   check_bytes("host_bytes", host_bytes);
   if (gpu_bytes + host_bytes == 0) {
     refuse(ncclInvalidArgument, "gpu_bytes", "is 0, as host_bytes is, expected one of them to be positive");
   }
+}
+
+ElasticMemory allocate_elastic(const Driver& cu, int ordinal, size_t gpu_bytes, size_t host_bytes) {
+  check_elastic(gpu_bytes, host_bytes);
   const CUdevice device = device_of(cu, ordinal);
   const CUmemLocation node = {CU_MEM_LOCATION_TYPE_HOST_NUMA, numa_node_of(cu, device)};
   const std::vector<CUmemAccessDesc> devices = devices_near(cu, device);
@@ -171,7 +164,9 @@ void release_elastic(const Driver& cu, const ElasticMemory& memory) {
 
 namespace nccl_ep::runtime {
 
+// What is wrong in itself is so without a driver, too.
 ElasticMemory allocate_elastic(int device, size_t gpu_bytes, size_t host_bytes) {
+  cuda::check_elastic(gpu_bytes, host_bytes);
   return cuda::allocate_elastic(cuda::driver(), device, gpu_bytes, host_bytes);
 }
 
