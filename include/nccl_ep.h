@@ -18,25 +18,45 @@
 //     answers the same.
 //  2. Structs. Initialise each with its NCCL_EP_<NAME>_INIT macro and then set fields; zero means the
 //     default. `size` lets libraries and programs of different ages work together: fields the caller's struct
-//     lacks are defaults, fields the library does not know are ignored. Structs are read during the call and
-//     not kept. Pointers to configs and to ncclEpLayoutInfo_t may be NULL: all defaults.
+//     lacks are defaults, fields the library does not know are ignored; `version` is not looked at. Structs are
+//     read during the call and not kept. Pointers to configs and to ncclEpLayoutInfo_t may be NULL: all defaults.
 //  3. Tensors. A descriptor does not own its data or its `sizes`; both belong to the caller, and data must
 //     stay valid and untouched until the work of the calls that use it has finished (for `topk_idx` of LL:
 //     until the last combine on that routing has). Rows are contiguous. A tensor with a zero extent is empty
-//     and may have no data.
+//     and may have no data. `data`, and `win_offset`, of tokens and of handle_mem are multiples of 16 bytes, those
+//     of scales as their recipe says, and those of other tensors of an element's size. Extents are exactly what is
+//     asked for, but those of counters, of handle_mem and M may be larger.
 //  4. Streams. Calls that take a stream enqueue work on it and return; results are there when the stream has
 //     passed. Calls on one group are ordered by the caller: one after the other in the same order on all
 //     ranks, on one stream or on streams ordered by events. One exception: what ncclEpComplete receives may overlap
 //     the group's next operation.
-//  5. Collective calls must be made by every rank of the group. All ranks pass the same configuration.
+//  5. Collective calls must be made by every rank of the group, with what the table below says in common.
 //  6. Capturable calls may be recorded into a CUDA graph and replayed; memory keeps its address, contents may
 //     change.
-//  7. Threads. One process may hold several ranks, one per thread. Calls on one group must not overlap.
+//  7. Threads. One process may hold several ranks, one per thread. Calls on one group must not overlap. In the
+//     child of a fork() nothing that its parent made may be used.
 //  8. Languages. C from C11 on, or C++ from C++14 on. Groups and handles are used by the pointers that were given
 //     out, until they are destroyed: of others nothing can be said, and programs that use them crash.
 //
 // Letters in shapes: R ranks, E experts, L = E / R local experts, B = max_dispatch_tokens_per_rank, b <= B
 // tokens of this rank in this call, K top-k, H elements in a row, M received rows. Shapes are row-major.
+//
+// What ranks have in common:
+//
+//   the configuration   algorithm, num_experts, max_dispatch_tokens_per_rank, max_token_bytes, num_topk,
+//                       zero_copy, enable_mask, exact_combine; HT: max_recv_tokens_per_rank, overflow_policy.
+//                       ncclEpCreateGroup compares them. All else may differ: max_num_sms, timeout_ns, alloc.
+//   a handle            layout, K, alignment. Nobody compares them.
+//   an operation        H, types, pass, recipe, round_scales, send_only; HT: which outputs are in windows, and at
+//                       which offset. Nobody compares them. Where they differ, rows are wrong.
+//
+// Limits: K at most 64; L at most 65536; R at most 1024 in HT. A block's shared memory bounds E besides, on sm_90 and
+// sm_100 to about
+//
+//   HT                                   16,000; 13,000 on 1024 ranks     (ncclEpCreateGroup: ncclInvalidUsage)
+//   HT, DROP                             10,000;  8,000
+//   HT, enable_mask, several LSA teams   14,000;  9,000
+//   LL EM                                16,000 on one rank, 22,000 on two, 30,000 on eight or more (ncclEpDispatch)
 #ifndef NCCL_EP_H_
 #define NCCL_EP_H_
 
@@ -131,8 +151,7 @@ typedef struct {
 #define NCCL_EP_TENSOR_V1_LAST_FIELD sizes
 #define NCCL_EP_TENSOR_V1_SIZE 48
 #define NCCL_EP_TENSOR_CURRENT_VERSION 1
-// As first designators: ncclEpTensor_t t = {NCCL_EP_TENSOR_INIT_INLINE, .ndim = 2,
-// ...};
+// The first designators of a list, in C and in C++20: ncclEpTensor_t t = {NCCL_EP_TENSOR_INIT_INLINE, .ndim = 2};
 #define NCCL_EP_TENSOR_INIT_INLINE .size = (unsigned int)sizeof(ncclEpTensor_t), .magic = NCCL_EP_TENSOR_MAGIC
 #define NCCL_EP_TENSOR_INIT NCCL_EP_STRUCT_INIT(ncclEpTensor_t, NCCL_EP_TENSOR_MAGIC)
 
@@ -150,7 +169,8 @@ typedef struct {
 // ---- Groups -----------------------------------------------------------------------------------------------
 
 // The caller's device memory allocator: both functions or neither. `context` is passed through. It serves
-// memory that NCCL need not know; what other ranks reach is allocated by NCCL.
+// memory that NCCL need not know; what other ranks reach is allocated by NCCL. What alloc_fn gives is aligned to
+// 256 bytes, as cudaMalloc's is. What free_fn returns is not looked at: memory that it does not free is lost.
 typedef struct {
   cudaError_t (*alloc_fn)(void** ptr, size_t size, void* context);
   cudaError_t (*free_fn)(void* ptr, void* context);
@@ -160,7 +180,7 @@ typedef struct {
 typedef struct {
   unsigned int size;
   unsigned int magic;
-  unsigned int version;  // NCCL_EP_API_VERSION of the caller
+  unsigned int version;  // NCCL_EP_API_VERSION of the caller; has no effect
   ncclEpAlgorithm_t algorithm;
   unsigned int num_experts;                   // E, a multiple of R; required
   unsigned int max_dispatch_tokens_per_rank;  // B; required
@@ -175,7 +195,7 @@ typedef struct {
   uint64_t timeout_ns;       // how long a kernel waits for another rank; 0: 100 s
   ncclEpZeroCopyMode_t zero_copy;
   ncclEpOverflowPolicy_t overflow_policy;  // DROP needs max_recv_tokens_per_rank
-  unsigned int num_topk;                   // bound on K, at most E; 0: none
+  unsigned int num_topk;                   // bound on K, at most E and 64; 0: these
   unsigned char padding_v2[4];
   unsigned int exact_combine;  // nonzero: combine adds up each expert's row at home; EM, needs num_topk
   unsigned char padding_v3[4];
@@ -443,8 +463,9 @@ ncclResult_t ncclEpGetAsyncError(ncclEpGroup_t ep_group, int* error_out);
 // Errors: ncclInvalidArgument: NULL arguments; a config without size or magic; algorithm, num_experts,
 // max_token_bytes, max_dispatch_tokens_per_rank or num_topk missing or out of bounds, or not the same on all
 // ranks. ncclInvalidUsage: one of alloc_fn and free_fn without the other; more SMs than the device has;
-// rdma_buffer_size too small; what NCCL, the device or this version of the library cannot do.
-// ncclSystemError, ncclUnhandledCudaError: CUDA or NCCL failed.
+// rdma_buffer_size too small; what NCCL, the device or this version of the library cannot do; another rank, which the
+// message names, has failed. ncclSystemError, ncclUnhandledCudaError: CUDA or NCCL failed, or memory is used up.
+// It fails on all ranks or on none.
 ncclResult_t ncclEpCreateGroup(ncclEpGroup_t* ep_group, ncclComm_t comm, const ncclEpGroupConfig_t* config);
 
 // Destroys a group. Its work must have finished and its handles must be gone (else ncclInvalidUsage, and the
@@ -463,8 +484,8 @@ ncclResult_t ncclEpCreateHandle(ncclEpHandle_t* handle, ncclEpGroup_t ep_group, 
 //       dispatch and combine read it on their streams. layout_info may be NULL and has no field but num_tokens.
 //       Not collective, enqueues nothing.
 //   HT  reads it on `stream` and keeps a copy. Collective. Fills what layout_info asks for: expert_counters
-//       [L] int32; expert_offsets [L] (EM); recv_total_counter [1] int32 or int64. EM: all of one type,
-//       counting padded rows. What is dropped counts in recv_total_counter alone.
+//       [L or more] int32; expert_offsets [L or more] (EM); recv_total_counter [1 or more] int32 or int64.
+//       EM: all of one type, counting padded rows. What is dropped counts in recv_total_counter alone.
 // layout_info.num_tokens [1] int32, in device memory: how many tokens there are, 0 to b, the first rows of every
 // tensor that has b rows. b is then the most that there may be, and the rows behind the tokens have no effect and are
 // not written. It is read, and must stay valid and unchanged, as the data of topk_idx (LL: by dispatch and combine; HT: by
@@ -478,8 +499,9 @@ ncclResult_t ncclEpUpdateHandle(ncclEpHandle_t handle, const ncclEpTensor_t* top
                                 const ncclEpLayoutInfo_t* layout_info, cudaStream_t stream);
 
 // Destroys a handle; work that uses it must have finished, since its memory is given back at once. (Without an
-// allocator of the caller's, CUDA waits for the device, and so for the peers that kernels still wait for.) Not
-// collective, not capturable. NULL is fine.
+// allocator of the caller's, CUDA waits for the device, and so for the peers that kernels still wait for.) A
+// send_only operation that awaits ncclEpComplete is given up with it, on all ranks alike: it is not received any more.
+// Not collective, not capturable. NULL is fine.
 ncclResult_t ncclEpHandleDestroy(ncclEpHandle_t handle);
 
 // Sends this rank's b rows to the ranks of their experts and receives theirs.
@@ -504,17 +526,18 @@ ncclResult_t ncclEpHandleDestroy(ncclEpHandle_t handle);
 //                 power of two. It is infinite, and so all products NaN, if one of them is not finite.
 //                 NCCL EP 0.2 has it in LL only.
 // Rows arrive ordered by (source rank, token), on every run alike:
-//   LL EM   rows 0 to counter[e] - 1 of expert e's zone. layout_info.expert_counters [L] int32 is required.
-//   LL RM   rows 0 to counter[r] - 1 of rank r's zone, one for each token routed here; src_rank_counters [R]
-//           int32 is optional. topk_idx has the token's ids, -1 for experts of other ranks and in all unused
-//           rows.
+//   LL EM   rows 0 to counter[e] - 1 of expert e's zone. layout_info.expert_counters [L or more] int32 is required.
+//   LL RM   rows 0 to counter[r] - 1 of rank r's zone, one for each token routed here; src_rank_counters
+//           [R or more] int32 is optional. topk_idx has the token's ids, -1 for experts of other ranks and in all
+//           unused rows.
 //   HT FLAT one row for each token routed here; topk_idx as in LL RM.
 //   HT EM   the zones that ncclEpUpdateHandle counted, padding zeroed.
 // Scales arrive at the same places as their rows. Rows beyond the counters are left untouched.
-// layout_info.recv_topk_idx_kind numbers topk_idx. LL works alike for outputs in windows and elsewhere. Rows of HT
-// whose output is in a window are written there directly by the senders (EM: each token's first one), unless
-// zero_copy is OFF. Then all ranks give a window, and use the same offset. In HT tokens and scales are both in
-// windows or neither. outputs.scales of HT have as many rows as outputs.tokens, with zeros in EM's padding.
+// layout_info.recv_topk_idx_kind numbers topk_idx; fields of layout_info that are not named here must be NULL. LL works
+// alike for outputs in windows and elsewhere. Rows of HT whose output is in a window are written there directly by the
+// senders (EM: each token's first one), unless zero_copy is OFF. Then all ranks give a window, and use the same offset.
+// In HT tokens and scales are both in windows or neither. outputs.scales of HT have as many rows as outputs.tokens, with
+// zeros in EM's padding.
 // ncclEpQueryCapabilities says which way rows would take.
 //
 // M is max_recv_tokens_per_rank or more. If that is 0, M is at least what recv_total_counter says; the call
@@ -527,7 +550,8 @@ ncclResult_t ncclEpHandleDestroy(ncclEpHandle_t handle);
 // type than above; rows, with their scales as they arrive, longer than max_token_bytes; zero_copy ON without a
 // window (LL FWD: of tokens or scales), or LL with EM or DS_FP8E3M4; round_scales with another recipe than
 // DS_FP8E3M4. ncclInvalidUsage: BWD with LL, no routing yet, a send_only operation of this handle, or the last
-// but one of the group's, awaiting ncclEpComplete, HT with max_recv_tokens_per_rank 0 while the stream captures.
+// but one of the group's, awaiting ncclEpComplete, HT with max_recv_tokens_per_rank 0 while the stream captures, HT
+// without an update since ncclEpMaskClean.
 ncclResult_t ncclEpDispatch(ncclEpHandle_t handle, const ncclEpDispatchInputs_t* inputs,
                             const ncclEpDispatchOutputs_t* outputs, const ncclEpLayoutInfo_t* layout_info,
                             const ncclEpDispatchConfig_t* config, cudaStream_t stream);
@@ -564,7 +588,8 @@ ncclResult_t ncclEpDispatch(ncclEpHandle_t handle, const ncclEpDispatchInputs_t*
 // A token without experts, or of which nothing was kept, gets a row of zeros. The routing is that of the dispatch.
 //
 // Collective. Stream-ordered, as ncclEpDispatch. Allocates nothing. Capturable. Errors: as ncclEpDispatch;
-// ncclInvalidUsage: FP8 with HT BWD; NVFP4 with HT; either with exact_combine.
+// ncclInvalidUsage: FP8 with HT BWD; NVFP4 with HT; either with exact_combine; LL without a dispatch of this routing,
+// or since ncclEpMaskClean.
 ncclResult_t ncclEpCombine(ncclEpHandle_t handle, const ncclEpCombineInputs_t* inputs,
                            const ncclEpCombineOutputs_t* outputs, const ncclEpCombineConfig_t* config,
                            cudaStream_t stream);
@@ -621,20 +646,21 @@ ncclResult_t ncclEpQueryCapabilities(ncclEpGroup_t ep_group, ncclEpLayout_t layo
 // go on count the tokens of the same ranks: one that any of them has masked when an update begins may be left out by
 // all. Across LSA teams, a rank of HT deals with those of its team and those with its place in others: who has lost one
 // of these has lost its team. After ncclEpMaskClean, handles of HT are updated, and those of LL dispatched, before they
-// are used again.
+// are used again; other calls are refused, but for those in graphs, which nobody can check.
 // All of these answer ncclInvalidArgument to NULL, and ncclInvalidUsage to a group without enable_mask.
 
 // Copies the mask to `mask_status`, R ints in device memory: 1 active, 0 masked. Stream-ordered; capturable.
 ncclResult_t ncclEpMaskQuery(ncclEpGroup_t ep_group, int* mask_status, cudaStream_t stream);
 
-// Replaces the mask by `mask`, R ints in host memory, read before the call returns. Stream-ordered. A rank that was
-// masked and may have called operations meanwhile takes part again by ncclEpMaskClean alone.
+// Replaces the mask by `mask`, R ints in host memory: 1 active, 0 masked. Stream-ordered; capturable, with the values of
+// the capture in each replay. A rank that was masked and may have called operations meanwhile takes part again by
+// ncclEpMaskClean alone. ncclInvalidArgument: another number, or 0 for the calling rank itself.
 ncclResult_t ncclEpMaskUpdate(ncclEpGroup_t ep_group, const int* mask, cudaStream_t stream);
 
 // Makes all ranks active again that call it within timeout_ns of each other, masked ones too; earlier calls of
 // each must have run. Waits for the stream; not capturable. ncclRemoteError: the ranks that its message names
 // have not called it and are masked; the others go on. ncclInvalidUsage: a send_only operation awaits
-// ncclEpComplete.
+// ncclEpComplete, or the stream captures.
 ncclResult_t ncclEpMaskClean(ncclEpGroup_t ep_group, cudaStream_t stream);
 
 // Forgets that ranks were lost, which ncclEpGetAsyncError reports as ncclRemoteError. Waits for the device to

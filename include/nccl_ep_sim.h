@@ -2,27 +2,21 @@
 // A simulated cluster of GPUs in one process, for running nccl_ep without a GPU (libnccl_ep_sim.so).
 //
 // Conventions:
-//  1. Every function returns an ncclResult_t and never aborts, throws or exits. ncclEpSimGetLastError() has
-//  the
-//     message of the calling thread's last failing call. A failing call leaves its out-parameters zero.
-//  2. Functions about one GPU take (cluster, rank). Rank r is GPU r % gpus_per_node of node r /
-//  gpus_per_node.
-//  3. Ranks are threads of the caller's. A thread enters the ranks it acts for, works, and leaves them. The
-//  simulated
-//     GPUs move only while every rank has entered (or has left again) and every thread that is still inside
-//     waits in a call, so the same seed gives the same run, bit for bit, however the host schedules the
-//     threads. Once all ranks have left, they may enter again.
-//  4. Work is asynchronous: kernels, copies and fills take effect when the GPUs get to them. Device memory is
-//  ordinary
-//     memory of this process and may be read and written through its pointer, but not while work on it is
-//     pending. Freeing memory does not wait for pending work either, and takes it from later work only.
-//  5. The first failure on a GPU (a race, a deadlock, a bad access, ...) ends the simulation: from then on,
-//  work and
-//     waits of all ranks return ncclInternalError with its report. Memory and objects can still be freed.
+//  1. Every function returns an ncclResult_t and never aborts, throws or exits. ncclEpSimGetLastError() has the message of
+//     the calling thread's last failing call. A failing call leaves its out-parameters zero.
+//  2. Functions about one GPU take (cluster, rank). Rank r is GPU r % gpus_per_node of node r / gpus_per_node.
+//  3. Ranks are threads of the caller's. A thread enters the ranks it acts for, works, and leaves them. The simulated
+//     GPUs move only while every rank has entered (or has left again) and every thread that is still inside waits in a
+//     call, so the same seed gives the same run, bit for bit, however the host schedules the threads. Once all ranks have
+//     left, they may enter again.
+//  4. Work is asynchronous: kernels, copies and fills take effect when the GPUs get to them. Device memory is ordinary
+//     memory of this process and may be read and written through its pointer, but not while work on it is pending.
+//     Freeing memory does not wait for pending work either, and takes it from later work only.
+//  5. The first failure on a GPU (a race, a deadlock, a bad access, ...) ends the simulation: from then on, work and waits
+//     of all ranks return ncclInternalError with its report. Memory and objects can still be freed.
 //  6. A cluster belongs to the process that made it: after fork() the child's calls return ncclInvalidUsage.
-//  7. Calls on one cluster may come from any thread. Those that wait (marked so) need the rank to have been
-//  entered by
-//     the calling thread.
+//  7. Calls on one cluster may come from any thread. Those that wait (marked so) need the rank to have been entered by the
+//     calling thread.
 #ifndef NCCL_EP_SIM_H_
 #define NCCL_EP_SIM_H_
 
@@ -45,8 +39,7 @@ typedef struct ncclEpSimCluster* ncclEpSimCluster_t;
 typedef struct ncclEpSimEvent* ncclEpSimEvent_t;
 typedef struct ncclEpSimGraph* ncclEpSimGraph_t;
 
-// The message of the calling thread's last failing call; "" if there was none. Valid until that thread's next
-// failure.
+// The message of the calling thread's last failing call; "" if there was none. Valid until that thread's next failure.
 const char* ncclEpSimGetLastError(void);
 
 // ---- The cluster
@@ -109,7 +102,8 @@ constexpr ncclEpSimConfig_t ncclEpSimConfigInit() {
 }
 #define NCCL_EP_SIM_CONFIG_INIT (ncclEpSimConfigInit())
 #else
-#define NCCL_EP_SIM_CONFIG_INIT {.size = sizeof(ncclEpSimConfig_t), .magic = NCCL_EP_SIM_MAGIC}
+#define NCCL_EP_SIM_CONFIG_INIT \
+  ((ncclEpSimConfig_t){.size = (uint32_t)sizeof(ncclEpSimConfig_t), .magic = NCCL_EP_SIM_MAGIC})
 #endif
 
 // `config` may be NULL: all defaults.
@@ -176,14 +170,12 @@ ncclResult_t ncclEpSimStreamCreate(ncclEpSimCluster_t cluster, int rank, cudaStr
 ncclResult_t ncclEpSimStreamDestroy(ncclEpSimCluster_t cluster, int rank, cudaStream_t stream);
 // Waits.
 ncclResult_t ncclEpSimStreamSynchronize(ncclEpSimCluster_t cluster, int rank, cudaStream_t stream);
-// ncclSuccess if the stream is idle, ncclInProgress if not. Yields to the simulation for a moment, so it may
-// be polled.
+// ncclSuccess if the stream is idle, ncclInProgress if not. Yields to the simulation for a moment, so it may be polled.
 ncclResult_t ncclEpSimStreamQuery(ncclEpSimCluster_t cluster, int rank, cudaStream_t stream);
 // Waits for all streams of the rank.
 ncclResult_t ncclEpSimDeviceSynchronize(ncclEpSimCluster_t cluster, int rank);
 
-// Both pointers may be host or device memory; nothing is staged, so both must stay as they are until it is
-// done.
+// Both pointers may be host or device memory; nothing is staged, so both must stay as they are until it is done.
 ncclResult_t ncclEpSimMemcpyAsync(ncclEpSimCluster_t cluster, int rank, void* dst, const void* src, size_t bytes,
                                   cudaStream_t stream);
 ncclResult_t ncclEpSimMemsetAsync(ncclEpSimCluster_t cluster, int rank, void* dst, int value, size_t bytes,

@@ -47,7 +47,9 @@ class AllocConfig(CStruct):
 @paired_with("ncclEpGroupConfig_t")
 @dataclass(frozen=True)
 class GroupConfig(CStruct):
-    """What all handles of a group share. Equal on all ranks, but for ``alloc``.
+    """What all handles of a group share. Equal on all ranks.
+
+    ``alloc``, ``max_num_sms`` and ``timeout_ns`` may differ.
 
     Attributes:
         algorithm: LOW_LATENCY for decoding, HIGH_THROUGHPUT for prefill and training.

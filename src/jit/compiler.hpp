@@ -34,8 +34,7 @@ CompilerVersion compiler_version();
 // What binaries depend on besides the job: the compiler's version and its options.
 std::string compiler_identity();
 
-// Throws Error: ncclSystemError when there is no NVRTC, ncclInternalError with the log when the source is
-// refused.
+// Throws Error: ncclSystemError when there is no NVRTC, ncclInternalError with the log when the source is refused.
 Compiled compile(const CompileJob& job);
 
 }  // namespace nccl_ep::jit
