@@ -500,8 +500,9 @@ ncclResult_t ncclEpUpdateHandle(ncclEpHandle_t handle, const ncclEpTensor_t* top
 
 // Destroys a handle; work that uses it must have finished, since its memory is given back at once. (Without an
 // allocator of the caller's, CUDA waits for the device, and so for the peers that kernels still wait for.) A
-// send_only operation that awaits ncclEpComplete is given up with it, on all ranks alike: it is not received any more.
-// Not collective, not capturable. NULL is fine.
+// send_only operation that awaits ncclEpComplete is given up: nobody receives it, and across LSA teams later operations of
+// the group answer ncclInvalidUsage, since its messages may still be under way. Not collective, not capturable. NULL is
+// fine.
 ncclResult_t ncclEpHandleDestroy(ncclEpHandle_t handle);
 
 // Sends this rank's b rows to the ranks of their experts and receives theirs.

@@ -48,6 +48,11 @@ void LlGroup::launch_cleaning(cudaStream_t stream) {
   launch_cleaner(jit::cleaning_variant(jit::Algorithm::low_latency, true), LlCleanArgs{state_, network_}, stream);
 }
 
+void LlGroup::forget(const Handle* handle) {
+  if (needs_network() && pending_.has(handle)) has_stray_messages_ = true;
+  pending_.end(handle);
+}
+
 void LlGroup::clean_mask(cudaStream_t stream) {
   throw_if_faulted();
   if (pending_.are_any())

@@ -60,6 +60,10 @@ class LlGroup : public Group {
   const LlNetwork& network() const { return network_; }  // of a group of several LSA teams
 
   PendingOperations& pending() { return pending_; }
+  // A handle goes, and nobody receives what it has pending. Across LSA teams nobody waits for its messages either, so that
+  // no later operation can have their memory.
+  void forget(const Handle* handle);
+  bool has_stray_messages() const { return has_stray_messages_; }
 
  private:
   uint64_t plan() override;
@@ -75,6 +79,7 @@ class LlGroup : public Group {
   LlGroupState state_{};
   LlNetwork network_{};
   PendingOperations pending_;
+  bool has_stray_messages_ = false;
 };
 
 }  // namespace nccl_ep::core

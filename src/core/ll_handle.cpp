@@ -20,7 +20,7 @@ LlHandle::LlHandle(LlGroup& group, ncclEpLayout_t layout, const LlHandleLayout& 
   routing_.handle_memory = memory();
 }
 
-LlHandle::~LlHandle() { group_.pending().end(this); }
+LlHandle::~LlHandle() { group_.forget(this); }
 
 void LlHandle::require_idle() const {
   if (!group_.pending().has(this)) return;
@@ -28,6 +28,12 @@ void LlHandle::require_idle() const {
 }
 
 void LlHandle::require_bank() const {
+  if (group_.has_stray_messages()) {
+    throw Error(
+        ncclInvalidUsage,
+        "a handle of the group was destroyed while a send_only operation of it was pending, expected "
+        "ncclEpComplete before: across LSA teams its messages may still be under way, and only a new group helps");
+  }
   if (!group_.pending().blocks_next()) return;
   throw Error(
       ncclInvalidUsage,

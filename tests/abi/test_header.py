@@ -200,6 +200,7 @@ def expected_layout() -> dict[str, int]:
 INIT_PROGRAM = """
 #include <string.h>
 #include "nccl_ep.h"
+#include "nccl_ep_sim.h"
 
 #define CHECK_INIT(type, prefix, magic_value)                                  \\
   {                                                                            \\
@@ -231,6 +232,10 @@ int main(void) {
   group.size = NCCL_EP_GROUP_CONFIG_V1_SIZE;
   if (NCCL_EP_HAS_FIELD(&group, ncclEpGroupConfig_t, num_topk)) return __LINE__;
   if (!NCCL_EP_HAS_FIELD(&group, ncclEpGroupConfig_t, timeout_ns)) return __LINE__;
+
+  ncclEpSimConfig_t simulated;
+  simulated = NCCL_EP_SIM_CONFIG_INIT;  // an expression, as the others are
+  if (simulated.size != sizeof(simulated) || simulated.magic != NCCL_EP_SIM_MAGIC || simulated.seed != 0) return __LINE__;
   return 0;
 }
 """

@@ -302,6 +302,28 @@ def test_a_handle_that_goes_takes_what_is_pending_along(make_cluster: Any) -> No
     make_cluster(1).run(main)
 
 
+def test_a_handle_that_goes_leaves_messages_on_their_way(make_cluster: Any) -> None:
+    """Across LSA teams nobody knows when they have arrived, so that nothing may be written where they lie."""
+
+    def main(rank: Any) -> str:
+        with ep.Group(rank.comm, ep.GroupConfig(**Desk.CONFIG)) as group:
+            desk = Desk(rank, group, RM)
+            desk.received = rank.array(np.zeros((2, B, H), BF16))
+            desk.received_weights = rank.array(np.zeros((2, B, K), np.float32))
+            desk.received_idx = rank.array(np.zeros((2, B, K), np.int32))
+            desk.counters = rank.array(np.zeros(2, np.int32))
+            handle = desk.handle()
+            dispatch_in_halves(desk, handle)
+            rank.synchronize()
+            handle.close()
+            with pytest.raises(ep.InvalidUsage) as failure:
+                misuse.works(desk)
+            return failure.value.message
+
+    for message in make_cluster(2, nodes=2).run(main):
+        assert "destroyed while a send_only operation of it was pending, expected ncclEpComplete" in message
+
+
 def test_a_group_without_masks_says_so(make_cluster: Any) -> None:
     expected = r"no rank masks.*expected.*config\.enable_mask"
     expect(refused(make_cluster, EM, lambda d: d.group.update_mask([1])), IU, expected)
