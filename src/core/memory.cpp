@@ -11,8 +11,9 @@ void* Allocator::allocate(size_t bytes, const char* purpose) {
   const cudaError_t error = config_.alloc_fn(&memory, bytes, config_.context);
   if (error != cudaSuccess || !memory) {
     throw Error(ncclUnhandledCudaError, "config.alloc.alloc_fn returned " + std::to_string(static_cast<int>(error)) +
-                                            (error == cudaSuccess ? " and NULL" : "") + " for " + std::to_string(bytes) +
-                                            " bytes of " + purpose + ", expected cudaSuccess (0) and memory");
+                                            (error == cudaSuccess ? " and NULL" : "") + " for " +
+                                            std::to_string(bytes) + " bytes of " + purpose +
+                                            ", expected cudaSuccess (0) and memory");
   }
   return memory;
 }
