@@ -534,11 +534,11 @@ ncclResult_t ncclEpHandleDestroy(ncclEpHandle_t handle);
 //   HT FLAT one row for each token routed here; topk_idx as in LL RM.
 //   HT EM   the zones that ncclEpUpdateHandle counted, padding zeroed.
 // Scales arrive at the same places as their rows. Rows beyond the counters are left untouched.
-// layout_info.recv_topk_idx_kind numbers topk_idx; fields of layout_info that are not named here must be NULL. LL works
-// alike for outputs in windows and elsewhere. Rows of HT whose output is in a window are written there directly by the
-// senders (EM: each token's first one), unless zero_copy is OFF. Then all ranks give a window, and use the same offset.
-// In HT tokens and scales are both in windows or neither. outputs.scales of HT have as many rows as outputs.tokens, with
-// zeros in EM's padding.
+// layout_info.recv_topk_idx_kind numbers topk_idx. Fields of layout_info that are not named here must be NULL in LL; HT does
+// not look at its counters, which ncclEpUpdateHandle has filled, so both calls may be given the same one. LL works alike for
+// outputs in windows and elsewhere. Rows of HT whose output is in a window are written there directly by the senders (EM: each
+// token's first one), unless zero_copy is OFF. Then all ranks give a window, and use the same offset. In HT tokens and scales
+// are both in windows or neither. outputs.scales of HT have as many rows as outputs.tokens, with zeros in EM's padding.
 // ncclEpQueryCapabilities says which way rows would take.
 //
 // M is max_recv_tokens_per_rank or more. If that is 0, M is at least what recv_total_counter says; the call

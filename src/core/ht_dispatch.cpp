@@ -11,14 +11,6 @@ struct Sizes {
   Extent rows;  // of the outputs
 };
 
-void check_counters(const DispatchRequest& request) {
-  const char* why = "High Throughput counts in ncclEpUpdateHandle";
-  check_absent(kExpertCounters, request.expert_counters, why);
-  check_absent(kSourceCounters, request.src_rank_counters, why);
-  check_absent(kOffsets, request.expert_offsets, why);
-  check_absent(kTotal, request.recv_total_counter, why);
-}
-
 // Senders push scales where they push rows.
 void check_windows(const DispatchRequest& request, ncclEpZeroCopyMode_t mode) {
   check_window(kOutTokens, *request.out_tokens, mode);
@@ -108,7 +100,6 @@ void HtHandle::dispatch(const DispatchRequest& request, cudaStream_t stream) {
   group_.throw_if_faulted();
   require_routing();
   require_ranks("ncclEpUpdateHandle", stream);
-  check_counters(request);
   const DispatchRows rows = group_.check_rows(layout_, request, num_tokens_);
   const SentRows& sent = rows.sent;
   const Sizes sizes{num_tokens_, num_topk(), output_rows(stream)};

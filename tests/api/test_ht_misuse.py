@@ -158,18 +158,9 @@ def rows_only_out(d: Desk, **changes: Any) -> ep.DispatchOutputs:
     return ep.DispatchOutputs(**({"tokens": d.received} | changes))
 
 
-def misplaced(field: str) -> tuple[str, Act, type[ep.Error], str]:
-    says = rf"layout_info\.{field}: is given, expected NULL: High Throughput counts in ncclEpUpdateHandle"
-    return field, dispatch(info=lambda d: d.info(**{field: d.array((E,), np.int32)})), IA, says
-
-
 COMMON_DISPATCH = (
     *misuse.DISPATCH,
     *misuse.DISPATCH_WEIGHTS,
-    misplaced("expert_counters"),
-    misplaced("src_rank_counters"),
-    misplaced("expert_offsets"),
-    misplaced("recv_total_counter"),
     (
         "output hidden",
         dispatch(outputs=lambda d: d.outputs(tokens=d.array((M, H - 8), BF16))),

@@ -184,6 +184,38 @@ def test_eager_dispatch_follows_a_captured_update(make_cluster: Any, seed: int) 
     check(problem, mode, make_cluster(2, seed).run(main))
 
 
+@pytest.mark.parametrize("mode", [Mode(FLAT), Mode(EM)], ids=str)
+def test_update_and_dispatch_may_be_given_the_same_layout_info(
+    make_cluster: Any, mode: Mode, seed: int
+) -> None:
+    """As NCCL EP allows it. Dispatch leaves the counters as they are."""
+    problem = make_problem(Shape(tokens=(5, 7)), seed)
+
+    def main(rank: Any) -> Any:
+        with ep.Group(rank.comm, group_config(problem, mode)) as group:
+            mine = Exchange(rank, problem, mode)
+            handle = mine.make_handle(group)
+            before = mine.counters()
+            offsets = {"expert_offsets": mine.expert_offsets} if mode.layout is EM else {}
+            handle.dispatch(
+                ep.DispatchInputs(mine.tokens, mine.topk_weights),
+                ep.DispatchOutputs(
+                    ep.Tensor(mine.received, window=mine.window),
+                    mine.received_weights,
+                    topk_idx=None if mode.layout is EM else mine.received_idx,
+                ),
+                layout_info=ep.LayoutInfo(
+                    expert_counters=mine.expert_counters, recv_total_counter=mine.total, **offsets
+                ),
+            )
+            mine.combine(handle)
+            found = mine.results()
+            assert all((found[name] == values).all() for name, values in before.items())
+            return found
+
+    check(problem, mode, make_cluster(2, seed).run(main))
+
+
 @pytest.mark.sim_only
 @pytest.mark.parametrize("layout", [EM, FLAT], ids=["expert-major", "flat"])
 def test_32_ranks(make_cluster: Any, layout: ep.Layout) -> None:
