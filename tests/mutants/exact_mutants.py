@@ -63,7 +63,7 @@ MUTANTS = [
         "rows are added in the order of the experts",
         "ht/combine_exact.cuh",
         "    list_those(come, row, addends, num_addends);\n",
-        "    if (come >> dev::lane_idx() & 1) addends[route.hit] = row;\n    num_addends += dev::popc(come);\n",
+        "    if (route.exists()) addends[route.hit] = row;\n    num_addends += dev::popc(come);\n",
         "Sums are not those of the plain loop.",
         HIGH_THROUGHPUT,
     ),
