@@ -30,7 +30,8 @@ constexpr size_t kDigestBytes = 64;  // an entry is the binary, then the hash of
 }
 
 void create_private(const fs::path& folder) {
-  if (folder.has_parent_path() && !fs::exists(folder.parent_path())) create_private(folder.parent_path());
+  std::error_code unknown;  // as where the parent may not be looked at: mkdir says why
+  if (folder.has_parent_path() && !fs::exists(folder.parent_path(), unknown)) create_private(folder.parent_path());
   if (mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST) fail("cannot create", folder);
 }
 

@@ -16,7 +16,7 @@ std::string read_file(const std::filesystem::path& path) {
 
 void write_file(const std::filesystem::path& path, const std::string& text) {
   std::ofstream stream(path, std::ios::binary);
-  if (!(stream << text)) throw Error(ncclSystemError, "cannot write " + path.string());
+  if (!(stream << text << std::flush)) throw Error(ncclSystemError, "cannot write " + path.string());
 }
 
 }  // namespace nccl_ep::jit

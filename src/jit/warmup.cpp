@@ -38,6 +38,7 @@ void warm_up(const std::vector<std::string>& archs, Groups groups, const std::fu
     std::future<Build> build;
   };
   const BuildInputs inputs = BuildInputs::read(uses_network(groups));
+  if (!inputs.settings.dump_dir) user_cache(inputs.settings);  // refuses before anything is compiled for nothing
   std::vector<Pending> pending;
   for (const std::string& arch : archs) {
     for (const Variant& variant : all_variants(groups)) {

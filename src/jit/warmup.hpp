@@ -24,6 +24,7 @@ struct WarmKernel {
 std::vector<std::string> parse_archs(const std::string& list);
 
 // Builds all variants of some groups for all architectures side by side; `done` is called in this thread, in order.
+// Throws Error(ncclSystemError) where they cannot be kept, unless they are dumped instead.
 void warm_up(const std::vector<std::string>& archs, Groups groups, const std::function<void(const WarmKernel&)>& done);
 
 }  // namespace nccl_ep::jit

@@ -62,6 +62,26 @@ def test_an_empty_cache_is_listed_and_cleared() -> None:
     assert jit.clear() == 0
 
 
+@pytest.mark.parametrize(
+    ("home", "reason"),
+    [
+        ("", "neither NCCL_EP_CACHE_DIR, XDG_CACHE_HOME nor HOME names a folder"),
+        ("file", r"cannot create .*/file/\.cache: Not a directory"),
+    ],
+)
+def test_warmup_says_why_it_keeps_nothing(
+    home: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for variable in ("NCCL_EP_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / home) if home else "")
+    with pytest.raises(SystemFailure, match=reason):
+        jit.warmup(["sm_90a"])
+    assert main(["warmup", "--arch", "sm_90a"]) == 1
+    assert "ready" not in capsys.readouterr().out
+
+
 def test_a_wrong_architecture_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InvalidArgument, match='"hopper", expected architectures such as sm_90a'):
         jit.warmup(["hopper"])
