@@ -69,8 +69,8 @@ extern "C" ncclResult_t ncclEpJitList(ncclEpJitVisitor_t visit, void* context) {
 
 extern "C" ncclResult_t ncclEpJitNetworkHeaders(const char* folder, ncclEpJitOption_t visit, void* context) {
   return guarded("ncclEpJitNetworkHeaders", nullptr, [&] {
-    require("folder", folder, "the path of a folder");
     const jit::NetworkHeaders headers = jit::load_network_headers(jit::read_settings());
+    if (!folder) return;
     for (const std::string& option : jit::export_network_headers(headers, folder)) {
       if (visit) visit(option.c_str(), context);
     }

@@ -62,6 +62,22 @@ def test_an_empty_cache_is_listed_and_cleared() -> None:
     assert jit.clear() == 0
 
 
+def test_only_missing_headers_are_a_reason_to_leave_kernels_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def warmup(_archs: object, _visit: object, *, groups: jit.Groups) -> list[jit.Kernel]:
+        if groups == jit.Groups.ONE_TEAM:
+            return []
+        raise SystemFailure(2, "kernel cache: cannot write x: No space left on device")
+
+    monkeypatch.setattr(jit, "network_headers", lambda _: [])
+    monkeypatch.setattr(jit, "warmup", warmup)
+    assert main(["warmup", "--arch", "sm_90a"]) == 1
+    shown = capsys.readouterr().out
+    assert "No space left on device" in shown
+    assert "left out" not in shown
+
+
 @pytest.mark.parametrize(
     ("home", "reason"),
     [

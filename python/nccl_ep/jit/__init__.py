@@ -97,16 +97,16 @@ def clear() -> int:
     return int(removed[0])
 
 
-def network_headers(folder: str | Path) -> list[str]:
+def network_headers(folder: str | Path | None) -> list[str]:
     """Writes the headers that kernels using the network are compiled with.
 
     They are NCCL's, changed where NVRTC would not take them as they are, and stand-ins for the C library's.
 
     Args:
-        folder: where to; made if it is missing.
+        folder: where to; made if it is missing. None: they are looked for, and not written.
 
     Returns:
-        The options that NVRTC needs to use them.
+        The options that NVRTC needs to use them; none without ``folder``.
 
     Raises:
         SystemFailure: NVRTC, libcu++ or the headers of CUDA or NCCL are missing; the message says which.
@@ -114,7 +114,8 @@ def network_headers(folder: str | Path) -> list[str]:
     ffi = _jit().ffi
     options: list[str] = []
     visit = ffi.callback("ncclEpJitOption_t", lambda option, _: options.append(ffi.string(option).decode()))
-    _jit().check(_jit().c.ncclEpJitNetworkHeaders(str(folder).encode(), visit, ffi.NULL))
+    path = ffi.NULL if folder is None else str(folder).encode()
+    _jit().check(_jit().c.ncclEpJitNetworkHeaders(path, visit, ffi.NULL))
     return options
 
 

@@ -67,25 +67,24 @@ def _warmup(console: Console, archs: list[str] | None, across_teams: str, more: 
     ready = _compile(console, archs, jit.Groups.ONE_TEAM)
     for groups in more:
         ready += _compile(console, archs, groups)
-    if across_teams != "no":
-        try:
-            ready += _compile(console, archs, jit.Groups.SEVERAL_TEAMS)
-            for inside, across in ACROSS_TEAMS.items():
-                if inside in more:
-                    ready += _compile(console, archs, across)
-        except SystemFailure as failure:
-            if across_teams == "yes":
-                raise
-            console.print(
-                f"kernels of groups across LSA teams are left out: {failure}",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
-            )
+    if across_teams == "yes" or (across_teams == "auto" and _headers_are_found(console)):
+        for groups in (jit.Groups.SEVERAL_TEAMS, *(ACROSS_TEAMS[inside] for inside in more)):
+            ready += _compile(console, archs, groups)
     compiled = sum(not kernel.was_cached for kernel in ready)
     console.print(
         f"{len(ready)} kernels ready, {compiled} of them compiled, in {time.monotonic() - start:.1f} s"
     )
+
+
+def _headers_are_found(console: Console) -> bool:
+    """Whether kernels of groups across LSA teams can be compiled; says what is missing otherwise."""
+    try:
+        jit.network_headers(None)
+    except SystemFailure as failure:
+        text = f"kernels of groups across LSA teams are left out: {failure}"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        return False
+    return True
 
 
 def _compile(console: Console, archs: list[str] | None, groups: jit.Groups) -> list[jit.Kernel]:
