@@ -50,12 +50,17 @@ void check_private(const fs::path& folder) {
   }
 }
 
-// A file that is written beside its final place, and removed unless it is put there.
+void wait_for_lock(int descriptor) {
+  while (flock(descriptor, LOCK_EX) != 0 && errno == EINTR) {
+  }
+}
+
+// A file that is written beside its final place, and removed unless it is put there. Locked meanwhile, which tells it
+// from those of processes that were killed.
 class NewFile {
  public:
-  explicit NewFile(const fs::path& final_path) : final_(final_path), path_(final_path.string() + ".XXXXXX") {
-    descriptor_ = mkostemp(path_.data(), O_CLOEXEC);
-    if (descriptor_ < 0) fail("cannot create", path_);
+  explicit NewFile(const fs::path& final_path) : final_(final_path) {
+    while (!create_and_lock()) close(descriptor_);
   }
   ~NewFile() {
     if (descriptor_ < 0) return;
@@ -81,6 +86,16 @@ class NewFile {
   }
 
  private:
+  // False if somebody removed it between the two.
+  bool create_and_lock() {
+    path_ = final_.string() + ".XXXXXX";
+    descriptor_ = mkostemp(path_.data(), O_CLOEXEC);
+    if (descriptor_ < 0) fail("cannot create", path_);
+    wait_for_lock(descriptor_);
+    struct stat info{};
+    return fstat(descriptor_, &info) == 0 && info.st_nlink != 0;
+  }
+
   fs::path final_;
   std::string path_;
   int descriptor_;
@@ -94,6 +109,16 @@ std::optional<CacheKey> key_of(const fs::path& file) {
   std::getline(std::getline(std::getline(std::getline(parts, key.name, '.'), key.arch, '.'), key.hash, '.'), extension);
   if (!parts || extension != kExtension) return std::nullopt;
   return key;
+}
+
+// A lock, or a file that was not put in place yet: an entry's name and something more.
+bool is_work_on_an_entry(const fs::path& file) { return file.has_extension() && key_of(file.stem()).has_value(); }
+
+void remove_if_nobody_holds(const fs::path& file) {
+  const int descriptor = open(file.c_str(), O_RDWR | O_CLOEXEC);
+  if (descriptor < 0) return;
+  if (flock(descriptor, LOCK_EX | LOCK_NB) == 0) unlink(file.c_str());
+  close(descriptor);
 }
 
 }  // namespace
@@ -129,7 +154,12 @@ void Cache::store(const CacheKey& key, std::string_view binary) const {
 std::vector<CacheEntry> Cache::entries() const {
   std::vector<CacheEntry> found;
   for (const fs::directory_entry& item : fs::directory_iterator(folder_)) {
-    if (auto key = key_of(item.path())) found.push_back({*key, item.file_size() - kDigestBytes});
+    const auto key = key_of(item.path());
+    if (!key) continue;
+    std::error_code error;
+    const uintmax_t bytes = item.file_size(error);
+    const bool is_gone_or_cut_short = error || bytes < kDigestBytes;
+    if (!is_gone_or_cut_short) found.push_back({*key, bytes - kDigestBytes});
   }
   std::sort(found.begin(), found.end(),
             [&](const CacheEntry& a, const CacheEntry& b) { return file(a.key) < file(b.key); });
@@ -138,15 +168,17 @@ std::vector<CacheEntry> Cache::entries() const {
 
 size_t Cache::clear() const {
   size_t removed = 0;
-  for (const CacheEntry& entry : entries()) removed += fs::remove(file(entry.key));
+  for (const fs::directory_entry& item : fs::directory_iterator(folder_)) {
+    if (key_of(item.path())) removed += fs::remove(item.path());
+    if (is_work_on_an_entry(item.path())) remove_if_nobody_holds(item.path());
+  }
   return removed;
 }
 
 Cache::Lock::Lock(const Cache& cache, const CacheKey& key) : file_(cache.file(key).string() + ".lock") {
   descriptor_ = open(file_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   if (descriptor_ < 0) return;
-  while (flock(descriptor_, LOCK_EX) != 0 && errno == EINTR) {
-  }
+  wait_for_lock(descriptor_);
 }
 
 Cache::Lock::~Lock() {

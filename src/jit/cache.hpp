@@ -36,9 +36,9 @@ class Cache {
   // Throws Error(ncclSystemError).
   void store(const CacheKey& key, std::string_view binary) const;
 
-  // Sorted by name.
+  // Sorted by name. Without those that are cut short: to find(), these are missing.
   std::vector<CacheEntry> entries() const;
-  // Removes all entries and returns how many there were.
+  // Removes all entries and returns how many there were, and what killed processes left beside them.
   size_t clear() const;
 
   // Held while a key is being compiled, so that other threads and processes wait for the result instead of

@@ -111,6 +111,50 @@ TEST_CASE("jit_cache: a damaged entry is compiled again") {
   CHECK(cache.find(kKey) == "fresh");
 }
 
+TEST_CASE("jit_cache: an entry that is cut short is not listed, and cleared") {
+  const TemporaryFolder folder;
+  const Cache cache(folder);
+  cache.store(kKey, "binary");
+  fs::resize_file(cache.file(kKey), 30);
+  CHECK(cache.entries().empty());
+  CHECK(cache.clear() == 1);
+  CHECK(files_in(folder) == 0);
+}
+
+TEST_CASE("jit_cache: listing and clearing while others clear") {
+  const TemporaryFolder folder;
+  const Cache cache(folder);
+  const auto hash = [](int i) { return "hash" + std::to_string(i); };
+  std::atomic<bool> stop = false;
+  std::thread other([&] {
+    while (!stop) {
+      for (int i = 0; i < 50; ++i) cache.store({kKey.name, kKey.arch, hash(i)}, "binary");
+      cache.clear();
+    }
+  });
+  for (int i = 0; i < 200; ++i) {
+    for (const CacheEntry& entry : cache.entries()) CHECK(entry.bytes == 6);
+    cache.clear();
+  }
+  stop = true;
+  other.join();
+}
+
+TEST_CASE("jit_cache: clearing removes what killed processes left, and nothing that is in use") {
+  const TemporaryFolder folder;
+  const Cache cache(folder);
+  const std::string entry = cache.file(kKey).string();
+  std::ofstream(entry + ".lock") << "";
+  std::ofstream(entry + ".a1B2c3") << "half a bina";
+  std::ofstream(folder / "notes.lock") << "the user's own";
+  CHECK(cache.clear() == 0);
+  CHECK(files_in(folder) == 1);
+
+  const Cache::Lock lock(cache, kKey);
+  CHECK(cache.clear() == 0);
+  CHECK(fs::exists(entry + ".lock"));
+}
+
 TEST_CASE("jit_cache: a failed compile is reported and not remembered") {
   const TemporaryFolder folder;
   const Cache cache(folder);
