@@ -157,6 +157,7 @@ typedef struct {
   uint32_t num_streams;  // the default stream not counted
   uint32_t num_events;
   uint32_t num_graphs;
+  uint32_t num_networks;  // between LSA teams, that groups have open
 } ncclEpSimUsage_t;
 
 // What is allocated on `rank` at the moment.

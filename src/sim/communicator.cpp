@@ -65,11 +65,17 @@ Collectives::Bytes to_bytes(const T* data, size_t bytes) {
 class SimNetwork final : public runtime::Network {
  public:
   SimNetwork(std::shared_ptr<Cluster> cluster, Rank& rank, const runtime::NetworkNeeds& needs)
-      : cluster_(std::move(cluster)), rank_(rank), needs_(needs) {}
+      : cluster_(std::move(cluster)), rank_(rank), needs_(needs) {
+    const Hosts::Lock lock = cluster_->lock();
+    comm_ = cluster_->gin().connect(rank_.index, needs_);
+  }
+  ~SimNetwork() override {
+    const Hosts::Lock lock = cluster_->lock();
+    cluster_->gin().disconnect(comm_);
+  }
 
   void connect() override {
     Hosts::Lock lock = cluster_->lock();
-    comm_ = cluster_->gin().connect(rank_.index, needs_);
     const Collectives::Bytes mine = to_bytes(&needs_, sizeof(needs_));
     const auto everybodys = cluster_->gather(lock, rank_, "connect_network", mine);
     for (uint32_t rank = 0; rank < everybodys.size(); ++rank) {

@@ -32,10 +32,11 @@ struct GinEngine::Operation {
   uint32_t rank() const { return port->rank; }
   bool is_put() const { return request.kind == GinRequest::Kind::put || request.kind == GinRequest::Kind::put_value; }
   bool is_get() const { return request.kind == GinRequest::Kind::get; }
+  bool signals_window() const { return request.signal.signal.window != nullptr; }
 };
 
 // One connection of all ranks.
-struct GinNetwork {
+struct GinNetwork : std::enable_shared_from_this<GinNetwork> {
   // A put that has landed, and that no strong signal has covered yet.
   struct Landed {
     check::Checker::Moment issued;
@@ -52,6 +53,17 @@ struct GinNetwork {
     std::vector<check::Knowledge> covered;           // what strong signals have told each peer
     std::vector<std::vector<Landed>> landed;         // at each peer
   };
+
+  GinNetwork(GinEngine* engine, const Cluster& cluster, const runtime::NetworkNeeds& needs)
+      : num_contexts(cluster.config().num_gin_contexts),
+        num_signals(needs.num_signals),
+        num_counters(needs.num_counters),
+        rank_stride(needs.reach == runtime::NetworkNeeds::Reach::rail ? cluster.topology().lsa_team_size : 1),
+        num_open(cluster.topology().num_ranks()),
+        is_open(num_open, true),
+        contexts(size_t{num_open} * num_contexts) {
+    for (uint32_t rank = 0; rank < num_open; ++rank) ports.push_back({engine, this, rank});
+  }
 
   // Puts a rank's contexts into words of its memory, all zero.
   void place(uint32_t rank, uint64_t* words) {
@@ -72,8 +84,10 @@ struct GinNetwork {
   // Whether a rank's connection to another one was asked for.
   bool connects(uint32_t rank, uint32_t peer) const { return peer % rank_stride == rank % rank_stride; }
 
-  uint32_t num_contexts, num_signals, num_counters;
-  uint32_t rank_stride;           // between those that are connected
+  const uint32_t num_contexts, num_signals, num_counters;
+  const uint32_t rank_stride;     // between those that are connected
+  uint32_t num_open;              // ranks that have not closed it
+  std::vector<bool> is_open;      // by rank
   std::vector<GinPort> ports;     // by rank
   std::vector<Context> contexts;  // of rank 0, then of rank 1, ...
 };
@@ -85,33 +99,45 @@ GinEngine::GinEngine(Cluster& cluster, check::Checker* checker, Random random)
   landing_delay_ = draw_delay();
   signal_delay_ = draw_delay();
   lost_.resize(cluster.topology().num_ranks());
-  num_networks_.resize(cluster.topology().num_ranks());
+  num_connected_.resize(cluster.topology().num_ranks());
 }
 
 GinEngine::~GinEngine() = default;
 
 GinComm GinEngine::connect(uint32_t rank, const runtime::NetworkNeeds& needs) {
-  const uint32_t num_ranks = cluster_.topology().num_ranks();
-  const size_t number = num_networks_[rank]++;
-  if (number == networks_.size()) {
-    const bool along_rails = needs.reach == runtime::NetworkNeeds::Reach::rail;
-    const uint32_t rank_stride = along_rails ? cluster_.topology().lsa_team_size : 1;
-    auto network = std::make_unique<GinNetwork>(
-        GinNetwork{cluster_.config().num_gin_contexts, needs.num_signals, needs.num_counters, rank_stride, {}, {}});
-    for (uint32_t r = 0; r < num_ranks; ++r) network->ports.push_back({this, network.get(), r});
-    network->contexts.resize(size_t{num_ranks} * network->num_contexts);
-    networks_.push_back(std::move(network));
-  }
-  GinNetwork& network = *networks_[number];
+  forget_closed();
+  std::shared_ptr<GinNetwork>& connected = networks_[num_connected_[rank]++];
+  if (connected == nullptr) connected = std::make_shared<GinNetwork>(this, cluster_, needs);
+  GinNetwork& network = *connected;
   // Each rank's own host allocates, so that addresses do not depend on which host is first.
   network.place(rank, static_cast<uint64_t*>(cluster_.executor().memory().allocate(
                           rank, {network.words_per_rank() * sizeof(uint64_t)}, Memory::Zone::ordinary)));
+  ++cluster_.rank(static_cast<int>(rank)).num_networks;
   return {reinterpret_cast<uint64_t>(&network.ports[rank]),
           rank,
-          num_ranks,
+          cluster_.topology().num_ranks(),
           network.num_contexts,
           network.num_signals,
           network.num_counters};
+}
+
+void GinEngine::disconnect(const GinComm& comm) {
+  const GinPort& port = *reinterpret_cast<const GinPort*>(comm.handle);
+  port.network->is_open[port.rank] = false;
+  --port.network->num_open;
+  Rank& rank = cluster_.rank(static_cast<int>(port.rank));
+  --rank.num_networks;
+  cluster_.executor().memory().release(port.rank, port.network->context(port.rank, 0).signals);
+  rank.collect_idle();
+  forget_closed();
+}
+
+// Kernels that are under way, or whose GPU is silent and may wake, use their network still.
+void GinEngine::forget_closed() {
+  for (uint32_t rank = 0; rank < cluster_.topology().num_ranks(); ++rank) {
+    if (!cluster_.rank(static_cast<int>(rank)).is_idle()) return;
+  }
+  std::erase_if(networks_, [](const auto& numbered) { return numbered.second->num_open == 0; });
 }
 
 // ---- Finding things
@@ -256,6 +282,11 @@ void GinEngine::await_earlier(Operation& operation) {
 
 // ---- Under way
 
+void GinEngine::after_delay(const Operation& operation, uint64_t delay, std::function<void()> action) {
+  cluster_.engine().after_delay(operation.rank(), delay,
+                                [network = operation.port->network->shared_from_this(), action] { action(); });
+}
+
 bool GinEngine::is_lost(const Operation& operation) const {
   return lost_[operation.rank()] || lost_[operation.request.peer];
 }
@@ -295,11 +326,11 @@ void GinEngine::start_piece(const OperationPtr& operation, uint64_t offset, uint
     const auto* source =
         operation->src != nullptr ? operation->src : reinterpret_cast<const std::byte*>(&operation->request.value);
     std::memcpy(data->data(), source + offset, data->size());
-    cluster_.engine().after_delay(operation->rank(), landing_delay_, land);
+    after_delay(*operation, landing_delay_, land);
     --operation->num_unread;
     if (operation->num_unread == 0) finish_read(operation);
   };
-  cluster_.engine().after_delay(operation->rank(), read_delay_, read);
+  after_delay(*operation, read_delay_, read);
 }
 
 // What is sent to a lost rank never leaves. Who has waited for that in vain may do as if it had: nobody will see it.
@@ -311,13 +342,12 @@ void GinEngine::forget_read(const Operation& operation) {
 
 void GinEngine::finish_read(const OperationPtr& operation) {
   if (operation->counter != nullptr) {
-    cluster_.engine().after_delay(operation->rank(), signal_delay_, [this, operation] {
-      if (checker_ != nullptr) {
+    after_delay(*operation, signal_delay_, [this, operation] {
+      if (operation->port->network->is_open[operation->rank()]) {
         check::Knowledge knowledge;
-        checker_->learn_reads(knowledge, *operation->checked);
-        checker_->deliver(*operation->checked, operation->counter, sizeof(uint64_t), knowledge);
+        if (checker_ != nullptr) checker_->learn_reads(knowledge, *operation->checked);
+        deliver(*operation, operation->counter, 1, knowledge);
       }
-      add(operation->counter, 1);
       operation->counter = nullptr;
       close(*operation);
     });
@@ -355,12 +385,12 @@ void GinEngine::finish_landing(const OperationPtr& operation) {
 
 void GinEngine::deliver_if_ready(const OperationPtr& operation) {
   if (operation->signal == nullptr || operation->num_unlanded > 0 || !operation->awaited.empty()) return;
-  cluster_.engine().after_delay(operation->rank(), signal_delay_, [this, operation] {
+  after_delay(*operation, signal_delay_, [this, operation] {
     if (is_lost(*operation)) return;
-    if (checker_ != nullptr) {
-      checker_->deliver(*operation->checked, operation->signal, sizeof(uint64_t), operation->published);
+    const bool is_open = operation->port->network->is_open[operation->request.peer];
+    if (is_open || operation->signals_window()) {
+      deliver(*operation, operation->signal, operation->request.signal.value, operation->published);
     }
-    add(operation->signal, operation->request.signal.value);
     operation->has_signal_pending = false;
     close(*operation);
   });
@@ -377,12 +407,16 @@ void GinEngine::finish_flush(const OperationPtr& operation) {
   }
   from.unflushed.erase(operation->number);
   const uint64_t num_flushed = from.unflushed.empty() ? from.num_issued : *from.unflushed.begin();
-  cluster_.executor().copy(from.flushed, &num_flushed, sizeof(num_flushed));
+  if (operation->port->network->is_open[operation->rank()]) {
+    cluster_.executor().copy(from.flushed, &num_flushed, sizeof(num_flushed));
+  }
   operation->is_flushed = true;
   close(*operation);
 }
 
-void GinEngine::add(uint64_t* word, uint64_t value) {
+// What the operation has to tell, as a sum that kernels wait for.
+void GinEngine::deliver(const Operation& operation, uint64_t* word, uint64_t value, const check::Knowledge& knowledge) {
+  if (checker_ != nullptr) checker_->deliver(*operation.checked, word, sizeof(uint64_t), knowledge);
   const uint64_t sum = *word + value;
   cluster_.executor().copy(word, &sum, sizeof(sum));
 }

@@ -7,6 +7,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -47,8 +49,10 @@ class GinEngine {
   ~GinEngine();
 
   // For the host: what kernels of `rank` need to use its next network. The n-th one of a rank is the n-th one of the
-  // others, and may be used when all have theirs. It stays to the end, since a signal may come late.
+  // others, and may be used when all have theirs.
   GinComm connect(uint32_t rank, const runtime::NetworkNeeds& needs);
+  // Gives back what a rank's connect() has taken. Signals that come later are lost on it.
+  void disconnect(const GinComm& comm);
 
   // For Gin's calls: on the fiber of a thread of the port's rank. Requests that make no sense fail the thread.
   void issue(const GinPort& port, uint32_t context, const GinRequest& request, check::Pc pc);
@@ -72,6 +76,9 @@ class GinEngine {
   uint64_t* locate_signal(const GinPort& port, uint32_t on_rank, uint32_t context, dev::Signal signal,
                           check::Pc pc) const;
   bool is_lost(const Operation& operation) const;
+  void forget_closed();
+  // What is under way keeps its network, which all may have closed meanwhile.
+  void after_delay(const Operation& operation, uint64_t delay, std::function<void()> action);
 
   void count(const Operation& operation);
   void announce(Operation& operation, check::Pc pc);
@@ -83,7 +90,7 @@ class GinEngine {
   void finish_landing(const OperationPtr& operation);
   void finish_flush(const OperationPtr& operation);
   void deliver_if_ready(const OperationPtr& operation);
-  void add(uint64_t* word, uint64_t value);
+  void deliver(const Operation& operation, uint64_t* word, uint64_t value, const check::Knowledge& knowledge);
   void close(Operation& operation);
 
   Cluster& cluster_;
@@ -92,9 +99,9 @@ class GinEngine {
   uint64_t read_delay_;
   uint64_t landing_delay_;
   uint64_t signal_delay_;
-  std::vector<std::unique_ptr<GinNetwork>> networks_;
-  std::vector<size_t> num_networks_;  // that each rank has connected to
-  std::vector<bool> lost_;            // ranks
+  std::map<uint64_t, std::shared_ptr<GinNetwork>> networks_;  // by their numbers
+  std::vector<uint64_t> num_connected_;                       // networks that each rank has connected to so far
+  std::vector<bool> lost_;                                    // ranks
 
   friend struct GinNetwork;
 };

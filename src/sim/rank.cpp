@@ -137,6 +137,7 @@ ncclEpSimUsage_t Rank::usage() const {
   for (const auto& [memory, allocation] : host_memory) usage.host_bytes += allocation->bytes();
   usage.num_device_allocations = static_cast<uint32_t>(device_memory.size());
   usage.num_host_allocations = static_cast<uint32_t>(host_memory.size());
+  usage.num_networks = num_networks;
   usage.num_windows = static_cast<uint32_t>(windows.all().size());
   usage.num_streams = static_cast<uint32_t>(streams.all().size());
   usage.num_events = static_cast<uint32_t>(events.all().size());

@@ -131,6 +131,7 @@ struct Rank {
   std::map<const void*, DeviceAllocation> device_memory;
   std::map<const void*, std::unique_ptr<HostAllocation>> host_memory;
   std::vector<std::unique_ptr<HostAllocation>> dying_host_memory;
+  uint32_t num_networks = 0;   // that are open
   check::Knowledge host;       // what the host's calls know
   uint32_t num_polls = 0;      // in a row, with no work put on the GPU in between
   std::shared_ptr<bool> poll;  // a host that polls waits until the GPUs have moved and set this

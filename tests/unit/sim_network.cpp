@@ -17,21 +17,27 @@ struct Endpoint {
       : memory(self.allocate_symmetric<uint32_t>(kMemoryBytes / 4)) {
     ncclComm_t handle = nullptr;
     expect_success(ncclEpSimGetComm(self.cluster, self.rank, &handle));
-    auto* sim = static_cast<SimComm*>(reinterpret_cast<runtime::ForeignCommunicator*>(handle));
-    {
-      const Hosts::Lock lock = sim->cluster->lock();
-      comm = sim->cluster->gin().connect(sim->rank, {4, 8, 8, reach});
-    }
+    sim = static_cast<SimComm*>(reinterpret_cast<runtime::ForeignCommunicator*>(handle));
+    connect({4, 8, 8, reach});
     out = self.allocate<uint32_t>(2 * kWords);
     self.fill(memory, 0, kMemoryBytes, nullptr);
     self.synchronize();
     window = self.register_window(memory, kMemoryBytes);
+  }
+  void connect(const runtime::NetworkNeeds& needs) {
+    const Hosts::Lock lock = sim->cluster->lock();
+    comm = sim->cluster->gin().connect(sim->rank, needs);
+  }
+  void disconnect() const {
+    const Hosts::Lock lock = sim->cluster->lock();
+    sim->cluster->gin().disconnect(comm);
   }
   GinArgs args(uint32_t variant) const { return {comm, window, memory, out, variant}; }
 
   static constexpr size_t kMemoryBytes = (4 * kWords + 2) * sizeof(uint32_t);
   uint32_t* memory;
   uint32_t* out;
+  SimComm* sim;
   GinComm comm;
   ncclWindow_t window;
 };
@@ -143,6 +149,30 @@ TEST_CASE("sim_network: who has asked for its rail reaches nobody else") {
   });
   CHECK(cluster.failure() != NCCL_EP_SIM_FAILURE_NONE);
   CHECK(std::string(cluster.report()).find("GIN peer 1 is not on the rail") != std::string::npos);
+}
+
+TEST_CASE("sim_network: what a closed network took is given back, whatever is under way") {
+  ncclEpSimConfig_t config = ranks(1);
+  config.num_nodes = 2;
+  config.memory_bytes = 1 << 20;
+  config.checker = NCCL_EP_SIM_SWITCH_OFF;  // the puts of one turn may still be under way in the next
+  TestCluster cluster(config);
+  cluster.run([&](const TestRank& self) {
+    Endpoint endpoint(self);
+    for (int i = 0; i < 20; ++i) {  // a tenth of the memory each
+      CHECK(cluster.usage(self.rank).num_networks == 1);
+      if (self.rank == 0) self.launch("test_gin_send_two", endpoint.args(kStrong), nullptr, 1, 64);
+      self.synchronize();
+      self.barrier();
+      endpoint.disconnect();
+      CHECK(cluster.usage(self.rank).num_networks == 0);
+      endpoint.connect({4, 3000, 8, Reach::world});
+      self.barrier();
+    }
+    self.launch(self.rank == 0 ? "test_gin_send_two" : "test_gin_receive_two", endpoint.args(kStrong), nullptr, 1, 64);
+    self.synchronize();
+  });
+  CHECK_MESSAGE(cluster.failure() == NCCL_EP_SIM_FAILURE_NONE, cluster.report());
 }
 
 TEST_CASE("sim_network: what is sent to a lost node never leaves, which a flush need not wait for") {
