@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // nccl_ep_sim.h: looks up the handles, calls, and turns failures into codes; nothing else.
-#include <unistd.h>
-
 #include <cstring>
 #include <exception>
 #include <memory>
@@ -19,7 +17,6 @@
 
 struct ncclEpSimCluster {
   std::shared_ptr<nccl_ep::sim::Cluster> cluster;
-  pid_t process;  // that has the thread which moves the GPUs
 };
 
 namespace {
@@ -74,11 +71,7 @@ T& given(T* out, const char* name) {
 
 std::shared_ptr<Cluster>& open(ncclEpSimCluster_t cluster) {
   if (cluster == nullptr) throw Error(ncclInvalidArgument, "cluster is NULL");
-  if (cluster->process != getpid()) {
-    throw Error(ncclInvalidUsage,
-                "the cluster was made before fork(), and its GPUs have stayed with the parent; expected one that this "
-                "process has made");
-  }
+  cluster->cluster->check_process();
   return cluster->cluster;
 }
 
@@ -125,7 +118,7 @@ NCCL_EP_SIM_API const char* ncclEpSimGetLastError(void) { return last_error.c_st
 NCCL_EP_SIM_API ncclResult_t ncclEpSimClusterCreate(ncclEpSimCluster_t* cluster, const ncclEpSimConfig_t* config) {
   return guarded(__func__, [&] {
     given(cluster, "cluster") = nullptr;
-    *cluster = new ncclEpSimCluster{std::make_shared<Cluster>(nccl_ep::sim::resolve(config)), getpid()};
+    *cluster = new ncclEpSimCluster{std::make_shared<Cluster>(nccl_ep::sim::resolve(config))};
   });
 }
 

@@ -52,6 +52,13 @@ Cluster::~Cluster() {
   gpus_.join();
 }
 
+void Cluster::check_process() const {
+  if (is_of_this_process()) return;
+  throw Error(ncclInvalidUsage,
+              "the cluster was made before fork(), and its GPUs have stayed with the parent; expected one that this "
+              "process has made");
+}
+
 Rank& Cluster::rank(int index) {
   if (index < 0 || static_cast<size_t>(index) >= ranks_.size()) {
     throw Error(ncclInvalidArgument,

@@ -5,6 +5,8 @@
 // waits can go on, and not again before all hosts wait.
 #pragma once
 
+#include <unistd.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -41,7 +43,14 @@ class Cluster : public std::enable_shared_from_this<Cluster> {
 
   const ncclEpSimConfig_t& config() const { return config_; }
   const Topology& topology() const { return topology_; }
-  Hosts::Lock lock() { return Hosts::Lock(mutex_); }
+  // The cluster belongs to the process that made it, which has the thread that moves the GPUs: a forked one has not, and
+  // finds the lock in any state. There, lock() throws.
+  bool is_of_this_process() const { return process_ == getpid(); }
+  void check_process() const;
+  Hosts::Lock lock() {
+    check_process();
+    return Hosts::Lock(mutex_);
+  }
 
   // All that follows is called under the lock.
   Rank& rank(int rank);
@@ -86,6 +95,7 @@ class Cluster : public std::enable_shared_from_this<Cluster> {
 
   const ncclEpSimConfig_t config_;
   const Topology topology_;
+  const pid_t process_ = getpid();
   std::mutex mutex_;
   Hosts hosts_;
   Collectives collectives_;

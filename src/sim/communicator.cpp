@@ -70,6 +70,7 @@ class SimNetwork final : public runtime::Network {
     comm_ = cluster_->gin().connect(rank_.index, needs_);
   }
   ~SimNetwork() override {
+    if (!cluster_->is_of_this_process()) return;
     const Hosts::Lock lock = cluster_->lock();
     cluster_->gin().disconnect(comm_);
   }
@@ -105,6 +106,7 @@ void* SimCommunicator::allocate_symmetric(size_t bytes) {
 }
 
 void SimCommunicator::release_symmetric(void* memory) noexcept {
+  if (!cluster_->is_of_this_process()) return;
   const Hosts::Lock lock = cluster_->lock();
   if (!rank_.owns(memory, Memory::Zone::symmetric)) return;
   rank_.spoil_captures_by_release();
@@ -130,6 +132,7 @@ ncclWindow_t SimCommunicator::register_window(void* memory, size_t bytes) {
 }
 
 void SimCommunicator::deregister_window(ncclWindow_t window) noexcept {
+  if (!cluster_->is_of_this_process()) return;
   const Hosts::Lock lock = cluster_->lock();
   rank_.windows.take(window);
 }

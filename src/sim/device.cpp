@@ -20,7 +20,7 @@ SimDevice::SimDevice(std::shared_ptr<Cluster> cluster, uint32_t rank)
 }
 
 SimDevice::~SimDevice() {
-  if (own_stream_ == nullptr) return;
+  if (own_stream_ == nullptr || !cluster_->is_of_this_process()) return;
   const Hosts::Lock lock = cluster_->lock();
   if (rank_.streams.find(own_stream_) != nullptr) rank_.destroy_stream(own_stream_);
 }
@@ -44,6 +44,7 @@ void* SimDevice::allocate_elastic(size_t& gpu_bytes, size_t& host_bytes) {
 }
 
 void SimDevice::release(void* memory) noexcept {
+  if (!cluster_->is_of_this_process()) return;
   const Hosts::Lock lock = cluster_->lock();
   if (!rank_.owns(memory, Memory::Zone::ordinary)) return;
   rank_.spoil_captures_by_release();
@@ -57,6 +58,7 @@ void* SimDevice::allocate_host(size_t bytes) {
 }
 
 void SimDevice::release_host(void* memory) noexcept {
+  if (!cluster_->is_of_this_process()) return;
   const Hosts::Lock lock = cluster_->lock();
   rank_.release_host(memory);
 }

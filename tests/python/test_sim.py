@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import subprocess
 import sys
 from typing import Any
@@ -367,28 +368,41 @@ def test_a_cluster_of_no_ranks_is_refused(shape: dict[str, int]) -> None:
 
 FORKING = """
 import os, sys
-from nccl_ep import sim
+import numpy as np
+from nccl_ep import Group, GroupConfig, Layout, sim
 
 cluster = sim.Cluster(gpus_per_node=2)
 assert cluster.run(lambda rank: rank.rank) == [0, 1]
+config = GroupConfig(num_experts=2, max_dispatch_tokens_per_rank=1, max_token_bytes=64)
+group, other = cluster.run(lambda rank: Group(rank.comm, config))
+experts = np.zeros((1, 1), np.int64)
 child = os.fork()
 if child == 0:
-    try:
-        cluster.run(lambda rank: rank.barrier())
-    except Exception as failure:
-        print(failure)
+    calls = {
+        "run": lambda: cluster.run(lambda rank: rank.barrier()),
+        "handle": lambda: group.create_handle(Layout.RANK_MAJOR, experts),
+        "group": lambda: Group(group.comm, config),
+    }
+    for name, call in calls.items():
+        try:
+            call()
+        except Exception as failure:
+            print(name, failure)
+    group.close()
+    other.close()
     with sim.Cluster(gpus_per_node=2) as own:
         print(own.run(lambda rank: rank.all_gather(rank.rank).tolist()))
     sys.exit()
 os.waitpid(child, 0)
-assert cluster.run(lambda rank: rank.rank) == [0, 1]
+cluster.run(lambda rank: (group, other)[rank.rank].close())
 """
 
 
 def test_a_cluster_stays_with_the_process_that_made_it() -> None:
     command = [sys.executable, "-c", FORKING]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    assert "the cluster was made before fork()" in done.stdout
+    for call in ("run", "handle", "group"):
+        assert re.search(rf"^{call} .*the cluster was made before fork\(\)", done.stdout, re.MULTILINE)
     assert "[[0, 1], [0, 1]]" in done.stdout
 
 
