@@ -32,9 +32,10 @@ class Place:
 
 
 def find_place(environment: Mapping[str, str]) -> Place | None:
-    """This process's place if a launcher started it, else None."""
+    """This process's place if a launcher started it, else None. Empty variables count as not set."""
+    is_set = {name: value for name, value in environment.items() if value}
     for launcher in (_torchrun, _open_mpi, _slurm):
-        place = launcher(environment)
+        place = launcher(is_set)
         if place is not None:
             if place.rank >= place.num_ranks:
                 raise UsageError(f"rank {place.rank} of {place.num_ranks} in the environment, expected fewer")
@@ -78,10 +79,10 @@ def _slurm(environment: Mapping[str, str]) -> Place | None:
 
 
 def _meeting(environment: Mapping[str, str]) -> Path | tuple[str, int]:
-    given = environment.get(MEETING)
-    if given and "/" in given:
-        return Path(given)
-    if given:
+    if MEETING in environment:
+        given = environment[MEETING]
+        if "/" in given:
+            return Path(given)
         host, _, port = given.rpartition(":")
         if not (host and port.isdecimal()):
             raise UsageError(f"{MEETING} is {given!r}, expected host:port or the path of a socket")

@@ -20,6 +20,7 @@ from ep_bench.launch.peers import SocketPeers
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "head", "MASTER_PORT": "29500"}
 OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}
 SLURM = {"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "8", "SLURM_JOB_ID": "1234567"}
+SLURM_PLACE = Place(5, 8, 1, ("one", 34168))
 
 
 @pytest.mark.parametrize(
@@ -30,10 +31,13 @@ SLURM = {"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "8",
         (OPEN_MPI, Place(2, 4, 0, None)),
         ({**OPEN_MPI, "MASTER_ADDR": "head", "MASTER_PORT": "7000"}, Place(2, 4, 0, ("head", 7001))),
         ({**SLURM, "SLURM_STEP_NODELIST": "gpu[03-04,9],x1"}, Place(5, 8, 1, ("gpu03", 34168))),
-        ({**SLURM, "SLURM_STEP_NODELIST": "one"}, Place(5, 8, 1, ("one", 34168))),
+        ({**SLURM, "SLURM_STEP_NODELIST": "one"}, SLURM_PLACE),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, None),  # a shell inside an allocation
         ({**TORCHRUN, MEETING: "other:99"}, Place(3, 8, 1, ("other", 99))),
         (environment_of(2, 4, Path("/tmp/x/meeting")), Place(2, 4, 2, Path("/tmp/x/meeting"))),
+        (dict.fromkeys((*TORCHRUN, *OPEN_MPI, *SLURM, MEETING), ""), None),
+        ({**dict.fromkeys((*TORCHRUN, MEETING), ""), **SLURM, "SLURM_STEP_NODELIST": "one"}, SLURM_PLACE),
+        ({**TORCHRUN, "LOCAL_RANK": "", "MASTER_PORT": "", MEETING: ""}, Place(3, 8, 3, ("head", 29601))),
     ],
     ids=[
         "none",
@@ -45,6 +49,9 @@ SLURM = {"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "8",
         "salloc",
         "told",
         "own",
+        "all empty",
+        "srun among empty ones",
+        "torchrun with empty ones",
     ],
 )
 def test_a_launcher_tells_each_process_its_place(environment, place):
@@ -62,7 +69,7 @@ def test_ranks_that_cannot_find_each_other_are_told_what_to_set():
         ({**TORCHRUN, "RANK": "abc"}, "RANK is 'abc' in the environment, expected a number"),
         ({**TORCHRUN, "RANK": "-1"}, "RANK is '-1'"),
         ({**TORCHRUN, "RANK": "8"}, "rank 8 of 8 in the environment, expected fewer"),
-        ({**TORCHRUN, "WORLD_SIZE": ""}, "WORLD_SIZE is ''"),
+        ({**TORCHRUN, "WORLD_SIZE": " "}, "WORLD_SIZE is ' '"),
         ({**TORCHRUN, "LOCAL_RANK": "one"}, "LOCAL_RANK is 'one'"),
         ({**TORCHRUN, "MASTER_PORT": "http"}, "MASTER_PORT is 'http'"),
         ({**TORCHRUN, MEETING: "head"}, "EP_BENCH_MEETING is 'head', expected host:port or the path"),
