@@ -5,7 +5,6 @@ if(SKBUILD)
   set(CMAKE_INSTALL_LIBDIR lib)
   set(template_dir .)
   set(namelink NAMELINK_SKIP)  # wheels have no links
-  set(pkgconfig_rpath "-Wl,-rpath,\${libdir} ")
 else()
   set(template_dir ${CMAKE_INSTALL_DATADIR}/nccl_ep)
 endif()

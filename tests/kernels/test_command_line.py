@@ -86,7 +86,11 @@ def test_only_missing_headers_are_a_reason_to_leave_kernels_out(
     ],
 )
 def test_warmup_says_why_it_keeps_nothing(
-    home: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    home: str,
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for variable in ("NCCL_EP_CACHE_DIR", "XDG_CACHE_HOME"):
         monkeypatch.delenv(variable, raising=False)
