@@ -24,7 +24,6 @@ namespace nccl_ep {
 // strips of four lines, one access of a warp; a strip holds 31 packs of 16 bytes (rows.cuh says where).
 constexpr uint32_t kUnitsPerLine = 8;
 constexpr uint32_t kWordsPerLine = 31;
-constexpr uint32_t kLinesPerStrip = 4;
 constexpr uint32_t kPacksPerStrip = 31;
 
 struct LlLayout {

@@ -164,8 +164,6 @@ Checker::~Checker() = default;
 
 void Checker::track(const void* begin, size_t bytes) { state_->races.shadow.add(number(begin), bytes); }
 
-void Checker::untrack(const void* begin) { state_->races.shadow.remove(number(begin)); }
-
 void Checker::forget(const void* begin, size_t bytes) {
   state_->races.shadow.clear(number(begin), bytes);
   state_->words.clear(number(begin), bytes);

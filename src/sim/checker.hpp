@@ -70,7 +70,6 @@ class Checker {
   // --- Memory. Accesses outside the tracked regions are ignored. Regions do not overlap; few and large is
   // best.
   void track(const void* begin, size_t bytes);
-  void untrack(const void* begin);
   // What lies there is new: a fresh allocation, or a block's shared memory at its start. Clears mbarriers as
   // well.
   void forget(const void* begin, size_t bytes);

@@ -373,7 +373,6 @@ uint64_t Executor::clock_ns() const { return state_->clock_ns(); }
 uint64_t Executor::schedule_hash() const { return state_->schedule_hash; }
 
 Executor& Executor::running() { return running_state->executor; }
-GpuThread& Executor::current_thread() { return *state_->current; }
 uint32_t Executor::current_rank() { return state_->current->warp->block->grid->rank; }
 check::Thread* Executor::current_checker_thread() { return state_->current->checked; }
 void Executor::yield() { state_->step(); }

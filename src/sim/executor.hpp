@@ -90,7 +90,6 @@ class Executor {
 
   // The executor whose run() is on the stack of this OS thread.
   static Executor& running();
-  GpuThread& current_thread();
   uint32_t current_rank();
   check::Thread* current_checker_thread();  // null without a checker
   // A step.

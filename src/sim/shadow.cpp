@@ -26,15 +26,6 @@ void Shadow::add(uintptr_t begin, size_t bytes) {
   regions_.insert(after, region);
 }
 
-void Shadow::remove(uintptr_t begin) {
-  std::erase_if(regions_, [&](const Region& region) {
-    if (region.begin != begin) return false;
-    munmap(region.cells, region.shadow_bytes());
-    return true;
-  });
-  last_ = {};
-}
-
 void Shadow::clear(uintptr_t begin, size_t bytes) {
   Cell* first = find(begin, bytes);
   if (first == nullptr || bytes == 0) return;

@@ -41,7 +41,6 @@ class Shadow {
   Shadow& operator=(const Shadow&) = delete;
 
   void add(uintptr_t begin, size_t bytes);
-  void remove(uintptr_t begin);
   void clear(uintptr_t begin, size_t bytes);
 
   // The cell of `address`; null outside the regions. The cells of what follows in the region follow it;

@@ -93,4 +93,13 @@ MUTANTS = [
         "Sums have parts of an operation before.",
         DIES,
     ),
+    Mutant(
+        "quantized rows that lost ranks have not sent are added up",
+        "ht/combine.cuh",
+        "if (come >> dev::lane_idx() & 1) addends[num_addends + dev::popc(before)] = mine;",
+        "if (exists) addends[num_addends + dev::lane_idx()] = mine;",
+        "They are in others' places, and those of an operation before.",
+        QUANTIZES,
+        only="quantized",
+    ),
 ]

@@ -53,6 +53,14 @@ MUTANTS = [
         NODE_EM,
     ),
     Mutant(
+        "guests' hits have the numbers that their team has given them",
+        "ht/guest_list.cuh",
+        "        if (i > 0 || j == 2) unit.word[j] = slot_of(place, unit.word[j]);\n",
+        "",
+        "Those are not slots.",
+        RANK_EM,
+    ),
+    Mutant(
         "guests' slots begin where the expert's do",
         "ht/update_remote.cuh",
         "scratch.guest_slots[guests * group.num_local_experts + expert] = before;",
