@@ -29,17 +29,27 @@ class Sampler(Protocol):
     def close(self) -> None: ...
 
 
-class HostSampler:
-    """Call to completion, every iteration alone. Ranks start together, as far as their hosts can."""
+class CallSampler:
+    """What the modes share that make the calls one by one."""
 
     def __init__(self, device: CudaDevice, operation: Operation) -> None:
         self._device = device
         self._operation = operation
-        self.call_us: list[float] = []
 
     def once(self) -> None:
         self._operation.enqueue_all()
         self._device.synchronize()
+
+    def close(self) -> None:
+        pass
+
+
+class HostSampler(CallSampler):
+    """Call to completion, every iteration alone. Ranks start together, as far as their hosts can."""
+
+    def __init__(self, device: CudaDevice, operation: Operation) -> None:
+        super().__init__(device, operation)
+        self.call_us: list[float] = []
 
     def sample(self, count: int) -> list[float]:
         times = []
@@ -56,9 +66,6 @@ class HostSampler:
             self.call_us.append((enqueued - start) / 1e3 / len(self._operation.calls))
             make(self._operation.after)
         return times
-
-    def close(self) -> None:
-        pass
 
 
 class GraphSampler:
@@ -119,16 +126,8 @@ def _time_between(events: list[tuple[Event, Event]]) -> float:
     return sum(end.microseconds_since(start) for start, end in events)
 
 
-class KernelSampler:
+class KernelSampler(CallSampler):
     """The kernels of each operation alone, by CUPTI. Calls follow one another, which keeps ranks together."""
-
-    def __init__(self, device: CudaDevice, operation: Operation) -> None:
-        self._device = device
-        self._operation = operation
-
-    def once(self) -> None:
-        self._operation.enqueue_all()
-        self._device.synchronize()
 
     def sample(self, count: int) -> list[float]:
         operation = self._operation
@@ -154,9 +153,6 @@ class KernelSampler:
                 make(calls)
             self._device.synchronize()
         return kernels.durations_us
-
-    def close(self) -> None:
-        pass
 
 
 SAMPLERS: dict[str, type[HostSampler] | type[GraphSampler] | type[KernelSampler]] = {

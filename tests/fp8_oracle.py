@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from oracle import in_groups
 
 Array = npt.NDArray[Any]
 
@@ -24,7 +25,7 @@ LEAST_MAGNITUDE = 1e-4
 
 def scales_of(elements: Array, *, rounded: bool = False) -> Array:
     """The scale of each group, ``[..., H / 128]`` float64; infinite where an element is not finite."""
-    magnitudes = np.abs(grouped(elements).astype(np.float64))
+    magnitudes = np.abs(in_groups(elements, GROUP).astype(np.float64))
     most = np.maximum(magnitudes.max(axis=-1), LEAST_MAGNITUDE)
     scales = np.where(np.isfinite(magnitudes).all(axis=-1), most / LARGEST, np.inf)
     return np.exp2(np.ceil(np.log2(scales))) if rounded else scales
@@ -41,9 +42,9 @@ def assert_quantized(
     _assert_none(finite & wrong, scales, wanted, f"{what} scales")
     _assert_none(~finite & (scales != np.inf), scales, wanted, f"{what} scales")
 
-    exact = grouped(elements).astype(np.float64)
+    exact = in_groups(elements, GROUP).astype(np.float64)
     with np.errstate(invalid="ignore"):
-        found = grouped(numbers).astype(np.float64) * scales.astype(np.float64)[..., None]
+        found = in_groups(numbers, GROUP).astype(np.float64) * scales.astype(np.float64)[..., None]
         bound = np.maximum(np.abs(exact) / 16, scales.astype(np.float64)[..., None] / 1024) * (1 + 1e-6)
         close = np.abs(found - exact) <= bound
     _assert_none(~np.where(finite[..., None], close, np.isnan(found)), found, exact, f"{what} rows")
@@ -75,11 +76,6 @@ def _quantized(row: Array, error: float | Array = 0.0) -> tuple[Array, Array]:
 def _quantized_once_more(rows: list[Array]) -> tuple[Array, Array]:
     exact, errors = zip(*map(_quantized, rows), strict=True)
     return _quantized(sum(exact), sum(errors))
-
-
-def grouped(rows: Array) -> Array:
-    """``[..., H]`` as ``[..., H / 128, 128]``."""
-    return rows.reshape(*rows.shape[:-1], rows.shape[-1] // GROUP, GROUP)
 
 
 def _assert_none(wrong: Array, found: Array, wanted: Array, what: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from oracle import in_groups
 
 Array = npt.NDArray[Any]
 
@@ -39,7 +40,7 @@ def limits_of(scales: Array) -> Array:
 
 def errors_of(row: Array, limit: float) -> Array:
     """How far off each element of a row may come back: ``[H]`` float64, NaN where NaN must come back."""
-    groups = grouped(np.abs(row.astype(np.float64)))
+    groups = in_groups(np.abs(row.astype(np.float64)), GROUP)
     most = groups.max(axis=-1, keepdims=True)
     limit = max(limit, LARGEST / MOST_SCALE)
     errors = np.maximum(np.maximum(groups / 5, most / 22), limit / 450_000)
@@ -66,8 +67,3 @@ def assert_sums(sums: list[list[Array]], limits: list[list[float]], found: Array
             raise AssertionError(
                 f"{what}[{token}, {place}] is {values[place]}, expected {exact[place]} +- {bound[place]}"
             )
-
-
-def grouped(rows: Array) -> Array:
-    """``[..., H]`` as ``[..., H / 16, 16]``."""
-    return rows.reshape(*rows.shape[:-1], rows.shape[-1] // GROUP, GROUP)

@@ -32,7 +32,7 @@ def compile_source(source: str, options: Sequence[str]) -> Compiled:
     nvrtc = _nvrtc()
     program = ctypes.c_void_p()
     created = nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"test.cu", 0, None, None)
-    _check("nvrtcCreateProgram", created)
+    check("nvrtcCreateProgram", created)
     try:
         encoded = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
         failed = nvrtc.nvrtcCompileProgram(program, len(options), encoded)
@@ -48,15 +48,15 @@ def compile_source(source: str, options: Sequence[str]) -> Compiled:
 def release() -> str:
     """Such as ``13.0``."""
     major, minor = ctypes.c_int(), ctypes.c_int()
-    _check("nvrtcVersion", _nvrtc().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)))
+    check("nvrtcVersion", _nvrtc().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)))
     return f"{major.value}.{minor.value}"
 
 
 def _output(program: ctypes.c_void_p, what: str) -> bytes:
     size = ctypes.c_size_t()
-    _check(f"nvrtcGet{what}Size", getattr(_nvrtc(), f"nvrtcGet{what}Size")(program, ctypes.byref(size)))
+    check(f"nvrtcGet{what}Size", getattr(_nvrtc(), f"nvrtcGet{what}Size")(program, ctypes.byref(size)))
     buffer = ctypes.create_string_buffer(max(size.value, 1))
-    _check(f"nvrtcGet{what}", getattr(_nvrtc(), f"nvrtcGet{what}")(program, buffer))
+    check(f"nvrtcGet{what}", getattr(_nvrtc(), f"nvrtcGet{what}")(program, buffer))
     return buffer.raw[: size.value]
 
 
@@ -78,6 +78,7 @@ def _nvrtc() -> ctypes.CDLL:
         raise Unavailable(str(error)) from None
 
 
-def _check(name: str, result: int) -> None:
+def check(name: str, result: int) -> None:
+    """Throws if a call of NVRTC or CUDA has failed."""
     if result:
         raise RuntimeError(f"{name} failed with {result}")

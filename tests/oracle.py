@@ -17,6 +17,11 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 
+def in_groups(rows: Array, size: int) -> Array:
+    """``[..., H]`` as ``[..., H / size, size]``."""
+    return rows.reshape(*rows.shape[:-1], rows.shape[-1] // size, size)
+
+
 @dataclass(frozen=True)
 class Problem:
     """Inputs of all ranks. Lists have one entry a rank; rank r has ``len(tokens[r])`` tokens.

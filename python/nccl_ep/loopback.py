@@ -15,6 +15,7 @@ import shlex
 import sys
 
 from nccl_ep import paths
+from nccl_ep._arguments import positive
 
 __all__ = ["environment"]
 
@@ -129,20 +130,14 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--nodes", type=_number, required=True, metavar="N", help="how many nodes there shall seem to be")
-    add("--ranks", type=_number, metavar="N", help="ranks of the command; default: one for each visible GPU")
-    add("--delay-us", type=_number, metavar="N", help="start transfers up to this late")
+    add("--nodes", type=positive, required=True, metavar="N", help="how many nodes there shall seem to be")
+    add("--ranks", type=positive, metavar="N", help="ranks of the command; default: one for each visible GPU")
+    add("--delay-us", type=positive, metavar="N", help="start transfers up to this late")
     add("--reorder", action="store_true", help="let transfers overtake one another where NCCL allows it")
-    add("--seed", type=_number, metavar="N", help="of delays and order; default 1")
+    add("--seed", type=positive, metavar="N", help="of delays and order; default 1")
     add("--print", action="store_true", help="show the variables, for a shell, instead of running a command")
     add("command", nargs=argparse.REMAINDER, help="what to run with them")
     return parser
-
-
-def _number(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a positive number")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from nccl_ep._arguments import positive
 from nccl_ep._extensions import extension
 from nccl_ep.config import GroupConfig, HandleConfig
 from nccl_ep.dtypes import DataType
@@ -180,16 +181,16 @@ def _parser() -> argparse.ArgumentParser:
     algorithm = "low latency or high throughput; default %(default)s"
     add("--algorithm", choices=sorted(ALGORITHMS), default="ht", help=algorithm)
     add("--layout", choices=sorted(LAYOUTS), help="default: fl in high throughput, em in low latency")
-    add("--nodes", type=_number, default=1, metavar="N", help="LSA teams; default 1")
+    add("--nodes", type=positive, default=1, metavar="N", help="LSA teams; default 1")
     ranks = parser.add_mutually_exclusive_group()
-    ranks.add_argument("--ranks", type=_number, metavar="N", help="of all nodes together")
-    ranks.add_argument("--gpus-per-node", type=_number, default=8, metavar="N", help="instead; default 8")
-    add("--tokens", type=_number, required=True, metavar="N", help="that a rank dispatches at most")
-    add("--hidden", type=_number, required=True, metavar="N", help="elements of a row")
-    add("--experts", type=_number, required=True, metavar="N", help="of all ranks together")
-    add_top_k(parser, type=_number, required=True, metavar="N", help="routes of a token")
+    ranks.add_argument("--ranks", type=positive, metavar="N", help="of all nodes together")
+    ranks.add_argument("--gpus-per-node", type=positive, default=8, metavar="N", help="instead; default 8")
+    add("--tokens", type=positive, required=True, metavar="N", help="that a rank dispatches at most")
+    add("--hidden", type=positive, required=True, metavar="N", help="elements of a row")
+    add("--experts", type=positive, required=True, metavar="N", help="of all ranks together")
+    add_top_k(parser, type=positive, required=True, metavar="N", help="routes of a token")
     add("--dtype", choices=sorted(DTYPES), default="bf16", help="of elements; default %(default)s")
-    add("--alignment", type=_number, default=1, metavar="N", help="of each expert's rows; default 1")
+    add("--alignment", type=positive, default=1, metavar="N", help="of each expert's rows; default 1")
     overflow = (
         "of rows beyond --budget: an error, or some are dropped, which takes room to number them all; "
         "default trap"
@@ -197,10 +198,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--overflow", choices=["trap", "drop"], default="trap", help=overflow)
     add("--exact", action="store_true", help="a group with exact_combine, which has layout em")
     add("--mask", action="store_true", help="a group with enable_mask, which goes on without lost ranks")
-    add("--sms", type=_number, default=0, metavar="N", help="most SMs to use; default: the library chooses")
-    add("--device-sms", type=_number, default=NUM_SMS, metavar="N", help=f"of the GPU; default {NUM_SMS}")
+    add("--sms", type=positive, default=0, metavar="N", help="most SMs to use; default: the library chooses")
+    add("--device-sms", type=positive, default=NUM_SMS, metavar="N", help=f"of the GPU; default {NUM_SMS}")
     rows = parser.add_mutually_exclusive_group()
-    rows.add_argument("--budget", type=_number, metavar="N", help="rows that a rank may receive")
+    rows.add_argument("--budget", type=positive, metavar="N", help="rows that a rank may receive")
     rows.add_argument("--eager", action="store_true", help="no budget: as many as there are; the default")
     return parser
 
@@ -209,12 +210,6 @@ def add_top_k(parser: argparse.ArgumentParser, **options: Any) -> None:
     """Adds ``--top-k``, which was once ``--topk`` and still answers to it, though no help says so."""
     action = parser.add_argument("--top-k", "--topk", dest="topk", **options)
     action.option_strings = ["--top-k"]
-
-
-def _number(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a positive number")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,11 @@ SETUP = Setup("cuda", 4, 4, 1, "4 x Some GPU", {"nccl_ep": "0.2.0", "NCCL": "2.3
 LIBRARY = Library("nccl_ep", "0.2.0", None, None, ordered=True)  # type: ignore[arg-type]
 
 
+def named(kind: dict[str, Any]) -> str:
+    """A name for a test of a case with these changes."""
+    return "-".join(map(str, kind.values()))
+
+
 def case(**changes: Any) -> Case:
     """The usual case with changes."""
     return replace(CASE, **changes)

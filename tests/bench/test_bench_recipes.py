@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from bench_cases import World, case
+from bench_cases import World, case, named
 
 from ep_bench.exits import UsageError
 from ep_bench.expect import WrongData
@@ -45,10 +45,6 @@ def check_all(world: World) -> None:
     zones = [check_dispatch(world.device, b, world.inputs, rank, ordered=True) for rank, b in ranks]
     for rank, buffers in ranks:
         check_combine(world.device, buffers, world.inputs, rank, combined(world.inputs, rank, zones))
-
-
-def named(kind: dict) -> str:
-    return "-".join(map(str, kind.values()))
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=named)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from bench_cases import World, case
+from bench_cases import World, case, named
 
 from ep_bench.expect import WrongData
 from ep_bench.oracle import combined
@@ -41,10 +41,6 @@ def done(**changes) -> World:
     world.dispatch()
     world.combine()
     return world
-
-
-def named(kind: dict) -> str:
-    return "-".join(map(str, kind.values()))
 
 
 @pytest.mark.parametrize("kind", [*LL, *HT, *DROPS, *TEAMS], ids=named)

@@ -191,9 +191,4 @@ def _primary_context(index: int) -> Pointer:
 
 
 def _call(name: str, *args: object) -> None:
-    _check(name, getattr(cuda(), name)(*args))
-
-
-def _check(name: str, result: int) -> None:
-    if result:
-        raise RuntimeError(f"{name} failed with {result}")
+    nvrtc.check(name, getattr(cuda(), name)(*args))

@@ -20,7 +20,7 @@ import numpy as np
 from ht import EM, Exchange, Mode, group_config
 from ll import BF16, assert_same_bits
 from nccl_ep import DataType, DispatchQuantizationRecipe
-from oracle import Array, Problem, fma
+from oracle import Array, Problem, fma, in_groups
 
 POISON = 0xA5  # of all bytes of the outputs
 
@@ -86,7 +86,7 @@ class Rows:
 
 def quantized(elements: Array, *, rounded: bool) -> tuple[Array, Array]:
     """E4M3 rows and their scales, to the bit as the library rounds them."""
-    groups = fp8_oracle.grouped(elements).astype(np.float32)
+    groups = in_groups(elements, fp8_oracle.GROUP).astype(np.float32)
     most = np.maximum(np.abs(groups).max(axis=-1), np.float32(fp8_oracle.LEAST_MAGNITUDE))
     scales = np.where(np.isnan(most), np.float32(np.inf), most) * np.float32(1 / fp8_oracle.LARGEST)
     if rounded:

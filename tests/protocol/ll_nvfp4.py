@@ -15,7 +15,7 @@ import numpy as np
 import nvfp4_oracle
 import oracle
 from ll import EM, Array, Exchange, expert_rows, group_config
-from oracle import Problem
+from oracle import Problem, in_groups
 
 NVFP4 = ep.CombineQuantizationRecipe.NVFP4
 
@@ -35,7 +35,7 @@ def make_returned(problem: Problem, layout: ep.Layout, seed: int) -> Returned:
     random = np.random.default_rng([seed, 2])
     rows = []
     for rank in range(problem.num_ranks):
-        groups = nvfp4_oracle.grouped(expert_rows(problem, rank, layout))
+        groups = in_groups(expert_rows(problem, rank, layout), nvfp4_oracle.GROUP)
         sizes = np.exp2(random.integers(-9, 1, groups.shape[:-1]) + random.integers(-4, 5))
         sizes[random.random(sizes.shape) < 0.1] = 0
         scaled = (groups.astype(np.float64) * sizes[..., None]).astype(problem.dtype)

@@ -27,7 +27,7 @@ from ll import (
     make_problem,
 )
 from nccl_ep.dtypes import DataType
-from oracle import Problem
+from oracle import Problem, in_groups
 
 E4M3 = np.dtype(ml_dtypes.float8_e4m3fn)
 POISON_BYTE = 0xB3
@@ -113,7 +113,7 @@ def make_sent(recipe: Recipe, shape: Shape, seed: int) -> Sent:
     if isinstance(recipe, Quantized):
         problem = make_problem(replace(shape, hidden=recipe.hidden), seed)
         for tokens in problem.tokens:
-            groups = fp8_oracle.grouped(tokens)
+            groups = in_groups(tokens, fp8_oracle.GROUP)
             sizes = np.exp2(random.integers(-40, 40, groups.shape[:-1]))
             sizes[random.random(sizes.shape) < 0.2] = 0
             groups[...] = (groups.astype(np.float64) * sizes[..., None]).astype(tokens.dtype)

@@ -11,6 +11,11 @@ import numpy as np
 from oracle import Problem
 
 
+def ranks_of(node: int, gpus: int) -> tuple[int, ...]:
+    """The ranks of a node of so many GPUs."""
+    return tuple(range(node * gpus, (node + 1) * gpus))
+
+
 def without_experts(problem: Problem, *lost: int) -> Problem:
     """The same problem as if some ranks had no experts."""
     routes = [

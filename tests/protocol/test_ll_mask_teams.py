@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from ll import EM, RM, Exchange, Shape, check, make_problem
 from ll_masks import check_left, check_mask, clean_and_run, exchange_without, masked_group
-from masks import each, meet
+from masks import each, meet, ranks_of
 
 pytestmark = pytest.mark.sim_only
 LAYOUTS = pytest.mark.parametrize("layout", [EM, RM], ids=["expert-major", "rank-major"])
@@ -28,10 +28,6 @@ LOST_NODE = 1
 
 def shape_of(nodes: int, gpus: int) -> Shape:
     return Shape(num_ranks=nodes * gpus, num_topk=3, hidden=160, max_tokens=4)
-
-
-def ranks_of(node: int, gpus: int) -> tuple[int, ...]:
-    return tuple(range(node * gpus, (node + 1) * gpus))
 
 
 @LAYOUTS

@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import pytest
+from oracle import in_groups
 
 Array = npt.NDArray[Any]
 
@@ -17,7 +18,7 @@ Array = npt.NDArray[Any]
 def quantized(elements: Array, rounded: bool) -> tuple[Array, Array]:
     scales = fp8_oracle.scales_of(elements, rounded=rounded).astype(np.float32)
     with np.errstate(invalid="ignore"):
-        numbers = fp8_oracle.grouped(elements.astype(np.float32)) / scales[..., None]
+        numbers = in_groups(elements.astype(np.float32), fp8_oracle.GROUP) / scales[..., None]
     numbers = np.clip(numbers, -448, 448)
     return numbers.reshape(elements.shape).astype(ml_dtypes.float8_e4m3fn), scales
 

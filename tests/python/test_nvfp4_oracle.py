@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import nvfp4_oracle
 import pytest
+from oracle import in_groups
 
 Array = npt.NDArray[Any]
 BF16 = np.dtype(ml_dtypes.bfloat16)
@@ -17,7 +18,7 @@ BF16 = np.dtype(ml_dtypes.bfloat16)
 
 def returned(row: Array, scale: float, *, moved: int = 0) -> Array:
     """What a row is when it comes back; ``moved`` gives groups the scales of others."""
-    groups = nvfp4_oracle.grouped(row.astype(np.float64))
+    groups = in_groups(row.astype(np.float64), nvfp4_oracle.GROUP)
     with np.errstate(invalid="ignore"):
         scales = np.abs(groups).max(axis=-1, keepdims=True) * scale / 6
         scales = scales.astype(ml_dtypes.float8_e4m3fn).astype(np.float64)

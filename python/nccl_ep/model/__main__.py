@@ -17,6 +17,7 @@ from ep_bench.report.plot import require_matplotlib
 from ep_bench.routing import Shape, file_shape, make_routing
 from ep_bench.values import MOST_64_BITS, picture
 from nccl_ep import model
+from nccl_ep._arguments import positive
 from nccl_ep.errors import Error
 from nccl_ep.model.prediction import Case, Prediction, predict
 from nccl_ep.model.report import as_json, describe, table, write_plot
@@ -118,11 +119,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--algorithm", choices=sorted(ALGORITHMS), default="ht", help=algorithm)
     add("--layout", choices=sorted(LAYOUTS), help="default: fl in high throughput, em in low latency")
     add("--nodes", type=_numbers, default=[1], metavar="N,...", help="LSA teams; default 1")
-    add("--gpus-per-node", type=_number, default=8, metavar="N", help="ranks of an LSA team; default 8")
-    add("--tokens", type=_number, default=4096, metavar="N", help="that a rank dispatches; default 4096")
-    add("--hidden", type=_number, default=7168, metavar="N", help="elements of a row; default 7168")
-    add("--experts", type=_number, default=256, metavar="N", help="of all ranks together; default 256")
-    add_top_k(parser, type=_number, default=8, metavar="N", help="routes of a token; default 8")
+    add("--gpus-per-node", type=positive, default=8, metavar="N", help="ranks of an LSA team; default 8")
+    add("--tokens", type=positive, default=4096, metavar="N", help="that a rank dispatches; default 4096")
+    add("--hidden", type=positive, default=7168, metavar="N", help="elements of a row; default 7168")
+    add("--experts", type=positive, default=256, metavar="N", help="of all ranks together; default 256")
+    add_top_k(parser, type=positive, default=8, metavar="N", help="routes of a token; default 8")
     add("--dtype", choices=sorted(DTYPES), default="bf16", help="of elements; default %(default)s")
     add("--zero-copy", choices=["on", "off"], default="on", help="outputs of dispatch in windows; default on")
     routing = "uniform, zipf:A, hot:N or a file that ends in .npz, as for ep_bench; default uniform"
@@ -145,12 +146,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _number(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a positive number")
-    return int(text)
-
-
 def _seed(text: str) -> int:
     if not text.isdecimal() or int(text) > MOST_64_BITS:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 0 to {MOST_64_BITS}")
@@ -158,7 +153,7 @@ def _seed(text: str) -> int:
 
 
 def _numbers(text: str) -> list[int]:
-    return [_number(part) for part in text.split(",")]
+    return [positive(part) for part in text.split(",")]
 
 
 def _rate(text: str) -> float:
