@@ -116,9 +116,7 @@ def _survive(
     audience.begin(setup, options.iters)
     with refusals_of(case):
         subject = open_subject(found[0], case, device, peers)
-        aftermath = outlive(
-            subject, case, kill, options.modes[0], options.iters, device, peers, audience.advance
-        )
+        aftermath = outlive(subject, kill, options.modes[0], options.iters, audience.advance)
     code = aftermath.exit_code if screen is None else report_aftermath(options, aftermath, screen)
     sys.stdout.flush()
     sys.stderr.flush()

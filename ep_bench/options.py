@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -268,6 +268,9 @@ def _sweep(given: argparse.Namespace, defaults: Defaults) -> Sweep:
     )
 
 
+Add = Callable[..., argparse.Action]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ep_bench",
@@ -275,12 +278,22 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
+    for add_some in (_add_ranks, _add_cases, _add_ways, _add_deaths, _add_high_throughput, _add_reports):
+        add_some(parser.add_argument)
+    return parser
+
+
+def _add_ranks(add: Add) -> None:
+    """Where it is measured."""
     add("--version", action="version", version=f"%(prog)s {nccl_ep.__version__}")
     add("--device", choices=("auto", "cuda", "sim"), default="auto", help="default: GPUs if there are any")
     add("--ranks", type=number(1), metavar="N", help="default: all GPUs, or 8 simulated ones")
     add("--nodes", type=number(1), metavar="N",
         help="nodes that ranks are on, each an LSA team; see below")  # fmt: skip
+
+
+def _add_cases(add: Add) -> None:
+    """What is measured."""
     add(
         "--algorithm", choices=tuple(LAYOUTS), default="ll", help="low latency or high throughput; default ll"
     )
@@ -300,6 +313,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--routing", type=list_of(as_read_by(check_spec)), default=("uniform",), metavar="R",
         help="uniform, zipf:A, hot:N (to N experts) or FILE.npz [list]; default uniform")  # fmt: skip
+
+
+def _add_ways(add: Add) -> None:
+    """How it is measured, and with what choices."""
     add("--mode", type=list_of(one_of("kernel", "graph", "host")), help="kernel, graph, host [list]")
     add("--iters", type=number(1), default=100, metavar="N", help="timed iterations; default 100")
     add("--warmup", type=number(0), default=20, metavar="N", help="untimed iterations; default 20")
@@ -311,11 +328,19 @@ def _parser() -> argparse.ArgumentParser:
     add("--recipe", type=as_read_by(recipe_of), default=NO_RECIPE, metavar="R",
         help="none, fwd:TOKEN/SCALE[/N], mxfp8, nvfp4, ds-fp8, fp8-combine, nvfp4-combine or exact; "
         "see below")  # fmt: skip
+
+
+def _add_deaths(add: Add) -> None:
+    """Ranks that die."""
     add("--mask", action="store_true", help="groups that go on without ranks that do not answer")
     add("--kill", type=as_read_by(kill_of), metavar="RANK@ITER",
         help="with --mask: a rank dies as an iteration begins, see below")  # fmt: skip
     add("--timeout-ns", type=number(1, MOST_64_BITS), default=0, metavar="N",
         help="how long kernels wait for a rank; default 100 s, with --kill 0.5 s")  # fmt: skip
+
+
+def _add_high_throughput(add: Add) -> None:
+    """High throughput alone has these."""
     add("--pass", type=list_of(one_of("fwd", "bwd")), metavar="P", help="fwd, bwd [list]; default fwd")
     add("--eager", action="store_true", help="outputs as long as what arrives, instead of a budget")
     add("--budget", type=number(1), metavar="N", help="rows that a rank may receive, padding included")
@@ -326,6 +351,10 @@ def _parser() -> argparse.ArgumentParser:
         help="of each expert's rows in em [list]; default 1",
     )
     add("--overflow", choices=("trap", "drop"), help="what to do with rows beyond the budget; default trap")
+
+
+def _add_reports(add: Add) -> None:
+    """The run and what comes out of it."""
     add(
         "--seed", type=number(1, MOST_64_BITS), default=1, metavar="N",
         help="of routing, numbers and simulator; default 1",
@@ -337,4 +366,3 @@ def _parser() -> argparse.ArgumentParser:
     add("--timeout", type=seconds_of, metavar="S",
         help="seconds without progress that count as a hang; default 120, none on the simulator")  # fmt: skip
     add("--verbose", action="store_true", help="more columns: routing, host time of a call, spread of ratios")
-    return parser

@@ -8,8 +8,6 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from statistics import median
 
-from ep_bench.cases import Case
-from ep_bench.devices.face import Device, Peers
 from ep_bench.expect import WrongData
 from ep_bench.inputs import Inputs, inputs_of
 from ep_bench.kill import Aftermath, Kill, Survivor
@@ -21,19 +19,17 @@ from ep_bench.verify import check_combine, check_dispatch
 Progress = Callable[[], None]
 
 
-def outlive(
-    subject: Subject, case: Case, kill: Kill, mode: str, iters: int, device: Device, peers: Peers,
-    progress: Progress,
-) -> Aftermath:  # fmt: skip
+def outlive(subject: Subject, kill: Kill, mode: str, iters: int, progress: Progress) -> Aftermath:
     """Exchanges again and again, ``kill.rank`` with the others until it dies.
 
     Every rank calls it; where ranks are processes, the one that dies does not return.
     """
+    case, peers = subject.case, subject.peers
     operation = OPERATIONS["pair"](subject)
     with ExitStack() as stack:
         act = operation.enqueue
         if mode == "graph":
-            with device.capture() as graph:
+            with subject.device.capture() as graph:
                 operation.enqueue()
             stack.enter_context(closing(graph))
             act = graph.launch
@@ -44,7 +40,7 @@ def outlive(
         except WrongData as error:
             patience = f"kernels wait {case.timeout_ns} ns (--timeout-ns)"
             raise WrongData(f"{case}, before rank {kill.rank} died, where {patience}: {error}") from None
-        found = _iterate(act, subject, case, kill, iters, device, peers.rank, progress)
+        found = _iterate(act, subject, kill, iters, progress)
     peers.forget(kill.rank)
     everyone = peers.all_gather(None if found is None else asdict(found))
     survivors = [Survivor(**said) for said in everyone if said is not None]
@@ -52,10 +48,10 @@ def outlive(
 
 
 def _iterate(
-    act: Callable[[], None], subject: Subject, case: Case, kill: Kill, iters: int, device: Device, rank: int,
-    progress: Progress,
-) -> Survivor | None:  # fmt: skip
+    act: Callable[[], None], subject: Subject, kill: Kill, iters: int, progress: Progress
+) -> Survivor | None:
     """What a rank has seen, or None if it has died."""
+    device, rank = subject.device, subject.peers.rank
     times = []
     for iteration in range(iters):
         if Kill(rank, iteration) == kill:
@@ -73,7 +69,7 @@ def _iterate(
         max(times[kill.iteration - 1 :]),  # what it has put into the network last may be lost with it
         subject.masked_ranks(),
         loss,
-        _what_is_wrong(act, subject, without(subject.inputs, kill.rank), device, rank),
+        _what_is_wrong(act, subject, without(subject.inputs, kill.rank)),
     )
 
 
@@ -83,13 +79,12 @@ def without(inputs: Inputs, lost: int) -> Inputs:
     return inputs_of(replace(inputs.case, lost=lost, budget=budget))
 
 
-def _what_is_wrong(
-    act: Callable[[], None], subject: Subject, inputs: Inputs, device: Device, rank: int
-) -> str | None:
+def _what_is_wrong(act: Callable[[], None], subject: Subject, inputs: Inputs) -> str | None:
     """Exchanges once more, and compares with what the ranks that are left must have.
 
     Behind an update, in which high throughput counts without the lost rank.
     """
+    device, rank = subject.device, subject.peers.rank
     subject.buffers.poison()
     subject.update()
     act()

@@ -127,12 +127,26 @@ def _ht_settings(case: Case) -> dict[str, Any]:
     return {name: getattr(case, name) for name in HT_NAMES} | {"budget": case.budget or None}
 
 
+@dataclass(frozen=True)
+class Routed:
+    """What the routing says of an operation.
+
+    Attributes:
+        ideal_bytes: to other ranks, at the least.
+        computed_bytes: to other ranks, as this library sends them.
+        num_dropped: rows that find no room.
+    """
+
+    ideal_bytes: float
+    computed_bytes: float
+    num_dropped: int = 0
+
+
 def make_row(
-    setup: Setup, case: Case, op: str, mode: str, library: Library, measured: Measured, ideal: float,
-    computed: float, num_dropped: int = 0,
-) -> Row:  # fmt: skip
-    """Puts a row together. ``ideal`` and ``computed`` are bytes by the routing, ``num_dropped`` rows."""
-    remote_bytes = computed if measured.remote_bytes is None else measured.remote_bytes
+    setup: Setup, case: Case, op: str, mode: str, library: Library, measured: Measured, routed: Routed
+) -> Row:
+    """Puts a row together."""
+    remote_bytes = routed.computed_bytes if measured.remote_bytes is None else measured.remote_bytes
     timed = bool(measured.p50_us) and remote_bytes > 0
     return Row(
         device=setup.device,
@@ -154,7 +168,7 @@ def make_row(
         p50_us=measured.p50_us,
         p99_us=measured.p99_us,
         remote_bytes=remote_bytes,
-        ideal_remote_bytes=ideal,
+        ideal_remote_bytes=routed.ideal_bytes,
         remote_gbps=remote_bytes / (measured.p50_us * 1e3) if timed and measured.p50_us else None,
         ceiling_gbps=setup.ceilings.get(case.sms),
         verified=measured.verified,
@@ -162,7 +176,7 @@ def make_row(
         library_version=library.version,
         seed=case.seed,
         **_ht_settings(case),
-        dropped_rows=num_dropped if case.algorithm == "ht" else None,
+        dropped_rows=routed.num_dropped if case.algorithm == "ht" else None,
         routing=case.routing,
         mask=case.mask if case.algorithm == "ll" else None,
         host_call_us=measured.host_call_us,

@@ -18,7 +18,7 @@ from ep_bench.library import Library
 from ep_bench.measure import Meter
 from ep_bench.operations import OPERATIONS
 from ep_bench.options import Options
-from ep_bench.rows import Measured, Row, Setup, make_row
+from ep_bench.rows import Measured, Routed, Row, Setup, make_row
 from ep_bench.subject import Subject
 from ep_bench.traffic import computed_remote_bytes, ideal_remote_bytes
 
@@ -131,11 +131,9 @@ class Runner:
                 self._audience.complain(f"WRONG: {subject.library.name}, {case}, {op}, {mode}: {result}")
                 result = Measured(verified=False)
             trips = OPERATIONS[op].trips
-            ideal = sum(ideal_remote_bytes(subject.inputs, trip) for trip in trips)
-            computed = sum(computed_remote_bytes(subject.inputs, trip) for trip in trips)
-            self.rows.append(
-                make_row(
-                    self._setup, case, op, mode, subject.library, result, ideal, computed,
-                    subject.inputs.zones.num_dropped,
-                )
-            )  # fmt: skip
+            routed = Routed(
+                sum(ideal_remote_bytes(subject.inputs, trip) for trip in trips),
+                sum(computed_remote_bytes(subject.inputs, trip) for trip in trips),
+                subject.inputs.zones.num_dropped,
+            )
+            self.rows.append(make_row(self._setup, case, op, mode, subject.library, result, routed))

@@ -44,10 +44,7 @@ def run_cluster(options: Options, notes: list[str]) -> int:
         with refusals_of(cases[0]), ExitStack() as stack:
             library = libraries(options, device, stack)[0]
             subject = open_subject(library, cases[0], device, peers)
-            mode = options.modes[0]
-            found = outlive(
-                subject, cases[0], options.kill, mode, options.iters, device, peers, audience.advance
-            )
+            found = outlive(subject, options.kill, options.modes[0], options.iters, audience.advance)
             if rank.rank == options.kill.rank:
                 device.revive()
             subject.close_without(options.kill.rank)

@@ -35,6 +35,7 @@ class Subject:
     """A group, a handle, buffers, and the three calls bound to them. Making and closing it is collective.
 
     Attributes:
+        library, case, device, peers: what it was made of.
         update, dispatch, combine: the calls, put on the device's stream.
         alternates: whether dispatch and combine are called in turn.
     """
@@ -43,7 +44,7 @@ class Subject:
         self.library = library
         self.inputs = inputs_of(case)
         self.alternates = case.algorithm == "ht"
-        self._case, self._device, self._peers = case, device, peers
+        self.case, self.device, self.peers = case, device, peers
         self._zones: list[ZoneTokens] = []
         self._combined: Combined | None = None
         self._stack = ExitStack()
@@ -55,25 +56,25 @@ class Subject:
 
     def _set_up(self) -> None:
         communicator = self.library.communicator
-        self._memory = memory = self._device.memory(communicator)
+        self._memory = memory = self.device.memory(communicator)
         self._stack.callback(memory.close)
-        self.buffers = Buffers(self._case, self.inputs, self._device, memory, self._peers.rank)
+        self.buffers = Buffers(self.case, self.inputs, self.device, memory, self.peers.rank)
         self._group = self._stack.enter_context(
             nccl_ep.Group(
                 communicator,
-                group_config(self._case, self.inputs.zones.budget),
-                stream=self._device.stream,
+                group_config(self.case, self.inputs.zones.budget),
+                stream=self.device.stream,
                 library=self.library.code,
             )
         )
-        layout, config = LAYOUTS[self._case.layout], handle_config(self._case)
+        layout, config = LAYOUTS[self.case.layout], handle_config(self.case)
         self._handle = self._stack.enter_context(
             self._group.create_handle(layout, self.buffers.topk_idx, config=config)
         )
-        self._stack.callback(self._device.synchronize)
+        self._stack.callback(self.device.synchronize)
         self.update = self._update()
-        self.dispatch = self._call("ncclEpDispatch", *dispatch_arguments(self._case, self.buffers))
-        self.combine = self._call("ncclEpCombine", *combine_arguments(self._case, self.buffers))
+        self.dispatch = self._call("ncclEpDispatch", *dispatch_arguments(self.case, self.buffers))
+        self.combine = self._call("ncclEpCombine", *combine_arguments(self.case, self.buffers))
 
     def why_refused(self) -> str | None:
         """Calls dispatch and combine once: what the library says if it refuses either on any rank."""
@@ -81,26 +82,26 @@ class Subject:
         try:
             make((self.dispatch, self.combine))
         except nccl_ep.Error as error:
-            reason = f"rank {self._peers.rank}: {error}"
-        return next(filter(None, self._peers.all_gather(reason)), None)
+            reason = f"rank {self.peers.rank}: {error}"
+        return next(filter(None, self.peers.all_gather(reason)), None)
 
     def make_possible(self, operation: Operation) -> None:
         """Does what an operation builds on: a combine alone needs a dispatch whose rows are known."""
         if operation.checked == ("combine",) and not (self._zones and self.library.ordered):
             self.spoil()
             self.dispatch()
-            self._device.synchronize()
+            self.device.synchronize()
             self._learn_zones()
 
     def spoil(self) -> None:
         """Overwrites all outputs, on all ranks before any goes on."""
-        self._peers.all_gather(None)
+        self.peers.all_gather(None)
         self.buffers.poison()
-        self._peers.all_gather(None)
+        self.peers.all_gather(None)
 
     def check(self, operation: Operation) -> None:
         """Raises WrongData on all ranks if what the operation produced is wrong on any."""
-        self._device.synchronize()
+        self.device.synchronize()
         if "update" in operation.checked:
             self._agree(self._check_counters)
         if "dispatch" in operation.checked:
@@ -110,10 +111,10 @@ class Subject:
 
     def masked_ranks(self) -> list[int]:
         """Whom this rank does without. Waits for the stream."""
-        num_ranks = self._peers.num_ranks
+        num_ranks = self.peers.num_ranks
         mask = self._memory.empty((num_ranks,), np.int32)
         self._group.query_mask(mask)
-        active = self._device.read(mask, 0, (num_ranks,))
+        active = self.device.read(mask, 0, (num_ranks,))
         return [rank for rank in range(num_ranks) if not active[rank]]
 
     def loss(self) -> str | None:
@@ -123,9 +124,9 @@ class Subject:
 
     def close_without(self, lost: int) -> None:
         """Gives everything back without waiting for a lost rank, or as that rank for any other."""
-        is_lost = self._peers.rank == lost
-        self._group.update_mask([int((rank == lost) == is_lost) for rank in range(self._peers.num_ranks)])
-        self._device.synchronize()
+        is_lost = self.peers.rank == lost
+        self._group.update_mask([int((rank == lost) == is_lost) for rank in range(self.peers.num_ranks)])
+        self.device.synchronize()
         self._stack.close()
 
     def _learn_zones(self) -> None:
@@ -134,19 +135,19 @@ class Subject:
             self._zones, self._combined = zones, None
 
     def _check_counters(self) -> None:
-        if self._case.algorithm == "ht":  # low latency counts in dispatch
-            check_counters(self._device, self.buffers, self.inputs, self._peers.rank)
+        if self.case.algorithm == "ht":  # low latency counts in dispatch
+            check_counters(self.device, self.buffers, self.inputs, self.peers.rank)
 
     def _check_dispatch(self) -> Any:
         return check_dispatch(
-            self._device, self.buffers, self.inputs, self._peers.rank, ordered=self.library.ordered
+            self.device, self.buffers, self.inputs, self.peers.rank, ordered=self.library.ordered
         )
 
     def _check_combine(self) -> None:
-        rank = self._peers.rank
+        rank = self.peers.rank
         if self._combined is None:
             self._combined = combined(self.inputs, rank, self._zones)
-        check_combine(self._device, self.buffers, self.inputs, rank, self._combined)
+        check_combine(self.device, self.buffers, self.inputs, rank, self._combined)
 
     def _agree(self, check: Any) -> list[Any]:
         """Every rank's result of a check; WrongData everywhere if it fails anywhere."""
@@ -154,15 +155,15 @@ class Subject:
         try:
             result = check()
         except WrongData as error:
-            failure = f"rank {self._peers.rank}: {error}"
-        results = self._peers.all_gather([result, failure])
+            failure = f"rank {self.peers.rank}: {error}"
+        results = self.peers.all_gather([result, failure])
         failures = [failure for _, failure in results if failure]
         if failures:
             raise WrongData(failures[0])
         return [result for result, _ in results]
 
     def _update(self) -> Call:
-        table, info = nccl_ep.Tensor(self.buffers.topk_idx), update_info(self._case, self.buffers)
+        table, info = nccl_ep.Tensor(self.buffers.topk_idx), update_info(self.case, self.buffers)
         return self._call("ncclEpUpdateHandle", table, info)
 
     def _call(self, name: str, *structs: Any) -> Call:

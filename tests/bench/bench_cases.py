@@ -16,7 +16,7 @@ from ep_bench.cases import Case
 from ep_bench.inputs import Inputs
 from ep_bench.library import Library
 from ep_bench.recipes import GROUP, NVFP4_GROUP
-from ep_bench.rows import Measured, Row, Setup, make_row
+from ep_bench.rows import Measured, Routed, Row, Setup, make_row
 from ep_bench.tokens import Rows
 
 Array = npt.NDArray[Any]
@@ -41,7 +41,7 @@ def row(
 ) -> Row:
     """A row of the table; ``found`` are fields of Measured."""
     measured = Measured(**{"verified": True, "p50_us": 10.0, "p99_us": 12.0, **found})
-    return make_row(SETUP, of, op, mode, replace(LIBRARY, name=library), measured, 1000.0, 1100.0)
+    return make_row(SETUP, of, op, mode, replace(LIBRARY, name=library), measured, Routed(1000.0, 1100.0))
 
 
 def quantized(rows: Array) -> Rows:

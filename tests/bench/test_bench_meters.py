@@ -226,7 +226,7 @@ def test_a_library_that_refuses_a_call_is_left_out_on_all_ranks(monkeypatch, cal
     class Late(module.Subject):
         def _set_up(self) -> None:
             super()._set_up()
-            if self.library.name == "late" and self._peers.rank == 1:
+            if self.library.name == "late" and self.peers.rank == 1:
                 setattr(self, call, self._refuse)
 
         def _refuse(self) -> None:

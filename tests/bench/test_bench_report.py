@@ -17,7 +17,7 @@ from ep_bench.exits import UsageError
 from ep_bench.report.columns import columns_for, constants_of
 from ep_bench.report.files import check_targets, write_csv, write_json
 from ep_bench.report.screen import describe, table_of
-from ep_bench.rows import Measured, make_row
+from ep_bench.rows import Measured, Routed, make_row
 from ep_bench.statistics import Ratio
 
 KEYS = [
@@ -152,7 +152,7 @@ def test_a_row_is_compared_with_the_ceiling_of_its_sms():
     setup = replace(SETUP, ceilings={0: 345.0, 8: 300.0})
     [line] = [line for line in describe(setup) if "8 SMs" in line]
     assert "300 GB/s" in line
-    found = make_row(setup, case(sms=8), "dispatch", "graph", LIBRARY, Measured(True, 10.0), 1.0, 2.0)
+    found = make_row(setup, case(sms=8), "dispatch", "graph", LIBRARY, Measured(True, 10.0), Routed(1.0, 2.0))
     assert found.ceiling_gbps == 300
 
 
