@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -106,6 +107,29 @@ def test_every_choice_of_tuning_is_documented() -> None:
     table = (ROOT / "docs" / "environment.md").read_text()
     assert all(names)
     assert re.findall(r"^\| `([a-z_]+)` \|", table, re.MULTILINE) == [*names[0], *names[1]]
+
+
+def test_every_kernel_is_on_the_page_about_them() -> None:
+    """As they are recorded, which is compared with the code where they are compiled."""
+    section = (ROOT / "docs/jit.md").read_text().partition("## Variants\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    stems = [name for row in rows for pattern in re.findall(r"`(\S+)`", row) for name in spelled_out(pattern)]
+    suffixes = ("", "_masked", "_remote", "_masked_remote")
+    assert all(f"`{suffix}`" in section for suffix in ("_masked", "_remote"))
+    named = [stem + suffix for stem in stems for suffix in suffixes]
+    named += ["clean", "ll_clean_remote", "ht_clean_remote"]
+    recorded = json.loads((ROOT / "tests/kernels/resources.json").read_text())["kernels"]["sm_90a"]
+    assert sorted(named) == sorted(recorded)
+
+
+def spelled_out(pattern: str) -> list[str]:
+    """``a_{b,c}[_d]`` is a_b, a_b_d, a_c and a_c_d."""
+    choice = re.search(r"\{([^}]*)\}|\[([^]]*)\]", pattern)
+    if choice is None:
+        return [pattern]
+    choices = choice[1].split(",") if choice[1] else ["", choice[2]]
+    begin, end = pattern[: choice.start()], pattern[choice.end() :]
+    return [name for one in choices for name in spelled_out(begin + one + end)]
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
