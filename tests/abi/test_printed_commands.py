@@ -26,7 +26,7 @@ def shell_block(page: str, word: str) -> str:
 
 def run_printed(commands: str, folder: Path) -> str:
     """What they print, run one after the other beside a copy of the examples."""
-    for tool in ("cc", "pkg-config", "cmake"):
+    for tool in ("cc", "c++", "pkg-config", "cmake"):
         if tool in commands and not shutil.which(tool):
             pytest.skip(f"needs {tool}")
     shutil.copytree(ROOT / "examples", folder / "examples")
@@ -39,12 +39,26 @@ def run_printed(commands: str, folder: Path) -> str:
     return run.stdout
 
 
+def commands_in(example: str) -> str:
+    """Those in the comment at its beginning."""
+    lines = re.findall(r"^//   (.+)$", (ROOT / "examples" / example).read_text(), re.MULTILINE)
+    return "".join(f"{line}\n" for line in ["cd examples", *lines])
+
+
 @pytest.mark.sim_only
 def test_of_the_c_example(tmp_path: Path) -> None:
-    """As at its beginning, which README.md shows."""
-    text = (ROOT / "examples/ll_roundtrip.c").read_text()
-    commands = "".join(f"{line}\n" for line in re.findall(r"^//   (.+)$", text, re.MULTILINE))
-    assert run_printed(f"cd examples\n{commands}", tmp_path).count("its tokens are home") == 4
+    """README.md shows them, too."""
+    assert run_printed(commands_in("ll_roundtrip.c"), tmp_path).count("its tokens are home") == 4
+
+
+@pytest.mark.sim_only
+def test_of_the_backend(tmp_path: Path) -> None:
+    printed = run_printed(commands_in("moe_backend.cpp"), tmp_path)
+    assert printed.count("three steps forward and backward are right") == 4
+    command = [tmp_path / "examples/moe_backend", "stuck"]
+    stuck = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert stuck.returncode == 1
+    assert re.fullmatch(r"(watchdog: .*rank [023] waited 2 s for .* from rank 1 .*\n)+", stuck.stderr)
 
 
 @pytest.mark.sim_only
