@@ -11,6 +11,7 @@ from ht import EM, Mode
 from ht_remote_scenarios import between
 from ht_scenarios import simulated
 from ll import Shape, make_problem
+from masks import ranks_of
 
 EXACT = Mode(EM, exact=True)
 FEW = Shape(num_ranks=4, num_local_experts=3, num_topk=5, hidden=16, max_tokens=6, tokens=(6, 3, 5, 4))
@@ -35,7 +36,7 @@ def node_dies_before_combine(seed: int) -> None:
     mode = replace(EXACT, budget=128, team_size=GPUS)
     with simulated(WITH_MASKS.num_ranks, seed, nodes=NODES) as cluster:
         problem = make_problem(WITH_MASKS, seed)
-        lost.run_with_deaths_before(cluster, problem, mode, lost.ranks_of(1, GPUS), "combine", seed)
+        lost.run_with_deaths_before(cluster, problem, mode, ranks_of(1, GPUS), "combine", seed)
 
 
 SCENARIOS: dict[str, Callable[[int], None]] = {

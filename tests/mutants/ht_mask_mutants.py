@@ -96,8 +96,8 @@ MUTANTS = [
     Mutant(
         "quantized rows that lost ranks have not sent are added up",
         "ht/combine.cuh",
-        "if (come >> dev::lane_idx() & 1) addends[num_addends + dev::popc(before)] = mine;",
-        "if (exists) addends[num_addends + dev::lane_idx()] = mine;",
+        "  if (lanes >> dev::lane_idx() & 1) addends[num_addends + dev::popc(before)] = mine;\n",
+        "  if (mine) addends[num_addends + dev::lane_idx()] = mine;\n",
         "They are in others' places, and those of an operation before.",
         QUANTIZES,
         only="quantized",

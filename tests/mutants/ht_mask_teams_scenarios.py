@@ -13,10 +13,11 @@ from ht import EM, FLAT, Mode
 from ht_mask_runs import run_while_all_answer, run_with_some_that_come_back
 from ht_scenarios import simulated
 from ll import make_problem
+from masks import ranks_of
 
 NODES, GPUS, LOST_NODE = 2, 2, 1
 SHAPE = lost.shape_of(NODES, GPUS, tokens=(6, 5, 6, 4))
-DEAD = lost.ranks_of(LOST_NODE, GPUS)
+DEAD = ranks_of(LOST_NODE, GPUS)
 FLAT_MODE = Mode(FLAT, budget=64, team_size=GPUS)
 EM_MODE = Mode(EM, budget=64, team_size=GPUS)
 

@@ -32,7 +32,7 @@ from ht_survivors import (
     subsets,
     what_is_left,
 )
-from masks import each, mask_of, mask_without, meet, without_experts, without_tokens
+from masks import each, mask_of, mask_without, meet, ranks_of, without_experts, without_tokens
 from oracle import Array, Problem
 from wait_sites import at_some_moment, ends_in
 
@@ -49,10 +49,6 @@ LEAP = 2.1  # the simulated clock may be ahead as far as it has come since somet
 def shape_of(nodes: int, gpus: int, **changes: Any) -> Shape:
     shape = Shape(num_ranks=nodes * gpus, num_topk=3, hidden=16, max_tokens=6, no_route=0)
     return replace(shape, **changes)
-
-
-def ranks_of(node: int, gpus: int) -> tuple[int, ...]:
-    return tuple(range(node * gpus, (node + 1) * gpus))
 
 
 def in_teams(

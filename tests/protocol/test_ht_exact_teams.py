@@ -20,7 +20,6 @@ from ht_mask_runs import (
 )
 from ht_mask_teams import (
     in_teams,
-    ranks_of,
     run_until_the_lost_are_gone,
     run_with_a_cut_rail,
     run_with_deaths_before,
@@ -31,6 +30,7 @@ from ht_mask_teams import (
 )
 from ht_runs import check_handles_in_turn, check_replays, check_same_bits, check_with_a_late_rank
 from ll import BF16, FP16, FP32, Shape, assert_same_bits, make_problem
+from masks import ranks_of
 from oracle import Problem
 from traffic import links_of
 

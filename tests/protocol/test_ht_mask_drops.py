@@ -22,7 +22,6 @@ from ht_mask_runs import (
 )
 from ht_mask_teams import (
     in_teams,
-    ranks_of,
     run_until_the_lost_are_gone,
     run_with_a_cut_rail,
     run_with_a_death_while_awaited,
@@ -31,6 +30,7 @@ from ht_mask_teams import (
     run_with_unequal_masks,
     shape_of,
 )
+from masks import ranks_of
 
 pytestmark = pytest.mark.sim_only
 BUDGET = 8  # of some 14 rows and 18 slots

@@ -26,7 +26,6 @@ from ht_mask_runs import (
 )
 from ht_mask_teams import (
     in_teams,
-    ranks_of,
     run_until_the_lost_are_gone,
     run_with_a_cut_rail,
     run_with_deaths_before,
@@ -37,7 +36,7 @@ from ht_mask_teams import (
 )
 from ht_recipes import Rows, quantized_rows, quantized_sums
 from ht_survivors import what_is_left
-from masks import meet
+from masks import meet, ranks_of
 
 pytestmark = pytest.mark.sim_only
 MODES = [
