@@ -52,7 +52,8 @@ typedef void (*ncclEpJitOption_t)(const char* option, void* context);
 // Writes into `folder`, which is made if it is missing, the headers that kernels using the network are compiled
 // with: NCCL's, changed where NVRTC would not take them as they are, and stand-ins for the C library's. Then
 // calls `visit` (may be NULL) with each option that NVRTC needs to use them. Needs NVRTC, libcu++ and the headers
-// of CUDA and NCCL; ncclSystemError says which is missing. With NULL for `folder` it looks for them and does nothing more.
+// of CUDA and NCCL; ncclSystemError says which is missing. With NULL for `folder` it looks for them
+// and does nothing more.
 ncclResult_t ncclEpJitNetworkHeaders(const char* folder, ncclEpJitOption_t visit, void* context);
 
 // Empties the cache; `removed` (may be NULL) is how many kernels there were. Running programs keep theirs.
