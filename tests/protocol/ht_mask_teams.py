@@ -43,7 +43,13 @@ UPDATE_WAITS = (
     "remote_tallies",
     "remote_records",
 )  # in order
+UPDATE_STEPS, STEPS = 50_000, 200_000  # about what an update and a whole run take
 LEAP = 2.1  # the simulated clock may be ahead as far as it has come since something happened
+
+
+def most_steps(seed: int) -> int:
+    """Before which step ranks die: at any moment of a run, or in an update."""
+    return STEPS if seed % 2 else UPDATE_STEPS
 
 
 def shape_of(nodes: int, gpus: int, **changes: Any) -> Shape:

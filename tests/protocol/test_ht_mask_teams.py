@@ -25,7 +25,9 @@ from ht_mask_runs import (
     write_results_of_experts,
 )
 from ht_mask_teams import (
+    UPDATE_STEPS,
     in_teams,
+    most_steps,
     run_until_the_lost_are_gone,
     run_with_a_cut_rail,
     run_with_deaths_before,
@@ -59,12 +61,6 @@ THREE_OR_FOUR_NODES = pytest.mark.parametrize(("nodes", "gpus"), [(4, 1), (3, 2)
 NODE_OR_RANK = pytest.mark.parametrize("whole", [True, False], ids=["node", "rank"])
 EVERY_CALL = pytest.mark.parametrize("call", ["update", "dispatch", "combine"])
 LOST_NODE = 1
-UPDATE_STEPS, STEPS = 40_000, 200_000  # about what an update and a whole run take
-
-
-def most_steps(seed: int) -> int:
-    """Before which step ranks die: in an update, or at any moment of a run."""
-    return STEPS if seed % 2 else UPDATE_STEPS
 
 
 @DIVISIONS
