@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a framework's backend does for an MoE layer in High Throughput: memory from the framework's allocator, forward and
 // backward on one handle, experts that go by the counters, calls that are captured once and replayed, a watchdog, and an end
-// in the right order. What the framework has itself is in sim_gpu.hpp, on simulated GPUs; this file is the same with CUDA.
+// in the right order. What the framework has itself is in sim_gpu.hpp, on simulated GPUs. With CUDA, experts are kernels and
+// graphs are cudaGraphExec_t; all else in this file stays.
 //
 //   export PKG_CONFIG_PATH=$(python -m nccl_ep.paths libraries)/pkgconfig
 //   c++ -std=c++17 moe_backend.cpp -o moe_backend $(pkg-config --cflags --libs nccl_ep_sim) -lpthread && ./moe_backend

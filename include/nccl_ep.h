@@ -55,7 +55,7 @@
 //
 //   HT                                   16,000; 13,000 on 1024 ranks     (ncclEpCreateGroup: ncclInvalidUsage)
 //   HT, DROP                             10,000;  8,000
-//   HT, enable_mask, several LSA teams   14,000;  9,000
+//   HT, enable_mask, several LSA teams   14,000;  9,000; with DROP 9,000; 6,000
 //   LL EM                                16,000 on one rank, 22,000 on two, 30,000 on eight or more (ncclEpDispatch)
 #ifndef NCCL_EP_H_
 #define NCCL_EP_H_
@@ -465,7 +465,8 @@ ncclResult_t ncclEpGetAsyncError(ncclEpGroup_t ep_group, int* error_out);
 // ranks. ncclInvalidUsage: one of alloc_fn and free_fn without the other; more SMs than the device has;
 // rdma_buffer_size too small; what NCCL, the device or this version of the library cannot do; another rank, which the
 // message names, has failed. ncclSystemError, ncclUnhandledCudaError: CUDA or NCCL failed, or memory is used up.
-// It fails on all ranks or on none.
+// It fails on all ranks or on none, but for what this rank alone cannot read: NULL arguments, a config without size or
+// magic, an enum out of bounds, a communicator that cannot be opened. Then the others wait.
 ncclResult_t ncclEpCreateGroup(ncclEpGroup_t* ep_group, ncclComm_t comm, const ncclEpGroupConfig_t* config);
 
 // Destroys a group. Its work must have finished and its handles must be gone (else ncclInvalidUsage, and the
@@ -655,7 +656,7 @@ ncclResult_t ncclEpMaskQuery(ncclEpGroup_t ep_group, int* mask_status, cudaStrea
 
 // Replaces the mask by `mask`, R ints in host memory: 1 active, 0 masked. Stream-ordered; capturable, with the values of
 // the capture in each replay. A rank that was masked and may have called operations meanwhile takes part again by
-// ncclEpMaskClean alone. ncclInvalidArgument: another number, or 0 for the calling rank itself.
+// ncclEpMaskClean alone. The calling rank's own entry has no effect. ncclInvalidArgument: another number.
 ncclResult_t ncclEpMaskUpdate(ncclEpGroup_t ep_group, const int* mask, cudaStream_t stream);
 
 // Makes all ranks active again that call it within timeout_ns of each other, masked ones too; earlier calls of

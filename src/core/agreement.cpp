@@ -103,8 +103,9 @@ void check_values(const Report& mine, const Report& other, uint32_t rank) {
 
 void agree(runtime::Communicator& comm, const Report& mine, std::exception_ptr failure) {
   std::vector<Report> all(comm.num_ranks());
-  comm.all_gather(&mine, all.data(), sizeof(Report));
-  if (failure) std::rethrow_exception(failure);
+  const std::exception_ptr lost = failure_of([&] { comm.all_gather(&mine, all.data(), sizeof(Report)); });
+  if (failure) std::rethrow_exception(failure);  // what comes first
+  if (lost) std::rethrow_exception(lost);
   for (uint32_t rank = 0; rank < comm.num_ranks(); ++rank) {
     if (all[rank].has_failed) {
       refuse(ncclInvalidUsage, "config", "rank " + number(rank) + " could not create its part; its message says why");

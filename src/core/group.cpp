@@ -36,6 +36,7 @@ std::unique_ptr<Group> make_group(std::unique_ptr<runtime::Communicator> comm, c
 // Each step is done on all ranks or fails on all, so that nobody waits in a collective for one who does not come.
 std::unique_ptr<Group> Group::create(std::unique_ptr<runtime::Communicator> comm, const ncclEpGroupConfig_t& config) {
   std::unique_ptr<Group> group = make_group(std::move(comm), config);
+  agree(group->comm(), nullptr);  // with the memory that it takes to agree at all, while there is some
   agree(group->comm(), config, failure_of([&] { group->prepare(); }));
   agree(group->comm(), failure_of([&] { group->open_window(); }));
   agree(group->comm(), failure_of([&] { group->connect(); }));
@@ -207,22 +208,25 @@ RankMask& Group::mask() {
   return *mask_;
 }
 
-void Group::check_mask(const int* mask) const {
+std::vector<int> Group::checked_mask(const int* mask) const {
+  std::vector<int> checked(mask, mask + comm_->num_ranks());
   for (uint32_t rank = 0; rank < comm_->num_ranks(); ++rank) {
-    if (mask[rank] == 1 || (mask[rank] == 0 && rank != comm_->rank())) continue;
+    if (checked[rank] == 0 || checked[rank] == 1) continue;
     refuse(ncclInvalidArgument, "mask",
-           "entry " + number(rank) + " is " + std::to_string(mask[rank]) + ", expected " +
-               (rank == comm_->rank() ? "1 (active): it is the calling rank's own" : "1 (active) or 0 (masked)"));
+           "entry " + number(rank) + " is " + std::to_string(mask[rank]) + ", expected 1 (active) or 0 (masked)");
   }
+  checked[comm_->rank()] = 1;  // others may have masked it, and it learns of that from them
+  return checked;
 }
 
 // Whom the caller calls active comes when the group is destroyed, whatever was lacking before.
 void Group::update_mask(const int* mask, cudaStream_t stream) {
   RankMask& ranks = this->mask();
-  check_mask(mask);
-  ranks.update(mask, stream);
-  const bool are_all_active = std::all_of(mask, mask + comm_->num_ranks(), [](int active) { return active != 0; });
-  if (are_all_active) ranks.clear(&faults().lacks_ranks, stream);
+  const std::vector<int> active = checked_mask(mask);
+  ranks.update(active.data(), stream);
+  if (std::all_of(active.begin(), active.end(), [](int is_active) { return is_active != 0; })) {
+    ranks.clear(&faults().lacks_ranks, stream);
+  }
 }
 
 void Group::launch_cleaning(cudaStream_t stream) {

@@ -129,7 +129,7 @@ class Group {
   std::string size_of_config() const;
   void open_window();
   MaskProgress* allocate_told(uint64_t bytes);
-  void check_mask(const int* mask) const;
+  std::vector<int> checked_mask(const int* mask) const;
   std::vector<jit::Variant> variants_of(jit::Algorithm algorithm) const;
   uint64_t timeout_ns() const;
   std::string describe(const FaultRecord& fault) const;

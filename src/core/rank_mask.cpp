@@ -3,13 +3,14 @@
 
 #include <algorithm>
 
+#include "shared/ht_network.hpp"
 #include "shared/ll_layout.hpp"
 
 namespace nccl_ep::core {
 namespace {
 
 constexpr uint32_t kNumVerdicts = 3;  // of a rank, at most
-static_assert(kNumVerdicts >= LlLayout::kNumBanks);
+static_assert(kNumVerdicts >= LlLayout::kNumBanks && kNumVerdicts > HtRemoteLayout::kList);
 constexpr uint32_t kNumArrays = 1 + kNumVerdicts + 1;  // of a word for each rank; behind them is a zero
 
 }  // namespace

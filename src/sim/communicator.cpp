@@ -65,12 +65,9 @@ Collectives::Bytes to_bytes(const T* data, size_t bytes) {
 class SimNetwork final : public runtime::Network {
  public:
   SimNetwork(std::shared_ptr<Cluster> cluster, Rank& rank, const runtime::NetworkNeeds& needs)
-      : cluster_(std::move(cluster)), rank_(rank), needs_(needs) {
-    const Hosts::Lock lock = cluster_->lock();
-    comm_ = cluster_->gin().connect(rank_.index, needs_);
-  }
+      : cluster_(std::move(cluster)), rank_(rank), needs_(needs) {}
   ~SimNetwork() override {
-    if (!cluster_->is_of_this_process()) return;
+    if (comm_.handle == 0 || !cluster_->is_of_this_process()) return;
     const Hosts::Lock lock = cluster_->lock();
     cluster_->gin().disconnect(comm_);
   }
@@ -83,6 +80,8 @@ class SimNetwork final : public runtime::Network {
       if (everybodys[rank] == mine) continue;
       throw Error(ncclInvalidUsage, "rank " + std::to_string(rank) + " asks for another network than this one");
     }
+    // Not before: which of the ranks' networks are one goes by how many each has connected.
+    comm_ = cluster_->gin().connect(rank_.index, needs_);
   }
 
   const GinComm& comm() const override { return comm_; }

@@ -46,6 +46,26 @@ class ScarceMemory:
         return 0
 
 
+def check_that_a_group_works(rank: Any, algorithm: ep.Algorithm, **changes: Any) -> None:
+    """Its ranks reach each other: what was begun in vain before stands in nobody's way."""
+    topk_idx = rank.array(np.array([[0, 3]], np.int64))  # of two ranks with two experts each
+    counters = rank.array(np.zeros(2, np.int32))
+    info = ep.LayoutInfo(expert_counters=counters)
+    counts_in_update = algorithm is ep.Algorithm.HIGH_THROUGHPUT
+    with ep.Group(
+        rank.comm, config(algorithm, max_dispatch_tokens_per_rank=8, timeout_ns=10**9, **changes)
+    ) as group:
+        layout = ep.Layout.EXPERT_MAJOR
+        with group.create_handle(layout, topk_idx, layout_info=info if counts_in_update else None) as handle:
+            if not counts_in_update:
+                tokens = rank.array(np.zeros((1, 8), np.float32))
+                received = rank.array(np.zeros((2, 16, 8), np.float32))
+                handle.dispatch(ep.DispatchInputs(tokens), ep.DispatchOutputs(received), layout_info=info)
+            rank.synchronize()
+        assert group.async_error() is None
+    assert rank.read(counters).tolist() == [[2, 0], [0, 2]][rank.rank]
+
+
 @ALGORITHMS
 @MASKS
 @CLUSTERS
@@ -61,8 +81,7 @@ def test_no_room_for_the_window(
         assert cluster.sim.usage(rank.rank) == before
         if occupied is not None:
             rank.sim.free(occupied)
-        with ep.Group(rank.comm, config(algorithm, enable_mask=enable_mask)) as group:
-            assert group.async_error() is None
+        check_that_a_group_works(rank, algorithm, enable_mask=enable_mask)
         return failure.value.message
 
     cluster = make_cluster(2, nodes=nodes, memory_bytes=MEMORY)
@@ -106,6 +125,7 @@ def test_every_piece_that_may_be_lacking(
                 continue
             group.destroy()
             assert not memory.live
+            check_that_a_group_works(rank, algorithm, enable_mask=enable_mask)
             return messages
         raise AssertionError("a hundred pieces are not enough")
 
@@ -113,6 +133,20 @@ def test_every_piece_that_may_be_lacking(
     assert len(others) == len(lacking) > 0
     assert all("rank 1 could not create its part" in message for message in others)
     assert all("config.alloc.alloc_fn returned 2" in message for message in lacking)
+
+
+@ALGORITHMS
+@CLUSTERS
+@pytest.mark.sim_only
+def test_what_one_rank_is_refused_for(make_cluster: Any, algorithm: ep.Algorithm, nodes: int) -> None:
+    """It has begun less than the others."""
+
+    def main(rank: Any) -> None:
+        with pytest.raises(ep.Error):
+            ep.Group(rank.comm, config(algorithm, num_experts=7 if rank.rank else 4))
+        check_that_a_group_works(rank, algorithm)
+
+    make_cluster(2, nodes=nodes).run(main)
 
 
 @pytest.mark.sim_only

@@ -57,9 +57,15 @@ def test_the_others_go_on_and_that_is_verified(capsys, kill: str, options: tuple
 
 @pytest.mark.sim_only
 def test_what_the_library_cannot_do_is_said_by_the_library(capsys) -> None:
-    arguments = [*SMALL, "--algorithm", "ht", "--nodes", "3", "--overflow", "drop", "--budget", "64"]
-    assert main([*arguments, "--kill", "1@2"]) == Exit.USAGE
-    assert "config.enable_mask: is set with NCCL_EP_OVERFLOW_DROP" in capsys.readouterr().err
+    assert main([*SMALL, "--kill", "1@2", "--sms", "9999"]) == Exit.USAGE
+    assert "config.max_num_sms: is 9999" in capsys.readouterr().err
+
+
+@pytest.mark.sim_only
+def test_a_rank_that_dies_where_rows_are_dropped(capsys) -> None:
+    arguments = [*SMALL, "--algorithm", "ht", "--nodes", "3", "--overflow", "drop", "--budget", "6"]
+    assert main([*arguments, "--kill", "1@2", "--timeout-ns", str(TIMEOUT_NS)]) == Exit.OK
+    assert "all others have masked rank 1, and their results are right" in capsys.readouterr().out
 
 
 @pytest.mark.sim_only
