@@ -269,6 +269,16 @@ EP_DEVICE bool await_all_counts(const Operation<kPeers>& op, const Awaited& awai
   return has_all;
 }
 
+// The others have gone on without this rank. All threads of the block call it.
+template <Peers kPeers, class OtherTeams>
+EP_DEVICE void lose_all_others(const Operation<kPeers>& op, const OtherTeams& others) {
+  for_each_thread(op.group.num_ranks, [&](uint32_t rank) {
+    if (rank == op.group.rank) return;
+    dev::st_relaxed<dev::Scope::system>(&op.group.faults->lacks_ranks, 1u);
+    if (others.deal_with(op, rank)) lose(op.group, op.epoch, {Wait::source_counts, rank, 0});
+  });
+}
+
 // The ranks tell each other their counts, and go on with those of all that take part. False: this rank has given up. All threads
 // of all blocks call it, and meet.
 template <Peers kPeers, class OtherTeams>
@@ -287,16 +297,19 @@ EP_DEVICE bool exchange_masked_counts(const Operation<kPeers>& op, const HtUpdat
   const auto note = [&](uint32_t source, uint32_t counter, uint32_t before, uint32_t count) {
     others.note_count(scratch, source, counter, before, count);
   };
-  bool has_all = dev::block_idx() != 0 || enters;
-  if (has_all) {
-    has_all = add_ranks(
-        op, args.handle, scratch, [](uint32_t) { return true; },
-        [&](const Awaited& awaited, const uint32_t& missing, auto ready) {
-          return await_all_counts(op, awaited, missing, ready);
-        },
-        note);
+  // If the others have gone on without this rank when all counts had come, its blocks have seen them, and block 0 does as
+  // they do, so that all give the same rows.
+  const bool is_left_behind = dev::block_idx() == 0 && !enters;
+  const bool has_all = add_ranks(
+      op, args.handle, scratch, [](uint32_t) { return true; },
+      [&](const Awaited& awaited, const uint32_t& missing, auto ready) {
+        return is_left_behind ? ready() : await_all_counts(op, awaited, missing, ready);
+      },
+      note);
+  if (dev::all_in_block(has_all)) {
+    if (is_left_behind) lose_all_others(op, others);
+    return true;
   }
-  if (dev::all_in_block(has_all)) return true;
   if (!agree(op, others, enters) || !add_blocks(op, args, scratch, others)) return false;
   return dev::all_in_block(add_ranks(
       op, args.handle, scratch, [&](uint32_t rank) { return takes_part(op, rank); },

@@ -162,6 +162,24 @@ EP_DEVICE uint32_t source_of(const Operation<kPeers>& op, const Thinning& rows, 
   return source;
 }
 
+// Whether all other ranks of the team are masked.
+template <Peers kPeers>
+EP_DEVICE bool is_alone(const Operation<kPeers>& op) {
+  bool alone = true;
+  for (uint32_t i = 0; i + 1 < op.group.layout.team_size; ++i) alone &= is_masked(op.group, team_peer(op.group, i));
+  return alone;
+}
+
+// Waits for a unit of a record that this rank writes itself. If the others have gone on without it, its blocks may be of
+// several minds (participants.cuh), and some write no such record.
+template <Peers kPeers, class HasArrived>
+EP_DEVICE bool await_own_record(const Operation<kPeers>& op, const Awaited& awaited, HasArrived has_arrived) {
+  const uint64_t start = dev::clock_ns();
+  bool arrived = false;
+  const auto is_over = [&] { return dev::clock_ns() - start > op.group.timeout_ns && is_alone(op); };
+  return op.wait_for_own(awaited, [&] { return (arrived = has_arrived()) || is_over(); }) && arrived;
+}
+
 // Waits for a unit of a record. `missing()` takes a while to find out whose it is; masks must know that before a wait ends.
 template <Peers kPeers, class Missing>
 EP_DEVICE bool await_record(const Operation<kPeers>& op, const Unit* address, Unit& unit, Missing missing) {
@@ -171,7 +189,9 @@ EP_DEVICE bool await_record(const Operation<kPeers>& op, const Unit* address, Un
   for (uint32_t polls = 0; polls < dev::kPollsBeforeClock; ++polls) {
     if (has_arrived()) return true;
   }
-  return op.wait_for(missing(), has_arrived);
+  const Awaited awaited = missing();
+  if (awaited.peer == op.group.rank) return await_own_record(op, awaited, has_arrived);
+  return op.wait_for(awaited, has_arrived);
 }
 
 // Waits for the records of this rank's rows and remembers them: a thread for each row. Flat, they say which tokens are left

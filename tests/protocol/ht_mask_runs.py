@@ -160,6 +160,8 @@ def run_with_some_that_come_back(
                 getattr(mine, call)(handle)
                 rank.barrier()
                 cluster.sim.wake(rank.rank)
+                if call == "update":  # what it goes on with, alone
+                    mine.run(handle)
                 rank.synchronize()
             else:
                 getattr(mine, call)(handle)
