@@ -185,6 +185,13 @@ EP_DEVICE Verdict find_verdict(const Operation<kPeers>& op, uint32_t rank) {
   return has_counts(op, rank) ? Verdict::present : Verdict::past;  // it may have sent them before it went on
 }
 
+// A rank takes no part. It is masked if this one deals with it itself.
+template <Peers kPeers, class OtherTeams>
+EP_DEVICE void do_without(const Operation<kPeers>& op, const OtherTeams& others, uint32_t rank) {
+  dev::st_relaxed<dev::Scope::system>(&op.group.faults->lacks_ranks, 1u);
+  if (others.deal_with(op, rank)) lose(op.group, op.epoch, {Wait::source_counts, rank, 0});
+}
+
 // Block 0, for all: a warp for each rank.
 template <Peers kPeers, class OtherTeams>
 EP_DEVICE void find_participants(const Operation<kPeers>& op, const OtherTeams& others, bool enters) {
@@ -209,8 +216,7 @@ EP_DEVICE void find_participants(const Operation<kPeers>& op, const OtherTeams& 
   }
   for_each_thread(group.num_ranks, [&](uint32_t rank) {
     const bool is_present = words[rank / 32] >> rank % 32 & 1;
-    if (!is_present) dev::st_relaxed<dev::Scope::system>(&group.faults->lacks_ranks, 1u);
-    if (!is_present && others.deal_with(op, rank)) lose(group, op.epoch, {Wait::source_counts, rank, 0});
+    if (!is_present) do_without(op, others, rank);
     const Participation said = Participation::of(op.epoch, is_present ? Verdict::present : Verdict::absent);
     dev::st_release<dev::Scope::gpu>(group.mask.verdicts + rank, said.word);
   });
@@ -273,9 +279,7 @@ EP_DEVICE bool await_all_counts(const Operation<kPeers>& op, const Awaited& awai
 template <Peers kPeers, class OtherTeams>
 EP_DEVICE void lose_all_others(const Operation<kPeers>& op, const OtherTeams& others) {
   for_each_thread(op.group.num_ranks, [&](uint32_t rank) {
-    if (rank == op.group.rank) return;
-    dev::st_relaxed<dev::Scope::system>(&op.group.faults->lacks_ranks, 1u);
-    if (others.deal_with(op, rank)) lose(op.group, op.epoch, {Wait::source_counts, rank, 0});
+    if (rank != op.group.rank) do_without(op, others, rank);
   });
 }
 

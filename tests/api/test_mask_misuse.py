@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ll_desk
@@ -26,6 +28,14 @@ HT = pytest.mark.parametrize("case", ["ht-em", "ht-flat"])
 def refused(make_cluster: Any, case: str, act: misuse.Act) -> ep.Error:
     desk, layout = CASES[case]
     return misuse.refused(desk, make_cluster, layout, act, **MASKS)
+
+
+@contextmanager
+def masked_desk(rank: Any, case: str) -> Iterator[tuple[Any, ep.Group]]:
+    """A group with masks, and what a call of it takes."""
+    desk_type, layout = CASES[case]
+    with ep.Group(rank.comm, ep.GroupConfig(**(desk_type.CONFIG | MASKS))) as group:
+        yield desk_type(rank, group, layout), group
 
 
 def dispatch(desk: Any, handle: ep.Handle) -> None:
@@ -62,15 +72,12 @@ def test_low_latency_dispatches_after_a_cleaning(make_cluster: Any, case: str) -
 
 @ALL
 def test_a_handle_goes_on_once_it_knows(make_cluster: Any, case: str) -> None:
-    desk_type, layout = CASES[case]
-
     def main(rank: Any) -> None:
-        with ep.Group(rank.comm, ep.GroupConfig(**(desk_type.CONFIG | MASKS))) as group:
-            desk = desk_type(rank, group, layout)
+        with masked_desk(rank, case) as (desk, group):
             handle = desk.handle_to_combine()
             for _ in range(2):
                 group.clean_mask()
-                if desk_type is ht_desk.Desk:
+                if isinstance(desk, ht_desk.Desk):
                     handle.update(desk.topk_idx)
                 dispatch(desk, handle)
                 combine(desk, handle)
@@ -82,12 +89,10 @@ def test_a_handle_goes_on_once_it_knows(make_cluster: Any, case: str) -> None:
 @ALL
 def test_graphs_are_not_asked(make_cluster: Any, case: str) -> None:
     """A replay may have told a handle what no call has."""
-    desk_type, layout = CASES[case]
 
     def main(rank: Any) -> None:
-        with ep.Group(rank.comm, ep.GroupConfig(**(desk_type.CONFIG | MASKS))) as group:
-            desk = desk_type(rank, group, layout)
-            handle = group.init_handle(layout, misuse.K)
+        with masked_desk(rank, case) as (desk, group):
+            handle = group.init_handle(CASES[case][1], misuse.K)
             with rank.capture() as graph:
                 handle.update(desk.topk_idx, stream=graph.stream)
                 handle.dispatch(desk.inputs(), desk.outputs(), layout_info=desk.info(), stream=graph.stream)
@@ -104,16 +109,13 @@ def test_graphs_are_not_asked(make_cluster: Any, case: str) -> None:
 
 @ALL
 def test_what_is_captured_runs_later(make_cluster: Any, case: str) -> None:
-    desk_type, layout = CASES[case]
-
     def main(rank: Any) -> None:
-        with ep.Group(rank.comm, ep.GroupConfig(**(desk_type.CONFIG | MASKS))) as group:
-            desk = desk_type(rank, group, layout)
+        with masked_desk(rank, case) as (desk, group):
             handle = desk.handle_to_combine()
             group.clean_mask()
             with rank.capture() as graph:
                 handle.combine(desk.combine_inputs(), desk.combine_outputs(), stream=graph.stream)
-            if desk_type is ht_desk.Desk:
+            if isinstance(desk, ht_desk.Desk):
                 handle.update(desk.topk_idx)
             dispatch(desk, handle)
             rank.synchronize()

@@ -72,17 +72,17 @@ def dies_when_counted(seed: int) -> None:
     problem = make_problem(SHAPE, seed)
     for routes in problem.topk_idx:
         routes[routes % SHAPE.num_local_experts == 0] += 1
+    case = problem, mode, min(DEAD)
     with ExitStack() as clusters:
-        lost.run_with_a_death_while_awaited(
+        found = lost.die_while_awaited(
             lambda cluster_seed: clusters.enter_context(
                 simulated(SHAPE.num_ranks, cluster_seed, nodes=NODES, checker=False)
             ),
-            problem,
-            mode,
-            min(DEAD),
+            *case,
             "remote_tallies",
             seed,
         )
+    lost.check_after_a_death(*case, found)
 
 
 SCENARIOS: dict[str, Callable[[int], None]] = {

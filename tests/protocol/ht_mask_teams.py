@@ -327,16 +327,10 @@ def die_while_awaited(
     )
 
 
-def run_with_a_death_while_awaited(
-    make_cluster: Callable[[int], Any],
-    problem: Problem,
-    mode: Mode,
-    lost: int,
-    wait: str,
-    seed: int,
+def check_after_a_death(
+    problem: Problem, mode: Mode, lost: int, found: list[tuple[str, Results, Results]]
 ) -> None:
-    """Its team and those of its rail peers go on, each with what it has counted."""
-    found = die_while_awaited(make_cluster, problem, mode, lost, wait, seed)
+    """The team of the lost rank and those of its rail peers go on, each with what it has counted."""
     check_counted(problem, mode, each(found, 1), (lost,))
     check_left(problem, mode, each(found, 2), (lost,))
 

@@ -22,11 +22,12 @@ from ht_mask_runs import (
 )
 from ht_mask_teams import (
     UPDATE_STEPS,
+    check_after_a_death,
+    die_while_awaited,
     in_teams,
     most_steps,
     run_until_the_lost_are_gone,
     run_with_a_cut_rail,
-    run_with_a_death_while_awaited,
     run_with_deaths_before,
     run_with_the_dead,
     run_with_unequal_masks,
@@ -108,15 +109,15 @@ def test_a_rank_that_is_counted_and_tells_no_more(
     make_cluster: Any, nodes: int, gpus: int, mode: Mode, wait: str, seed: int
 ) -> None:
     """Neither how its team counts, or that alone."""
-    num_ranks, problem = nodes * gpus, make_problem(shape_of(nodes, gpus), seed)
-    run_with_a_death_while_awaited(
+    num_ranks, lost = nodes * gpus, gpus
+    case = make_problem(shape_of(nodes, gpus), seed), replace(mode, team_size=gpus), lost
+    found = die_while_awaited(
         lambda cluster_seed: make_cluster(num_ranks, cluster_seed, nodes=nodes, checker=False),
-        problem,
-        replace(mode, team_size=gpus),
-        gpus,
+        *case,
         wait,
         seed,
     )
+    check_after_a_death(*case, found)
 
 
 @SEVERAL_NODES
