@@ -26,10 +26,10 @@
 //     and may have no data. `data`, and `win_offset`, of tokens and of handle_mem are multiples of 16 bytes, those
 //     of scales as their recipe says, and those of other tensors of an element's size. Extents are exactly what is
 //     asked for, but those of counters, of handle_mem and M may be larger.
-//  4. Streams. Calls that take a stream enqueue work on it and return; results are there when the stream has
-//     passed. Calls on one group are ordered by the caller: one after the other in the same order on all
-//     ranks, on one stream or on streams ordered by events. One exception: what ncclEpComplete receives may overlap
-//     the group's next operation.
+//  4. Streams. Calls that take a stream (of the communicator's GPU, or NULL; CUDA crashes on what is none) enqueue
+//     work on it and return; results are there when the stream has passed. Calls on one group are ordered by the
+//     caller: one after the other in the same order on all ranks, on one stream or on streams ordered by events. One
+//     exception: what ncclEpComplete receives may overlap the group's next operation.
 //  5. Collective calls must be made by every rank of the group, with what the table below says in common.
 //  6. Capturable calls may be recorded into a CUDA graph and replayed; memory keeps its address, contents may
 //     change.

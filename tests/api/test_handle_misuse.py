@@ -330,3 +330,9 @@ def test_a_group_without_masks_says_so(make_cluster: Any) -> None:
     expect(refused(make_cluster, EM, lambda d: d.group.clean_mask()), IU, expected)
     expect(refused(make_cluster, EM, lambda d: d.group.query_mask(d.counters)), IU, expected)
     expect(refused(make_cluster, EM, lambda d: d.group.clear_error()), IU, expected)
+
+
+@pytest.mark.sim_only  # CUDA's driver crashes
+@pytest.mark.parametrize("layout", [EM, RM], ids=["em", "rm"])
+def test_a_stream_that_is_none(make_cluster: Any, layout: ep.Layout) -> None:
+    expect(refused(make_cluster, layout, misuse.on_no_stream), IA, misuse.NO_STREAM)

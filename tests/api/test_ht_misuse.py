@@ -378,6 +378,12 @@ def test_scales_at_an_odd_place(make_cluster: Any, layout: ep.Layout, side: str)
 
 
 @BOTH
+@pytest.mark.sim_only  # CUDA's driver crashes
+def test_a_stream_that_is_none(make_cluster: Any, layout: ep.Layout) -> None:
+    expect(refused(make_cluster, layout, misuse.on_no_stream), IA, misuse.NO_STREAM)
+
+
+@BOTH
 def test_zero_copy_without_a_window(make_cluster: Any, layout: ep.Layout) -> None:
     failure = refused(make_cluster, layout, dispatch(), zero_copy=ep.ZeroCopyMode.ON)
     expect(failure, IA, r"outputs\.tokens.*no window.*zero_copy ON")

@@ -9,6 +9,7 @@ from typing import Any
 import nccl_ep as ep
 import numpy as np
 import pytest
+from both import NODES
 from ht import EM, FLAT, Exchange, Mode, Shape, budget_for, check, group_config, make_problem
 from ht_runs import check_handles_in_turn, check_replays, check_same_bits, exchange
 from ll import BF16, FP16, FP32
@@ -102,10 +103,10 @@ def test_few_sms(make_cluster: Any, mode: Mode, num_sms: int, seed: int) -> None
 
 
 @MODES
-@pytest.mark.parametrize("nodes", [1, 2])
+@NODES
 def test_ranks_may_have_sms_as_they_like(make_cluster: Any, mode: Mode, nodes: int, seed: int) -> None:
     problem = make_problem(Shape(num_ranks=4, num_topk=3), seed)
-    mode = replace(mode, team_size=4 // nodes)
+    mode = mode if nodes == 1 else replace(mode, team_size=4 // nodes)
     cluster = make_cluster(4, seed, nodes=nodes)
     results = cluster.run(lambda rank: exchange(rank, problem, mode, max_num_sms=1 + rank.rank))
     check(problem, mode, results)
