@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from contract import WORDS, judge, pack_args
 from nccl_ep import paths, sim
-from nccl_ep.sim._ffi import check, ffi, library
+from nccl_ep.sim._ffi import ffi, library
 from programs import Outcome, Program
 
 OUTCOMES = {
@@ -58,7 +58,7 @@ def launch(rank: sim.Rank, kernel: str, blocks: int, threads: int, shared_bytes:
     """Puts a kernel on the rank's default stream."""
     shape = (blocks, threads, shared_bytes)
     memory = ffi.from_buffer(args)
-    check(library().ncclEpSimLaunch(rank._c, rank.rank, kernel.encode(), *shape, memory, len(args), ffi.NULL))
+    rank._gpu.call("ncclEpSimLaunch", kernel.encode(), *shape, memory, len(args), ffi.NULL)
 
 
 def run(program: Program, seed: int) -> tuple[Outcome, str]:
@@ -136,5 +136,5 @@ def _run_on(
 
 def _peer_address(rank: sim.Rank, window: sim.Window, peer: int) -> int:
     address = ffi.new("void**")
-    check(library().ncclEpSimWindowPeer(rank._c, rank.rank, window._c, peer, address))
+    rank._gpu.call("ncclEpSimWindowPeer", window._c, peer, address)
     return int(ffi.cast("uintptr_t", address[0]))

@@ -19,6 +19,7 @@ from oracle import Problem
 
 CHUNK_BYTES = 128 * 1024  # of parcels that cross the network together
 MOST_EXACT_TOKENS = 12  # between teams, where parcels have a row for each route
+MOST_WIDE_TOKENS = 12  # whose rows fill half a chunk, and windows gigabytes
 
 
 @st.composite
@@ -108,6 +109,8 @@ def test_any_exchange_between_teams(
     reroute(problem, routing, seed)
     mode = replace(with_room(problem, mode, room, seed), team_size=team_size)
     mode = replace(mode, exact=mode.exact and problem.max_tokens <= MOST_EXACT_TOKENS)
+    if problem.max_tokens > MOST_WIDE_TOKENS:
+        chunk_parcels = max(chunk_parcels, 7)
     config = {"max_num_sms": num_sms, "max_token_bytes": CHUNK_BYTES // chunk_parcels // 16 * 16}
     options = {"nodes": num_teams, "threads_per_block": 32 * num_warps, "network_contexts": contexts}
     with open_cluster("sim", num_ranks, seed, **options) as cluster:

@@ -7,6 +7,7 @@ import gc
 import re
 import subprocess
 import sys
+import weakref
 from typing import Any
 
 import ml_dtypes
@@ -120,6 +121,31 @@ def test_arrays_outlive_their_cluster() -> None:
     del cluster
     gc.collect()
     assert [array.sum() for array in arrays] == [0, 1000]
+
+
+def test_memory_goes_with_its_cluster_and_does_not_wait_for_the_collector() -> None:
+    config = ep.GroupConfig(num_experts=4, max_dispatch_tokens_per_rank=4, max_token_bytes=64)
+
+    def main(rank: sim.Rank) -> None:
+        memory = rank.symmetric(64)
+        window, stream = rank.register_window(memory), rank.stream()
+        elastic = rank.elastic(64, 64)
+        with rank.capture(stream) as graph:
+            stream.fill(memory, 0)
+        stream.wait(graph.stream.record())
+        with ep.Group(rank, config) as group, group.init_handle(ep.Layout.EXPERT_MAJOR, 2) as handle:
+            handle.complete()
+        elastic.close()
+        window.close()
+
+    gc.disable()
+    try:
+        with sim.Cluster(gpus_per_node=2) as cluster:
+            cluster.run(main)
+            owner = weakref.ref(cluster._open_owner())
+        assert owner() is None
+    finally:
+        gc.enable()
 
 
 def test_free_gives_memory_back() -> None:

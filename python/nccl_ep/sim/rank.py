@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nccl_ep.dtypes import DataType
-from nccl_ep.sim._ffi import NULL, check, ffi, library
+from nccl_ep.sim._ffi import NULL, ffi
+from nccl_ep.sim.gpu import Gpu
 from nccl_ep.sim.stream import Event, Graph, Stream
 
 Array = npt.NDArray[Any]
@@ -35,14 +36,13 @@ class Rank:
     """
 
     def __init__(self, owner: Any, rank: int, num_ranks: int) -> None:
-        self._owner = owner
-        self._c = owner.c
+        self._gpu = Gpu(owner, rank)
         self.rank = rank
         self.num_ranks = num_ranks
         comm = ffi.new("ncclComm_t*")
-        check(library().ncclEpSimGetComm(self._c, rank, comm))
-        self.comm = Communicator(self, int(ffi.cast("uintptr_t", comm[0])))
-        self.default_stream = Stream(self, NULL)
+        self._gpu.call("ncclEpSimGetComm", comm)
+        self.comm = Communicator(self._gpu, num_ranks, int(ffi.cast("uintptr_t", comm[0])))
+        self.default_stream = Stream(self._gpu, NULL)
 
     # ---- Memory ----
 
@@ -75,7 +75,7 @@ class Rank:
 
     def elastic(self, gpu_bytes: int, host_bytes: int) -> Elastic:
         """Device memory with an end that counts as the host's; see :class:`nccl_ep.ElasticBuffer`."""
-        return Elastic(self, gpu_bytes, host_bytes)
+        return Elastic(self._gpu, gpu_bytes, host_bytes)
 
     def free(self, array: Array) -> None:
         """Frees memory of :meth:`empty` and its kind before the cluster ends. Waits for nothing."""
@@ -89,22 +89,20 @@ class Rank:
         """Makes an array of :meth:`symmetric` a window that other ranks can write to. Collective."""
         window = ffi.new("ncclWindow_t*")
         memory = ffi.cast("void*", array.ctypes.data)
-        check(library().ncclEpSimWindowRegister(self._c, self.rank, memory, array.nbytes, window))
-        return Window(self, array, window[0])
+        self._gpu.call("ncclEpSimWindowRegister", memory, array.nbytes, window)
+        return Window(self._gpu, array, window[0])
 
     # ---- Streams and time ----
 
     def stream(self) -> Stream:
         """A new stream."""
         stream = ffi.new("cudaStream_t*")
-        check(library().ncclEpSimStreamCreate(self._c, self.rank, stream))
-        return Stream(self, stream[0])
+        self._gpu.call("ncclEpSimStreamCreate", stream)
+        return Stream(self._gpu, stream[0])
 
     def event(self) -> Event:
         """A new event, recorded nowhere yet."""
-        event = ffi.new("ncclEpSimEvent_t*")
-        check(library().ncclEpSimEventCreate(self._c, self.rank, event))
-        return Event(self, event[0])
+        return Event(self._gpu)
 
     @contextmanager
     def capture(self, stream: Stream | None = None) -> Iterator[Graph]:
@@ -116,26 +114,26 @@ class Rank:
         Yields:
             A :class:`Graph`, ready to launch after the block.
         """
-        graph = Graph(self, stream or self.stream())
-        check(library().ncclEpSimStreamBeginCapture(self._c, self.rank, graph.stream.c))
+        graph = Graph(self._gpu, stream or self.stream())
+        self._gpu.call("ncclEpSimStreamBeginCapture", graph.stream.c)
         captured = ffi.new("ncclEpSimGraph_t*")
         try:
             yield graph
         except BaseException:
-            library().ncclEpSimStreamEndCapture(self._c, self.rank, graph.stream.c, captured)
+            self._gpu.result("ncclEpSimStreamEndCapture", graph.stream.c, captured)
             raise
-        check(library().ncclEpSimStreamEndCapture(self._c, self.rank, graph.stream.c, captured))
+        self._gpu.call("ncclEpSimStreamEndCapture", graph.stream.c, captured)
         graph.c = captured[0]
 
     def synchronize(self) -> None:
         """Waits for all streams of this rank."""
-        check(library().ncclEpSimDeviceSynchronize(self._c, self.rank))
+        self._gpu.call("ncclEpSimDeviceSynchronize")
 
     # ---- Other ranks' hosts ----
 
     def barrier(self) -> None:
         """Waits for the hosts of all ranks. Collective."""
-        check(library().ncclEpSimBarrier(self._c, self.rank))
+        self._gpu.call("ncclEpSimBarrier")
 
     def all_gather(self, values: npt.ArrayLike) -> Array:
         """The hosts' numbers of all ranks: ``[ranks, *shape]``. Collective; same shape and dtype."""
@@ -146,19 +144,19 @@ class Rank:
             )
         everyone = np.empty((self.num_ranks, *np.shape(values)), mine.dtype)
         source, target = ffi.cast("void*", mine.ctypes.data), ffi.cast("void*", everyone.ctypes.data)
-        check(library().ncclEpSimAllGather(self._c, self.rank, source, target, mine.nbytes))
+        self._gpu.call("ncclEpSimAllGather", source, target, mine.nbytes)
         return everyone
 
     # ---- Acting for the rank ----
 
     def __enter__(self) -> Rank:
-        check(library().ncclEpSimRankEnter(self._c, self.rank))
+        self._gpu.call("ncclEpSimRankEnter")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        check(library().ncclEpSimRankLeave(self._c, self.rank))
+        self._gpu.call("ncclEpSimRankLeave")
 
     def __repr__(self) -> str:
         return f"<nccl_ep.sim.Rank {self.rank} of {self.num_ranks}>"
@@ -169,22 +167,22 @@ class Rank:
             raise ValueError(f"shape is {extents}, expected no negative extents")
         num_bytes = prod(extents) * numpy_dtype(dtype).itemsize
         memory = ffi.new("void**")
-        check(getattr(library(), function)(self._c, self.rank, memory, max(num_bytes, 1)))
-        raw = _Memory(self._owner, int(ffi.cast("uintptr_t", memory[0])), num_bytes)
+        self._gpu.call(function, memory, max(num_bytes, 1))
+        raw = _Memory(self._gpu, int(ffi.cast("uintptr_t", memory[0])), num_bytes)
         return np.asarray(raw).view(numpy_dtype(dtype)).reshape(extents)
 
     def _free(self, function: str, array: Array) -> None:
-        check(getattr(library(), function)(self._c, self.rank, ffi.cast("void*", array.ctypes.data)))
+        self._gpu.call(function, ffi.cast("void*", array.ctypes.data))
 
 
 class Communicator:
     """The communicator of a simulated cluster's ranks. ``ptr`` is its ``ncclComm_t``."""
 
-    def __init__(self, owner: Rank, ptr: int) -> None:
+    def __init__(self, gpu: Gpu, num_ranks: int, ptr: int) -> None:
         self.ptr = ptr
-        self.rank = owner.rank
-        self.nranks = owner.num_ranks
-        self._owner = owner._owner
+        self.rank = gpu.rank
+        self.nranks = num_ranks
+        self._gpu = gpu
 
 
 class Window:
@@ -195,10 +193,10 @@ class Window:
         size: its bytes.
     """
 
-    def __init__(self, rank: Rank, array: Array, c: Any) -> None:
+    def __init__(self, gpu: Gpu, array: Array, c: Any) -> None:
         self.user_ptr = array.ctypes.data
         self.size = array.nbytes
-        self._rank = rank
+        self._gpu = gpu
         self._c = c
 
     @property
@@ -212,7 +210,7 @@ class Window:
         """Ends the window; every rank does so. Closing twice is harmless."""
         c, self._c = self._c, NULL
         if c != NULL:
-            check(library().ncclEpSimWindowDeregister(self._rank._c, self._rank.rank, c))
+            self._gpu.call("ncclEpSimWindowDeregister", c)
 
 
 class Elastic:
@@ -225,24 +223,25 @@ class Elastic:
         host_bytes: how many there are in the host, behind them.
     """
 
-    def __init__(self, rank: Rank, gpu_bytes: int, host_bytes: int) -> None:
-        self._rank = rank
-        memory, gpu, host = ffi.new("void**"), ffi.new("size_t*", gpu_bytes), ffi.new("size_t*", host_bytes)
-        check(library().ncclEpSimElasticAlloc(rank._c, rank.rank, memory, gpu, host))
-        self.gpu_bytes, self.host_bytes = int(gpu[0]), int(host[0])
+    def __init__(self, gpu: Gpu, gpu_bytes: int, host_bytes: int) -> None:
+        memory = ffi.new("void**")
+        on_gpu, in_host = ffi.new("size_t*", gpu_bytes), ffi.new("size_t*", host_bytes)
+        gpu.call("ncclEpSimElasticAlloc", memory, on_gpu, in_host)
+        self._gpu = gpu
+        self.gpu_bytes, self.host_bytes = int(on_gpu[0]), int(in_host[0])
         self.ptr = int(ffi.cast("uintptr_t", memory[0]))
-        self.array = np.asarray(_Memory(rank._owner, self.ptr, self.gpu_bytes + self.host_bytes))
+        self.array = np.asarray(_Memory(gpu, self.ptr, self.gpu_bytes + self.host_bytes))
 
     def close(self) -> None:
         """Frees it. Waits for nothing."""
-        self._rank.free(self.array)
+        self._gpu.call("ncclEpSimFree", ffi.cast("void*", self.ptr))
 
 
 class _Memory:
     """What an array of simulated memory hangs on: it keeps the cluster."""
 
-    def __init__(self, owner: Any, ptr: int, num_bytes: int) -> None:
-        self._owner = owner
+    def __init__(self, gpu: Gpu, ptr: int, num_bytes: int) -> None:
+        self._gpu = gpu
         self.__array_interface__ = {
             "data": (ptr, False),
             "shape": (num_bytes,),
