@@ -228,7 +228,8 @@ EP_DEVICE void receive_records(const Operation<kPeers>& op, const HtUpdateArgs& 
     const uint32_t num_hits = unit.word[0] >> 16 & 0xff;
     *args.handle.home(row) = {static_cast<uint16_t>(unit.word[0]), static_cast<uint8_t>(home_place(unit)),
                               static_cast<uint8_t>(num_hits), unit.word[1]};
-    if (num_hits > 0) note(row, 0, unit.word[2]);
+    // None where its list has not come, says the host.
+    if (!Operation<kPeers>::kMasks || num_hits > 0) note(row, 0, unit.word[2]);
 #pragma unroll 1
     for (uint32_t hit = 1; hit < num_hits; ++hit) {
       if (hit % 3 == 1 && !get(row, 1 + hit / 3, unit)) {

@@ -199,7 +199,7 @@ MUTANTS = [
     Mutant(
         "rows of which nothing is known have a hit",
         "ht/place.cuh",
-        "    if (num_hits > 0) note(row, 0, unit.word[2]);\n",
+        "    if (!Operation<kPeers>::kMasks || num_hits > 0) note(row, 0, unit.word[2]);\n",
         "    note(row, 0, unit.word[2]);\n",
         "They count as tokens of the first expert.",
         DIES_WHEN_COUNTED,
