@@ -20,7 +20,7 @@ Site = tuple[str, str]
 LIST = "shared/waits.hpp"
 NO_WAIT = "none"  # of records that are about something else
 FIRST_MOMENT, LAST_MOMENT = 100, 100_000  # before and after all that one of these tests' calls does
-NUM_SEARCHES = 5
+NUM_SEARCHES = 20
 
 
 def sentences() -> dict[str, str]:
@@ -113,8 +113,8 @@ def at_some_moment(
     """
     for again in range(seed, seed + 1000 * NUM_SEARCHES, 1000):
         first, last = FIRST_MOMENT, LAST_MOMENT
-        while last - first > 2 + first // 500:
-            moment = int((first * last) ** 0.5)
+        while last - first > 1:
+            moment = max(first + 1, int((first * last) ** 0.5))
             found = act(moment, again)
             if holds(found):
                 print("stops after", moment, "steps with seed", again)
