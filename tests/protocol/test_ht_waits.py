@@ -202,7 +202,7 @@ def tallies(make_cluster: Any, seed: int) -> list[str]:
     mode = Mode(FLAT, budget=8, drop=True, team_size=2)
     found = die_while_awaited(
         lambda cluster_seed: make_cluster(4, cluster_seed, nodes=2, checker=False),
-        make_problem(shape_of(2, 2), seed),
+        make_problem(shape_of(2, 2), 1),
         mode,
         2,
         "remote_tallies",
