@@ -125,6 +125,7 @@ std::vector<Collectives::Bytes> Cluster::gather(Hosts::Lock& lock, Rank& rank, c
                                                 Collectives::Bytes contribution) {
   throw_if_failed();
   const uint64_t call = collectives_.arrive(rank.index, name, std::move(contribution), rank.host);
+  hosts_.check_entered(rank.index);  // first: a contribution cannot be taken back
   if (collectives_.is_complete(call)) hosts_.release_ready();
   hosts_.wait(lock, rank.index, "all ranks to make their collective call " + std::to_string(call) + ", here " + name,
               [this, call] { return failure_.kind != NCCL_EP_SIM_FAILURE_NONE || collectives_.is_complete(call); });

@@ -40,14 +40,17 @@ void Hosts::leave(uint32_t rank) {
   if (gpus_may_move()) gpus_.notify_all();
 }
 
+void Hosts::check_entered(uint32_t rank) const {
+  const Rank& self = ranks_[rank];
+  if (self.presence == Presence::inside && self.thread == std::this_thread::get_id()) return;
+  throw Error(ncclInvalidUsage, "a call that waits was made for rank " + std::to_string(rank) +
+                                    " by a thread that has not entered it (ncclEpSimRankEnter)");
+}
+
 void Hosts::wait(Lock& lock, uint32_t rank, std::string what, std::function<bool()> ready) {
   if (ready()) return;
-  auto entry = threads_.find(std::this_thread::get_id());
-  if (entry == threads_.end() || ranks_[rank].thread != entry->first) {
-    throw Error(ncclInvalidUsage, "a call that waits was made for rank " + std::to_string(rank) +
-                                      " by a thread that has not entered it (ncclEpSimRankEnter)");
-  }
-  Thread& self = entry->second;
+  check_entered(rank);
+  Thread& self = threads_.at(std::this_thread::get_id());
   self.waiting_rank = rank;
   self.what = std::move(what);
   self.ready = std::move(ready);

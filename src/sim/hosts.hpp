@@ -29,6 +29,8 @@ class Hosts {
   void enter(Lock& lock, uint32_t rank);
   void leave(uint32_t rank);
   bool anyone_inside() const { return !threads_.empty(); }
+  // Throws unless the calling thread has entered the rank.
+  void check_entered(uint32_t rank) const;
 
   // Returns once `ready` holds. `ready` looks only at what the lock protects; `what` completes "rank 3 waits
   // for ...".

@@ -129,4 +129,16 @@ TEST_CASE("sim_hosts: waiting for a rank that was not entered is refused") {
   CHECK(ncclEpSimRankEnter(cluster.handle(), 2) == ncclInvalidArgument);
 }
 
+TEST_CASE("sim_hosts: a collective call for a rank that was not entered is refused and does not count") {
+  for (const uint32_t num_ranks : {1u, 2u}) {
+    TestCluster cluster(ranks(num_ranks));
+    CHECK(ncclEpSimBarrier(cluster.handle(), 0) == ncclInvalidUsage);
+    cluster.run([](const TestRank& self) {
+      int all[2] = {-1, -1};
+      expect_success(ncclEpSimAllGather(self.cluster, self.rank, &self.rank, all, sizeof(int)));
+      CHECK(all[self.rank] == self.rank);
+    });
+  }
+}
+
 }  // namespace nccl_ep::sim::test
