@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sim/cluster.hpp"
 
+#include <exception>
+#include <new>
 #include <utility>
 
 #include "runtime/error.hpp"
@@ -92,7 +94,7 @@ void Cluster::check_access(const void* begin, size_t bytes, const std::string& w
 // ---- Waiting
 
 void Cluster::throw_if_failed() const {
-  if (failure_.kind != NCCL_EP_SIM_FAILURE_NONE) throw Error(ncclInternalError, failure_.report);
+  if (has_failed()) throw Error(ncclInternalError, failure_.report);
 }
 
 void Cluster::begin_work(Rank& rank) {
@@ -103,9 +105,8 @@ void Cluster::begin_work(Rank& rank) {
 
 void Cluster::wait(Hosts::Lock& lock, Rank& rank, const std::string& what, std::function<bool()> ready) {
   throw_if_failed();
-  const auto has_failed = [this] { return failure_.kind != NCCL_EP_SIM_FAILURE_NONE; };
   const auto is_silent = [this, &rank] { return engine_->is_silent(rank.index); };
-  hosts_.wait(lock, rank.index, what, [=] { return ready() || has_failed() || is_silent(); });
+  hosts_.wait(lock, rank.index, what, [=, this] { return has_failed() || ready() || is_silent(); });
   throw_if_failed();
   if (!ready()) {
     throw Error(ncclSystemError,
@@ -124,11 +125,11 @@ void Cluster::yield(Hosts::Lock& lock, Rank& rank, std::function<bool()> ready) 
 std::vector<Collectives::Bytes> Cluster::gather(Hosts::Lock& lock, Rank& rank, const std::string& name,
                                                 Collectives::Bytes contribution) {
   throw_if_failed();
-  const uint64_t call = collectives_.arrive(rank.index, name, std::move(contribution), rank.host);
   hosts_.check_entered(rank.index);  // first: a contribution cannot be taken back
+  const uint64_t call = collectives_.arrive(rank.index, name, std::move(contribution), rank.host);
   if (collectives_.is_complete(call)) hosts_.release_ready();
   hosts_.wait(lock, rank.index, "all ranks to make their collective call " + std::to_string(call) + ", here " + name,
-              [this, call] { return failure_.kind != NCCL_EP_SIM_FAILURE_NONE || collectives_.is_complete(call); });
+              [this, call] { return has_failed() || collectives_.is_complete(call); });
   throw_if_failed();
   return collectives_.take(call, rank.host);
 }
@@ -140,7 +141,14 @@ void Cluster::run_gpus() {
   while (true) {
     hosts_.await_gpus_may_move(held, stopping_);
     if (stopping_) return;
-    move();
+    // What is thrown here has nobody above it to go to.
+    try {
+      move();
+    } catch (const std::bad_alloc&) {
+      fail(NCCL_EP_SIM_FAILURE_LIMIT, Executor::kNoHostMemory);
+    } catch (const std::exception& error) {
+      fail(NCCL_EP_SIM_FAILURE_LIMIT, error.what());
+    }
   }
 }
 
@@ -171,10 +179,16 @@ void Cluster::start_streams() {
   }
 }
 
-void Cluster::fail(ncclEpSimFailure_t kind, const std::string& text) {
-  failure_ = {kind, "simulated cluster of " + std::to_string(config_.num_nodes) + " x " +
-                        std::to_string(config_.gpus_per_node) + " GPUs, seed " + std::to_string(config_.seed) +
-                        " (NCCL_EP_SIM_SEED=" + std::to_string(config_.seed) + " repeats it): " + text};
+// Without memory for a report, the failure stands without one.
+void Cluster::fail(ncclEpSimFailure_t kind, std::string_view text) noexcept {
+  failure_.kind = kind;
+  try {
+    failure_.report = "simulated cluster of " + std::to_string(config_.num_nodes) + " x " +
+                      std::to_string(config_.gpus_per_node) + " GPUs, seed " + std::to_string(config_.seed) +
+                      " (NCCL_EP_SIM_SEED=" + std::to_string(config_.seed) + " repeats it): " + std::string(text);
+  } catch (const std::exception&) {
+    failure_.report.clear();
+  }
 }
 
 uint64_t Cluster::schedule_hash() const { return executor_->schedule_hash() ^ engine_->hash(); }

@@ -13,6 +13,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -87,11 +88,12 @@ class Cluster : public std::enable_shared_from_this<Cluster> {
   void lose_node(int node);
 
  private:
+  bool has_failed() const { return failure_.kind != NCCL_EP_SIM_FAILURE_NONE; }
   void throw_if_failed() const;
   void run_gpus();
   void move();
   void start_streams();
-  void fail(ncclEpSimFailure_t kind, const std::string& text);
+  void fail(ncclEpSimFailure_t kind, std::string_view text) noexcept;
 
   const ncclEpSimConfig_t config_;
   const Topology topology_;

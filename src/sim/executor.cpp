@@ -353,7 +353,7 @@ Executor::Outcome Executor::run() {
   try {
     return state_->run();
   } catch (const std::bad_alloc&) {
-    state_->fail(NCCL_EP_SIM_FAILURE_LIMIT, "the host has no memory left for the simulation");
+    state_->fail(NCCL_EP_SIM_FAILURE_LIMIT, kNoHostMemory);
   } catch (const std::exception& error) {
     state_->fail(NCCL_EP_SIM_FAILURE_LIMIT, error.what());
   }

@@ -72,6 +72,7 @@ class Executor {
     paused,  // request_pause() was called
     idle,    // no kernel is running and no action is due, those of silent ranks aside
     failed
+  static constexpr const char* kNoHostMemory = "the host has no memory left for the simulation";
   };
   Outcome run();
   // Lets run() return before the next step.

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The ranks' hosts: collective calls, deadlocks between them, and runs that do not depend on their timing.
 #include <chrono>
+#include <new>
 #include <random>
 #include <thread>
 
+#include "runtime/error.hpp"
+#include "sim/cluster.hpp"
 #include "sim_test_cluster.hpp"
 #include "sim_test_kernels.hpp"
 
@@ -139,6 +142,23 @@ TEST_CASE("sim_hosts: a collective call for a rank that was not entered is refus
       CHECK(all[self.rank] == self.rank);
     });
   }
+}
+
+TEST_CASE("sim_hosts: what is thrown beside the kernels ends the simulation and not the process") {
+  TestCluster cluster(ranks(1));
+  cluster.run([](const TestRank& self) {
+    ncclComm_t comm = nullptr;
+    expect_success(ncclEpSimGetComm(self.cluster, self.rank, &comm));
+    Cluster& sim = *static_cast<SimComm*>(reinterpret_cast<runtime::ForeignCommunicator*>(comm))->cluster;
+    const auto ready = [host = std::this_thread::get_id()] {
+      if (std::this_thread::get_id() != host) throw std::bad_alloc();
+      return false;
+    };
+    Hosts::Lock lock = sim.lock();
+    CHECK_THROWS_AS(sim.wait(lock, sim.rank(self.rank), "memory", ready), Error);
+  });
+  CHECK(cluster.failure() == NCCL_EP_SIM_FAILURE_LIMIT);
+  CHECK(cluster.report().find("the host has no memory left") != std::string::npos);
 }
 
 }  // namespace nccl_ep::sim::test
