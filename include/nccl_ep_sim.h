@@ -78,11 +78,11 @@ typedef struct {
   uint32_t num_nodes;              // 1
   uint32_t gpus_per_node;          // 8
   uint32_t lsa_team_size;          // gpus_per_node; must divide it
-  uint32_t sms_per_gpu;            // 4
+  uint32_t sms_per_gpu;            // 4, at most 1024
   uint64_t seed;                   // of everything random. 0: environment variable NCCL_EP_SIM_SEED, else 1
   uint32_t max_threads_per_block;  // 128, at most 1024
-  uint32_t max_shared_bytes;       // dynamic shared memory of a block: 227 KiB
-  uint64_t memory_bytes;           // device memory of each GPU: 1 GiB. Only what is touched is really used
+  uint32_t max_shared_bytes;       // dynamic shared memory of a block: 227 KiB, at most 1 MiB
+  uint64_t memory_bytes;           // device memory of each GPU: 1 GiB, at most 128 TiB. Only what is touched is used
   uint64_t step_limit;             // scheduling steps until the simulation is declared hung. 0: no limit
   ncclEpSimSwitch_t checker;       // happens-before checker; AUTO is ON
   ncclEpSimStores_t stores;

@@ -3,6 +3,9 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
+
+#include "runtime/error.hpp"
 
 namespace nccl_ep::runtime {
 
@@ -13,6 +16,21 @@ struct ElasticMemory {
   int device = 0;
   int numa_node = 0;
 };
+
+// Refuses numbers of bytes that make no sense on any device.
+inline void check_elastic(size_t gpu_bytes, size_t host_bytes) {
+  constexpr size_t kMostBytes = size_t{1} << 47;  // of addresses, in either part
+  const auto check_bytes = [](const char* field, size_t bytes) {
+    if (bytes <= kMostBytes) return;
+    refuse(ncclInvalidArgument, field,
+           "is " + std::to_string(bytes) + ", expected at most " + std::to_string(kMostBytes));
+  };
+  check_bytes("gpu_bytes", gpu_bytes);
+  check_bytes("host_bytes", host_bytes);
+  if (gpu_bytes + host_bytes == 0) {
+    refuse(ncclInvalidArgument, "gpu_bytes", "is 0, as host_bytes is, expected one of them to be positive");
+  }
+}
 
 // At least so many bytes, each number rounded up to what can be mapped; not both are 0.
 ElasticMemory allocate_elastic(int device, size_t gpu_bytes, size_t host_bytes);

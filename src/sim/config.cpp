@@ -14,6 +14,7 @@ namespace nccl_ep::sim {
 namespace {
 
 constexpr uint32_t kMaxRanks = 256;
+constexpr uint64_t kMaxMemory = uint64_t{1} << 47;  // all addresses of a process
 
 [[noreturn]] void reject(const std::string& field, uint64_t value, const std::string& expected) {
   throw Error(ncclInvalidArgument,
@@ -49,10 +50,13 @@ void check(const ncclEpSimConfig_t& config) {
     reject("lsa_team_size", config.lsa_team_size,
            "a divisor of gpus_per_node (" + std::to_string(config.gpus_per_node) + ")");
   }
+  check_at_most("sms_per_gpu", config.sms_per_gpu, 1024);
   check_at_most("max_threads_per_block", config.max_threads_per_block, 1024);
   if (config.max_threads_per_block % 32 != 0) {
     reject("max_threads_per_block", config.max_threads_per_block, "a multiple of 32");
   }
+  check_at_most("max_shared_bytes", config.max_shared_bytes, 1 << 20);
+  check_at_most("memory_bytes", config.memory_bytes, kMaxMemory);
   check_at_most("checker", config.checker, NCCL_EP_SIM_SWITCH_ON);
   check_at_most("network", config.network, NCCL_EP_SIM_NETWORK_RAILS);
   check_at_most("stores", config.stores, NCCL_EP_SIM_STORES_LATE);

@@ -3,6 +3,8 @@
 
 #include <utility>
 
+#include "runtime/elastic.hpp"
+
 namespace nccl_ep::sim {
 
 namespace {
@@ -32,9 +34,7 @@ void* SimDevice::allocate(size_t bytes) {
 }
 
 void* SimDevice::allocate_elastic(size_t& gpu_bytes, size_t& host_bytes) {
-  if (gpu_bytes == 0 && host_bytes == 0) {
-    refuse(ncclInvalidArgument, "gpu_bytes", "is 0, as host_bytes is, expected one of them to be positive");
-  }
+  runtime::check_elastic(gpu_bytes, host_bytes);
   const Hosts::Lock lock = cluster_->lock();
   const MemoryBytes bytes{align_up(gpu_bytes, kElasticPage), align_up(host_bytes, kElasticPage)};
   void* memory = cluster_->allocate(rank_, bytes, Memory::Zone::ordinary);

@@ -25,7 +25,8 @@ T& found(T* object, uint32_t rank, const std::string& kind) {
 HostAllocation::HostAllocation(Memory& memory, uint32_t rank, size_t bytes)
     : memory_(memory), rank_(rank), bytes_(bytes) {
   constexpr size_t kAlignment = 256;
-  begin_ = std::aligned_alloc(kAlignment, align_up(std::max<size_t>(bytes, 1), kAlignment));
+  const size_t rounded = align_up(std::max<size_t>(bytes, 1), kAlignment);
+  begin_ = rounded >= bytes ? std::aligned_alloc(kAlignment, rounded) : nullptr;  // beyond all addresses it wraps
   if (begin_ == nullptr) throw std::bad_alloc();
   memory_.pin(rank_, begin_, bytes_);
 }

@@ -107,6 +107,10 @@ def test_what_cannot_be(make_cluster: Any) -> None:
     def main(rank: Any) -> None:
         with pytest.raises(ep.InvalidArgument, match="gpu_bytes: is 0, as host_bytes is"):
             ep.ElasticBuffer(0, 0, device=rank.sim)
+        with pytest.raises(ep.InvalidArgument, match="gpu_bytes: is 18446744073709551615, expected at most"):
+            ep.ElasticBuffer(2**64 - 1, 0, device=rank.sim)
+        with pytest.raises(ep.InvalidArgument, match="host_bytes: is 18446744073709547520, expected at most"):
+            ep.ElasticBuffer(PAGE, 2**64 - PAGE, device=rank.sim)
         with ep.ElasticBuffer(PAGE, PAGE, device=rank.sim) as buffer:
             with pytest.raises(ValueError, match="8193 bytes, the memory has 8192"):
                 ep.Tensor(buffer, dtype="uint8", shape=(8193,))

@@ -185,6 +185,10 @@ TEST_CASE("sim_config: defaults are filled in, and what makes no sense is refuse
   refused([](ncclEpSimConfig_t& config) { config.gpus_per_node = 1000; }, "gpus_per_node is 1000");
   refused([](ncclEpSimConfig_t& config) { config.lsa_team_size = 3; }, "lsa_team_size is 3");
   refused([](ncclEpSimConfig_t& config) { config.max_threads_per_block = 2048; }, "max_threads_per_block");
+  refused([](ncclEpSimConfig_t& config) { config.sms_per_gpu = 1 << 27; }, "sms_per_gpu is 134217728");
+  refused([](ncclEpSimConfig_t& config) { config.max_shared_bytes = 1u << 31; }, "max_shared_bytes is 2147483648");
+  refused([](ncclEpSimConfig_t& config) { config.memory_bytes = uint64_t{1} << 61; },
+          "memory_bytes is 2305843009213693952, expected at most 140737488355328");
   CHECK(ncclEpSimClusterCreate(nullptr, nullptr) == ncclInvalidArgument);
 
   setenv("NCCL_EP_SIM_SEED", "42", 1);
@@ -206,6 +210,7 @@ TEST_CASE("sim_usage: what is allocated is counted until it is freed") {
     void* host = nullptr;
     auto* ordinary = self.allocate<uint32_t>(10);
     auto* symmetric = self.allocate_symmetric<uint32_t>(20);
+    CHECK(ncclEpSimHostAlloc(self.cluster, self.rank, &host, SIZE_MAX) == ncclSystemError);
     expect_success(ncclEpSimHostAlloc(self.cluster, self.rank, &host, 30));
     const ncclWindow_t window = self.register_window(symmetric, 20);
     const cudaStream_t stream = self.create_stream();

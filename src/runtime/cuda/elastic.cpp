@@ -10,14 +10,6 @@
 namespace nccl_ep::runtime::cuda {
 namespace {
 
-constexpr size_t kMostBytes = size_t{1} << 47;  // of addresses, in either part
-
-void check_bytes(const char* field, size_t bytes) {
-  if (bytes <= kMostBytes) return;
-  refuse(ncclInvalidArgument, field,
-         "is " + std::to_string(bytes) + ", expected at most " + std::to_string(kMostBytes));
-}
-
 CUdevice device_of(const Driver& cu, int ordinal) {
   int count = 0;
   check(cu, cu.cuDeviceGetCount(&count), "cuDeviceGetCount");
@@ -125,14 +117,6 @@ class Range {
 
 }  // namespace
 
-void check_elastic(size_t gpu_bytes, size_t host_bytes) {
-  check_bytes("gpu_bytes", gpu_bytes);
-  check_bytes("host_bytes", host_bytes);
-  if (gpu_bytes + host_bytes == 0) {
-    refuse(ncclInvalidArgument, "gpu_bytes", "is 0, as host_bytes is, expected one of them to be positive");
-  }
-}
-
 ElasticMemory allocate_elastic(const Driver& cu, int ordinal, size_t gpu_bytes, size_t host_bytes) {
   check_elastic(gpu_bytes, host_bytes);
   const CUdevice device = device_of(cu, ordinal);
@@ -166,7 +150,7 @@ namespace nccl_ep::runtime {
 
 // What is wrong in itself is so without a driver, too.
 ElasticMemory allocate_elastic(int device, size_t gpu_bytes, size_t host_bytes) {
-  cuda::check_elastic(gpu_bytes, host_bytes);
+  check_elastic(gpu_bytes, host_bytes);
   return cuda::allocate_elastic(cuda::driver(), device, gpu_bytes, host_bytes);
 }
 
