@@ -376,11 +376,6 @@ Executor& Executor::running() { return running_state->executor; }
 uint32_t Executor::current_rank() { return state_->current->warp->block->grid->rank; }
 check::Thread* Executor::current_checker_thread() { return state_->current->checked; }
 void Executor::yield() { state_->step(); }
-void Executor::suspend(const char* what, check::Pc pc) { state_->wait({what, 0, pc}); }
-void Executor::resume(GpuThread& thread) {
-  ++state_->progress;
-  state_->make_runnable(thread);
-}
 void Executor::fail_thread(check::Pc pc, const std::function<std::string()>& text) { state_->fail_thread(pc, text); }
 void Executor::require_room_for_operation(check::Pc pc) { state_->require_room_for_operation(pc); }
 

@@ -25,8 +25,6 @@
 
 namespace nccl_ep::sim {
 
-class GpuThread;
-
 struct ExecutorFailure {
   ncclEpSimFailure_t kind = NCCL_EP_SIM_FAILURE_NONE;
   std::string report;
@@ -72,9 +70,9 @@ class Executor {
     paused,  // request_pause() was called
     idle,    // no kernel is running and no action is due, those of silent ranks aside
     failed
-  static constexpr const char* kNoHostMemory = "the host has no memory left for the simulation";
   };
   Outcome run();
+  static constexpr const char* kNoHostMemory = "the host has no memory left for the simulation";
   // Lets run() return before the next step.
   void request_pause();
 
@@ -95,10 +93,6 @@ class Executor {
   check::Thread* current_checker_thread();  // null without a checker
   // A step.
   void yield();
-  // The current thread stands still until resume(). `what` is a literal that completes "thread ... waits for" in a
-  // report, and `pc` the place.
-  void suspend(const char* what, check::Pc pc);
-  void resume(GpuThread& thread);
   // A device primitive was used wrongly. The stack of a fiber is small: `text` is made on a normal one.
   [[noreturn]] void fail_thread(check::Pc pc, const std::function<std::string()>& text);
   // Before the thread starts an operation of an engine: ends the simulation if the checker cannot follow another one.

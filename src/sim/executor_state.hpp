@@ -150,7 +150,6 @@ struct ExecutorState {
   uint64_t steps_until_store = 0;
   uint64_t schedule_hash = 0xcbf29ce484222325;
   uint64_t num_threads_started = 0;
-  uint64_t num_grids_started = 0;
 
   // While nothing goes on, parked threads are let loose and the clock is put forward, further each time.
   uint64_t progress = 0;  // counts what could make a difference to somebody

@@ -135,7 +135,6 @@ struct Block {
 struct Grid {
   const KernelEntry* kernel = nullptr;
   uint32_t rank = 0;
-  uint64_t serial = 0;
   uint32_t num_blocks = 0;
   uint32_t num_threads = 0;  // of a block
   size_t shared_bytes = 0;
