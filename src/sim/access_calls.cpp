@@ -3,14 +3,13 @@
 #include <cstring>
 
 #include "sim/access_checks.hpp"
+#include "sim/caller.hpp"
 
 namespace nccl_ep::sim {
 
 namespace {
 
 using device::Bits;
-
-#define EP_CALLER reinterpret_cast<check::Pc>(__builtin_return_address(0))
 
 check::Order checked(dev::Order order) { return static_cast<check::Order>(order); }
 check::Scope checked(dev::Scope scope) { return static_cast<check::Scope>(scope); }

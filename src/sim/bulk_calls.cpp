@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "sim/access_checks.hpp"
+#include "sim/caller.hpp"
 #include "sim/executor_state.hpp"
 
 namespace nccl_ep::sim {
@@ -13,8 +14,6 @@ namespace nccl_ep::sim {
 namespace {
 
 using dev::Mbarrier;
-
-#define EP_CALLER reinterpret_cast<check::Pc>(__builtin_return_address(0))
 
 // What the word of an initialised mbarrier holds: this, and its number in the block. Pollers notice a new phase by the
 // bits in between.

@@ -7,13 +7,14 @@
 #include "sim/agents.hpp"
 #include "sim/races.hpp"
 #include "sim/report.hpp"
+#include "sim/units.hpp"
 #include "sim/words.hpp"
 
 namespace nccl_ep::sim::check {
 
 namespace {
 
-constexpr size_t kMbarrierBytes = 8, kUnitBytes = 16;
+constexpr size_t kMbarrierBytes = 8;
 
 uintptr_t number(const void* address) { return reinterpret_cast<uintptr_t>(address); }
 

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "device/device.hpp"
+#include "sim/caller.hpp"
 #include "sim/executor.hpp"
 #include "sim/gin.hpp"
 
@@ -15,8 +16,6 @@ namespace {
 using sim::GinEngine;
 using sim::GinPort;
 using sim::GinRequest;
-
-#define EP_CALLER reinterpret_cast<sim::check::Pc>(__builtin_return_address(0))
 
 // The context a Gin stands for, on the rank whose thread is running.
 GinPort& port(const GinComm& comm, uint32_t context, sim::check::Pc pc) {

@@ -18,7 +18,6 @@ namespace {
 constexpr uint32_t kMaxThreadsPerSm = 2048;
 constexpr uint32_t kMaxBlocksPerSm = 32;
 constexpr size_t kMaxArgsBytes = 4096;
-constexpr uint8_t kGarbage = 0xcb;  // shared memory is not zero when a block starts
 
 void run_thread(void* argument) {
   const auto& thread = *static_cast<const GpuThread*>(argument);

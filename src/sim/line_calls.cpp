@@ -4,13 +4,12 @@
 #include <cstring>
 
 #include "sim/access_checks.hpp"
+#include "sim/caller.hpp"
 #include "sim/meetings.hpp"
 
 namespace nccl_ep::sim {
 
 namespace {
-
-#define EP_CALLER reinterpret_cast<check::Pc>(__builtin_return_address(0))
 
 std::byte* part_of(const WarpMeeting& meeting, uint32_t lane) {
   return reinterpret_cast<std::byte*>(static_cast<uintptr_t>(meeting.value[lane]));

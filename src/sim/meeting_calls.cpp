@@ -4,6 +4,7 @@
 #include <array>
 #include <bit>
 
+#include "sim/caller.hpp"
 #include "sim/meetings.hpp"
 
 namespace nccl_ep::sim {
@@ -178,8 +179,7 @@ namespace device {
 
 uint64_t meet_warp(Meeting what, uint64_t value, uint32_t argument) {
   ExecutorState& sim = *running_state;
-  const auto pc = reinterpret_cast<check::Pc>(__builtin_return_address(0));
-  return meet(sim, what, value, argument, pc).result[sim.current->lane()];
+  return meet(sim, what, value, argument, EP_CALLER).result[sim.current->lane()];
 }
 
 bool meet_block(bool pred) {
@@ -192,14 +192,14 @@ bool meet_block(bool pred) {
     release_all(sim, block);
     sim.step();
   } else {
-    sim.wait({"sync_block", 0, reinterpret_cast<check::Pc>(__builtin_return_address(0))});
+    sim.wait({"sync_block", 0, EP_CALLER});
   }
   return block.all;
 }
 
 void bar_sync(uint32_t id, uint32_t num_threads) {
   ExecutorState& sim = *running_state;
-  const auto pc = reinterpret_cast<check::Pc>(__builtin_return_address(0));
+  const check::Pc pc = EP_CALLER;
   check_named_barrier(sim, id, num_threads, pc);
   BlockBarrier& barrier = sim.current->warp->block->barriers[id];
   barrier.num_expected = num_threads;
@@ -214,7 +214,7 @@ void bar_sync(uint32_t id, uint32_t num_threads) {
 
 void bar_arrive(uint32_t id, uint32_t num_threads) {
   ExecutorState& sim = *running_state;
-  check_named_barrier(sim, id, num_threads, reinterpret_cast<check::Pc>(__builtin_return_address(0)));
+  check_named_barrier(sim, id, num_threads, EP_CALLER);
   BlockBarrier& barrier = sim.current->warp->block->barriers[id];
   barrier.num_expected = num_threads;
   widen_stores(sim, *sim.current);

@@ -23,9 +23,7 @@ namespace {
 constexpr uint64_t kPage = 4096;
 constexpr uint64_t kSharedPadding = 16 * 1024;  // between the static arrays of a block
 constexpr uint32_t kSharedSlotsPerSm = 32;
-// Fresh memory is not zero. Filling more than this would cost more than it finds.
-constexpr size_t kGarbageBytes = size_t{1} << 20;
-constexpr uint8_t kGarbage = 0xcb;
+constexpr size_t kGarbageBytes = size_t{1} << 20;  // filling more would cost more than it finds
 
 #if defined(__SANITIZE_ADDRESS__)
 constexpr uint64_t kRedzone = 256;

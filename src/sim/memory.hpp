@@ -14,6 +14,9 @@
 
 namespace nccl_ep::sim {
 
+// What fresh memory holds, of a GPU or shared by a block: it is not zero.
+constexpr uint8_t kGarbage = 0xcb;
+
 // How much an allocation takes. Its end may lie in the host: then it takes nothing of the GPU's memory.
 struct MemoryBytes {
   size_t on_gpu = 0;

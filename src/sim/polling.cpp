@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "sim/grid.hpp"
+#include "sim/units.hpp"
 
 namespace nccl_ep::sim {
 

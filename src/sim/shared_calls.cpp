@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstring>
 
+#include "sim/caller.hpp"
 #include "sim/executor_state.hpp"
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -41,7 +42,6 @@ std::byte* place_shared_array(ExecutorState& sim, Block& block, size_t bytes, si
 #if defined(__SANITIZE_ADDRESS__)
   __asan_unpoison_memory_region(block.shared + offset, bytes);
 #endif
-  constexpr int kGarbage = 0xcb;
   std::memset(block.shared + offset, kGarbage, bytes);
   return block.shared + offset;
 }
@@ -59,8 +59,7 @@ void* shared_array(uint32_t id, size_t bytes, size_t alignment) {
   for (const SharedArray& array : block.shared_arrays) {
     if (array.id == id) return array.memory;
   }
-  const auto pc = reinterpret_cast<check::Pc>(__builtin_return_address(0));
-  block.shared_arrays.push_back({id, place_shared_array(sim, block, bytes, alignment, pc)});
+  block.shared_arrays.push_back({id, place_shared_array(sim, block, bytes, alignment, EP_CALLER)});
   return block.shared_arrays.back().memory;
 }
 

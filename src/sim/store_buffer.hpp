@@ -16,14 +16,11 @@
 #include <vector>
 
 #include "sim/random.hpp"
+#include "sim/units.hpp"
 
 namespace nccl_ep::sim {
 
 struct PendingStore;
-
-constexpr uint32_t kUnitBytes = 16;
-constexpr uint32_t kUnitsPerLine = 8;
-constexpr uint32_t kLineBytes = kUnitsPerLine * kUnitBytes;
 
 struct StoreList {
   PendingStore* first = nullptr;
