@@ -50,13 +50,15 @@
 //   an operation        H, types, pass, recipe, round_scales, send_only; HT: which outputs are in windows, and at
 //                       which offset. Nobody compares them. Where they differ, rows are wrong.
 //
-// Limits: K at most 64; L at most 65536; R at most 1024 in HT. A block's shared memory bounds E besides, on sm_90 and
-// sm_100 to about
+// Limits: K at most 64; R at most 1024; L at most 65536, E at most 2^20; max_token_bytes at most 2^30. A block's shared
+// memory bounds E besides, on sm_90 and sm_100 to about
 //
 //   HT                                   16,000; 13,000 on 1024 ranks     (ncclEpCreateGroup: ncclInvalidUsage)
 //   HT, DROP                             10,000;  8,000
 //   HT, enable_mask, several LSA teams   14,000;  9,000; with DROP 9,000; 6,000
 //   LL EM                                16,000 on one rank, 22,000 on two, 30,000 on eight or more (ncclEpDispatch)
+//
+// and b of LL to about 150,000 with K 8, 25,000 with K 64 (ncclEpDispatch).
 #ifndef NCCL_EP_H_
 #define NCCL_EP_H_
 
@@ -187,7 +189,7 @@ typedef struct {
   unsigned int max_recv_tokens_per_rank;      // M of HT, at least B; 0: as many as arrive, read by the host
   unsigned int max_token_bytes;               // bound on a token's row with its scales; required
   unsigned long rdma_buffer_size;             // bytes of the LL buffer; 0: what the other fields need
-  unsigned int num_qp_per_rank;               // network queues to each rank; 0: chosen
+  unsigned int num_qp_per_rank;               // has no effect
   unsigned int num_channels;                  // has no effect
   unsigned int max_num_sms;                   // SMs that kernels may occupy; 0: chosen
   ncclEpAllocConfig_t alloc;

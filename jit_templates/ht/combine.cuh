@@ -228,7 +228,7 @@ struct NoOthers {
 template <bool kExpertMajor, class Others, class Push, class Collect>
 EP_DEVICE void combine_by(const HtCombineArgs& args, const Others& others, Push push, Collect collect) {
   EP_DYNAMIC_SHARED(shared);
-  EP_SHARED(Addend, addends, [kMoveWarps][kHtMaxTopk]);
+  EP_SHARED(Addend, addends, [kMoveWarps][kMaxTopk]);
   EP_SHARED(FlagQueue, queues, [kMoveWarps]);
   open_queues(queues);
   const HtStart start = begin(args.group, others.rails());

@@ -41,7 +41,7 @@ struct UpdateScratch {
 // The ranks that take part in an update, as participants.cuh has found out: bits in the block's shared memory, where there are
 // masks.
 EP_DEVICE uint32_t* participant_words() {
-  EP_SHARED(uint32_t, words, [kHtMaxRanks / 32]);
+  EP_SHARED(uint32_t, words, [kMaxRanks / 32]);
   return words;
 }
 

@@ -9,7 +9,7 @@ namespace nccl_ep::ht {
 
 // The other teams that should have told their tallies, and have not: bits in the block's shared memory, by their numbers.
 EP_DEVICE uint32_t* silent_teams() {
-  EP_SHARED(uint32_t, words, [kHtMaxRanks / 32]);
+  EP_SHARED(uint32_t, words, [kMaxRanks / 32]);
   return words;
 }
 

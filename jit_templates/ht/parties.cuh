@@ -78,7 +78,7 @@ struct RowRanges {
 
 // All threads of the block call it before begin(), in which they meet. The first warp has other things to do there.
 EP_DEVICE RowRanges load_row_ranges(const HtGroupState& group, const HtHandle& handle) {
-  EP_SHARED(uint32_t, begin, [kHtMaxRanks + 1]);
+  EP_SHARED(uint32_t, begin, [kMaxRanks + 1]);
   if (dev::warp_idx() != 0) {
     const uint32_t num_threads = dev::num_threads() - 32;
     for (uint32_t i = dev::thread_idx() - 32; i <= group.num_ranks; i += num_threads) begin[i] = *handle.source(i);

@@ -60,7 +60,7 @@ struct QuantizedPart {
 
 // Rows that are added up, and where their sum goes; in shared memory.
 struct ListedSum {
-  Addend rows[kHtMaxTopk];
+  Addend rows[kMaxTopk];
   uint32_t num_rows;
   unsigned char* to;
 };

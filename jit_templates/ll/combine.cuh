@@ -37,7 +37,7 @@ struct ResultItem {
 // What the handle remembers of a received token, spread over a warp: a lane has the hits at its index and 32 behind.
 // Everything is read at once, whether or not the token has that many hits, and nothing waits for it yet.
 struct Remembered {
-  static constexpr uint32_t kHitsPerLane = kMaxHits / 32;
+  static constexpr uint32_t kHitsPerLane = kMaxTopk / 32;
   LlRouteHeader header{};
   LlRouteEntry entry[kHitsPerLane] = {};
   uint32_t num_tokens = 0;
@@ -237,7 +237,7 @@ EP_DEVICE void push_sums(const Operation<kPeers>& op, const LlCombineArgs& args,
 
 template <Layout kLayout, DType kDType, class Format, Peers kPeers>
 EP_DEVICE void combine_in_format(const LlCombineArgs& args) {
-  EP_SHARED(Addend, addends, [kCombineWarps][kMaxHits]);
+  EP_SHARED(Addend, addends, [kCombineWarps][kMaxTopk]);
   EP_SHARED(uint32_t, num_taken, [2]);
   const bool sends = args.phases & kLlSend, receives = args.phases & kLlReceive;
   const bool pushes = sends && dev::warp_idx() < args.push_warps;  // the others collect from the start

@@ -155,7 +155,7 @@ EP_DEVICE void collect_routes(const LlCombineArgs& args, const Rows& all_rows, B
 
 template <Peers kPeers = Peers::team>
 EP_DEVICE void combine_exact(const LlCombineArgs& args) {
-  EP_SHARED(Addend, addends, [kCombineWarps][kMaxHits]);
+  EP_SHARED(Addend, addends, [kCombineWarps][kMaxTopk]);
   EP_SHARED(uint32_t, num_taken, [2]);
   const bool pushes =
       (args.phases & kLlSend) && dev::warp_idx() < args.push_warps;  // the others collect from the start

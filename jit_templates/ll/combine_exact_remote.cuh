@@ -49,7 +49,7 @@ struct AllRoutes : AllRows<kOthers> {
 
 template <Peers kPeers = Peers::teams>
 EP_DEVICE void combine_exact_remote(const LlCombineArgs& args) {
-  EP_SHARED(Addend, addends, [kCombineWarps][kMaxHits]);
+  EP_SHARED(Addend, addends, [kCombineWarps][kMaxTopk]);
   EP_SHARED(uint32_t, num_taken, [3]);
   const RemoteRanks<kPeers> remote(args);
   const bool sends = args.phases & kLlSend;

@@ -185,7 +185,7 @@ struct AllRows {
 
 template <Layout kLayout, DType kDType, class Format, Peers kPeers>
 EP_DEVICE void combine_remote_in_format(const LlCombineArgs& args) {
-  EP_SHARED(Addend, addends, [kCombineWarps][kMaxHits]);
+  EP_SHARED(Addend, addends, [kCombineWarps][kMaxTopk]);
   EP_SHARED(uint32_t, num_taken, [3]);
   constexpr bool kHasWeights = kLayout == Layout::expert_major;
   const RemoteRanks<kPeers> remote(args);

@@ -242,7 +242,7 @@ EP_DEVICE void report_counts(const LlDispatchArgs& args, const ArrivalTable& tab
 template <Layout kLayout, bool kScaled = false, Peers kPeers = Peers::team>
 EP_DEVICE void dispatch(const LlDispatchArgs& args) {
   EP_DYNAMIC_SHARED(shared);
-  EP_SHARED(Route, routes, [kLlDispatchThreads / 32][kMaxHits]);
+  EP_SHARED(Route, routes, [kLlDispatchThreads / 32][kMaxTopk]);
   const ArrivalTable table = ArrivalTable::make<kLayout>(args.group, shared);
   const RouteScratch scratch(table.end(), args.routing);
   const WarpTeam receivers{args.push_warps, dev::num_warps() - args.push_warps};

@@ -181,7 +181,7 @@ EP_DEVICE void receive_remote_rows(const Operation<kPeers>& op, const RemoteRank
 template <Layout kLayout, bool kScaled = false, Peers kPeers = Peers::teams>
 EP_DEVICE void dispatch_remote(const LlDispatchArgs& args) {
   EP_DYNAMIC_SHARED(shared);
-  EP_SHARED(Route, routes, [kLlDispatchThreads / 32][kMaxHits]);
+  EP_SHARED(Route, routes, [kLlDispatchThreads / 32][kMaxTopk]);
   EP_SHARED(uint32_t, num_taken, [1]);
   const ArrivalTable table = ArrivalTable::make<kLayout>(args.group, shared);
   const RouteScratch scratch(table.end(), args.routing);

@@ -9,11 +9,10 @@
 
 #include "common/operation.cuh"
 #include "common/token_count.cuh"
+#include "shared/limits.hpp"
 #include "shared/ll_args.hpp"
 
 namespace nccl_ep::ll {
-
-constexpr uint32_t kMaxHits = 64;
 
 // Work that is dealt to the blocks in turn, and within a block to whichever warp is free, from a counter in shared memory
 // that the leader sets before begin(): to 0, or to the number of warps whose first items go by worker_idx().
@@ -107,7 +106,6 @@ struct Operation : Waiting<kPeers> {
 };
 
 // The ranks that take part, as this block knows them since it began: bits in its shared memory, where there are masks.
-constexpr uint32_t kMaxRanks = 1024;
 EP_DEVICE uint32_t* active_words() {
   EP_SHARED(uint32_t, words, [kMaxRanks / 32]);
   return words;

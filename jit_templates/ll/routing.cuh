@@ -71,7 +71,7 @@ EP_DEVICE bool has_expert(const LlRouting& routing, uint32_t token, int64_t firs
 
 // A token's ids spread over a warp: a lane has those at its index and 32 behind. Nothing waits for them yet.
 struct TopkIds {
-  static constexpr uint32_t kPerLane = kMaxHits / 32;
+  static constexpr uint32_t kPerLane = kMaxTopk / 32;
   uint64_t raw[kPerLane] = {};
 
   EP_DEVICE TopkIds(const LlRouting& routing, uint32_t token) {

@@ -8,9 +8,9 @@ namespace nccl_ep::ll {
 
 // A token's top-k row in shared memory.
 struct TopkRow {
-  uint64_t id[kMaxHits];
-  float weight[kMaxHits];
-  float sum[kMaxHits];
+  uint64_t id[kMaxTopk];
+  float weight[kMaxTopk];
+  float sum[kMaxTopk];
 
   // An expert that is repeated in the row was dispatched once; its weights add up in the first place.
   EP_DEVICE float sum_of(uint32_t k, uint32_t num_topk) const {

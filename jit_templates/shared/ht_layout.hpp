@@ -34,12 +34,10 @@
 // behind them the guests from each other team, max_tokens of each. ht_network.hpp has what crosses between teams.
 #pragma once
 
+#include "shared/limits.hpp"
 #include "shared/mask_meetings.hpp"
 
 namespace nccl_ep {
-
-constexpr uint32_t kHtMaxTopk = 64;
-constexpr uint32_t kHtMaxRanks = 1024;
 
 struct HtLayout {
   static constexpr uint64_t kAlign = 128;

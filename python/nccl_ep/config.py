@@ -60,7 +60,7 @@ class GroupConfig(CStruct):
             for.
         max_token_bytes: most bytes of one token's row, scales included.
         rdma_buffer_size: bytes of symmetric memory; 0: as much as is needed.
-        num_qp_per_rank: network queue pairs per rank; 0 chooses.
+        num_qp_per_rank: has no effect.
         num_channels: accepted for compatibility, unused.
         max_num_sms: most SMs that the kernels occupy; 0 chooses.
         alloc: your own device allocator.

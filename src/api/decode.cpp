@@ -29,6 +29,14 @@ void check_struct_header(const char* field, const char* type, unsigned size, uns
   }
 }
 
+ncclEpGroupConfig_t decode_group_config(const ncclEpGroupConfig_t* config) {
+  const ncclEpGroupConfig_t current = decode_required("config", config);
+  decode_enum("config.algorithm", current.algorithm, NCCL_EP_ALGO_HIGH_THROUGHPUT);
+  decode_enum("config.zero_copy", current.zero_copy, NCCL_EP_ZERO_COPY_ON);
+  decode_enum("config.overflow_policy", current.overflow_policy, NCCL_EP_OVERFLOW_DROP);
+  return current;
+}
+
 const ncclEpTensor_t* decode_tensor(const char* field, const ncclEpTensor_t* tensor) {
   if (!tensor) return nullptr;
   if (tensor->magic != NCCL_EP_TENSOR_MAGIC && tensor->magic != kAllocatedTensorMagic) {

@@ -61,6 +61,9 @@ Struct decode_required(const char* field, const Struct* given) {
   return decode_optional(field, given);
 }
 
+// A group's configuration, of which each field by itself can be.
+ncclEpGroupConfig_t decode_group_config(const ncclEpGroupConfig_t* config);
+
 // A descriptor that is well formed, whatever it describes; NULL stays NULL.
 const ncclEpTensor_t* decode_tensor(const char* field, const ncclEpTensor_t* tensor);
 // The same, and it must be given.

@@ -2,6 +2,7 @@
 #include "api/error.hpp"
 
 #include <new>
+#include <system_error>
 
 namespace nccl_ep::api {
 namespace {
@@ -36,6 +37,8 @@ ncclResult_t record_failure(const char* function, ncclEpGroup_t group) noexcept 
     return store(function, group, error.code(), error.what());
   } catch (const std::bad_alloc&) {
     return store(function, group, ncclSystemError, "out of host memory");
+  } catch (const std::system_error& error) {  // of files
+    return store(function, group, ncclSystemError, error.what());
   } catch (const std::exception& error) {
     return store(function, group, ncclInternalError, error.what());
   } catch (...) {

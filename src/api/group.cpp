@@ -10,10 +10,7 @@ extern "C" ncclResult_t ncclEpCreateGroup(ncclEpGroup_t* ep_group, ncclComm_t co
   return guarded("ncclEpCreateGroup", nullptr, [&] {
     require("ep_group", ep_group, "a place for the group");
     require("comm", comm, "a communicator");
-    const ncclEpGroupConfig_t current = decode_required("config", config);
-    decode_enum("config.algorithm", current.algorithm, NCCL_EP_ALGO_HIGH_THROUGHPUT);
-    decode_enum("config.zero_copy", current.zero_copy, NCCL_EP_ZERO_COPY_ON);
-    decode_enum("config.overflow_policy", current.overflow_policy, NCCL_EP_OVERFLOW_DROP);
+    const ncclEpGroupConfig_t current = decode_group_config(config);
     auto result = std::make_unique<ncclEpGroup>();
     result->group = core::Group::create(runtime::open_communicator(comm), current);
     *ep_group = result.release();

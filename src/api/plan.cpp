@@ -79,17 +79,14 @@ void plan_memory(const Plan& plan, const ncclEpHandleConfig_t& handle_config, co
 ncclEpGroupConfig_t decode_plan(const ncclEpGroupConfig_t* config, const runtime::RanksOnPaper& ranks,
                                 ncclEpLayout_t layout) {
   const std::string num_ranks = std::to_string(ranks.num_ranks);
-  if (ranks.num_ranks < 1 || ranks.num_ranks > kHtMaxRanks) {
-    refuse(ncclInvalidArgument, "num_ranks", "is " + num_ranks + ", expected 1 to " + std::to_string(kHtMaxRanks));
+  if (ranks.num_ranks < 1 || ranks.num_ranks > kMaxRanks) {
+    refuse(ncclInvalidArgument, "num_ranks", "is " + num_ranks + ", expected 1 to " + std::to_string(kMaxRanks));
   }
   if (ranks.team_size == 0 || ranks.num_ranks % ranks.team_size != 0) {
     refuse(ncclInvalidArgument, "team_size",
            "is " + std::to_string(ranks.team_size) + ", expected a divisor of num_ranks (" + num_ranks + ")");
   }
-  ncclEpGroupConfig_t current = decode_required("config", config);
-  decode_enum("config.algorithm", current.algorithm, NCCL_EP_ALGO_HIGH_THROUGHPUT);
-  decode_enum("config.zero_copy", current.zero_copy, NCCL_EP_ZERO_COPY_ON);
-  decode_enum("config.overflow_policy", current.overflow_policy, NCCL_EP_OVERFLOW_DROP);
+  ncclEpGroupConfig_t current = decode_group_config(config);
   decode_enum("layout", layout, NCCL_EP_LAYOUT_FLAT);
   current.alloc = {};
   return current;

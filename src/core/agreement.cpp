@@ -5,11 +5,20 @@
 #include <vector>
 
 #include "core/checks.hpp"
+#include "shared/limits.hpp"
 
 namespace nccl_ep::core {
 namespace {
 
 constexpr uint32_t kMaxLocalExperts = 65536;
+constexpr uint32_t kMaxExperts = 1 << 20;       // LL divides by multiplying with floats, exact below twice as many
+constexpr uint32_t kMaxTokenBytes = 1 << 30;    // kernels count a row's bytes in 32 bits
+constexpr double kMaxWindowBytes = 1ull << 47;  // of addresses
+
+void check_ranks(uint32_t num_ranks) {
+  if (num_ranks <= kMaxRanks) return;
+  refuse(ncclInvalidUsage, "comm", "has " + number(num_ranks) + " ranks, expected at most " + number(kMaxRanks));
+}
 
 void check_experts(const ncclEpGroupConfig_t& config, uint32_t num_ranks) {
   if (config.num_experts == 0 || config.num_experts % num_ranks != 0) {
@@ -21,14 +30,28 @@ void check_experts(const ncclEpGroupConfig_t& config, uint32_t num_ranks) {
     refuse(ncclInvalidArgument, "config.num_experts",
            "is " + number(config.num_experts) + ", expected at most " + number(kMaxLocalExperts) + " a rank");
   }
+  if (config.num_experts > kMaxExperts) {
+    refuse(ncclInvalidArgument, "config.num_experts",
+           "is " + number(config.num_experts) + ", expected at most " + number(kMaxExperts));
+  }
 }
 
-void check_rows(const ncclEpGroupConfig_t& config) {
+void check_rows(const ncclEpGroupConfig_t& config, uint32_t num_ranks) {
   if (config.max_dispatch_tokens_per_rank == 0) {
     refuse(ncclInvalidArgument, "config.max_dispatch_tokens_per_rank", "is 0, expected a positive number");
   }
   if (config.max_token_bytes == 0) {
     refuse(ncclInvalidArgument, "config.max_token_bytes", "is 0, expected the bytes of the largest token row");
+  }
+  if (config.max_token_bytes > kMaxTokenBytes) {
+    refuse(ncclInvalidArgument, "config.max_token_bytes",
+           "is " + number(config.max_token_bytes) + ", expected at most " + number(kMaxTokenBytes));
+  }
+  const double tokens = static_cast<double>(num_ranks) * config.max_dispatch_tokens_per_rank;
+  if (tokens * config.max_token_bytes > kMaxWindowBytes) {
+    refuse(ncclInvalidArgument, "config.max_dispatch_tokens_per_rank",
+           "is " + number(config.max_dispatch_tokens_per_rank) + " on " + number(num_ranks) + " ranks with " +
+               number(config.max_token_bytes) + " bytes each (max_token_bytes), expected a product of at most 2^47");
   }
   if (config.num_topk > config.num_experts || config.num_topk > kMaxTopk) {
     refuse(ncclInvalidArgument, "config.num_topk",
@@ -48,14 +71,7 @@ void check_device(const ncclEpGroupConfig_t& config, uint32_t num_sms) {
   }
 }
 
-void check_modes(const ncclEpGroupConfig_t& config) {
-  if (config.zero_copy < NCCL_EP_ZERO_COPY_AUTO || config.zero_copy > NCCL_EP_ZERO_COPY_ON) {
-    refuse(ncclInvalidArgument, "config.zero_copy", "is " + number(config.zero_copy) + ", expected AUTO, OFF or ON");
-  }
-  if (config.overflow_policy < NCCL_EP_OVERFLOW_AUTO || config.overflow_policy > NCCL_EP_OVERFLOW_DROP) {
-    refuse(ncclInvalidArgument, "config.overflow_policy",
-           "is " + number(config.overflow_policy) + ", expected AUTO, TRAP or DROP");
-  }
+void check_exact_combine(const ncclEpGroupConfig_t& config) {
   if (config.exact_combine == 0 || config.num_topk != 0) return;
   refuse(ncclInvalidArgument, "config.num_topk",
          "is 0, expected the largest top-k with config.exact_combine: there is room for so many rows of a token");
@@ -117,10 +133,11 @@ void agree(runtime::Communicator& comm, const Report& mine, std::exception_ptr f
 }  // namespace
 
 void check_config(const ncclEpGroupConfig_t& config, runtime::Communicator& comm) {
+  check_ranks(comm.num_ranks());
   check_experts(config, comm.num_ranks());
-  check_rows(config);
+  check_rows(config, comm.num_ranks());
   check_device(config, comm.device().limits().num_sms);
-  check_modes(config);
+  check_exact_combine(config);
 }
 
 void agree(runtime::Communicator& comm, std::exception_ptr failure) {

@@ -11,8 +11,6 @@
 
 namespace nccl_ep::core {
 
-constexpr uint32_t kMaxTopk = 64;
-
 // What a configuration must be by itself, with either algorithm.
 void check_config(const ncclEpGroupConfig_t& config, runtime::Communicator& comm);
 

@@ -26,7 +26,7 @@ namespace {
 [[noreturn, gnu::cold]] void refuse_row(const char* field, size_t elements, ncclDataType_t dtype, uint64_t scale_bytes,
                                         const std::string& expected) {
   refuse(ncclInvalidArgument, field,
-         "a row of " + number(elements) + " " + dtype_name(dtype) + " has " + number(elements * element_bytes(dtype)) +
+         "a row of " + number(elements) + " " + dtype_name(dtype) + " has " + number(bytes_of(elements, dtype)) +
              " bytes" + (scale_bytes ? " and its scales " + number(scale_bytes) : "") + ", expected " + expected);
 }
 
@@ -63,6 +63,11 @@ size_t element_bytes(ncclDataType_t dtype) {
     case ncclBfloat16: return 2;
     default: return 1;
   }
+}
+
+uint64_t bytes_of(size_t elements, ncclDataType_t dtype) {
+  const uint64_t size = element_bytes(dtype);
+  return elements > UINT64_MAX / size ? UINT64_MAX : elements * size;
 }
 
 DType dtype_of(ncclDataType_t dtype) {
@@ -152,11 +157,12 @@ void* address_of(const char* field, const ncclEpTensor_t& tensor, runtime::Commu
 
 void check_row(const char* field, size_t elements, ncclDataType_t dtype, uint64_t scale_bytes,
                uint64_t max_token_bytes) {
-  const uint64_t bytes = elements * element_bytes(dtype);
+  const uint64_t bytes = bytes_of(elements, dtype);
+  if (bytes > max_token_bytes || scale_bytes > max_token_bytes - bytes) {
+    refuse_row(field, elements, dtype, scale_bytes,
+               "at most " + number(max_token_bytes) + " = max_token_bytes of the group");
+  }
   if (bytes == 0 || bytes % 16 != 0) refuse_row(field, elements, dtype, 0, "a positive multiple of 16");
-  if (bytes + scale_bytes <= max_token_bytes) return;
-  refuse_row(field, elements, dtype, scale_bytes,
-             "at most " + number(max_token_bytes) + " = max_token_bytes of the group");
 }
 
 }  // namespace nccl_ep::core

@@ -39,6 +39,8 @@ void check_window(const char* field, const ncclEpTensor_t& tensor, ncclEpZeroCop
 
 bool is_empty(const ncclEpTensor_t& tensor);
 size_t element_bytes(ncclDataType_t dtype);  // float4x2, two numbers in a byte, is one element
+// Of so many of them, which may be any number that a caller gives: the most that there is if it is more.
+uint64_t bytes_of(size_t elements, ncclDataType_t dtype);
 const char* dtype_name(ncclDataType_t dtype);
 // Of rows that are summed: bfloat16, float16 or float32.
 DType dtype_of(ncclDataType_t dtype);

@@ -36,10 +36,6 @@ void check_config(const ncclEpGroupConfig_t& config) {
 
 // Rows and slots are numbered in 32 bits.
 void HtGroup::check_sizes() const {
-  if (shape_.num_ranks > kHtMaxRanks) {
-    refuse(ncclInvalidUsage, "comm",
-           "has " + number(shape_.num_ranks) + " ranks, expected at most " + number(kHtMaxRanks));
-  }
   // With masks across teams, a rank's tokens for the experts of another one.
   const uint64_t tokens_of_experts = uint64_t{shape_.num_local_experts()} * shape_.max_tokens;
   if (shape_.masks && needs_network() && tokens_of_experts > UINT32_MAX) {

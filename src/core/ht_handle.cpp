@@ -17,18 +17,22 @@ HtHandle::HtHandle(HtGroup& group, Layout layout, const ncclEpHandleConfig_t& co
 
 void HtHandle::complete(cudaStream_t) { group_.throw_if_faulted(); }
 
+// Whether the host has the totals of the last update, and no graph can make them others.
+bool HtHandle::knows_totals() const {
+  if (was_captured_) return false;
+  return std::atomic_ref(host_totals_.data()->update).load(std::memory_order_acquire) == num_updates_;
+}
+
 uint64_t HtHandle::received_rows(cudaStream_t stream) {
-  HtHostTotals* host = host_totals_.data();
-  const auto is_known = [&] { return std::atomic_ref(host->update).load(std::memory_order_acquire) == num_updates_; };
-  if (was_captured_ || !is_known()) {
+  if (!knows_totals()) {
     group_.device().synchronize(stream);
     group_.throw_if_faulted();
-    if (!was_captured_ && !is_known()) {
+    if (!was_captured_ && !knows_totals()) {
       throw Error(ncclInvalidUsage,
                   "the handle's routing is not known yet, expected a stream that waits for ncclEpUpdateHandle's");
     }
   }
-  return host->totals.num_slots;
+  return host_totals_.data()->totals.num_slots;
 }
 
 Extent HtHandle::output_rows(cudaStream_t stream) {
@@ -42,12 +46,14 @@ Extent HtHandle::output_rows(cudaStream_t stream) {
   return {received_rows(stream), "rows that this rank receives", Extent::at_least};
 }
 
-// A budget's worth of rows is always enough. Who gives fewer must have those that are there; a graph cannot be asked.
+// A budget's worth of rows is always enough. Who gives fewer must have those that are there. Nobody can be asked how many
+// that will be when a graph runs; without a budget, those of an update outside of it count, if it has run.
 Extent HtHandle::input_rows(const ncclEpTensor_t* tokens, cudaStream_t stream) {
   const uint32_t budget = group_.shape().budget;
   const size_t given = tokens && tokens->ndim > 0 ? tokens->sizes[0] : 0;
   const bool enough_for_all = budget && given >= budget;
-  if (enough_for_all || group_.device().is_capturing(stream)) {
+  const bool cannot_ask = group_.device().is_capturing(stream) && (budget || !knows_totals());
+  if (enough_for_all || cannot_ask) {
     return {budget, "max_recv_tokens_per_rank", Extent::at_least};
   }
   return {received_rows(stream), "rows that this rank has received", Extent::at_least};

@@ -24,6 +24,7 @@ class HtHandle : public Handle {
  private:
   bool is_expert_major() const { return layout_ == Layout::expert_major; }
   uint32_t num_topk() const { return state_.layout.num_topk; }
+  bool knows_totals() const;
   // Rows of this rank's output by the last update. Waits for the stream if the update has not run.
   uint64_t received_rows(cudaStream_t stream);
   // What dispatch's outputs must have: the budget, or in eager mode what is received.

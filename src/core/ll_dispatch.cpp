@@ -103,7 +103,7 @@ LlOperation<LlDispatchArgs> LlHandle::prepare(const DispatchRequest& request) {
   check_received(request, sizes);
   layout == Layout::expert_major ? check_expert_major(request, sizes) : check_rank_major(request, sizes);
 
-  const plan::LlRow row{rows.sent_bytes(), rows.quantizes};
+  const plan::LlRow row{rows.sent_bytes(), routing_.num_topk, rows.quantizes};
   const plan::LlPlan plan =
       plan::plan_ll_dispatch(shape, layout, row, routing_.tokens.most, group_.launch_limits(), group_.tuning());
   LlOperation<LlDispatchArgs> operation{

@@ -17,8 +17,8 @@ namespace nccl_ep::core {
 class PendingOperations {
  public:
   bool has(const Handle* handle) const { return handles_[0] == handle || handles_[1] == handle; }
-  // Whether the last but one is among them; how many of those before the next operation are, if not.
   bool are_any() const { return handles_[0] != nullptr || handles_[1] != nullptr; }
+  // Whether the last but one is among them; how many of those before the next operation are, if not.
   bool blocks_next() const { return handles_[num_begun_ % 2] != nullptr; }
   uint32_t before_next() const { return handles_[(num_begun_ + 1) % 2] != nullptr; }
 

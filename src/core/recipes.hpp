@@ -16,8 +16,8 @@ struct SentRows {
   size_t num_scales;           // of a row; 0: the recipe has no scales
   bool quantizes;              // dispatch makes rows and scales of inputs.tokens
 
-  uint64_t row_bytes() const { return hidden * element_bytes(dtype); }
-  uint64_t scale_bytes() const { return num_scales * element_bytes(scale_dtype); }
+  uint64_t row_bytes() const { return bytes_of(hidden, dtype); }
+  uint64_t scale_bytes() const { return bytes_of(num_scales, scale_dtype); }
   // Both, filled up to whole packs.
   uint64_t sent_bytes() const { return row_bytes() + align_up(scale_bytes(), 16); }
   // The last extents of outputs.tokens and of outputs.scales.

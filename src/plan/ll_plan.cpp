@@ -55,17 +55,19 @@ size_t table_bytes(const LlShape& shape, Layout layout) {
 }
 
 // What a block needs to collect routes (routes.cuh), beside the experts of a pass.
-size_t scratch_bytes(const LlShape& shape, uint32_t num_tokens) {
-  const size_t num_places = size_t{num_tokens} * shape.max_topk;
+size_t scratch_bytes(uint32_t num_topk, uint32_t num_tokens) {
+  const size_t num_places = size_t{num_tokens} * num_topk;
   return sizeof(uint32_t) * (div_up(num_tokens, 32) + div_up(num_places, 32) + 4);
 }
 
-void require_fit(const LlPlan& plan, const LlShape& shape, const Limits& limits) {
+void require_fit(const LlPlan& plan, const LlShape& shape, uint32_t num_topk, uint32_t num_tokens,
+                 const Limits& limits) {
   const size_t available = limits.max_dynamic_shared();
   if (plan.launch.shared_bytes <= available) return;
   throw Error(ncclInvalidUsage, "num_experts is " + std::to_string(shape.num_experts) + " on " +
-                                    std::to_string(shape.num_ranks) + " ranks, which takes " +
-                                    std::to_string(plan.launch.shared_bytes) +
+                                    std::to_string(shape.num_ranks) + " ranks, and topk_idx has " +
+                                    std::to_string(num_tokens) + " tokens of " + std::to_string(num_topk) +
+                                    " experts, which takes " + std::to_string(plan.launch.shared_bytes) +
                                     " bytes of a block's shared memory, expected at most " + std::to_string(available));
 }
 
@@ -91,7 +93,7 @@ LlPlan plan_ll_dispatch(const LlShape& shape, Layout layout, const LlRow& row, u
   plan.push_warps = tuning.push_warps ? std::min(tuning.push_warps, num_warps - 1)
                                       : std::clamp(wanted, 1u, std::max(1u, (num_warps + 1) / pushing.share));
   const size_t set_bytes = sizeof(uint32_t) * div_up(num_tokens, 32);
-  plan.launch.shared_bytes = table_bytes(shape, layout) + scratch_bytes(shape, num_tokens);
+  plan.launch.shared_bytes = table_bytes(shape, layout) + scratch_bytes(row.num_topk, num_tokens);
   plan.experts_per_pass = 1;
   if (layout == Layout::expert_major) {
     // Three experts share a count unit, so a pass covers a multiple of three.
@@ -100,7 +102,7 @@ LlPlan plan_ll_dispatch(const LlShape& shape, Layout layout, const LlRow& row, u
     plan.experts_per_pass = static_cast<uint32_t>(std::max<uint64_t>(3, std::min<uint64_t>(all, fit / 3 * 3)));
   }
   plan.launch.shared_bytes += plan.experts_per_pass * (sizeof(uint32_t) + set_bytes);
-  require_fit(plan, shape, limits);
+  require_fit(plan, shape, row.num_topk, num_tokens, limits);
   return plan;
 }
 

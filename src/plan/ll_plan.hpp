@@ -50,7 +50,8 @@ struct LlPlan {
 
 // What dispatch sends of a token.
 struct LlRow {
-  uint64_t bytes;  // on the way, with its scales
+  uint64_t bytes;     // on the way, with its scales
+  uint32_t num_topk;  // of the handle
   bool quantizes = false;
 };
 

@@ -49,6 +49,7 @@ REFUSALS: list[tuple[str, ep.Algorithm, ep.Layout, ep.CapabilityQuery, int, str]
     ("no row", LL, EM, ep.CapabilityQuery(DISPATCH), IA, r"inputs\.tokens: .* 0 bytes, expected .* 16"),
     ("odd row", HT, FLAT, ep.CapabilityQuery(DISPATCH, hidden=12), IA, r"inputs\.tokens: .*12 bf.* 24 bytes"),
     ("long row", HT, EM, ep.CapabilityQuery(COMBINE, hidden=2 * H), IA, r"inputs\.tokens: .*at most 128"),
+    ("beyond 64 bits", LL, EM, ep.CapabilityQuery(COMBINE, hidden=2**63 + H), IA, r"at most 128"),
     ("long row", LL, RM, ep.CapabilityQuery(COMBINE, hidden=2 * H), IA, r"inputs\.tokens: .*at most 128"),
     (
         "type",

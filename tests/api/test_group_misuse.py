@@ -26,6 +26,16 @@ MISUSES = [
         r"max_dispatch_tokens_per_rank.*\b0\b.*expected",
     ),
     ({"max_token_bytes": 0}, ep.InvalidArgument, r"config\.max_token_bytes.*\b0\b.*expected"),
+    (
+        {"max_token_bytes": 1 << 31},
+        ep.InvalidArgument,
+        r"config\.max_token_bytes.*2147483648.*at most 1073741824",
+    ),
+    (
+        {"max_dispatch_tokens_per_rank": 1 << 31, "max_token_bytes": 1 << 20},
+        ep.InvalidArgument,
+        r"max_dispatch_tokens_per_rank.*is 2147483648 on 2 ranks with 1048576 bytes.*at most 2\^47",
+    ),
     ({"num_topk": 5}, ep.InvalidArgument, r"config\.num_topk.*\b5\b.*expected.*4"),
     ({"max_num_sms": 1000}, ep.InvalidUsage, r"config\.max_num_sms.*1000.*expected at most"),
     (

@@ -524,6 +524,22 @@ def test_a_captured_dispatch(make_cluster: Any, layout: ep.Layout) -> None:
     expect(refused(make_cluster, layout, act, **EAGER), IU, r"capturing.*max_recv_tokens_per_rank")
 
 
+@BOTH
+def test_a_captured_combine_of_fewer_rows_than_the_host_knows_of(
+    make_cluster: Any, layout: ep.Layout
+) -> None:
+    def act(d: Desk) -> None:
+        handle = d.handle()
+        d.rank.synchronize()
+        with d.rank.capture() as graph:
+            handle.combine(
+                d.combine_inputs(tokens=d.received[: ROWS - 1]), d.combine_outputs(), stream=graph.stream
+            )
+
+    expected = r"inputs\.tokens.*extent 0 is 2.*at least 3 = rows that this rank has received"
+    expect(refused(make_cluster, layout, act, **EAGER), IA, expected)
+
+
 # ---- Ignored ----
 
 

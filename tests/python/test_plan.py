@@ -18,7 +18,7 @@ LL = ep.GroupConfig(
     num_experts=12, max_dispatch_tokens_per_rank=40, max_token_bytes=208, num_topk=3, max_num_sms=3
 )
 HT = replace(LL, algorithm=ep.Algorithm.HIGH_THROUGHPUT)
-WIDE = replace(HT, exact_combine=True, max_token_bytes=1 << 31)
+WIDE = replace(HT, exact_combine=True, num_topk=6, max_token_bytes=1 << 30)
 NUM_SMS = 4  # of a simulated GPU
 
 CASES = {
@@ -147,7 +147,7 @@ def test_a_group_that_drops_has_room_for_the_rows_it_numbers() -> None:
         (HT, {"num_ranks": 0}, "num_ranks: is 0, expected 1 to 1024"),
         (HT, {"team_size": 3}, r"team_size: is 3, expected a divisor of num_ranks \(4\)"),
         (LL, {"team_size": 0}, r"team_size: is 0, expected a divisor of num_ranks \(4\)"),
-        (WIDE, {"team_size": 2, "layout": EM}, "max_token_bytes: is 2147483648, expected at most 14316556"),
+        (WIDE, {"team_size": 2, "layout": EM}, "max_token_bytes: is 1073741824, expected at most 7158"),
         (HT, {"num_sms": 0}, "num_sms: is 0"),
         (HT, {"num_sms": 2}, "max_num_sms: is 3, expected at most 2"),
         (HT, {"layout": RM}, "layout: is 2, expected"),

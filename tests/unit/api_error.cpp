@@ -6,6 +6,7 @@
 
 #include <new>
 #include <string>
+#include <system_error>
 #include <thread>
 
 using namespace nccl_ep;
@@ -30,6 +31,7 @@ TEST_CASE("api_error: every exception becomes a code and a message") {
   CHECK(message(nullptr) == "f: x: is 1, expected 2");
   CHECK(code_of(std::bad_alloc()) == ncclSystemError);
   CHECK(message(nullptr) == "f: out of host memory");
+  CHECK(code_of(std::system_error(std::make_error_code(std::errc::permission_denied), "/dump")) == ncclSystemError);
   CHECK(code_of(std::runtime_error("odd")) == ncclInternalError);
   CHECK(message(nullptr) == "f: odd");
   CHECK(code_of(7) == ncclInternalError);

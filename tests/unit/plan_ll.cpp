@@ -45,7 +45,7 @@ TEST_CASE("plan_ll: random shapes stay within every limit") {
     const LlShape random_shape = shape(ranks, ranks * draw(1, 256), draw(1, 1024), row_bytes);
     const uint32_t num_tokens = draw(0, random_shape.max_tokens);
     for (const Layout layout : {Layout::expert_major, Layout::rank_major}) {
-      const LlPlan dispatch = plan_ll_dispatch(random_shape, layout, {row_bytes, i % 4 < 2}, num_tokens, limits, {});
+      const LlPlan dispatch = plan_ll_dispatch(random_shape, layout, {row_bytes, 8, i % 4 < 2}, num_tokens, limits, {});
       check(dispatch, row_bytes, limits);
       CHECK(dispatch.experts_per_pass >= 1);
       CHECK(dispatch.push_warps >= 1);
@@ -62,8 +62,15 @@ TEST_CASE("plan_ll: random shapes stay within every limit") {
 }
 
 TEST_CASE("plan_ll: more experts than shared memory can count are refused by name") {
-  CHECK_THROWS_WITH_AS(plan_ll_dispatch(shape(2, 1 << 16, 8, 64), Layout::expert_major, {64}, 8, kH200, {}),
+  CHECK_THROWS_WITH_AS(plan_ll_dispatch(shape(2, 1 << 16, 8, 64), Layout::expert_major, {64, 8}, 8, kH200, {}),
                        doctest::Contains("num_experts is 65536"), Error);
+}
+
+TEST_CASE("plan_ll: as many tokens as shared memory can count with the handle's top-k, however large the group's") {
+  const LlShape wide = shape(2, 64, 1 << 16, 64);
+  CHECK_NOTHROW(plan_ll_dispatch(wide, Layout::expert_major, {64, 8}, 40'000, kH200, {}));
+  CHECK_THROWS_WITH_AS(plan_ll_dispatch(wide, Layout::expert_major, {64, 64}, 40'000, kH200, {}),
+                       doctest::Contains("topk_idx has 40000 tokens of 64 experts"), Error);
 }
 
 TEST_CASE("plan_ll: tuning is parsed, and a wrong name is refused") {

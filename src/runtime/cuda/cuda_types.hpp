@@ -17,7 +17,7 @@ using CUfunction = struct CUfunc_st*;
 using CUstream = cudaStream_t;
 using CUmemGenericAllocationHandle = unsigned long long;
 
-// Only the codes that we look at; the driver names the others.
+// Only the codes that are named here or in tests; the driver names the others.
 enum cudaError_enum {
   CUDA_SUCCESS = 0,
   CUDA_ERROR_OUT_OF_MEMORY = 2,
