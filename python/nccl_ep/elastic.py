@@ -6,6 +6,7 @@ from __future__ import annotations
 import warnings
 from typing import Any, Protocol
 
+from nccl_ep._checks import unsigned
 from nccl_ep._closing import Closing
 from nccl_ep._extensions import Extension, extension
 from nccl_ep._ffi import constants
@@ -45,6 +46,7 @@ class ElasticBuffer(Closing):
 
     Raises:
         InvalidArgument: no such GPU, or no bytes.
+        ValueError: a number of bytes is negative.
         InvalidUsage: the GPU or its host cannot do it.
         CudaError: the driver refuses, as when memory is used up.
 
@@ -106,6 +108,8 @@ class _OnGpu:
     """Memory of ``ncclEpElasticAlloc``."""
 
     def __init__(self, gpu_bytes: int, host_bytes: int, device: int) -> None:
+        gpu_bytes = unsigned("gpu_bytes", gpu_bytes, bits=64)
+        host_bytes = unsigned("host_bytes", host_bytes, bits=64)
         self._library: Extension = extension("nccl_ep_elastic.h")
         ffi, c = self._library.ffi, self._library.c
         self._c = ffi.new("ncclEpElasticMemory_t*")

@@ -392,6 +392,41 @@ def test_a_cluster_of_no_ranks_is_refused(shape: dict[str, int]) -> None:
         sim.Cluster(**shape)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"seed": 0}, "seed is 0, expected at least 1"),  # not another name of seed 1
+        ({"seed": -1}, "seed is -1, expected at least 1"),
+        ({"seed": 1 << 64}, "seed is 18446744073709551616, expected at most 18446744073709551615"),
+        ({"seed": 1.5}, "seed is 1.5, expected a whole number"),
+        ({"sms": -1}, "sms is -1, expected at least 0"),
+        ({"sms": 1 << 32}, "sms is 4294967296, expected at most 4294967295"),
+        ({"memory_bytes": -1}, "memory_bytes is -1, expected at least 0"),
+        ({"stores": "late"}, "stores is 'late', expected a member of Stores"),
+        ({"schedule": None}, "schedule is None, expected a member of Schedule"),
+    ],
+    ids=str,
+)
+def test_options_that_are_wrong_are_named(options: dict[str, Any], says: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^{re.escape(says)}$"):
+        sim.Cluster(gpus_per_node=1, **options)
+
+
+def test_faults_that_are_wrong_are_named() -> None:
+    with sim.Cluster(gpus_per_node=np.int64(1), seed=np.uint8(3)) as cluster:  # numbers of any kind
+        assert (cluster.num_ranks, cluster.seed) == (1, 3)
+        for name, call in {
+            "after": lambda: cluster.silence(0, after=-1),
+            "steps": lambda: cluster.delay(0, -1),
+            "first_warp": lambda: cluster.stop_warps(0, first_warp=-1),
+            "gpu_bytes": lambda: ep.ElasticBuffer(-1, 1, device=cluster.enter(0)),
+        }.items():
+            with pytest.raises(ValueError, match=f"^{name} is -1, expected at least 0$"):
+                call()
+        with pytest.raises(ValueError, match=r"^after is -1, expected at least 0$"):
+            cluster.wake(0, after=-1)
+
+
 FORKING = """
 import os, sys
 import numpy as np
@@ -438,6 +473,7 @@ def test_a_silent_rank_can_wake() -> None:
         rank.barrier()
         if rank.rank == 0:
             cluster.silence(1)
+            cluster.wake(1, after=1)  # for which its own host does not wait
         rank.barrier()
         if rank.rank == 1:
             rank.default_stream.fill(memory, 1)

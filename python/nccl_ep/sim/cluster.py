@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from nccl_ep._checks import member, unsigned
 from nccl_ep._closing import Closing
 from nccl_ep.errors import Error, RemoteError
 from nccl_ep.sim._ffi import check, constants, ffi, library, numbers_of
@@ -60,19 +61,27 @@ class Cluster(Closing):
     Args:
         nodes: hosts.
         gpus_per_node: GPUs of a host, which reach each other's memory.
-        seed: of everything random; default: the environment variable ``NCCL_EP_SIM_SEED``, else 1.
+        seed: of everything random, from 1 on; None: the environment variable ``NCCL_EP_SIM_SEED``, else 1.
         sms: SMs of a GPU. Small numbers keep the simulation fast.
         lsa_team_size: GPUs that reach each other's memory, if fewer than a host has.
         threads_per_block: most threads of a block.
         shared_bytes: most dynamic shared memory of a block.
         memory_bytes: memory of a GPU; only what is touched is really used.
         step_limit: scheduling steps until the run is declared hung.
-        checker: whether to look for races; it takes most of the time.
+        checker: whether to look for races, as by default. With large rows that takes up to half of the
+            time and several times the memory.
         stores: when stores to other ranks become visible.
         schedule: how device threads are interleaved.
         network: whether there is one between LSA teams.
         rails_only: whether it connects ranks with the same place in their teams only.
         network_contexts: of each network; default 4.
+
+    A number whose default is 0 is chosen by the simulator then.
+
+    Raises:
+        ValueError: a number is out of bounds; a seed of 0, too, which C takes for none.
+        TypeError: a number or a member of an enumeration is something else.
+        InvalidArgument: what the simulator does not have, such as an ``lsa_team_size`` that divides no host.
 
     Example:
         >>> def main(rank):
@@ -101,19 +110,22 @@ class Cluster(Closing):
         rails_only: bool = False,
         network_contexts: int = 0,
     ) -> None:
-        for name, number in (("nodes", nodes), ("gpus_per_node", gpus_per_node)):
-            if number < 1:
-                raise ValueError(f"{name} is {number}, expected at least 1")
         wanted = ffi.new("ncclEpSimConfig_t*")
         wanted.size, wanted.magic = ffi.sizeof("ncclEpSimConfig_t"), constants["NCCL_EP_SIM_MAGIC"]
-        wanted.num_nodes, wanted.gpus_per_node, wanted.lsa_team_size = nodes, gpus_per_node, lsa_team_size
-        wanted.seed, wanted.sms_per_gpu = seed or 0, sms
-        wanted.max_threads_per_block, wanted.max_shared_bytes = threads_per_block, shared_bytes
-        wanted.memory_bytes, wanted.step_limit = memory_bytes, step_limit
+        wanted.num_nodes = unsigned("nodes", nodes, least=1)
+        wanted.gpus_per_node = unsigned("gpus_per_node", gpus_per_node, least=1)
+        wanted.lsa_team_size = unsigned("lsa_team_size", lsa_team_size)
+        wanted.seed = 0 if seed is None else unsigned("seed", seed, bits=64, least=1)
+        wanted.sms_per_gpu = unsigned("sms", sms)
+        wanted.max_threads_per_block = unsigned("threads_per_block", threads_per_block)
+        wanted.max_shared_bytes = unsigned("shared_bytes", shared_bytes)
+        wanted.memory_bytes = unsigned("memory_bytes", memory_bytes, bits=64)
+        wanted.step_limit = unsigned("step_limit", step_limit, bits=64)
         wanted.checker = 0 if checker is None else 2 if checker else 1
-        wanted.stores, wanted.schedule = int(stores), int(schedule)
+        wanted.stores = member("stores", stores, Stores)
+        wanted.schedule = member("schedule", schedule, Schedule)
         wanted.network = 1 if not network else 3 if rails_only else 2
-        wanted.num_gin_contexts = network_contexts
+        wanted.num_gin_contexts = unsigned("network_contexts", network_contexts)
         self._owner: _Owner | None = _Owner(wanted)
         in_force = ffi.new("ncclEpSimConfig_t*")
         check(library().ncclEpSimGetConfig(self.c, in_force))
@@ -223,9 +235,19 @@ class Cluster(Closing):
         return numbers_of(usage[0])
 
     def silence(self, rank: int, *, after: int = 0) -> None:
-        """Fault: the rank's GPU stops, as if it had died; at once, or ``after`` so many scheduling steps."""
-        if after:
-            check(library().ncclEpSimSilenceRankAfter(self.c, rank, after))
+        """Fault: the rank's GPU stops, as if it had died.
+
+        While it is silent its own host's waits for it, such as :meth:`Rank.synchronize`, raise
+        :class:`SystemFailure`, even if :meth:`wake` has been called to let it go on later. What is between
+        hosts, such as :meth:`Rank.barrier`, works.
+
+        Args:
+            rank: whose.
+            after: when so many scheduling steps have passed; 0: at once.
+        """
+        steps = unsigned("after", after, bits=64)
+        if steps:
+            check(library().ncclEpSimSilenceRankAfter(self.c, rank, steps))
         else:
             check(library().ncclEpSimSilenceRank(self.c, rank))
 
@@ -238,7 +260,8 @@ class Cluster(Closing):
             first_warp: the first such warp of each of these blocks.
             after: when so many scheduling steps have passed.
         """
-        check(library().ncclEpSimStopWarpsAfter(self.c, rank, first_block, first_warp, after))
+        first = unsigned("first_block", first_block), unsigned("first_warp", first_warp)
+        check(library().ncclEpSimStopWarpsAfter(self.c, rank, *first, unsigned("after", after, bits=64)))
 
     def wake(self, rank: int, *, after: int = 0) -> None:
         """Ends :meth:`silence` and :meth:`stop_warps`: the GPU goes on where it stopped.
@@ -247,14 +270,15 @@ class Cluster(Closing):
             rank: whose.
             after: when so many scheduling steps have passed, or nothing can go on without it; 0: at once.
         """
-        if after:
-            check(library().ncclEpSimWakeRankAfter(self.c, rank, after))
+        steps = unsigned("after", after, bits=64)
+        if steps:
+            check(library().ncclEpSimWakeRankAfter(self.c, rank, steps))
         else:
             check(library().ncclEpSimWakeRank(self.c, rank))
 
     def delay(self, rank: int, steps: int) -> None:
         """Fault: work queued from now on starts up to ``steps`` scheduling steps later; 0 is as usual."""
-        check(library().ncclEpSimDelayRank(self.c, rank, steps))
+        check(library().ncclEpSimDelayRank(self.c, rank, unsigned("steps", steps, bits=64)))
 
     def lose_node(self, node: int) -> None:
         """Fault: all GPUs of a host stop, and what is in flight to and from it is lost."""

@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from nccl_ep._checks import unsigned
 from nccl_ep.dtypes import DataType
 from nccl_ep.sim._ffi import NULL, ffi
 from nccl_ep.sim.gpu import Gpu
@@ -225,7 +226,8 @@ class Elastic:
 
     def __init__(self, gpu: Gpu, gpu_bytes: int, host_bytes: int) -> None:
         memory = ffi.new("void**")
-        on_gpu, in_host = ffi.new("size_t*", gpu_bytes), ffi.new("size_t*", host_bytes)
+        on_gpu = ffi.new("size_t*", unsigned("gpu_bytes", gpu_bytes, bits=64))
+        in_host = ffi.new("size_t*", unsigned("host_bytes", host_bytes, bits=64))
         gpu.call("ncclEpSimElasticAlloc", memory, on_gpu, in_host)
         self._gpu = gpu
         self.gpu_bytes, self.host_bytes = int(on_gpu[0]), int(in_host[0])
