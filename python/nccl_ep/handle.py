@@ -25,8 +25,9 @@ class Handle(Closing):
 
     Shapes below: R ranks, L experts of a rank, B ``max_dispatch_tokens_per_rank``, b tokens of this rank (0
     to B), K top-k, H hidden; in high throughput M rows received: ``max_recv_tokens_per_rank`` or more, or
-    without such a budget at least as many as ``recv_total_counter`` says. Floats are bfloat16, float16 or
-    float32, the same type on the way in and out.
+    without such a budget at least as many as ``recv_total_counter`` says. Tokens are bfloat16, float16 or
+    float32, the same type on the way in and out, unless a recipe says otherwise: see :meth:`dispatch` and
+    :meth:`combine`.
 
     Streams: every call is put on ``stream`` (default: the group's) and returns at once. Inputs and outputs
     must stay valid until the stream has passed the call.
@@ -119,12 +120,12 @@ class Handle(Closing):
         """Gives the handle a new routing. Capturable.
 
         Args:
-            topk_idx: int32 or int64 ``[b, K]``: each token's experts, 0 to experts - 1, or -1 for none. An
-                expert that a token names twice gets it once, with the sum of the weights. Low latency reads
-                this memory during dispatch and combine, so that a graph can be replayed with new contents:
-                leave it in place, and unchanged from a dispatch to the end of its combine. High throughput
-                reads it once, in stream order, and the call is collective. The handle keeps the buffer
-                alive.
+            topk_idx: int32 or int64 ``[b, K]``: each token's experts, 0 to experts - 1, or a negative number
+                for none. An expert that a token names twice gets it once, with the sum of the weights. Low
+                latency reads this memory during dispatch and combine, so that a graph can be replayed with
+                new contents: leave it in place, and unchanged from a dispatch to the end of its combine. High
+                throughput reads it once, in stream order, and the call is collective. The handle keeps the
+                buffer alive.
             layout_info: num_tokens int32 ``[1]`` on the device: there are that many tokens, 0 to b, the first
                 rows of every tensor with b rows, of which the others are not written. It is read when
                 ``topk_idx`` is, so that a graph captured for b tokens can be replayed with any number of
@@ -185,10 +186,32 @@ class Handle(Closing):
         layout_info       nothing is read                                recv_topk_idx_kind
         ================  =============================================  =====================================
 
+        The recipe of ``config`` says which types there are, and with which scales; n is their number for one
+        row. Output scales have the shape of the output tokens with n in place of H, and stand where their
+        rows do.
+
+        ============  =================================================  =====================================
+        recipe        inputs                                             outputs
+        ============  =================================================  =====================================
+        NONE          tokens bfloat16, float16 or float32                tokens of the same type
+        FWD           tokens of these types, FLOAT8E4M3, FLOAT8E5M2 or   tokens and scales of the same types,
+                      FLOAT4X2, of which H counts bytes;                 with the same n
+                      scales ``[b, n]`` float32, float16, bfloat16,
+                      FLOAT8E4M3, FLOAT8E5M2 or uint8, n at least 1
+        DS_FP8E3M4    tokens bfloat16, H a multiple of 128               tokens FLOAT8E4M3, scales float32,
+                                                                         n = H / 128: an element is its number
+                                                                         times the scale of its 128
+        ============  =================================================  =====================================
+
+        Tokens begin at a multiple of 16 bytes, and a row of them is one; scales begin at a multiple of their
+        type's size, but with FWD in high throughput of 16 bytes. A row with its scales, as it arrives, has
+        ``max_token_bytes`` at most.
+
         Flat rows are one for each token; its experts here stand first in ``topk_idx``, in ascending order,
         with their weights, and -1 behind. Expert-major rows stand in the zones that :meth:`update` counted,
-        padding is zeros. The backward pass has tokens only. Outputs in windows are written by their senders
-        directly, if ``zero_copy`` allows; all ranks then use the same offset.
+        padding is zeros, of scales too. The backward pass has neither weights nor ``topk_idx``. Outputs in
+        windows are written by their senders directly, if ``zero_copy`` allows; all ranks then use the same
+        offset, and tokens and scales are both in windows or neither.
 
         Rank-major ``topk_idx`` names an expert of this rank where the token's top-k does, and is -1
         elsewhere, unused rows included. Low latency works alike for outputs in windows and elsewhere.
@@ -201,7 +224,7 @@ class Handle(Closing):
             stream: default: the group's.
 
         Raises:
-            InvalidArgument: a tensor is missing, too many, or of the wrong shape or type.
+            InvalidArgument: a tensor is missing, too many, or of the wrong shape, type or alignment.
             InvalidUsage: there is no routing yet; a ``send_only`` call of this handle, or the last but one of
                 the group's, is still to be completed; or a graph is captured without a budget.
             RemoteError: an earlier call on this group waited too long for another rank.
@@ -247,6 +270,22 @@ class Handle(Closing):
         backward, too     topk_weights ``[b, K]`` float32                topk_weights ``[b, K]`` float32
         ================  =============================================  =====================================
 
+        The recipe of ``config`` says which types there are:
+
+        ============  =================================================  =====================================
+        recipe        inputs                                             outputs
+        ============  =================================================  =====================================
+        NONE          tokens bfloat16, float16 or float32                tokens of the same type
+        FP8           tokens bfloat16, H a multiple of 128; no scales,   tokens bfloat16
+                      which are made on the way
+        NVFP4         low latency: tokens bfloat16, H a multiple of 32;  tokens bfloat16
+                      scales float32, ``[L, R*B, 1]`` or
+                      ``[R, B, 1]``: 2688 / the row's largest
+                      magnitude, 0 for a row of zeros
+        ============  =================================================  =====================================
+
+        FP8 is for low latency and for high throughput's forward pass; neither goes with ``exact_combine``.
+
         Backward, ``topk_weights`` are the gradients of what dispatch gave out; each goes to the places of its
         expert in the top-k, and places without one get zero.
 
@@ -261,7 +300,7 @@ class Handle(Closing):
             stream: default: the group's.
 
         Raises:
-            InvalidArgument: a tensor is missing, or of the wrong shape or type.
+            InvalidArgument: a tensor is missing, or of the wrong shape, type or alignment.
             InvalidUsage: there was no dispatch or routing, or a ``send_only`` call is still to be completed,
                 as with :meth:`dispatch`.
             RemoteError: an earlier call on this group waited too long for another rank.

@@ -51,7 +51,14 @@ class LayoutInfo(_Tensors):
 @paired_with("ncclEpDispatchInputs_t")
 @dataclass(frozen=True)
 class DispatchInputs(_Tensors):
-    """What a rank sends: its tokens, with weights or scales where the layout or recipe needs them."""
+    """What a rank sends.
+
+    Attributes:
+        tokens: ``[b, H]``, a row for each token.
+        topk_weights: the weights of its experts, float32 ``[b, K]``, where the layout takes them.
+        scales: with the recipe FWD alone: the caller's, ``[b, n]`` with n of them for a row, at least 1, of
+            float32, float16, bfloat16, FLOAT8E4M3, FLOAT8E5M2 or uint8. They are moved as they are.
+    """
 
     tokens: Any
     topk_weights: Any = None
@@ -61,7 +68,15 @@ class DispatchInputs(_Tensors):
 @paired_with("ncclEpDispatchOutputs_t")
 @dataclass(frozen=True)
 class DispatchOutputs(_Tensors):
-    """What a rank receives. Rows that no token fills keep what they had."""
+    """What a rank receives. Rows that no token fills keep what they had.
+
+    Attributes:
+        tokens: the rows.
+        topk_weights: their weights, float32, where the layout has them.
+        scales: with a recipe: theirs, of the shape of ``tokens`` but for the last extent. FWD: the type and
+            number of ``inputs.scales``. DS_FP8E3M4: float32, H / 128 of them.
+        topk_idx: their experts, rank-major int32 and flat int64.
+    """
 
     tokens: Any
     topk_weights: Any = None
@@ -75,8 +90,10 @@ class CombineInputs(_Tensors):
     """What a rank gives back: its experts' rows, where dispatch had put them.
 
     Attributes:
-        scales: with NVFP4, the global scale of each row, 2688 / its largest magnitude or 0 for zeros, float32
-            ``[..., 1]``.
+        tokens: the rows.
+        topk_weights: high throughput, backward: the gradients of what dispatch gave out, float32.
+        scales: with the recipe NVFP4 alone: the global scale of each row, 2688 / its largest magnitude or 0
+            for zeros, float32, of the shape of ``tokens`` but for the last extent, which is 1.
     """
 
     tokens: Any
