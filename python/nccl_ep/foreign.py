@@ -32,13 +32,8 @@ def communicator_address(comm: Any) -> tuple[int, Any]:
     """The ``ncclComm_t`` behind a communicator, and the object that owns it.
 
     Args:
-        comm: an ``nccl.core.Communicator``, a simulated rank or its communicator, a PyTorch process group (a
-            new communicator of the same ranks is made for it), or an address.
+        comm: an ``nccl.core.Communicator``, a simulated rank or its communicator, or an address.
     """
-    if hasattr(comm, "_get_backend"):
-        from nccl_ep.interop.torch import get_nccl_comm_from_group
-
-        comm = get_nccl_comm_from_group(comm)
     owner, comm = comm, getattr(comm, "comm", comm)
     for attribute in ("ptr", "value"):
         if hasattr(comm, attribute):
@@ -49,6 +44,18 @@ def communicator_address(comm: Any) -> tuple[int, Any]:
         f"{type(comm).__name__} is no communicator: expected an nccl.core.Communicator, a simulated rank, "
         f"a PyTorch process group, or the address of an ncclComm_t"
     )
+
+
+def communicator_made_for(comm: Any) -> Any:
+    """A new communicator of a PyTorch process group's ranks, which the caller is to destroy.
+
+    None if ``comm`` is anything else. Collective in the process group.
+    """
+    if not hasattr(comm, "_get_backend"):
+        return None
+    from nccl_ep.interop.torch import get_nccl_comm_from_group
+
+    return get_nccl_comm_from_group(comm)
 
 
 def number_of_ranks(comm: Any) -> int | None:

@@ -10,6 +10,7 @@ from math import prod
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from nccl_ep._checks import check_types, member, whole
 from nccl_ep._closing import Closing
 from nccl_ep._ffi import NULL, Library, address_of, constants, default_library, ffi
 from nccl_ep.capabilities import Capabilities, CapabilityQuery
@@ -17,7 +18,7 @@ from nccl_ep.config import GroupConfig, HandleConfig
 from nccl_ep.dtypes import DataType
 from nccl_ep.enums import Layout
 from nccl_ep.errors import Error, InvalidUsage
-from nccl_ep.foreign import communicator_address, number_of_ranks, stream_address
+from nccl_ep.foreign import communicator_address, communicator_made_for, number_of_ranks, stream_address
 from nccl_ep.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -33,8 +34,10 @@ class Group(Closing):
     exception on its way: it goes on when the other ranks close theirs, or have given up.
 
     Args:
-        comm: an ``nccl.core.Communicator``, a simulated rank, a PyTorch process group, or an ``ncclComm_t``'s
-            address. It must outlive the group.
+        comm: an ``nccl.core.Communicator``, a simulated rank, or an ``ncclComm_t``'s address, all of which
+            must outlive the group; or a PyTorch process group, of whose ranks the group makes a communicator
+            of its own. :meth:`close` destroys that one, but leaves it to the end of the process with
+            ``enable_mask``, since NCCL would wait for ranks that are lost.
         config: see :class:`GroupConfig`; equal on all ranks.
         stream: default stream of this group's handles; None is the device's default stream.
         library: which ``libnccl_ep.so.0``; default: the one in this package.
@@ -42,6 +45,7 @@ class Group(Closing):
     Raises:
         InvalidArgument: a field of ``config`` has an impossible value, or ranks disagree about one.
         InvalidUsage: the device or communicator cannot do what ``config`` asks for.
+        TypeError: ``comm``, ``config`` or ``stream`` is something else.
 
     Example:
         >>> def main(rank):
@@ -57,15 +61,23 @@ class Group(Closing):
     def __init__(
         self, comm: Any, config: GroupConfig, *, stream: Any = None, library: Library | None = None
     ) -> None:
+        check_types(config=(config, GroupConfig))
         self._ptr = NULL
         self._has_told = False  # somebody knows what kernels have reported
         self.config = config
         self._stream, self._c_stream = stream, _c_stream(stream_address(stream))
         self.library = library or default_library()
         self._handles: weakref.WeakSet[Handle] = weakref.WeakSet()
-        address, self.comm = communicator_address(comm)
+        self._own_comm = communicator_made_for(comm)
+        address, self.comm = communicator_address(comm if self._own_comm is None else self._own_comm)
         out = ffi.new("ncclEpGroup_t*")
-        self.library.check(self.library.c.ncclEpCreateGroup(out, ffi.cast("ncclComm_t", address), config.c))
+        try:
+            self.library.check(
+                self.library.c.ncclEpCreateGroup(out, ffi.cast("ncclComm_t", address), config.c)
+            )
+        except Error:
+            self._destroy_own_comm()  # a group that is refused is refused on all ranks
+            raise
         self._ptr = out[0]
 
     @classmethod
@@ -119,10 +131,13 @@ class Group(Closing):
         self, layout: Layout | int, num_topk: int, *, config: HandleConfig | None = None
     ) -> int:
         """Bytes of device memory that a handle needs, for ``Handle.init(handle_mem=...)``."""
+        check_types(config=(config, HandleConfig | None))
+        c_layout, num_topk = member("layout", layout, Layout), whole("num_topk", num_topk)
         size = ffi.new("size_t*")
-        c_config = config.c if config else NULL
         self.check(
-            self.library.c.ncclEpHandleMemSize(self._open_ptr(), int(layout), c_config, size, num_topk)
+            self.library.c.ncclEpHandleMemSize(
+                self._open_ptr(), c_layout, NULL if config is None else config.c, size, num_topk
+            )
         )
         return int(size[0])
 
@@ -133,6 +148,7 @@ class Group(Closing):
 
         Raises:
             InvalidArgument: the query makes no sense. A call that would be refused is an answer.
+            TypeError: ``layout`` or ``query`` is something else.
 
         Example:
             >>> from nccl_ep import Algorithm, Operation
@@ -146,9 +162,11 @@ class Group(Closing):
             ...     cluster.run(main)
             ['DIRECT', 'DIRECT']
         """
+        check_types(query=(query, CapabilityQuery))
         out = ffi.new("ncclEpCapabilities_t*")
         out.size, out.magic = ffi.sizeof("ncclEpCapabilities_t"), constants["NCCL_EP_MAGIC"]
-        self.check(self.library.c.ncclEpQueryCapabilities(self._open_ptr(), int(layout), query.c, out))
+        c_layout = member("layout", layout, Layout)
+        self.check(self.library.c.ncclEpQueryCapabilities(self._open_ptr(), c_layout, query.c, out))
         return Capabilities.of(out)
 
     def query_mask(self, mask: Any, *, stream: Any = None) -> None:
@@ -175,11 +193,13 @@ class Group(Closing):
     def update_mask(self, mask: list[int], *, stream: Any = None) -> None:
         """Sets which ranks take part, in stream order: 1 for each that does, 0 for each that is left out.
 
-        Ranks beyond the end of the list take part.
+        Ranks beyond the end of the list take part. The calling rank's own element has no effect, so all may
+        be given the same list. A rank that was masked, and may have made calls meanwhile, takes part again by
+        :meth:`clean_mask` alone.
 
         Raises:
             ValueError: the list has more elements than there are ranks, or others than 0 and 1.
-            InvalidArgument: the calling rank would be left out itself.
+            InvalidUsage: the group was made without ``enable_mask``.
         """
         num_ranks = number_of_ranks(self.comm) or _MAX_RANKS
         if len(mask) > num_ranks or any(active not in (0, 1) for active in mask):
@@ -204,23 +224,22 @@ class Group(Closing):
         that was lost since :meth:`clear_error`: calls go on to succeed. Its message says who has waited how
         long for what from whom, and ``ranks`` has the rank; :meth:`query_mask` tells of all of them.
         """
-        code = ffi.new("int*")
-        self.check(self.library.c.ncclEpGetAsyncError(self._open_ptr(), code))
-        if not code[0]:
-            return None
-        self._has_told = True
-        return self.library.error(int(code[0]), self._ptr)
+        failure = self._reported()
+        self._has_told |= failure is not None
+        return failure
 
     def clear_error(self) -> None:
         """Forgets that ranks were lost, which :meth:`async_error` returns."""
         self.check(self.library.c.ncclEpErrorClear(self._open_ptr()))
 
     def close(self) -> None:
-        """Closes the group's handles, whose calls must have run, and then the group.
+        """Closes the group's handles and then the group, whose calls must all have run.
 
-        Collective. Closing twice is harmless.
+        So wait for the streams before, for those of :meth:`query_mask` and :meth:`update_mask` as well: they
+        use memory that is freed here. Collective; not capturable. Closing twice is harmless.
 
         Raises:
+            InvalidUsage: the group has a handle that was not made through this object. It stays open.
             Error: a kernel has reported a failure that no call has raised: results are not to be used. The
                 group is closed all the same.
         """
@@ -228,9 +247,11 @@ class Group(Closing):
             handle.close()
         if self.closed:
             return
-        failure = None if self._has_told else self.async_error()
-        ptr, self._ptr = self._ptr, NULL
-        self.library.check(self.library.c.ncclEpGroupDestroy(ptr))
+        failure = None if self._has_told else self._reported()
+        self.library.check(self.library.c.ncclEpGroupDestroy(self._ptr))
+        self._ptr = NULL  # not before: a group that refuses to be destroyed lives on
+        if not self.config.enable_mask:
+            self._destroy_own_comm()
         if failure and not self.config.enable_mask:  # a group with masks goes on without the lost
             raise failure
 
@@ -252,13 +273,24 @@ class Group(Closing):
         """The C stream of a call: the given one, else the group's default."""
         return self._c_stream if stream is None else _c_stream(stream_address(stream))
 
+    def _reported(self) -> Error | None:
+        code = ffi.new("int*")
+        self.check(self.library.c.ncclEpGetAsyncError(self._open_ptr(), code))
+        return self.library.error(int(code[0]), self._ptr) if code[0] else None
+
+    def _destroy_own_comm(self) -> None:
+        comm, self._own_comm = self._own_comm, None
+        if comm is not None:
+            comm.destroy()
+
     def _open_ptr(self) -> Any:
         if not self._ptr:
             raise InvalidUsage(5, "the group is closed")
         return self._ptr
 
     def __del__(self) -> None:
-        # Closing is collective, and the collector runs on each rank when it likes: say so and leave it.
+        # Closing is collective, and the collector runs on each rank when it likes: say so and leave it, with
+        # the communicator that it uses.
         if getattr(self, "_ptr", NULL) != NULL:
             warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
+from nccl_ep._checks import check_types, member, whole
 from nccl_ep._closing import Closing
 from nccl_ep._ffi import NULL, address_of, ffi
 from nccl_ep.config import CombineConfig, CompleteConfig, DispatchConfig, HandleConfig
@@ -71,12 +72,14 @@ class Handle(Closing):
             InvalidArgument: ``num_topk`` or ``handle_mem`` does not fit.
             InvalidUsage: high throughput: ``num_topk`` is more than the group's, or the group needs one.
         """
+        check_types(group=(group, Group), config=(config, HandleConfig | None))
+        c_layout, num_topk = member("layout", layout, Layout), whole("num_topk", num_topk)
         memory = None if handle_mem is None else Tensor.of(handle_mem)
+        c_memory = NULL if memory is None else memory.c
         out = ffi.new("ncclEpHandle_t*")
-        c_config, c_memory = config.c if config else NULL, memory.c if memory else NULL
         group.check(
             group.library.c.ncclEpInitHandle(
-                out, group._open_ptr(), int(layout), c_config, num_topk, c_memory
+                out, group._open_ptr(), c_layout, NULL if config is None else config.c, num_topk, c_memory
             )
         )
         return cls(group, layout, num_topk, out[0], memory)
@@ -93,13 +96,19 @@ class Handle(Closing):
         stream: Any = None,
     ) -> Handle:
         """Makes a handle with its first routing: :meth:`init` and :meth:`update` in one. Not capturable."""
-        table = Tensor.of(topk_idx)
-        out = ffi.new("ncclEpHandle_t*")
-        c_info, c_config = layout_info.c if layout_info else NULL, config.c if config else NULL
+        check_types(
+            group=(group, Group),
+            layout_info=(layout_info, LayoutInfo | None),
+            config=(config, HandleConfig | None),
+        )
+        c_layout, table = member("layout", layout, Layout), Tensor.of(topk_idx)
+        c_info = NULL if layout_info is None else layout_info.c
+        c_config = NULL if config is None else config.c
         c_stream = group.c_stream(stream)
+        out = ffi.new("ncclEpHandle_t*")
         group.check(
             group.library.c.ncclEpCreateHandle(
-                out, group._open_ptr(), int(layout), table.c, c_info, c_config, c_stream
+                out, group._open_ptr(), c_layout, table.c, c_info, c_config, c_stream
             )
         )
         handle = cls(group, layout, table.sizes[-1], out[0])
@@ -142,10 +151,15 @@ class Handle(Closing):
                 next call on: a rank would receive more rows than its budget, and overflow_policy is not DROP.
         """
         table = Tensor.of(topk_idx)
-        c_info = layout_info.c if layout_info else NULL
-        self._check(
-            self._c.ncclEpUpdateHandle(self._open_ptr(), table.c, c_info, self.group.c_stream(stream))
-        )
+        c_stream = self.group.c_stream(stream)
+        try:
+            result = self._c.ncclEpUpdateHandle(
+                self._open_ptr(), table.c, NULL if layout_info is None else layout_info.c, c_stream
+            )
+        except (AttributeError, TypeError):
+            check_types(layout_info=(layout_info, LayoutInfo | None))
+            raise
+        self._check(result)
         self._routing = table, layout_info
 
     def dispatch(
@@ -229,13 +243,18 @@ class Handle(Closing):
                 the group's, is still to be completed; or a graph is captured without a budget.
             RemoteError: an earlier call on this group waited too long for another rank.
         """
-        c_info, c_config = layout_info.c if layout_info else NULL, config.c if config else NULL
         c_stream = self.group.c_stream(stream)
         try:
+            c_info = NULL if layout_info is None else layout_info.c
+            c_config = NULL if config is None else config.c
             result = self._c.ncclEpDispatch(self._open_ptr(), inputs.c, outputs.c, c_info, c_config, c_stream)
         except (AttributeError, TypeError):
-            _check_type("inputs", inputs, DispatchInputs)
-            _check_type("outputs", outputs, DispatchOutputs)
+            check_types(
+                inputs=(inputs, DispatchInputs),
+                outputs=(outputs, DispatchOutputs),
+                layout_info=(layout_info, LayoutInfo | None),
+                config=(config, DispatchConfig | None),
+            )
             raise
         self._check(result)
         if config and config.send_only:
@@ -305,13 +324,17 @@ class Handle(Closing):
                 as with :meth:`dispatch`.
             RemoteError: an earlier call on this group waited too long for another rank.
         """
-        c_config = config.c if config else NULL
         c_stream = self.group.c_stream(stream)
         try:
-            result = self._c.ncclEpCombine(self._open_ptr(), inputs.c, outputs.c, c_config, c_stream)
+            result = self._c.ncclEpCombine(
+                self._open_ptr(), inputs.c, outputs.c, NULL if config is None else config.c, c_stream
+            )
         except (AttributeError, TypeError):
-            _check_type("inputs", inputs, CombineInputs)
-            _check_type("outputs", outputs, CombineOutputs)
+            check_types(
+                inputs=(inputs, CombineInputs),
+                outputs=(outputs, CombineOutputs),
+                config=(config, CombineConfig | None),
+            )
             raise
         self._check(result)
         if config and config.send_only:
@@ -319,8 +342,13 @@ class Handle(Closing):
 
     def complete(self, *, config: CompleteConfig | None = None, stream: Any = None) -> None:
         """Receives what a ``send_only`` call left pending, if anything. Collective; capturable."""
-        c_config = config.c if config else NULL
-        self._check(self._c.ncclEpComplete(self._open_ptr(), c_config, self.group.c_stream(stream)))
+        c_stream = self.group.c_stream(stream)
+        try:
+            result = self._c.ncclEpComplete(self._open_ptr(), NULL if config is None else config.c, c_stream)
+        except (AttributeError, TypeError):
+            check_types(config=(config, CompleteConfig | None))
+            raise
+        self._check(result)
         self._pending = None
 
     def close(self) -> None:
@@ -355,8 +383,3 @@ class Handle(Closing):
             return "<nccl_ep.Handle closed>"
         name = Layout(self.layout).name.lower().replace("_", "-")
         return f"<nccl_ep.Handle {name}, top-{self.num_topk} at {self.ptr:#x}>"
-
-
-def _check_type(name: str, value: Any, expected: type) -> None:
-    if not isinstance(value, expected):
-        raise TypeError(f"{name} is a {type(value).__name__}, expected {expected.__name__}")

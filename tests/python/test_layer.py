@@ -22,7 +22,9 @@ from nccl_ep._declarations import read_declarations
 from nccl_ep._pairing import CStruct, paired_with
 from nccl_ep.errors import error_of
 from nccl_ep.foreign import communicator_address, stream_address
+from nccl_ep.interop import torch as interop
 
+EM = ep.Layout.EXPERT_MAJOR
 CONFIG = ep.GroupConfig(num_experts=4, max_dispatch_tokens_per_rank=4, max_token_bytes=64)
 
 
@@ -273,6 +275,44 @@ def test_arrays_in_place_of_inputs_are_named(make_cluster: Any) -> None:
     lone(make_cluster, act)
 
 
+def test_arguments_of_another_type_are_named(make_cluster: Any) -> None:
+    def act(rank: Any, group: Any) -> None:
+        rows, table = rank.array(np.zeros((4, 16), np.float32)), rank.array(np.zeros((4, 2), np.int64))
+        handle = group.create_handle(EM, table)
+        sent = ep.DispatchInputs(rows), ep.DispatchOutputs(rows)
+        added = ep.CombineInputs(rows), ep.CombineOutputs(rows)
+        other = ep.CombineConfig()
+        for says, call in {
+            "config is a dict, expected GroupConfig": lambda: ep.Group(rank, {}),  # type: ignore[arg-type]
+            "config is None, expected GroupConfig": lambda: ep.Group(rank, None),  # type: ignore[arg-type]
+            "layout is 'em', expected a member of Layout": lambda: group.create_handle("em", table),
+            "layout is None, expected a member of Layout": lambda: group.init_handle(None, 2),
+            "layout is 1.5, expected a member of Layout": lambda: group.handle_mem_size(1.5, 2),
+            "num_topk is '2', expected a whole number": lambda: group.init_handle(EM, "2"),
+            "config is a dict, expected HandleConfig or None": lambda: group.init_handle(EM, 2, config={}),
+            "query is None, expected CapabilityQuery": lambda: group.capabilities(EM, None),
+            "layout_info is a str, expected LayoutInfo or None": lambda: handle.update(
+                table, layout_info="x"
+            ),
+            "layout_info is a dict, expected LayoutInfo or None": lambda: handle.dispatch(
+                *sent, layout_info={}
+            ),
+            "config is a CombineConfig, expected DispatchConfig or None": lambda: handle.dispatch(
+                *sent, config=other
+            ),
+            "config is a DispatchConfig, expected CombineConfig or None": lambda: handle.combine(
+                *added, config=ep.DispatchConfig()
+            ),
+            "config is a CombineConfig, expected CompleteConfig or None": lambda: handle.complete(
+                config=other
+            ),
+        }.items():
+            with pytest.raises(TypeError, match=f"^{says}$"):
+                call()
+
+    lone(make_cluster, act)
+
+
 # ---- Lifetimes ----
 
 
@@ -354,6 +394,67 @@ def test_a_failure_that_no_call_has_raised_is_raised_at_the_end(make_cluster: An
 
     assert "expert 4" in make_cluster(1).run(main, False)[0]
     assert make_cluster(1).run(main, True)[0] == ""
+
+
+def test_a_group_that_is_not_destroyed_stays_open(make_cluster: Any) -> None:
+    def main(rank: Any) -> None:
+        group = ep.Group(rank.comm, CONFIG)
+        handle = group.create_handle(EM, rank.array(np.full((3, 2), 4)))
+        group._handles.clear()  # so that it is nobody's
+        rows, counts = rank.array(np.zeros((4, 4, 16), np.float32)), rank.array(np.zeros(4, np.int32))
+        inputs, outputs = ep.DispatchInputs(rows[0, :3]), ep.DispatchOutputs(rows)
+        handle.dispatch(inputs, outputs, layout_info=ep.LayoutInfo(expert_counters=counts))
+        rank.synchronize()
+        with pytest.raises(ep.InvalidUsage, match="has 1 handles"):
+            group.close()
+        assert not group.closed
+        handle.close()
+        with pytest.raises(ep.InvalidArgument, match="expert 4"):  # which is told when it ends
+            group.close()
+        assert group.closed
+
+    make_cluster(1).run(main)
+
+
+class FakeProcessGroup:
+    """What tells PyTorch's process groups from other communicators."""
+
+    def _get_backend(self) -> None: ...
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_a_group_of_a_process_group_ends_with_its_communicator(
+    make_cluster: Any, monkeypatch: pytest.MonkeyPatch, mask: bool
+) -> None:
+    """With masks NCCL would wait for ranks that are lost."""
+
+    def main(rank: Any) -> None:
+        destroyed = []
+        comm = SimpleNamespace(
+            ptr=communicator_address(rank.comm)[0],
+            nranks=1,
+            destroy=lambda: destroyed.append(group.closed if group else None),
+        )
+        monkeypatch.setattr(interop, "get_nccl_comm_from_group", lambda _: comm)
+        group: Any = None
+        with pytest.raises(ep.InvalidArgument, match="num_experts"):
+            ep.Group(FakeProcessGroup(), dataclasses.replace(CONFIG, num_experts=0))
+        assert destroyed == [None]
+
+        destroyed.clear()
+        group = ep.Group(FakeProcessGroup(), dataclasses.replace(CONFIG, enable_mask=mask))
+        assert group.comm is comm
+        assert not destroyed
+        group.close()
+        group.close()
+        assert destroyed == ([] if mask else [True])
+
+        destroyed.clear()
+        with ep.Group(comm, CONFIG):
+            pass
+        assert not destroyed  # which is the caller's
+
+    make_cluster(1).run(main)
 
 
 def test_the_end_of_a_group_hides_no_exception(make_cluster: Any) -> None:

@@ -10,7 +10,8 @@ def get_nccl_comm_from_group(group: Any = None) -> Any:
     """A new ``nccl.core.Communicator`` of the ranks of a PyTorch process group. Collective in that group.
 
     A communicator of its own keeps the library out of the way of PyTorch's collectives. The current CUDA
-    device must be the rank's. Call ``destroy()`` on it after closing the groups that use it.
+    device must be the rank's. It is the caller's, who calls ``destroy()`` on it after closing the groups that
+    use it. A group that is given the process group itself does both.
 
     Args:
         group: a ``torch.distributed`` process group; default: the world.
