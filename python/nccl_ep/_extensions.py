@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -32,6 +33,23 @@ class Extension:
         if result:
             message = self.ffi.string(self.c.ncclEpGetLastError(self.ffi.NULL))
             raise error_of(result, message.decode(errors="replace"))
+
+    def visit(self, kind: str, on_visit: Callable[..., None], call: Callable[[Any], int]) -> None:
+        """Makes a call that takes a visitor. What the visitor raises is raised here, once the call is over.
+
+        Args:
+            kind: the C type of the visitor.
+            on_visit: what it does, with its C arguments.
+            call: is given the visitor, and returns the result code.
+        """
+        raised: list[BaseException] = []
+
+        def on_error(_type: Any, error: BaseException, _traceback: Any) -> None:
+            raised.append(error)
+
+        self.check(call(self.ffi.callback(kind, on_visit, onerror=on_error)))
+        if raised:
+            raise raised[0]
 
 
 @cache

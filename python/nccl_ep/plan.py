@@ -89,18 +89,19 @@ def memory_plan(
     ffi = plan.ffi
     pieces: list[MemoryPiece] = []
 
-    @ffi.callback("ncclEpMemoryVisitor_t")  # type: ignore[untyped-decorator]
-    def visit(piece: Any, _context: Any) -> None:
+    def on_piece(piece: Any, _context: Any) -> None:
         name = ffi.string(piece.name).decode()
         pieces.append(MemoryPiece(name, MemoryKind(int(piece.kind)), bool(piece.of_handle), int(piece.bytes)))
 
     c_config = ffi.cast("ncclEpGroupConfig_t*", config.c)
     c_handle = ffi.cast("ncclEpHandleConfig_t*", handle_config.c) if handle_config else ffi.NULL
     team_size = num_ranks if team_size is None else team_size
-    plan.check(
-        plan.c.ncclEpPlanMemory(
-            c_config, num_ranks, team_size, num_sms, int(layout), c_handle, num_topk, visit, ffi.NULL
-        )
+    plan.visit(
+        "ncclEpMemoryVisitor_t",
+        on_piece,
+        lambda visitor: plan.c.ncclEpPlanMemory(
+            c_config, num_ranks, team_size, num_sms, int(layout), c_handle, num_topk, visitor, ffi.NULL
+        ),
     )
     return pieces
 

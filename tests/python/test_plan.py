@@ -10,6 +10,8 @@ from typing import Any
 import nccl_ep as ep
 import pytest
 from command_help import check_help
+from nccl_ep import plan
+from nccl_ep.model import pieces
 from nccl_ep.plan import MemoryKind, main, memory_plan
 
 EM, RM, FLAT = ep.Layout.EXPERT_MAJOR, ep.Layout.RANK_MAJOR, ep.Layout.FLAT
@@ -283,3 +285,22 @@ def test_top_k_was_once_written_otherwise(capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(SystemExit):
         main(["--tokens", "4096", "--experts", "256", "--hidden", "7168"])
     assert "required: --top-k" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("module", "piece", "list_pieces"),
+    [
+        (plan, "MemoryPiece", lambda: memory_plan(LL, 4, EM, 3)),
+        (pieces, "TrafficPiece", lambda: pieces.traffic_plan(LL, 4, 4, EM, 3)),
+    ],
+    ids=["memory", "traffic"],
+)
+def test_what_goes_wrong_with_a_piece_is_raised(
+    monkeypatch: pytest.MonkeyPatch, module: Any, piece: str, list_pieces: Any
+) -> None:
+    def refuse(*_args: Any, **_kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, piece, refuse)
+    with pytest.raises(KeyboardInterrupt):
+        list_pieces()

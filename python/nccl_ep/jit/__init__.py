@@ -80,14 +80,12 @@ def warmup(
     """
     names = [archs] if isinstance(archs, str) else archs
     joined = _jit().ffi.NULL if names is None else ",".join(names).encode()
-    return _visited(
-        lambda visitor, context: _jit().c.ncclEpJitWarmup(joined, groups, visitor, context), visit
-    )
+    return _visited(lambda visitor: _jit().c.ncclEpJitWarmup(joined, groups, visitor, _jit().ffi.NULL), visit)
 
 
 def kernels() -> list[Kernel]:
     """What is kept, sorted by name."""
-    return _visited(lambda visitor, context: _jit().c.ncclEpJitList(visitor, context), lambda _: None)
+    return _visited(lambda visitor: _jit().c.ncclEpJitList(visitor, _jit().ffi.NULL), lambda _: None)
 
 
 def clear() -> int:
@@ -113,9 +111,16 @@ def network_headers(folder: str | Path | None) -> list[str]:
     """
     ffi = _jit().ffi
     options: list[str] = []
-    visit = ffi.callback("ncclEpJitOption_t", lambda option, _: options.append(ffi.string(option).decode()))
     path = ffi.NULL if folder is None else str(folder).encode()
-    _jit().check(_jit().c.ncclEpJitNetworkHeaders(path, visit, ffi.NULL))
+
+    def on_option(option: Any, _context: Any) -> None:
+        options.append(ffi.string(option).decode())
+
+    _jit().visit(
+        "ncclEpJitOption_t",
+        on_option,
+        lambda visitor: _jit().c.ncclEpJitNetworkHeaders(path, visitor, ffi.NULL),
+    )
     return options
 
 
@@ -123,22 +128,14 @@ def _jit() -> Extension:
     return extension("nccl_ep_jit.h")
 
 
-def _visited(call: Callable[[Any, Any], int], visit: Callable[[Kernel], None]) -> list[Kernel]:
-    ffi = _jit().ffi
+def _visited(call: Callable[[Any], int], visit: Callable[[Kernel], None]) -> list[Kernel]:
     seen: list[Kernel] = []
-    raised: list[BaseException] = []
 
     def on_kernel(kernel: Any, _context: Any) -> None:
         seen.append(_kernel(kernel))
         visit(seen[-1])
 
-    def on_error(_type: Any, error: BaseException, _traceback: Any) -> None:
-        raised.append(error)
-
-    visitor = ffi.callback("ncclEpJitVisitor_t", on_kernel, onerror=on_error)
-    _jit().check(call(visitor, ffi.NULL))
-    if raised:
-        raise raised[0]
+    _jit().visit("ncclEpJitVisitor_t", on_kernel, call)
     return seen
 
 

@@ -87,8 +87,7 @@ def traffic_plan(
     ffi = plan.ffi
     pieces: list[TrafficPiece] = []
 
-    @ffi.callback("ncclEpTrafficVisitor_t")  # type: ignore[untyped-decorator]
-    def visit(piece: Any, _context: Any) -> None:
+    def on_piece(piece: Any, _context: Any) -> None:
         pieces.append(
             TrafficPiece(
                 name=ffi.string(piece.name).decode(),
@@ -104,7 +103,11 @@ def traffic_plan(
         )
 
     c_config = ffi.cast("ncclEpGroupConfig_t*", config.c)
-    plan.check(
-        plan.c.ncclEpPlanTraffic(c_config, num_ranks, team_size, int(layout), num_topk, visit, ffi.NULL)
+    plan.visit(
+        "ncclEpTrafficVisitor_t",
+        on_piece,
+        lambda visitor: plan.c.ncclEpPlanTraffic(
+            c_config, num_ranks, team_size, int(layout), num_topk, visitor, ffi.NULL
+        ),
     )
     return pieces
