@@ -6,19 +6,13 @@ from __future__ import annotations
 from typing import Any
 
 import nccl_ep
+from nccl_ep.plan import ALGORITHMS, OVERFLOW
 
 from ep_bench.buffers import Buffers
 from ep_bench.cases import Case
 from ep_bench.formats import Part
 
-ALGORITHMS = {"ll": nccl_ep.Algorithm.LOW_LATENCY, "ht": nccl_ep.Algorithm.HIGH_THROUGHPUT}
-LAYOUTS = {
-    "em": nccl_ep.Layout.EXPERT_MAJOR,
-    "rm": nccl_ep.Layout.RANK_MAJOR,
-    "fl": nccl_ep.Layout.FLAT,
-}
 PASSES = {"fwd": nccl_ep.PassDir.FWD, "bwd": nccl_ep.PassDir.BWD}
-OVERFLOW = {"trap": nccl_ep.OverflowPolicy.TRAP, "drop": nccl_ep.OverflowPolicy.DROP}
 
 
 def group_config(case: Case, budget: int) -> nccl_ep.GroupConfig:

@@ -8,7 +8,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from nccl_ep.dtypes import DataType
+from nccl_ep.dtypes import DataType, numpy_dtype
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "bf16": np.dtype(ml_dtypes.bfloat16),
@@ -34,16 +34,6 @@ SCALE_TYPES = {
     "uint8": DataType.UINT8,
 }
 
-_IN_MEMORY: dict[DataType, np.dtype[Any]] = {
-    DataType.FLOAT8E4M3: np.dtype(ml_dtypes.float8_e4m3fn),
-    DataType.FLOAT8E5M2: np.dtype(ml_dtypes.float8_e5m2),
-    DataType.FLOAT4X2: np.dtype(np.uint8),  # NumPy has no element that is two numbers
-    DataType.UINT8: np.dtype(np.uint8),
-    DataType.BFLOAT16: DTYPES["bf16"],
-    DataType.FLOAT16: DTYPES["fp16"],
-    DataType.FLOAT32: DTYPES["fp32"],
-}
-
 
 @dataclass(frozen=True)
 class Part:
@@ -55,7 +45,7 @@ class Part:
     @property
     def dtype(self) -> np.dtype[Any]:
         """NumPy's type for the memory."""
-        return _IN_MEMORY[self.datatype]
+        return numpy_dtype(self.datatype)
 
     @property
     def num_bytes(self) -> int:

@@ -7,9 +7,9 @@ from collections.abc import Collection
 from dataclasses import replace
 
 import nccl_ep
-from nccl_ep.plan import MemoryKind, memory_plan
+from nccl_ep.plan import LAYOUTS, MemoryKind, memory_plan
 
-from ep_bench.arguments import LAYOUTS, group_config, handle_config
+from ep_bench.arguments import group_config, handle_config
 from ep_bench.cases import Case
 from ep_bench.devices.driver import least_memory
 from ep_bench.exits import UsageError

@@ -10,9 +10,9 @@ from typing import Any
 import nccl_ep
 import numpy as np
 from nccl_ep._ffi import NULL, ffi
+from nccl_ep.plan import LAYOUTS
 
 from ep_bench.arguments import (
-    LAYOUTS,
     combine_arguments,
     dispatch_arguments,
     group_config,

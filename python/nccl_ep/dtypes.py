@@ -7,6 +7,7 @@ from contextlib import suppress
 from enum import IntEnum
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 
@@ -94,3 +95,22 @@ _BY_DLPACK = {
     (12, 8): DataType.FLOAT8E5M2,
     (17, 4): DataType.FLOAT4X2,
 }
+
+
+_IN_MEMORY: dict[DataType, np.dtype[Any]] = {
+    DataType.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
+    DataType.FLOAT8E4M3: np.dtype(ml_dtypes.float8_e4m3fn),
+    DataType.FLOAT8E5M2: np.dtype(ml_dtypes.float8_e5m2),
+    DataType.FLOAT4X2: np.dtype(np.uint8),  # NumPy has no element that is two numbers
+}
+
+
+def numpy_dtype(dtype: Any) -> np.dtype[Any]:
+    """The NumPy dtype for a dtype, a scalar type, a name or a :class:`nccl_ep.DataType`."""
+    if not isinstance(dtype, DataType):
+        try:
+            known: np.dtype[Any] = np.dtype(dtype)
+            return known
+        except TypeError:
+            dtype = DataType.of(dtype)
+    return _IN_MEMORY[dtype] if dtype in _IN_MEMORY else np.dtype(dtype.name.lower())

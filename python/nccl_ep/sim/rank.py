@@ -10,12 +10,11 @@ from operator import index
 from types import TracebackType
 from typing import Any, SupportsIndex
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
 from nccl_ep._checks import unsigned
-from nccl_ep.dtypes import DataType
+from nccl_ep.dtypes import numpy_dtype
 from nccl_ep.sim._ffi import NULL, ffi
 from nccl_ep.sim.gpu import Gpu
 from nccl_ep.sim.stream import Event, Graph, Stream
@@ -250,22 +249,3 @@ class _Memory:
             "typestr": "|u1",
             "version": 3,
         }
-
-
-_SMALL: dict[DataType, np.dtype[Any]] = {
-    DataType.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
-    DataType.FLOAT8E4M3: np.dtype(ml_dtypes.float8_e4m3fn),
-    DataType.FLOAT8E5M2: np.dtype(ml_dtypes.float8_e5m2),
-    DataType.FLOAT4X2: np.dtype(np.uint8),
-}
-
-
-def numpy_dtype(dtype: Any) -> np.dtype[Any]:
-    """The NumPy dtype for a dtype, a scalar type, a name or a :class:`nccl_ep.DataType`."""
-    if not isinstance(dtype, DataType):
-        try:
-            known: np.dtype[Any] = np.dtype(dtype)
-            return known
-        except TypeError:
-            dtype = DataType.of(dtype)
-    return _SMALL[dtype] if dtype in _SMALL else np.dtype(dtype.name.lower())
