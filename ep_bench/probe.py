@@ -12,6 +12,7 @@ from nccl_ep import paths
 
 from ep_bench.devices import driver, nccl, nvrtc
 from ep_bench.devices.cuda import CudaDevice
+from ep_bench.exits import UsageError
 from ep_bench.statistics import slowest_rank
 
 ROW_BYTES = 14_336
@@ -40,8 +41,13 @@ def push_ceiling_gbps(device: CudaDevice, communicator: nccl.Communicator, max_s
 
     Args:
         max_sms: blocks there may be; 0: enough.
+
+    Raises:
+        UsageError: there are more ranks than it can serve.
     """
     rank, num_ranks = communicator.rank, communicator.num_ranks
+    if num_ranks - 1 > MAX_PEERS:
+        raise UsageError(f"a team has {num_ranks} ranks, expected at most {MAX_PEERS + 1} for the push probe")
     shared_bytes = NUM_WARPS * NUM_STAGES * ROW_BYTES
     kernel = driver.Kernel(_binary(device.gpu.arch), "push_rows", shared_bytes)
     peers = [(rank + i) % num_ranks for i in range(1, num_ranks)]
