@@ -77,7 +77,7 @@ class Row:
     dropped_rows: int | None
     # Beside the table's keys:
     routing: str
-    mask: bool | None = None
+    mask: bool
     host_call_us: float | None = None
     ratio: Ratio | None = None
 
@@ -178,7 +178,7 @@ def make_row(
         **_ht_settings(case),
         dropped_rows=routed.num_dropped if case.algorithm == "ht" else None,
         routing=case.routing,
-        mask=case.mask if case.algorithm == "ll" else None,
+        mask=case.mask,
         host_call_us=measured.host_call_us,
         ratio=measured.ratio,
     )

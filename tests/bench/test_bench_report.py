@@ -248,3 +248,11 @@ class Links(HTMLParser):
     def handle_starttag(self, tag, attrs):
         names = ("src", "href", "xlink:href")
         self.outside += [value for name, value in attrs if name in names and not value.startswith("#")]
+
+
+@pytest.mark.parametrize("algorithm", ["ll", "ht"])
+def test_rows_say_whether_groups_had_masks(algorithm):
+    rows = [row(case(algorithm=algorithm, mask=mask)) for mask in (False, True)]
+    assert [found.as_dict(verbose=True)["mask"] for found in rows] == [False, True]
+    assert columns_for(rows)[0].name == "mask"
+    assert constants_of(rows[1:])["mask"] == "yes"
