@@ -61,6 +61,10 @@ class Zones:
             self._of_rank[rank] = self._behind_one_another(rank) if self.budget else self._of_fixed_size(rank)
         return self._of_rank[rank]
 
+    def used_rows(self, rank: int) -> int:
+        """Rows of a rank's output that anybody looks at, of all that it has."""
+        return self.num_rows if self.budget else sum(zone.num_rows for zone in self.of_rank(rank))
+
     def arrivals(self, rank: int) -> Array:
         """Which tokens a rank receives, each once."""
         return np.unique(np.concatenate([zone.tokens for zone in self.of_rank(rank)]))

@@ -4,17 +4,30 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 from bench_cases import case
+from nccl_ep.plan import LAYOUTS, MemoryKind, memory_plan
 
 from ep_bench import memory
+from ep_bench.arguments import group_config, handle_config
 from ep_bench.cases import Case
 from ep_bench.cli import main
 from ep_bench.devices import driver
 from ep_bench.exits import Exit, UsageError
 from ep_bench.memory import check_memory
+from ep_bench.options import parse, settle
+
+COMMAND = ["--device=sim", "--ranks=2", "--tokens=64", "--experts=8", "--top-k=3", "--op=pair", "--mode=host"]
+PEAK = """
+import sys
+from ep_bench.cli import main
+assert main(sys.argv[1:]) == 0
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
 
 # 4 ranks with 6 tokens each, of 64 bytes; 2 experts on a rank.
 LL, HT = case(), case(algorithm="ht", layout="fl", budget=100)
@@ -40,12 +53,54 @@ def least_that_fits(monkeypatch: Any, of: Case, device: str, ops: tuple[str, ...
 
 
 def test_simulated_ranks_fill_rows_of_the_host(monkeypatch: Any) -> None:
-    # Given, known to verification, arrived, to be combined, returned.
-    assert least_that_fits(monkeypatch, LL, "sim") == 4 * 6 * 5 * 64
-    assert least_that_fits(monkeypatch, HT, "sim") == 4 * (6 * 3 + 100 * 2) * 64
-    sums = 4 * 6 * 32 * 2 * 8
+    # Of 24 tokens with 3 routes each: rows received and to be combined, also one behind each of 8 experts'.
+    filled = 24 + 2 * (24 * 3 + 8)
+    update = least_that_fits(monkeypatch, LL, "sim", ("update",)) - 13 * windows_of(LL)
+    assert update == (24 + 24 + 13 * filled) * 64
+    dispatch = least_that_fits(monkeypatch, LL, "sim") - 13 * windows_of(LL)
+    assert dispatch == (24 + 24 + 13 * filled + 12 * 24) * 64
     for op in ("combine", "pair", "step"):
-        assert least_that_fits(monkeypatch, LL, "sim", ("update", op)) == 4 * 6 * 5 * 64 + sums
+        with_sums = least_that_fits(monkeypatch, LL, "sim", ("update", op)) - 13 * windows_of(LL)
+        assert with_sums == dispatch + 24 * 32 * 2 * 8
+
+
+def test_padding_is_filled_as_well(monkeypatch: Any) -> None:
+    def rows(of: Case) -> int:
+        without = 13 * windows_of(of) + (24 * 2 + 13 * 24 + 12 * 24) * 64
+        return (least_that_fits(monkeypatch, of, "sim") - without) // (4 * 2 * 13 * 64)
+
+    assert rows(HT) == 101  # and the one behind the budget
+    aligned = case(algorithm="ht", layout="em", alignment=64)
+    assert rows(aligned) == 2 * 64 + 1
+
+
+def windows_of(of: Case) -> int:
+    """Bytes of the library's windows, of all ranks."""
+    config = group_config(of, max(of.budget, of.tokens))
+    pieces = memory_plan(config, 4, LAYOUTS[of.layout], of.top_k, handle_config=handle_config(of))
+    return 4 * sum(piece.num_bytes for piece in pieces if piece.kind is MemoryKind.WINDOW)
+
+
+@pytest.mark.sim_only
+@pytest.mark.parametrize(
+    "options", [("--layout=em",), ("--algorithm=ht", "--layout=em", "--alignment=64")], ids=["ll", "ht"]
+)
+def test_what_is_counted_is_what_a_run_takes_at_least(monkeypatch: Any, options: tuple[str, ...]) -> None:
+    few, many = 512, 4096
+
+    def taken(hidden: int) -> int:
+        command = [*COMMAND, *options, f"--hidden={hidden}"]
+        run = subprocess.run(
+            [sys.executable, "-c", PEAK, *command], capture_output=True, text=True, check=True
+        )
+        return 1024 * int(run.stdout.split()[-1])
+
+    def counted(hidden: int) -> int:
+        given = settle(parse([*COMMAND, *options, f"--hidden={hidden}"]), "sim", None)
+        [of] = given.sweep.cases(2, 1)
+        return least_that_fits(monkeypatch, of, "sim", given.ops)
+
+    assert 0.6 < (counted(many) - counted(few)) / (taken(many) - taken(few)) < 1
 
 
 def test_a_rank_on_a_gpu_has_all_its_tensors_and_the_librarys_memory(monkeypatch: Any) -> None:
@@ -64,7 +119,7 @@ def test_a_rank_on_a_gpu_has_all_its_tensors_and_the_librarys_memory(monkeypatch
 def test_the_message_has_the_options_and_what_there_is(monkeypatch: Any) -> None:
     monkeypatch.setattr(memory, "host_memory", lambda: 3 << 30)
     much = case(tokens=100_000_000, hidden=512)
-    wanted = "--tokens 100000000 --hidden 512: rows of 4 simulated ranks take at least .* at most the 3.0 GiB"
+    wanted = "--tokens 100000000 --hidden 512: 4 simulated ranks take at least .* at most the 3.0 GiB"
     with pytest.raises(UsageError, match=wanted):
         check_memory(much, "sim", ("dispatch",))
     monkeypatch.setattr(memory, "least_memory", lambda: 141 << 30)
