@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 
+from nccl_ep._output import drop
 from rich.console import Console
 
 from ep_bench.exits import Exit
@@ -33,7 +35,7 @@ def report(options: Options, setup: Setup, rows: Sequence[Row], screen: Screen) 
         ("--plot", options.plot, lambda target: write_plot(target, rows, setup)),
     ]
     written = [_write(option, target, write, screen) for option, target, write in writers if target]
-    return exit_code(rows) or (Exit.OK if all(written) else Exit.USAGE)
+    return exit_code(rows) or (Exit.OK if all(written) and not screen.is_full else Exit.USAGE)
 
 
 def report_incomplete(options: Options, setup: Setup, rows: Sequence[Row], screen: Screen) -> None:
@@ -47,7 +49,7 @@ def report_aftermath(options: Options, found: Aftermath, screen: Screen) -> Exit
     """Shows and writes what became of the others when a rank died."""
     screen.say(found.lines())
     written = not options.json or _write("--json", options.json, found.write_json, screen)
-    return found.exit_code or (Exit.OK if written else Exit.USAGE)
+    return found.exit_code or (Exit.OK if written and not screen.is_full else Exit.USAGE)
 
 
 def exit_code(rows: Sequence[Row]) -> Exit:
@@ -60,6 +62,8 @@ def _write(option: str, target: str, write: Callable[[str], None], screen: Scree
     try:
         write(target)
     except OSError as error:
+        if target == "-":
+            drop(sys.stdout)
         screen.complain(f"ep_bench: {option} {target}: {error.strerror or error}")
         return False
     return True

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from types import TracebackType
 
+from nccl_ep._output import Output
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -22,19 +23,24 @@ class Screen:
     """Rank 0's audience. The bar and complaints go to stderr, so that stdout has nothing but results."""
 
     def __init__(self, console: Console, watchdog: Watchdog) -> None:
-        self._console = console
-        self._errors = Console(stderr=True)
+        self._results = Output("ep_bench", console)
+        self._errors = Output("ep_bench", Console(stderr=True))
         self._watchdog = watchdog
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(),
-            console=self._errors, transient=True,
+            console=self._errors.console, transient=True,
         )  # fmt: skip
         self._task = self._bar.add_task("starting", total=None)
         self._complaints: list[str] = []
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there was no room for all results."""
+        return self._results.is_full
+
     def begin(self, setup: Setup, num_steps: int) -> None:
         for line in describe(setup):
-            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self._results.say(line)
         self._bar.update(self._task, total=num_steps)
         self._bar.start()
 
@@ -51,13 +57,13 @@ class Screen:
         self._bar.advance(self._task)
 
     def complain(self, text: str) -> None:
-        self._errors.print(text, style="bold red", highlight=False, markup=False, soft_wrap=True)
+        self._errors.say(text, style="bold red")
 
     def say(self, lines: Sequence[str]) -> None:
         """Results in words."""
         self._bar.stop()
         for line in lines:
-            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self._results.say(line)
 
     def show(self, rows: Sequence[Row], *, verbose: bool) -> None:
         """The table, and what all its rows have in common."""
@@ -65,9 +71,8 @@ class Screen:
         if not rows:
             return
         common = constants_of(rows)
-        line = ", ".join(f"{name} {value}" for name, value in common.items())
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
-        self._console.print(table_of(rows, columns_for(rows, verbose=verbose)))
+        self._results.say(", ".join(f"{name} {value}" for name, value in common.items()))
+        self._results.show(table_of(rows, columns_for(rows, verbose=verbose)))
 
     def __enter__(self) -> Screen:
         return self

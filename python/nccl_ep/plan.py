@@ -19,6 +19,7 @@ from rich.table import Table
 
 from nccl_ep._arguments import positive
 from nccl_ep._extensions import extension
+from nccl_ep._output import Output
 from nccl_ep.config import GroupConfig, HandleConfig
 from nccl_ep.dtypes import DataType
 from nccl_ep.enums import Algorithm, Layout, OverflowPolicy
@@ -115,20 +116,21 @@ DTYPES = {"bf16": DataType.BFLOAT16, "fp16": DataType.FLOAT16, "fp32": DataType.
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Prints the table; returns the exit code: 0 done, 1 refused."""
+    """Prints the table; returns the exit code: 0 done, 1 refused, or not to be
+    printed."""
     parser = _parser()
     options = parser.parse_args(arguments)
     options.ranks = options.ranks or options.nodes * options.gpus_per_node
     if options.ranks % options.nodes:
         parser.error(f"--nodes {options.nodes}: expected a divisor of the {options.ranks} ranks")
-    console = Console()
+    output = Output("nccl_ep.plan", Console())
     try:
         pieces = _planned(options)
     except (Error, OverflowError) as error:
-        console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        output.say(str(error), style="red")
         return 1
-    console.print(_table(pieces, f"memory of each rank, of {options.ranks} on {_nodes(options.nodes)}"))
-    return 0
+    output.show(_table(pieces, f"memory of each rank, of {options.ranks} on {_nodes(options.nodes)}"))
+    return 1 if output.is_full else 0
 
 
 def _nodes(count: int) -> str:

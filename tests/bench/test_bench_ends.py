@@ -6,7 +6,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -124,3 +127,34 @@ def test_what_the_library_and_the_simulator_refuse_takes_a_line(capsys, options,
     err = capsys.readouterr().err
     assert re.search(f"ep_bench: .*{message}", err)
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("is_read", "code", "message"),
+    [
+        (True, Exit.USAGE, "ep_bench: standard output cannot be written: No space left on device"),
+        (False, Exit.OK, ""),
+    ],
+    ids=["full", "closed"],
+)
+@pytest.mark.parametrize(
+    "options", [("--op=pair",), ("--mask", "--kill=1@2", "--iters=3")], ids=["measured", "killed"]
+)
+def test_files_are_written_where_standard_output_cannot_be(tmp_path, options, is_read, code, message):
+    path = tmp_path / "rows.json"
+    command = [sys.executable, "-m", "ep_bench", *SMALL, *options, "--json", str(path)]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open("/dev/full", "w") as full, open(writer, "w") as closed:
+        run = subprocess.run(command, stdout=full if is_read else closed, stderr=subprocess.PIPE, text=True)
+    assert (run.returncode, run.stderr.strip("\n")) == (code, message)
+    assert json.loads(path.read_text())
+
+
+def test_json_for_a_standard_output_that_is_full(tmp_path):
+    command = [sys.executable, "-m", "ep_bench", *SMALL, "--op=pair", "--json=-"]
+    with open("/dev/full", "w") as full:
+        run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert run.returncode == Exit.USAGE
+    assert "ep_bench: --json -: No space left on device" in run.stderr
+    assert "Exception ignored" not in run.stderr

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -304,3 +306,16 @@ def test_what_goes_wrong_with_a_piece_is_raised(
     monkeypatch.setattr(module, piece, refuse)
     with pytest.raises(KeyboardInterrupt):
         list_pieces()
+
+
+@pytest.mark.parametrize(
+    "command", [["plan", *COMMAND], ["model", "--tokens=8"], ["model", "--tokens=8", "--json"]], ids=" ".join
+)
+def test_a_command_whose_output_cannot_be_written_says_so(command: list[str]) -> None:
+    module = f"nccl_ep.{command[0]}"
+    with open("/dev/full", "w") as full:
+        run = subprocess.run(
+            [sys.executable, "-m", module, *command[1:]], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    message = f"{module}: standard output cannot be written: No space left on device\n"
+    assert (run.returncode, run.stderr) == (1, message)

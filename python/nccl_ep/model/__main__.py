@@ -18,6 +18,7 @@ from ep_bench.routing import Shape, file_shape, make_routing
 from ep_bench.values import MOST_64_BITS, picture
 from nccl_ep import model
 from nccl_ep._arguments import positive
+from nccl_ep._output import Output
 from nccl_ep.errors import Error
 from nccl_ep.model.prediction import Case, Prediction, predict
 from nccl_ep.model.report import as_json, describe, table, write_plot
@@ -30,9 +31,10 @@ MOST_DRAWN_TOKENS = 65536
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Prints the predictions; returns the exit code: 0 done, 1 refused."""
+    """Prints the predictions; returns the exit code: 0 done, 1 refused, or not to
+    be printed."""
     options = _parser().parse_args(arguments)
-    console = Console()
+    output = Output("nccl_ep.model", Console())
     try:
         case, machine = _case(options), _machine(options)
         is_drawn = not options.routing.endswith(".npz")
@@ -45,21 +47,21 @@ def main(arguments: list[str] | None = None) -> int:
             rows += predict(case, machine, _tokens(options, case, nodes * options.gpus_per_node))
         title = describe(case, machine, options.gpus_per_node, routing)
     except (Error, UsageError, OverflowError) as error:
-        return _refuse(console, str(error))
+        return _refuse(output, str(error))
     if options.json:
-        print(as_json(rows, case, machine, routing))
+        output.say(as_json(rows, case, machine, routing))
     else:
-        console.print(table(rows, title))
+        output.show(table(rows, title))
     if options.plot:
         try:
             write_plot(options.plot, rows, title)
         except OSError as error:
-            return _refuse(console, f"--plot {options.plot}: {error.strerror or error}")
-    return 0
+            return _refuse(output, f"--plot {options.plot}: {error.strerror or error}")
+    return 1 if output.is_full else 0
 
 
-def _refuse(console: Console, reason: str) -> int:
-    console.print(reason, style="red", markup=False, highlight=False, soft_wrap=True)
+def _refuse(output: Output, reason: str) -> int:
+    output.say(reason, style="red")
     return 1
 
 
