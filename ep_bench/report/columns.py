@@ -94,3 +94,5 @@ _BYTES = [
     _number("remote_bytes", "remote bytes", 0),
     Column("overhead", "to ideal", _overhead),
 ]
+NEEDED_LEAST = ("host_call_us", "p99_us", "overhead", "remote_bytes", "share", "remote_gbps")
+"""Names of columns that can be done without, in this order."""

@@ -26,9 +26,10 @@ def check_targets(targets: Mapping[str, str | None]) -> None:
             continue
         if not target:
             raise UsageError(f"{option} '': expected the name of a file")
-        if target in taken:
-            raise UsageError(f"{option} {target}: expected another file than that of {taken[target]}")
-        taken[target] = option
+        place = target if target == "-" else str(Path(target).resolve())
+        if place in taken:
+            raise UsageError(f"{option} {target}: expected another file than that of {taken[place]}")
+        taken[place] = option
         if target != "-":
             check_target(option, target)
 

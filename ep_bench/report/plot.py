@@ -4,25 +4,16 @@ or SMs where those were varied instead."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from html import escape
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ep_bench.exits import UsageError
 from ep_bench.report.columns import columns_for, constants_of, in_words, short_name
+from ep_bench.report.page import web_page
 from ep_bench.report.screen import describe
 from ep_bench.rows import SETTING_NAMES, Row, Setup
-
-_STYLE = """\
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .15em .8em; text-align: right; border-bottom: 1px solid #ddd; }
-svg { max-width: 100%; height: auto; }
-.wrong { color: #b00; font-weight: bold; }
-"""
 
 
 def require_matplotlib() -> None:
@@ -43,21 +34,15 @@ def write_plot(target: str, rows: Sequence[Row], setup: Setup) -> None:
 
 def page(rows: Sequence[Row], setup: Setup) -> str:
     """A web page with the picture and the table."""
-    picture = io.StringIO()
-    draw(rows).savefig(picture, format="svg")
-    svg = picture.getvalue()
     columns = columns_for(rows, verbose=True)
-    head = "".join(f"<th>{escape(column.title)}</th>" for column in columns)
-    lines = []
-    for row in rows:
-        cells = "".join(f"<td>{escape(column.text(row))}</td>" for column in columns)
-        lines.append(f"<tr{'' if row.verified else ' class=wrong'}>{cells}</tr>")
     common = ", ".join(f"{name} {value}" for name, value in constants_of(rows).items())
-    about = "".join(f"<p>{escape(line)}</p>" for line in [*describe(setup), common])
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>ep_bench</title><style>{_STYLE}</style>'
-        f"<h1>ep_bench</h1>{about}{svg[svg.index('<svg') :]}"
-        f"<table><tr>{head}</tr>{''.join(lines)}</table></html>\n"
+    return web_page(
+        "ep_bench",
+        [*describe(setup), common],
+        draw(rows),
+        [column.title for column in columns],
+        [[column.text(row) for column in columns] for row in rows],
+        [not row.verified for row in rows],
     )
 
 
@@ -66,36 +51,42 @@ class _Axes:
     """What is drawn over what.
 
     Attributes:
-        across: the field along the bottom.
         up: what a row says, or None if it says nothing.
+        ceiling: the most that a row could say, if that is drawn as well.
+        from_zero: the axis begins there.
+        across: the field along the bottom.
     """
 
-    across: str
-    across_title: str
     up: Callable[[Row], float | None]
     up_title: str
+    ceiling: Callable[[Row], float | None] = lambda row: None
+    from_zero: bool = True
+    across: str = "tokens"
 
 
-_TIMES = _Axes("tokens", "tokens per rank", lambda row: row.p50_us, "µs, p50 of the slowest rank")
-_BANDWIDTHS = _Axes("sms", "SMs", lambda row: row.remote_gbps, "GB/s, p50 of the slowest rank")
+_TIMES = _Axes(lambda row: row.p50_us, "µs, p50 of the slowest rank")
+_BANDWIDTHS = _Axes(
+    lambda row: row.remote_gbps, "GB/s, p50 of the slowest rank", ceiling=lambda row: row.ceiling_gbps
+)
 _BYTES = _Axes(
-    "tokens",
-    "tokens per rank",
     lambda row: row.remote_bytes / row.ideal_remote_bytes if row.ideal_remote_bytes else None,
     "remote bytes, to ideal",
+    from_zero=False,
 )
+_ACROSS = {"tokens": "tokens per rank", "sms": "SMs"}
 
 
 def _axes_for(rows: Sequence[Row]) -> _Axes:
-    if all(row.p50_us is None for row in rows):
-        return _BYTES
-    varied = {name for name in ("tokens", "sms") if len({getattr(row, name) for row in rows}) > 1}
-    return _BANDWIDTHS if varied == {"sms"} else _TIMES
+    varied = {name for name in _ACROSS if len({getattr(row, name) for row in rows}) > 1}
+    over_sms = varied == {"sms"}
+    timed = _BANDWIDTHS if over_sms else _TIMES
+    kind = _BYTES if all(row.p50_us is None for row in rows) else timed
+    return replace(kind, across="sms" if over_sms else "tokens")
 
 
 def draw(rows: Sequence[Row]) -> Any:
-    """A matplotlib figure: microseconds over tokens, or without times remote bytes over the ideal; bandwidth
-    over SMs, beside what a bare push of rows reaches with as many."""
+    """A matplotlib figure: microseconds over tokens; bandwidth over SMs, beside what a bare push of rows
+    reaches with as many; without times, over either, remote bytes by the ideal ones."""
     from matplotlib.figure import Figure
 
     kind = _axes_for(rows)
@@ -107,7 +98,8 @@ def draw(rows: Sequence[Row]) -> Any:
         axes.set_title(op)
     first = figure.axes[0]
     first.set_ylabel(kind.up_title)
-    first.legend(fontsize="small")
+    if shown:
+        first.legend(fontsize="small")
     return figure
 
 
@@ -116,17 +108,16 @@ def _fill(axes: Any, rows: Sequence[Row], shown: Sequence[Row], kind: _Axes) -> 
         axes.plot(
             [getattr(row, kind.across) for row in line], [kind.up(row) for row in line], "o-", label=label
         )
-    if kind is _BANDWIDTHS:
-        ceilings = sorted({(row.sms, row.ceiling_gbps) for row in rows if row.ceiling_gbps})
-        if ceilings:
-            axes.plot(*zip(*ceilings, strict=True), "--", color="gray", label="bare push of rows")
-    else:
+    ceilings = sorted({(getattr(row, kind.across), kind.ceiling(row)) for row in rows if kind.ceiling(row)})
+    if ceilings:
+        axes.plot(*zip(*ceilings, strict=True), "--", color="gray", label="bare push of rows")
+    if kind.across == "tokens":
         axes.set_xscale("log", base=2)
-    axes.set_xlabel(kind.across_title)
+    axes.set_xlabel(_ACROSS[kind.across])
     places = sorted({getattr(row, kind.across) for row in shown})
     axes.set_xticks(places, [str(place) for place in places])
     axes.grid(alpha=0.3)
-    if kind is not _BYTES:
+    if kind.from_zero:
         axes.set_ylim(bottom=0)
 
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Literal
 
 from nccl_ep._output import Output
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from ep_bench.launch.watchdog import Watchdog
-from ep_bench.report.columns import Column, columns_for, constants_of
+from ep_bench.report.columns import NEEDED_LEAST, Column, columns_for, constants_of
 from ep_bench.rows import Row, Setup
 
+_BOUNDLESS = 10_000
 _LEFT = {"layout", "op", "mode", "library", "dtype", "routing"}
 
 
@@ -72,7 +75,10 @@ class Screen:
             return
         common = constants_of(rows)
         self._results.say(", ".join(f"{name} {value}" for name, value in common.items()))
-        self._results.show(table_of(rows, columns_for(rows, verbose=verbose)))
+        columns, left_out = fitting(rows, columns_for(rows, verbose=verbose), self._results.console)
+        if left_out:
+            self._results.say(f"left out for want of room: {', '.join(left_out)}; files have all")
+        self._results.show(table_of(rows, columns))
 
     def __enter__(self) -> Screen:
         return self
@@ -113,11 +119,28 @@ def describe(setup: Setup) -> list[str]:
     return lines + [f"note: {note}" for note in setup.notes]
 
 
+def fitting(
+    rows: Sequence[Row], columns: Sequence[Column], console: Console
+) -> tuple[list[Column], list[str]]:
+    """The columns that there is room for, and the titles of the others, what is needed least first. Those
+    that tell rows apart stay, room or not."""
+    kept, left_out = list(columns), []
+    boundless = console.options.update(width=_BOUNDLESS)
+    for name in NEEDED_LEAST:
+        if console.measure(table_of(rows, kept), options=boundless).maximum <= console.width:
+            break
+        left_out += [column.title for column in kept if column.name == name]
+        kept = [column for column in kept if column.name != name]
+    return kept, left_out
+
+
 def table_of(rows: Sequence[Row], columns: Sequence[Column]) -> Table:
     """The rows as a table for the screen."""
     table = Table(header_style="bold", pad_edge=False)
     for column in columns:
-        table.add_column(column.title, justify="left" if column.name in _LEFT else "right", no_wrap=True)
+        justify: Literal["left", "right"] = "left" if column.name in _LEFT else "right"
+        widest = max(cell_len(text) for text in (column.title, *map(column.text, rows)))
+        table.add_column(column.title, justify=justify, no_wrap=True, min_width=widest)
     for row, following in zip(rows, [*rows[1:], None], strict=True):
         ends_case = following is None or (row.layout, row.tokens) != (following.layout, following.tokens)
         cells = [column.text(row) for column in columns]

@@ -34,9 +34,9 @@ class Output:
         """A line as it is, however long."""
         self._try(lambda: self.console.out(line, style=style, highlight=False))
 
-    def show(self, table: Any, width: int | None = None) -> None:
-        """A table; ``width`` is that of the stream unless it is given."""
-        self._try(lambda: self.console.print(table, width=width, crop=width is None))
+    def show(self, table: Any) -> None:
+        """A table, all of it, even if it is wider than the stream's lines."""
+        self._try(lambda: self.console.print(table, crop=False))
 
     def _try(self, write: Callable[[], None]) -> None:
         if not self._is_open:

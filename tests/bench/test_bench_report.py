@@ -14,9 +14,10 @@ from bench_cases import LIBRARY, SETUP, case, row
 from rich.console import Console
 
 from ep_bench.exits import UsageError
+from ep_bench.launch.watchdog import Watchdog
 from ep_bench.report.columns import columns_for, constants_of
 from ep_bench.report.files import check_targets, write_csv, write_json
-from ep_bench.report.screen import describe, table_of
+from ep_bench.report.screen import Screen, describe, table_of
 from ep_bench.rows import Measured, Routed, make_row
 from ep_bench.statistics import Ratio
 
@@ -256,3 +257,57 @@ def test_rows_say_whether_groups_had_masks(algorithm):
     assert [found.as_dict(verbose=True)["mask"] for found in rows] == [False, True]
     assert columns_for(rows)[0].name == "mask"
     assert constants_of(rows[1:])["mask"] == "yes"
+
+
+WIDE = [
+    row(case(tokens=tokens, hidden=hidden), op, host_call_us=3.0)
+    for tokens in (1, 4096)
+    for hidden in (2048, 7168)
+    for op in ("dispatch", "combine")
+]
+
+
+@pytest.mark.parametrize(
+    ("width", "left_out"),
+    [
+        (130, None),
+        (80, "host call µs, p99 µs, to ideal, remote bytes"),
+        (30, "host call µs, p99 µs, to ideal, remote bytes, of ceiling, GB/s"),
+    ],
+)
+def test_a_narrow_screen_shows_what_tells_rows_apart(capsys, width, left_out):
+    Screen(Console(width=width), Watchdog(None)).show(WIDE, verbose=True)
+    out = capsys.readouterr().out
+    lines = [[cell.strip() for cell in line.split("│")[1:5]] for line in out.splitlines() if "graph" in line]
+    assert lines == [[str(found.tokens), str(found.hidden), found.op, found.mode] for found in WIDE]
+    assert "verified" in out
+    said = [line for line in out.splitlines() if "left out" in line]
+    assert said == ([f"left out for want of room: {left_out}; files have all"] if left_out else [])
+
+
+def test_two_names_of_a_file_are_one(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path)
+    for other in (f"{tmp_path}/./rows", f"{tmp_path}/link/rows"):
+        with pytest.raises(UsageError, match=r"--csv .*rows: expected another file than that of --json"):
+            check_targets({"--json": f"{tmp_path}/rows", "--csv": other})
+
+
+@pytest.mark.parametrize("is_timed", [True, False])
+def test_where_only_sms_vary_they_are_along_the_bottom(is_timed):
+    pytest.importorskip("matplotlib")
+    from ep_bench.report.plot import draw
+
+    times = {} if is_timed else {"p50_us": None, "p99_us": None, "remote_bytes": 1020.0}
+    [axes] = draw([replace(row(case(sms=sms)), **times) for sms in (1, 2, 4)]).axes
+    assert axes.get_xlabel() == "SMs"
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2", "4"]
+    assert axes.get_lines()[0].get_xdata().tolist() == [1, 2, 4]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_picture_of_nothing_says_so():
+    pytest.importorskip("matplotlib")
+    from ep_bench.report.plot import draw
+
+    [axes] = draw([replace(row(op="update", p50_us=None), ideal_remote_bytes=0.0)]).axes
+    assert axes.get_title() == "nothing to draw"

@@ -3,17 +3,16 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from ep_bench.report.page import web_page
 from nccl_ep.model.prediction import Case, Prediction
 from nccl_ep.model.times import Machine
 
@@ -27,13 +26,6 @@ _TITLES = {
     "estimate_us": "estimate\nµs",
     "limit": "limited\nby",
 }
-
-_STYLE = """\
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .15em .8em; text-align: right; border-bottom: 1px solid #ddd; }
-svg { max-width: 100%; height: auto; }
-"""
 
 
 def describe(case: Case, machine: Machine, gpus_per_node: int, routing: str) -> str:
@@ -109,16 +101,7 @@ def draw(rows: Sequence[Prediction], title: str) -> Any:
 
 
 def _page(rows: Sequence[Prediction], title: str) -> str:
-    picture = io.StringIO()
-    draw(rows, title).savefig(picture, format="svg")
-    svg = picture.getvalue()
-    head = "".join(f"<th>{escape(heading)}</th>" for heading in _TITLES.values())
-    lines = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in _cells(row))}</tr>" for row in rows)
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>nccl_ep.model</title>'
-        f"<style>{_STYLE}</style><h1>nccl_ep.model</h1>{svg[svg.index('<svg') :]}"
-        f"<table><tr>{head}</tr>{lines}</table></html>\n"
-    )
+    return web_page("nccl_ep.model", [], draw(rows, title), _TITLES.values(), [_cells(row) for row in rows])
 
 
 def _cells(row: Prediction) -> list[str]:
