@@ -123,6 +123,8 @@ def main(arguments: list[str] | None = None) -> int:
     options.ranks = options.ranks or options.nodes * options.gpus_per_node
     if options.ranks % options.nodes:
         parser.error(f"--nodes {options.nodes}: expected a divisor of the {options.ranks} ranks")
+    if options.algorithm == "ll":
+        _check_low_latency(options, parser)
     output = Output("nccl_ep.plan", Console())
     try:
         pieces = _planned(options)
@@ -131,6 +133,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     output.show(_table(pieces, f"memory of each rank, of {options.ranks} on {_nodes(options.nodes)}"))
     return 1 if output.is_full else 0
+
+
+def _check_low_latency(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    for name in ("budget", "eager", "alignment", "overflow"):
+        value = getattr(options, name)
+        if value:
+            option = f"--{name}" if value is True else f"--{name} {value}"
+            parser.error(f"{option}: expected --algorithm ht; low latency has no such option")
 
 
 def _nodes(count: int) -> str:
@@ -145,13 +155,13 @@ def _planned(options: argparse.Namespace) -> list[MemoryPiece]:
         max_recv_tokens_per_rank=options.budget or 0,
         max_token_bytes=options.hidden * DTYPES[options.dtype].itemsize,
         max_num_sms=options.sms,
-        overflow_policy=OVERFLOW[options.overflow],
+        overflow_policy=OVERFLOW[options.overflow or "trap"],
         num_topk=options.topk,
         enable_mask=options.mask,
         exact_combine=options.exact,
     )
     layout = options.layout or ("fl" if options.algorithm == "ht" and not options.exact else "em")
-    handle_config = HandleConfig(options.alignment)
+    handle_config = HandleConfig(options.alignment or 1)
     return memory_plan(
         config, options.ranks, LAYOUTS[layout], options.topk, team_size=options.ranks // options.nodes,
         handle_config=handle_config, num_sms=options.device_sms,
@@ -193,12 +203,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--experts", type=positive, required=True, metavar="N", help="of all ranks together")
     add_top_k(parser, type=positive, required=True, metavar="N", help="routes of a token")
     add("--dtype", choices=sorted(DTYPES), default="bf16", help="of elements; default %(default)s")
-    add("--alignment", type=positive, default=1, metavar="N", help="of each expert's rows; default 1")
+    add("--alignment", type=positive, metavar="N", help="of each expert's rows; default 1")
     overflow = (
         "of rows beyond --budget: an error, or some are dropped, which takes room to number them all; "
         "default trap"
     )
-    add("--overflow", choices=["trap", "drop"], default="trap", help=overflow)
+    add("--overflow", choices=sorted(OVERFLOW, reverse=True), help=overflow)
     add("--exact", action="store_true", help="a group with exact_combine, which has layout em")
     add("--mask", action="store_true", help="a group with enable_mask, which goes on without lost ranks")
     add("--sms", type=positive, default=0, metavar="N", help="most SMs to use; default: the library chooses")

@@ -327,3 +327,13 @@ def test_top_k_was_once_written_otherwise(capsys: pytest.CaptureFixture[str]) ->
 
     assert said("--top-k") == said("--topk")
     check_help(main, capsys)
+
+
+@pytest.mark.parametrize("option", ["--tokens", "--top-k"])
+def test_a_routing_file_decides_about_tokens_and_top_k(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, option: str
+) -> None:
+    file = tmp_path / "routes.npz"
+    np.savez(file, topk_idx=np.zeros((4, 2, 1), np.int64))
+    assert main(["--gpus-per-node=4", "--experts=8", "--routing", str(file), option, "3"]) == 1
+    assert f"{option} and --routing {file} exclude each other" in capsys.readouterr().out

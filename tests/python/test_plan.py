@@ -319,3 +319,14 @@ def test_a_command_whose_output_cannot_be_written_says_so(command: list[str]) ->
         )
     message = f"{module}: standard output cannot be written: No space left on device\n"
     assert (run.returncode, run.stderr) == (1, message)
+
+
+@pytest.mark.parametrize(
+    "options", [["--budget", "8"], ["--eager"], ["--alignment", "1"], ["--overflow", "trap"]], ids=" ".join
+)
+def test_low_latency_has_no_options_of_high_throughput(
+    capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([*COMMAND, "--algorithm", "ll", *options])
+    assert f"{' '.join(options)}: expected --algorithm ht" in capsys.readouterr().err

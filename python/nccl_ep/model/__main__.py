@@ -26,6 +26,9 @@ from nccl_ep.model.times import Machine
 from nccl_ep.model.tokens import Tokens
 from nccl_ep.plan import ALGORITHMS, DTYPES, LAYOUTS, add_top_k
 
+TOKENS, TOP_K = 4096, 8
+"""Where neither the command line nor a file says how many."""
+
 MOST_DRAWN_TOKENS = 65536
 """Of all ranks together. Where there are more, so many say what is to be expected of all."""
 
@@ -66,9 +69,14 @@ def _refuse(output: Output, reason: str) -> int:
 
 
 def _case(options: argparse.Namespace) -> Case:
-    tokens, num_topk = options.tokens, options.topk
+    tokens, num_topk = options.tokens or TOKENS, options.topk or TOP_K
     if options.routing.endswith(".npz"):
         shape = file_shape(options.routing, options.experts)
+        for name, value in (("--tokens", options.tokens), ("--top-k", options.topk)):
+            if value:
+                raise UsageError(
+                    f"{name} and --routing {options.routing} exclude each other: the file decides"
+                )
         tokens, num_topk = shape.num_tokens, shape.num_topk
     layout = options.layout or ("fl" if options.algorithm == "ht" else "em")
     return Case(
@@ -122,10 +130,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--layout", choices=sorted(LAYOUTS), help="default: fl in high throughput, em in low latency")
     add("--nodes", type=_numbers, default=[1], metavar="N,...", help="LSA teams; default 1")
     add("--gpus-per-node", type=positive, default=8, metavar="N", help="ranks of an LSA team; default 8")
-    add("--tokens", type=positive, default=4096, metavar="N", help="that a rank dispatches; default 4096")
+    add("--tokens", type=positive, metavar="N", help=f"that a rank dispatches; default {TOKENS}")
     add("--hidden", type=positive, default=7168, metavar="N", help="elements of a row; default 7168")
     add("--experts", type=positive, default=256, metavar="N", help="of all ranks together; default 256")
-    add_top_k(parser, type=positive, default=8, metavar="N", help="routes of a token; default 8")
+    add_top_k(parser, type=positive, metavar="N", help=f"routes of a token; default {TOP_K}")
     add("--dtype", choices=sorted(DTYPES), default="bf16", help="of elements; default %(default)s")
     add("--zero-copy", choices=["on", "off"], default="on", help="outputs of dispatch in windows; default on")
     routing = "uniform, zipf:A, hot:N or a file that ends in .npz, as for ep_bench; default uniform"
