@@ -189,6 +189,11 @@ def _check(case: Case) -> None:
         )
     if case.tokens < 1:
         raise UsageError(f"--tokens {case.tokens}: expected at least one token on some rank")
+    if case.most_tokens > case.recipe.most_tokens:
+        raise UsageError(
+            f"--tokens {case.tokens}: expected at most {case.recipe.most_tokens // case.num_ranks} on "
+            f"{case.num_ranks} ranks; verification cannot tell more apart"
+        )
     if case.alignment & (case.alignment - 1):
         raise UsageError(f"--alignment {case.alignment}: expected a power of two")
     if 0 < case.budget < case.tokens:

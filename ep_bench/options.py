@@ -141,10 +141,8 @@ def settle(given: argparse.Namespace, device: str, num_ranks: int | None) -> Opt
     modes = given.mode or tuple(mode for mode in defaults.modes if not (given.eager and mode == "graph"))
     if given.eager and "graph" in modes:
         raise UsageError("--mode graph: a graph cannot hold --eager dispatches; expected kernel or host")
-    if device == "sim" and "kernel" in modes:
-        raise UsageError("--mode kernel: the simulator has no time; expected graph or host")
-    if device == "sim" and given.compare:
-        raise UsageError("--compare: the simulator has no time to compare; expected --device cuda")
+    if device == "sim":
+        _check_simulator(given, modes)
     ranks = num_ranks or given.ranks or defaults.ranks
     if given.nodes and ranks % given.nodes:
         raise UsageError(f"--nodes {given.nodes}: expected a divisor of the {ranks} ranks")
@@ -204,6 +202,17 @@ def _check_for_kill(given: argparse.Namespace, options: Options) -> None:
             f"--nodes {options.nodes}: expected 1 or {options.ranks} with --kill and --algorithm ht, where "
             "some of the others lose all of a dead rank's node"
         )
+
+
+def _check_simulator(given: argparse.Namespace, modes: Sequence[str]) -> None:
+    """UsageError for what takes time, which simulated GPUs do not."""
+    if "kernel" in modes:
+        raise UsageError("--mode kernel: the simulator has no time; expected graph or host")
+    if given.compare:
+        raise UsageError("--compare: the simulator has no time to compare; expected --device cuda")
+    if given.plot and not any(OPERATIONS[op].trips for op in given.op):
+        ops = ",".join(given.op)
+        raise UsageError(f"--op {ops}: nothing to draw on the simulator; expected others with --plot")
 
 
 def _check_algorithm(given: argparse.Namespace) -> None:
@@ -271,6 +280,16 @@ def _sweep(given: argparse.Namespace, defaults: Defaults) -> Sweep:
 Add = Callable[..., argparse.Action]
 
 
+def _default(name: str) -> str:
+    """A default that depends on device and algorithm, for an option's help."""
+
+    def of_device(device: str) -> str:
+        ll, ht = (",".join(map(str, getattr(DEFAULTS[device, algorithm], name))) for algorithm in LAYOUTS)
+        return ll if ll == ht else f"{ll}, in ht {ht}"
+
+    return f"default {of_device('cuda')}; simulated {of_device('sim')}"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ep_bench",
@@ -301,10 +320,13 @@ def _add_cases(add: Add) -> None:
         help="em: expert-major, rm: rank-major, ll only, fl: flat, ht only [list]; default both")  # fmt: skip
     add("--op", type=list_of(one_of(*OPERATIONS)), default=tuple(OPERATIONS),
         help=f"{', '.join(OPERATIONS)} [list]; default all")  # fmt: skip
-    add("--tokens", type=list_of(number(1)), metavar="N", help="tokens per rank [list]")
-    add("--hidden", type=list_of(number(1)), metavar="N", help="elements of a row [list]")
+    add("--tokens", type=list_of(number(1)), metavar="N",
+        help=f"tokens per rank [list]; {_default('tokens')}")  # fmt: skip
+    add("--hidden", type=list_of(number(1)), metavar="N",
+        help=f"elements of a row [list]; {_default('hidden')}")  # fmt: skip
     add("--top-k", type=list_of(number(1)), metavar="N", help="routes of a token [list]; default 8")
-    add("--experts", type=list_of(number(1)), metavar="N", help="of all ranks together [list]")
+    add("--experts", type=list_of(number(1)), metavar="N",
+        help=f"of all ranks together [list]; {_default('experts')}")  # fmt: skip
     add(
         "--dtype",
         type=list_of(one_of(*DTYPES)),
@@ -317,7 +339,8 @@ def _add_cases(add: Add) -> None:
 
 def _add_ways(add: Add) -> None:
     """How it is measured, and with what choices."""
-    add("--mode", type=list_of(one_of("kernel", "graph", "host")), help="kernel, graph, host [list]")
+    add("--mode", type=list_of(one_of("kernel", "graph", "host")),
+        help=f"kernel, graph, host [list]; {_default('modes')}")  # fmt: skip
     add("--iters", type=number(1), default=100, metavar="N", help="timed iterations; default 100")
     add("--warmup", type=number(0), default=20, metavar="N", help="untimed iterations; default 20")
     add("--sms", type=list_of(number(0)), default=(0,), metavar="N",

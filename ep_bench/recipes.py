@@ -16,6 +16,12 @@ GROUP = 128
 NVFP4_GROUP = 16
 """The same of NVFP4."""
 
+# How a row says which token it is, on top of its elements: in digits of any type, in bits, or in bytes.
+ID_DIGIT = 128  # exact in every data type
+NUM_ID_DIGITS = 3
+NUM_ID_BITS = 24
+NUM_ID_BYTES = 4
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -48,6 +54,13 @@ class Recipe:
     def has_global_scales(self) -> bool:
         """Whether combine takes a float32 scale for each row."""
         return self.combine is CombineQuantizationRecipe.NVFP4
+
+    @property
+    def most_tokens(self) -> int:
+        """Of all ranks together: so many can be told apart."""
+        if self.quantizes_dispatch:
+            return 1 << NUM_ID_BITS
+        return int(ID_DIGIT**NUM_ID_DIGITS) if self.token is None else 1 << 8 * NUM_ID_BYTES
 
     def sent(self, numbers: Part) -> Format:
         """What dispatch takes of tokens that would be ``numbers`` without a recipe."""

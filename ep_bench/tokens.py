@@ -15,14 +15,10 @@ import numpy.typing as npt
 from ep_bench.cases import Case
 from ep_bench.expect import expect_bits, expect_close
 from ep_bench.numbers import RandomRows
-from ep_bench.recipes import GROUP, NVFP4_GROUP
+from ep_bench.recipes import GROUP, ID_DIGIT, NUM_ID_BITS, NUM_ID_BYTES, NUM_ID_DIGITS, NVFP4_GROUP
 
 Array = npt.NDArray[Any]
 
-_DIGIT = 128  # exact in every data type
-_NUM_DIGITS = 3
-_NUM_BITS = 24
-_ID_BYTES = 4
 _POOL_ROWS = 61
 _BLOCK_ROWS = 1024
 _LARGEST = 448.0  # number of E4M3
@@ -76,14 +72,14 @@ class PlainTokens:
     def _all(self) -> Array:
         numbers = np.arange(self._case.most_tokens)
         rows = self._random.rows(numbers)
-        for digit in range(_NUM_DIGITS):
-            rows[:, digit] = numbers // _DIGIT**digit % _DIGIT
+        for digit in range(NUM_ID_DIGITS):
+            rows[:, digit] = numbers // ID_DIGIT**digit % ID_DIGIT
         return rows
 
     def identify(self, received: Rows) -> Array:
-        digits = received.elements[:, :_NUM_DIGITS].astype(np.float64)
-        sane = ((digits >= 0) & (digits < _DIGIT) & (digits == np.floor(digits))).all(axis=1)
-        numbers = np.where(sane[:, None], digits, 0) @ (float(_DIGIT) ** np.arange(_NUM_DIGITS))
+        digits = received.elements[:, :NUM_ID_DIGITS].astype(np.float64)
+        sane = ((digits >= 0) & (digits < ID_DIGIT) & (digits == np.floor(digits))).all(axis=1)
+        numbers = np.where(sane[:, None], digits, 0) @ (float(ID_DIGIT) ** np.arange(NUM_ID_DIGITS))
         return np.where(sane & (numbers < self._case.most_tokens), numbers, -1).astype(np.int64)
 
     def check(self, received: Rows, token_ids: Array, what: str) -> None:
@@ -102,7 +98,7 @@ class OpaqueTokens:
 
     def rows(self, token_ids: Array) -> Rows:
         elements, scales = (self._bytes(pool, token_ids) for pool in self._pools)
-        elements[:, :_ID_BYTES] = token_ids.astype("<u4")[:, None].view(np.uint8)
+        elements[:, :NUM_ID_BYTES] = token_ids.astype("<u4")[:, None].view(np.uint8)
         formats = self._case.sent
         assert formats.scales is not None
         return Rows(elements.view(formats.elements.dtype), scales.view(formats.scales.dtype))
@@ -116,7 +112,7 @@ class OpaqueTokens:
         )
 
     def identify(self, received: Rows) -> Array:
-        opening = np.ascontiguousarray(received.elements).view(np.uint8)[:, :_ID_BYTES]
+        opening = np.ascontiguousarray(received.elements).view(np.uint8)[:, :NUM_ID_BYTES]
         numbers = np.ascontiguousarray(opening).view("<u4")[:, 0].astype(np.int64)
         return np.where(numbers < self._case.most_tokens, numbers, -1)
 
@@ -137,15 +133,15 @@ class QuantizedTokens:
 
     def rows(self, token_ids: Array) -> Rows:
         rows = self._random.rows(token_ids)
-        rows[:, :_NUM_BITS] = 1 - 2 * (token_ids[:, None] >> np.arange(_NUM_BITS) & 1)
+        rows[:, :NUM_ID_BITS] = 1 - 2 * (token_ids[:, None] >> np.arange(NUM_ID_BITS) & 1)
         return Rows(rows)
 
     def identify(self, received: Rows) -> Array:
-        elements, scales = (part[:, :_NUM_BITS].astype(np.float64) for part in received.parts)
+        elements, scales = (part[:, :NUM_ID_BITS].astype(np.float64) for part in received.parts)
         opening = elements * scales[:, :1]
         with np.errstate(invalid="ignore"):
             sane = (np.abs(np.abs(opening) - 1) <= 1 / 8).all(axis=1)
-        numbers = (opening < 0) @ (1 << np.arange(_NUM_BITS))
+        numbers = (opening < 0) @ (1 << np.arange(NUM_ID_BITS))
         return np.where(sane & (numbers < self._case.most_tokens), numbers, -1)
 
     def check(self, received: Rows, token_ids: Array, what: str) -> None:

@@ -135,7 +135,7 @@ def test_what_no_group_can_be_made_for_is_refused_at_once() -> None:
 
 @pytest.mark.sim_only
 @pytest.mark.parametrize(
-    "options", [("--tokens", "100000000"), ("--hidden", "100000000"), ("--budget", "2000000000")], ids=str
+    "options", [("--tokens", "200000"), ("--hidden", "100000000"), ("--budget", "2000000000")], ids=str
 )
 def test_the_command_says_so_before_it_starts(
     monkeypatch: Any, capsys: Any, options: tuple[str, str]

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nccl_ep
 import numpy as np
 import pytest
 
 from ep_bench.exits import UsageError
-from ep_bench.options import parse, settle
+from ep_bench.options import DEFAULTS, parse, settle
 
 HT = ("--algorithm", "ht")
 
@@ -192,3 +194,42 @@ def test_the_version_is_that_of_the_library(capsys):
 
 def test_seconds_may_be_parts_of_one():
     assert options("--timeout", "0.5").timeout == 0.5
+
+
+def test_a_picture_on_the_simulator_is_of_rows_that_are_sent():
+    with pytest.raises(UsageError, match="--op update: nothing to draw on the simulator; expected others"):
+        options("--op", "update", "--plot", "a.png", device="sim", num_ranks=None)
+    assert options("--op", "update,pair", "--plot", "a.png", device="sim", num_ranks=None).plot == "a.png"
+    assert options("--op", "update", "--plot", "a.png").plot == "a.png"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "most"),
+    [("none", 128**3), ("ds-fp8", 2**24), ("mxfp8", 2**32)],
+    ids=["plain", "bits", "bytes"],
+)
+def test_tokens_are_no_more_than_verification_can_tell_apart(recipe, most):
+    def cases(tokens):
+        given = ("--recipe", recipe, "--layout", "em", "--tokens", str(tokens))
+        return options(*given).sweep.cases(4, 1)
+
+    assert cases(most // 4)[0].most_tokens == most
+    with pytest.raises(
+        UsageError, match=rf"--tokens {most // 4 + 1}: expected at most {most // 4} on 4 ranks"
+    ):
+        cases(most // 4 + 1)
+
+
+def test_the_help_and_the_documentation_have_the_defaults(capsys):
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "tokens per rank [list]; default 1,8,32,128, in ht 1024,4096; simulated 8,40, in ht 40" in text
+    assert "elements of a row [list]; default 7168; simulated 512" in text
+    page = Path(__file__).parents[2].joinpath("docs/ep_bench.md").read_text()
+    for (device, algorithm), defaults in DEFAULTS.items():
+        name = {"ll": "Low Latency", "ht": "High Throughput"}[algorithm] + {"cuda": "", "sim": ", simulated"}[
+            device
+        ]
+        values = (defaults.tokens, defaults.hidden, defaults.experts, defaults.modes)
+        assert " | ".join([f"| {name}", *(",".join(map(str, value)) for value in values)]) + " |" in page
