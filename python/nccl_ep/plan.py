@@ -116,8 +116,7 @@ DTYPES = {"bf16": DataType.BFLOAT16, "fp16": DataType.FLOAT16, "fp32": DataType.
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Prints the table; returns the exit code: 0 done, 1 refused, or not to be
-    printed."""
+    """Prints the table; returns the exit code: 0 done, 1 refused, or not to be printed."""
     parser = _parser()
     options = parser.parse_args(arguments)
     options.ranks = options.ranks or options.nodes * options.gpus_per_node

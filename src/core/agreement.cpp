@@ -5,15 +5,15 @@
 #include <vector>
 
 #include "core/checks.hpp"
+#include "runtime/addresses.hpp"
 #include "shared/limits.hpp"
 
 namespace nccl_ep::core {
 namespace {
 
 constexpr uint32_t kMaxLocalExperts = 65536;
-constexpr uint32_t kMaxExperts = 1 << 20;       // LL divides by multiplying with floats, exact below twice as many
-constexpr uint32_t kMaxTokenBytes = 1 << 30;    // kernels count a row's bytes in 32 bits
-constexpr double kMaxWindowBytes = 1ull << 47;  // of addresses
+constexpr uint32_t kMaxExperts = 1 << 20;     // LL divides by multiplying with floats, exact below twice as many
+constexpr uint32_t kMaxTokenBytes = 1 << 30;  // kernels count a row's bytes in 32 bits
 
 void check_ranks(uint32_t num_ranks) {
   if (num_ranks <= kMaxRanks) return;
@@ -48,7 +48,7 @@ void check_rows(const ncclEpGroupConfig_t& config, uint32_t num_ranks) {
            "is " + number(config.max_token_bytes) + ", expected at most " + number(kMaxTokenBytes));
   }
   const double tokens = static_cast<double>(num_ranks) * config.max_dispatch_tokens_per_rank;
-  if (tokens * config.max_token_bytes > kMaxWindowBytes) {
+  if (tokens * config.max_token_bytes > static_cast<double>(runtime::kAddressableBytes)) {
     refuse(ncclInvalidArgument, "config.max_dispatch_tokens_per_rank",
            "is " + number(config.max_dispatch_tokens_per_rank) + " on " + number(num_ranks) + " ranks with " +
                number(config.max_token_bytes) + " bytes each (max_token_bytes), expected a product of at most 2^47");

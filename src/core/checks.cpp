@@ -66,8 +66,8 @@ size_t element_bytes(ncclDataType_t dtype) {
 }
 
 uint64_t bytes_of(size_t elements, ncclDataType_t dtype) {
-  const uint64_t size = element_bytes(dtype);
-  return elements > UINT64_MAX / size ? UINT64_MAX : elements * size;
+  uint64_t bytes = 0;
+  return __builtin_mul_overflow(elements, element_bytes(dtype), &bytes) ? UINT64_MAX : bytes;
 }
 
 DType dtype_of(ncclDataType_t dtype) {

@@ -50,7 +50,7 @@ void HtHandle::combine(const CombineRequest& request, cudaStream_t stream) {
   const Extent rows = input_rows(request.tokens, stream);
   group_.check_rows(request, rows);
   const size_t hidden = request.tokens->sizes[1];
-  const uint64_t row_bytes = hidden * element_bytes(request.tokens->datatype);
+  const uint64_t row_bytes = bytes_of(hidden, request.tokens->datatype);
   check_tensor(kOutTokens, request.out_tokens, {request.tokens->datatype},
                {{num_tokens_, "tokens of topk_idx"}, {hidden, "hidden of inputs.tokens"}});
   const bool is_forward = request.pass_direction == NCCL_EP_FWD_PASS;

@@ -74,7 +74,7 @@ void HtHandle::update(const ncclEpTensor_t* topk_idx, const ncclEpLayoutInfo_t& 
   args.network = group_.network();
   was_captured_ = was_captured_ || group_.device().is_capturing(stream);
   if (shape.drops && !is_expert_major() && args.expert_counters.data) {  // experts may be counted row by row
-    const size_t bytes = shape.num_local_experts() * element_bytes(info.expert_counters->datatype);
+    const size_t bytes = bytes_of(shape.num_local_experts(), info.expert_counters->datatype);
     group_.device().fill(args.expert_counters.data, 0, bytes, stream);
   }
   launch(group_.kernels().at(jit::Op::update, layout_), plan.launch, args, stream);

@@ -19,7 +19,7 @@ SentRow sent_row(const CombineRequest& request, size_t hidden) {
     case NCCL_EP_COMB_QUANT_NVFP4: return {LlRowPlan::make_nvfp4(groups_of(kNvfp4Group)), groups_of(kNvfp4Group)};
     case NCCL_EP_COMB_QUANT_FP8: return {LlRowPlan::make_quantized(groups_of(kScaleGroup)), groups_of(kScaleGroup)};
   }
-  return {LlRowPlan::make(hidden * element_bytes(request.tokens->datatype)), 0};
+  return {LlRowPlan::make(bytes_of(hidden, request.tokens->datatype)), 0};
 }
 
 runtime::Kernel* kernel_for(jit::Kernels& kernels, const CombineRequest& request, Layout layout, bool is_exact) {

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <string>
 
+#include "runtime/addresses.hpp"
 #include "runtime/error.hpp"
 
 namespace nccl_ep::runtime {
@@ -19,11 +20,10 @@ struct ElasticMemory {
 
 // Refuses numbers of bytes that make no sense on any device.
 inline void check_elastic(size_t gpu_bytes, size_t host_bytes) {
-  constexpr size_t kMostBytes = size_t{1} << 47;  // of addresses, in either part
   const auto check_bytes = [](const char* field, size_t bytes) {
-    if (bytes <= kMostBytes) return;
+    if (bytes <= kAddressableBytes) return;
     refuse(ncclInvalidArgument, field,
-           "is " + std::to_string(bytes) + ", expected at most " + std::to_string(kMostBytes));
+           "is " + std::to_string(bytes) + ", expected at most " + std::to_string(kAddressableBytes));
   };
   check_bytes("gpu_bytes", gpu_bytes);
   check_bytes("host_bytes", host_bytes);

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <string>
 
+#include "runtime/addresses.hpp"
 #include "runtime/error.hpp"
 #include "sim/random.hpp"
 
@@ -13,8 +14,7 @@ namespace nccl_ep::sim {
 
 namespace {
 
-constexpr uint32_t kMaxRanks = 256;
-constexpr uint64_t kMaxMemory = uint64_t{1} << 47;  // all addresses of a process
+constexpr uint32_t kMaxGpus = 256;
 
 [[noreturn]] void reject(const std::string& field, uint64_t value, const std::string& expected) {
   throw Error(ncclInvalidArgument,
@@ -44,8 +44,8 @@ void set_default(T& field, T value) {
 }
 
 void check(const ncclEpSimConfig_t& config) {
-  check_at_most("num_nodes", config.num_nodes, kMaxRanks);
-  check_at_most("gpus_per_node", config.gpus_per_node, kMaxRanks / config.num_nodes);
+  check_at_most("num_nodes", config.num_nodes, kMaxGpus);
+  check_at_most("gpus_per_node", config.gpus_per_node, kMaxGpus / config.num_nodes);
   if (config.gpus_per_node % config.lsa_team_size != 0) {
     reject("lsa_team_size", config.lsa_team_size,
            "a divisor of gpus_per_node (" + std::to_string(config.gpus_per_node) + ")");
@@ -56,7 +56,7 @@ void check(const ncclEpSimConfig_t& config) {
     reject("max_threads_per_block", config.max_threads_per_block, "a multiple of 32");
   }
   check_at_most("max_shared_bytes", config.max_shared_bytes, 1 << 20);
-  check_at_most("memory_bytes", config.memory_bytes, kMaxMemory);
+  check_at_most("memory_bytes", config.memory_bytes, runtime::kAddressableBytes);
   check_at_most("checker", config.checker, NCCL_EP_SIM_SWITCH_ON);
   check_at_most("network", config.network, NCCL_EP_SIM_NETWORK_RAILS);
   check_at_most("stores", config.stores, NCCL_EP_SIM_STORES_LATE);
