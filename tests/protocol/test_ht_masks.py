@@ -50,6 +50,7 @@ MODES = [
 EVERY_MODE = pytest.mark.parametrize("mode", MODES, ids=str)
 EVERY_BUDGET = pytest.mark.parametrize("mode", [replace(mode, budget=64) for mode in MODES], ids=str)
 BOTH_LAYOUTS = pytest.mark.parametrize("mode", [MODES[1], MODES[3]], ids=str)
+DROPPING = [replace(mode, budget=8, drop=True) for mode in MODES]
 EVERY_CALL = pytest.mark.parametrize("call", ["update", "dispatch", "combine"])
 FP8 = ep.CombineQuantizationRecipe.FP8
 WIDE = replace(SHAPE, hidden=1152)
@@ -87,6 +88,12 @@ def test_survivors_go_on_without_a_dead_rank(make_cluster: Any, mode: Mode, seed
 @EVERY_MODE
 def test_masks_change_nothing_while_all_answer(make_cluster: Any, mode: Mode, seed: int) -> None:
     run_while_all_answer(make_cluster(SHAPE.num_ranks, seed), make_problem(SHAPE, seed), mode)
+
+
+@pytest.mark.parametrize("mode", [*MODES, *DROPPING], ids=str)
+def test_masks_change_nothing_for_four_ranks(make_cluster: Any, mode: Mode, seed: int) -> None:
+    """On GPUs that form several teams these tell each other what they have counted, too."""
+    run_while_all_answer(make_cluster(FOUR.num_ranks, seed), make_problem(FOUR, seed), mode)
 
 
 @SIM_ONLY
