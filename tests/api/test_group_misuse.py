@@ -9,6 +9,7 @@ from typing import Any
 
 import nccl_ep as ep
 import pytest
+from nccl_ep import sim
 
 GOOD = ep.GroupConfig(num_experts=4, max_dispatch_tokens_per_rank=4, max_token_bytes=64)
 LONE_ALLOC = ep.AllocFn(lambda out, size, context: 2)
@@ -92,14 +93,15 @@ def name_of(row: Any) -> str:
 @pytest.mark.parametrize(("changes", "error", "says"), MISUSES, ids=[name_of(row) for row in MISUSES])
 def test_a_field_that_is_wrong(make_cluster: Any, changes: Any, error: type[ep.Error], says: str) -> None:
     def main(rank: Any) -> Any:
-        before = usage(cluster, rank)
+        before = usage(simulated, rank)
         with pytest.raises(ep.Error) as failure:
             ep.Group(rank.comm, replace(GOOD, **changes))
         rank.barrier()
-        assert usage(cluster, rank) == before
+        assert usage(simulated, rank) == before
         return failure.value
 
     cluster = make_cluster(2)
+    simulated = getattr(cluster, "sim", None)
     for failure in cluster.run(main):
         assert type(failure) is error
         assert re.search(says, failure.message), failure.message
@@ -175,12 +177,14 @@ def test_no_communicator() -> None:
 def refusals(cluster: Any, config: ep.GroupConfig) -> list[str]:
     """What each rank hears, which keeps nothing of the group."""
 
+    simulated = cluster.sim
+
     def main(rank: Any) -> str:
-        before = usage(cluster, rank)
+        before = usage(simulated, rank)
         with pytest.raises(ep.InvalidUsage) as failure:
             ep.Group(rank.comm, config)
         rank.barrier()
-        assert usage(cluster, rank) == before
+        assert usage(simulated, rank) == before
         return str(failure.value.message)
 
     messages: list[str] = cluster.run(main)
@@ -219,6 +223,6 @@ def test_one_lsa_team_needs_no_network(make_cluster: Any) -> None:
     assert make_cluster(2, network=False).run(main) == [True, True]
 
 
-def usage(cluster: Any, rank: Any) -> Any:
+def usage(simulated: sim.Cluster | None, rank: Any) -> Any:
     """What is allocated, where that can be known."""
-    return cluster.sim.usage(rank.rank) if hasattr(cluster, "sim") else None
+    return simulated.usage(rank.rank) if simulated else None
