@@ -302,6 +302,7 @@ def test_a_handle_that_goes_takes_what_is_pending_along(make_cluster: Any) -> No
     make_cluster(1).run(main)
 
 
+@pytest.mark.sim_only  # needs two LSA teams
 def test_a_handle_that_goes_leaves_messages_on_their_way(make_cluster: Any) -> None:
     """Across LSA teams nobody knows when they have arrived, so that nothing may be written where they lie."""
 

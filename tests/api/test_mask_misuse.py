@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import test_ht_misuse as ht_desk
 from misuse import IU, expect
-from nccl_ep._ffi import NULL
+from nccl_ep import _ffi
 
 EM, RM, FLAT = ep.Layout.EXPERT_MAJOR, ep.Layout.RANK_MAJOR, ep.Layout.FLAT
 MASKS = {"enable_mask": True, "timeout_ns": 10**9}
@@ -149,7 +149,7 @@ def test_a_mask_is_of_zeros_and_ones(make_cluster: Any, value: int) -> None:
             mask[1 - rank.rank] = value
             with pytest.raises(ValueError, match="each 0 or 1"):
                 group.update_mask(mask)
-            result = group.library.c.ncclEpMaskUpdate(group._open_ptr(), mask, NULL)
+            result = group.library.c.ncclEpMaskUpdate(group._open_ptr(), mask, _ffi.NULL)
             with pytest.raises(ep.InvalidArgument) as failure:
                 group.check(result)
             return failure.value.message

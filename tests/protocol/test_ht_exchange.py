@@ -119,8 +119,8 @@ def test_every_split_of_the_blocks(
 ) -> None:
     """Some blocks push and the others receive, or all do both."""
     monkeypatch.setenv("NCCL_EP_HT_TUNING", f"push_blocks={push_blocks}")
-    problem = make_problem(Shape(num_ranks=3, num_topk=4), seed)
-    results = make_cluster(3, seed).run(lambda rank: exchange(rank, problem, mode, max_num_sms=4))
+    problem = make_problem(Shape(num_ranks=4, num_topk=4), seed)
+    results = make_cluster(4, seed).run(lambda rank: exchange(rank, problem, mode, max_num_sms=4))
     check(problem, mode, results)
 
 
